@@ -1,0 +1,1 @@
+"""CasSR in JAX/Flax: cascaded real-world image super-resolution with Stable Diffusion."""

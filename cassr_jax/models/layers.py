@@ -1,0 +1,178 @@
+"""Layers that every network here is built from, NHWC, each with an explicit dtype.
+
+`dtype` is the precision of the computation; parameters are cast to it when they are used, so float32 parameters never
+promote bfloat16 activations. Attribute names are those of diffusers.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+
+class Identity(nnx.Module):
+    """Holds a place in a list whose numbering is fixed by a published checkpoint (there, a dropout)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+class Linear(nnx.Linear):
+    """`nnx.Linear`, (..., in) -> (..., out); optionally all zero at the start."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, zero: bool = False,
+        dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        super().__init__(
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            kernel_init=nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal(),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class Conv(nnx.Conv):
+    """Two-dimensional convolution, (B, H, W, in) -> (B, H', W', out), with torch's explicit padding.
+
+    `padding` is one number for all sides, or ((top, bottom), (left, right)).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
+        padding: int | Sequence[tuple[int, int]] | None = None, zero: bool = False,
+        dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        if padding is None:
+            padding = kernel_size // 2
+        super().__init__(
+            in_channels,
+            out_channels,
+            (kernel_size, kernel_size),
+            strides=stride,
+            padding=[(padding, padding)] * 2 if isinstance(padding, int) else padding,
+            kernel_init=nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal(),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation over the last axis, eps 1e-5 (torch's default); statistics in float32."""
+
+    def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        # The plain variance: torch computes it so, and E[x^2] - E[x]^2 loses digits that parity needs.
+        super().__init__(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation of (B, ..., C); statistics in float32.
+
+    The two moments are taken per channel and combined per group afterwards: the reduction then runs along contiguous
+    memory, 2.4 times faster on a CPU than reducing a (B, H, W, groups, C / groups) view.
+    """
+
+    def __init__(self, groups: int, features: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
+        del rngs  # parameters start at constants
+        if features % groups:
+            raise ValueError(f"GroupNorm: {features} channels do not divide into {groups} groups")
+        self.groups = groups
+        self.eps = eps
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, features = x.shape[0], x.shape[-1]
+        spatial = tuple(range(1, x.ndim - 1))
+        wide = x.astype(jnp.float32)
+        mean_c = jnp.mean(wide, axis=spatial)  # (B, C)
+        # Centred per channel, so that nothing cancels where a channel's mean is far above its deviation.
+        var_c = jnp.mean(jnp.square(wide - jnp.expand_dims(mean_c, spatial)), axis=spatial)
+        grouped = mean_c.reshape(batch, self.groups, -1)
+        mean = jnp.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
+        var = jnp.mean(var_c.reshape(grouped.shape) + jnp.square(grouped - mean), axis=-1, keepdims=True)
+        scale = jax.lax.rsqrt(var + self.eps) * self.scale.astype(jnp.float32).reshape(self.groups, -1)
+        shift = self.bias.astype(jnp.float32).reshape(self.groups, -1) - mean * scale
+        scale, shift = (jnp.expand_dims(a.reshape(batch, features), spatial) for a in (scale, shift))
+        return (wide * scale + shift).astype(self.dtype)
+
+
+class ResnetBlock(nnx.Module):
+    """diffusers' `ResnetBlock2D`: norm, SiLU, conv, (+ time), norm, SiLU, conv, + shortcut.
+
+    x (B, H, W, in), temb (B, T) or None -> (B, H, W, out).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, temb_channels: int | None, groups: int, eps: float,
+        dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = GroupNorm(groups, in_channels, eps=eps, **kwargs)
+        self.conv1 = Conv(in_channels, out_channels, 3, **kwargs)
+        if temb_channels is not None:
+            self.time_emb_proj = Linear(temb_channels, out_channels, **kwargs)
+        self.norm2 = GroupNorm(groups, out_channels, eps=eps, **kwargs)
+        self.conv2 = Conv(out_channels, out_channels, 3, **kwargs)
+        if in_channels != out_channels:
+            self.conv_shortcut = Conv(in_channels, out_channels, 1, **kwargs)
+
+    def __call__(self, x: jax.Array, temb: jax.Array | None = None) -> jax.Array:
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        if temb is not None:
+            h = h + self.time_emb_proj(nnx.silu(temb))[:, None, None, :]
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+
+
+class Downsample(nnx.Module):
+    """Halves height and width with a strided convolution. `asymmetric` pads below and right only, as the VAE does."""
+
+    def __init__(self, channels: int, *, asymmetric: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+        padding = ((0, 1), (0, 1)) if asymmetric else 1
+        self.conv = Conv(channels, channels, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width by repeating pixels, then a convolution.
+
+    With `shape`, (H, W), the result is cropped to it: a skip of odd size came from rounding up on the way down.
+    """
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, shape: tuple[int, int] | None = None) -> jax.Array:
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        if shape is not None:
+            x = x[:, : shape[0], : shape[1]]
+        return self.conv(x)
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
+    """Sinusoidal embedding as Stable Diffusion takes it: (B,) -> (B, dim) float32, cosines first.
+
+    diffusers' `get_timestep_embedding(flip_sin_to_cos=True, downscale_freq_shift=0)`.
+    """
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two linear layers with a SiLU between: (B, in) -> (B, out)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.linear_1 = Linear(in_channels, out_channels, dtype=dtype, rngs=rngs)
+        self.linear_2 = Linear(out_channels, out_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.linear_2(nnx.silu(self.linear_1(x)))
