@@ -38,9 +38,7 @@ def abstract(factory: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Shapes]
     return split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
 
 
-def initialise(
-    factory: Callable[[nnx.Rngs], M], key: jax.Array
-) -> tuple[nnx.GraphDef[M], Params]:
+def initialise(factory: Callable[[nnx.Rngs], M], key: jax.Array) -> tuple[nnx.GraphDef[M], Params]:
     """Definition and freshly drawn parameters of `factory(rngs)`, all drawn in one compiled function."""
     graphdef, _ = abstract(factory)
     return graphdef, jax.jit(lambda key: split(factory(nnx.Rngs(key)))[1])(key)

@@ -1,0 +1,151 @@
+"""Attention and the transformer that Stable Diffusion's U-Net repeats."""
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.layers import GroupNorm, Identity, LayerNorm, Linear
+
+KeyValue = tuple[jax.Array, jax.Array]  # (B, M, C) each
+
+# Scores of one block of queries against all keys: small enough to stay in a core's cache, and the whole
+# (N, M) matrix, 2 GB for one 512 px image and its guidance, is never held.
+_QUERY_BLOCK = 512
+
+
+def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, num_heads: int) -> jax.Array:
+    """softmax(Q K^T / sqrt(d)) V with the softmax in float32.
+
+    query (B, N, C), key and value (B, M, C), C = num_heads * d -> (B, N, C).
+    """
+    batch, length, channels = query.shape
+    head_dim = channels // num_heads
+    q, k, v = (x.reshape(batch, -1, num_heads, head_dim) for x in (query, key, value))
+    q = q * head_dim**-0.5
+
+    def attend(q: jax.Array) -> jax.Array:
+        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
+        return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+
+    if length <= 2 * _QUERY_BLOCK or length % _QUERY_BLOCK:
+        out = attend(q)
+    else:
+        blocks = q.reshape(batch, -1, _QUERY_BLOCK, num_heads, head_dim).swapaxes(0, 1)
+        out = jax.lax.map(jax.checkpoint(attend), blocks).swapaxes(0, 1)
+    return out.reshape(batch, length, channels)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with diffusers' names: queries from x, keys and values from a context.
+
+    With `zero_out`, the output projection starts at zero and the layer contributes nothing until it is trained.
+    """
+
+    def __init__(
+        self, query_dim: int, context_dim: int | None = None, *, num_heads: int,
+        zero_out: bool = False, dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        context_dim = query_dim if context_dim is None else context_dim
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.num_heads = num_heads
+        self.to_q = Linear(query_dim, query_dim, use_bias=False, **kwargs)
+        self.to_k = Linear(context_dim, query_dim, use_bias=False, **kwargs)
+        self.to_v = Linear(context_dim, query_dim, use_bias=False, **kwargs)
+        self.to_out = nnx.List([Linear(query_dim, query_dim, zero=zero_out, **kwargs)])
+
+    def key_value(self, context: jax.Array) -> KeyValue:
+        """Keys and values of a context (B, M, context_dim); compute them once where the context stays the same."""
+        return self.to_k(context), self.to_v(context)
+
+    def __call__(self, x: jax.Array, key_value: KeyValue | None = None) -> jax.Array:
+        """x (B, N, C); self-attention without `key_value`."""
+        key, value = self.key_value(x) if key_value is None else key_value
+        return self.to_out[0](dot_product_attention(self.to_q(x), key, value, self.num_heads))
+
+
+class GEGLU(nnx.Module):
+    """x W * GELU(x V), with the exact GELU. (..., in) -> (..., out)."""
+
+    def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.proj = Linear(in_features, 2 * out_features, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return hidden * jax.nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nnx.Module):
+    def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.net = nnx.List(
+            [
+                GEGLU(features, 4 * features, dtype=dtype, rngs=rngs),
+                Identity(),
+                Linear(4 * features, features, dtype=dtype, rngs=rngs),
+            ]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class ImageGuide(Protocol):
+    """What attends to images inside one transformer block; both take and return tokens (B, N, C)."""
+
+    def attend_reference(self, x: jax.Array) -> jax.Array: ...
+
+    def attend_lr(self, x: jax.Array) -> jax.Array: ...
+
+
+class BasicTransformerBlock(nnx.Module):
+    """Self-attention, text cross-attention, feed-forward, each a pre-norm residual branch.
+
+    A guide adds the two image attentions of CasSR around the self-attention.
+    """
+
+    def __init__(self, features: int, context_dim: int, *, num_heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = LayerNorm(features, **kwargs)
+        self.attn1 = Attention(features, num_heads=num_heads, **kwargs)
+        self.norm2 = LayerNorm(features, **kwargs)
+        self.attn2 = Attention(features, context_dim, num_heads=num_heads, **kwargs)
+        self.norm3 = LayerNorm(features, **kwargs)
+        self.ff = FeedForward(features, **kwargs)
+
+    def __call__(self, x: jax.Array, text: KeyValue, guide: ImageGuide | None = None) -> jax.Array:
+        if guide is not None:
+            x = guide.attend_reference(x)
+        x = x + self.attn1(self.norm1(x))
+        if guide is not None:
+            x = guide.attend_lr(x)
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2D(nnx.Module):
+    """diffusers' `Transformer2DModel` with one block and 1x1 convolutions: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(
+        self, features: int, context_dim: int, *, num_heads: int, groups: int, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.norm = GroupNorm(groups, features, eps=1e-6, **kwargs)
+        # Linear layers over channels are what the checkpoint's 1x1 convolutions compute.
+        self.proj_in = Linear(features, features, **kwargs)
+        self.transformer_blocks = nnx.List(
+            [BasicTransformerBlock(features, context_dim, num_heads=num_heads, **kwargs)]
+        )
+        self.proj_out = Linear(features, features, **kwargs)
+
+    def text_key_value(self, encoder_hidden_states: jax.Array) -> KeyValue:
+        return self.transformer_blocks[0].attn2.key_value(encoder_hidden_states)
+
+    def __call__(self, x: jax.Array, text: KeyValue, guide: ImageGuide | None = None) -> jax.Array:
+        batch, height, width, channels = x.shape
+        h = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
+        h = self.transformer_blocks[0](h, text, guide)
+        return x + self.proj_out(h).reshape(x.shape)

@@ -1,0 +1,173 @@
+"""The text encoder of Stable Diffusion 1.5 (CLIP ViT-L/14, Radford et al. 2021), and a learned stand-in for it.
+
+Attribute paths equal those of transformers' `CLIPTextModel`.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.layers import Linear
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """Field names and meanings of transformers' `config.json`; the defaults are Stable Diffusion 1.5's."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"  # or "gelu", the exact one, as OpenCLIP's encoders have it
+    layer_norm_eps: float = 1e-5
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """OpenAI's sigmoid approximation of GELU, which CLIP was trained with."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
+
+
+def _layer_norm(config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+
+class CLIPAttention(nnx.Module):
+    """Causal self-attention: (B, L, hidden) -> (B, L, hidden); softmax in float32."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        width = config.hidden_size
+        if width % config.num_attention_heads:
+            raise ValueError(f"hidden_size {width} does not divide into {config.num_attention_heads} attention heads")
+        self.heads = config.num_attention_heads
+        self.k_proj = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.v_proj = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.q_proj = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.out_proj = Linear(width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, length, width = x.shape
+        q, k, v = (
+            proj(x).reshape(batch, length, self.heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )  # each (B, L, heads, head width)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1).astype(v.dtype)
+        return self.out_proj(jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, length, width))
+
+
+class CLIPMLP(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        if config.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {config.hidden_act!r}, expected one of {sorted(ACTIVATIONS)}")
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class CLIPEncoderLayer(nnx.Module):
+    """Pre-norm transformer layer: (B, L, hidden) -> (B, L, hidden)."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.self_attn = CLIPAttention(config, dtype=dtype, rngs=rngs)
+        self.layer_norm1 = _layer_norm(config, dtype=dtype, rngs=rngs)
+        self.mlp = CLIPMLP(config, dtype=dtype, rngs=rngs)
+        self.layer_norm2 = _layer_norm(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            [CLIPEncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class CLIPTextEmbeddings(nnx.Module):
+    """Token embedding plus position embedding: ids (B, L) -> (B, L, hidden)."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, dtype=dtype, rngs=rngs)
+        self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, dtype=dtype, rngs=rngs)
+        self.max_length = config.max_position_embeddings
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        length = ids.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"{length} tokens given, the text encoder has positions for {self.max_length}")
+        return self.token_embedding(ids) + self.position_embedding(jnp.arange(length))
+
+
+class CLIPTextTransformer(nnx.Module):
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.embeddings = CLIPTextEmbeddings(config, dtype=dtype, rngs=rngs)
+        self.encoder = CLIPEncoder(config, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = _layer_norm(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.final_layer_norm(self.encoder(self.embeddings(ids)))
+
+
+class CLIPTextModel(nnx.Module):
+    """Token ids (B, L) int32 -> last hidden state (B, L, hidden) after the final layer norm.
+
+    No padding mask: Stable Diffusion attends to its padding tokens too, under the causal mask alone.
+    """
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.text_model = CLIPTextTransformer(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.text_model(ids)
+
+
+@dataclass(frozen=True)
+class LearnedContextConfig:
+    """Context 0 stands for the empty prompt, context 1 for "clean, high-resolution"."""
+
+    num_contexts: int = 2
+    num_tokens: int = 8
+    hidden_size: int = 128
+
+
+class LearnedContext(nnx.Module):
+    """A table of contexts that stands for a text encoder where the prompts are fixed.
+
+    ids (B,) or (B, 1) int32, below `num_contexts` -> (B, num_tokens, hidden_size). The start is unit normal, the size
+    of the normalised output of CLIP that it replaces. An id out of range gives NaN, never another prompt's context.
+    """
+
+    def __init__(self, config: LearnedContextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        shape = (config.num_contexts, config.num_tokens, config.hidden_size)
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[1] != 1):
+            raise ValueError(f"context ids have shape {ids.shape}, expected (B,) or (B, 1)")
+        table = self.embedding.get_value().astype(self.dtype)
+        return jnp.take(table, ids.reshape(-1), axis=0, mode="fill", fill_value=jnp.nan)

@@ -1,0 +1,175 @@
+"""The autoencoder of latent diffusion (diffusers' `AutoencoderKL`): images to latents and back."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.attention import dot_product_attention
+from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Widths of the autoencoder; the defaults are Stable Diffusion 1.5's. Names as in diffusers' config.json."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+    mid_block_add_attention: bool = True
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+class VAEAttention(nnx.Module):
+    """Single-head self-attention over all positions: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, features: int, *, groups: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.group_norm = GroupNorm(groups, features, eps=_EPS, dtype=dtype, rngs=rngs)
+        self.to_q = Linear(features, features, dtype=dtype, rngs=rngs)
+        self.to_k = Linear(features, features, dtype=dtype, rngs=rngs)
+        self.to_v = Linear(features, features, dtype=dtype, rngs=rngs)
+        self.to_out = nnx.List([Linear(features, features, dtype=dtype, rngs=rngs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, _, _, channels = x.shape
+        h = self.group_norm(x).reshape(batch, -1, channels)
+        h = dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h), num_heads=1)
+        return x + self.to_out[0](h).reshape(x.shape)
+
+
+class MidBlock(nnx.Module):
+    def __init__(self, features: int, config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        groups = config.norm_num_groups
+        self.resnets = nnx.List(
+            [ResnetBlock(features, features, temb_channels=None, groups=groups, eps=_EPS, **kwargs) for _ in range(2)]
+        )
+        attend = config.mid_block_add_attention
+        self.attentions = nnx.List([VAEAttention(features, groups=groups, **kwargs) if attend else Identity()])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class DownBlock(nnx.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, config: VAEConfig, *, downsample: bool,
+        dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = [in_channels] + [out_channels] * config.layers_per_block
+        self.resnets = nnx.List(
+            ResnetBlock(i, o, temb_channels=None, groups=config.norm_num_groups, eps=_EPS, **kwargs)
+            for i, o in zip(widths, widths[1:], strict=False)
+        )
+        if downsample:
+            self.downsamplers = nnx.List([Downsample(out_channels, asymmetric=True, **kwargs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return self.downsamplers[0](x) if hasattr(self, "downsamplers") else x
+
+
+class UpBlock(nnx.Module):
+    def __init__(
+        self, in_channels: int, out_channels: int, config: VAEConfig, *, upsample: bool,
+        dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = [in_channels] + [out_channels] * (config.layers_per_block + 1)
+        self.resnets = nnx.List(
+            ResnetBlock(i, o, temb_channels=None, groups=config.norm_num_groups, eps=_EPS, **kwargs)
+            for i, o in zip(widths, widths[1:], strict=False)
+        )
+        if upsample:
+            self.upsamplers = nnx.List([Upsample(out_channels, **kwargs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for resnet in self.resnets:
+            x = resnet(x)
+        return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
+
+
+class Encoder(nnx.Module):
+    """Images (B, H, W, 3) -> mean and log-variance side by side (B, H / f, W / f, 2 * latent)."""
+
+    def __init__(self, config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        self.conv_in = Conv(config.in_channels, widths[0], 3, **kwargs)
+        self.down_blocks = nnx.List(
+            DownBlock(widths[max(i - 1, 0)], width, config, downsample=i < len(widths) - 1, **kwargs)
+            for i, width in enumerate(widths)
+        )
+        self.mid_block = MidBlock(widths[-1], config, **kwargs)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
+        self.conv_out = Conv(widths[-1], 2 * config.latent_channels, 3, **kwargs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nnx.Module):
+    """Unscaled latents (B, h, w, latent) -> images (B, h * f, w * f, 3)."""
+
+    def __init__(self, config: VAEConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels[::-1]
+        self.conv_in = Conv(config.latent_channels, widths[0], 3, **kwargs)
+        self.mid_block = MidBlock(widths[0], config, **kwargs)
+        self.up_blocks = nnx.List(
+            UpBlock(widths[max(i - 1, 0)], width, config, upsample=i < len(widths) - 1, **kwargs)
+            for i, width in enumerate(widths)
+        )
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
+        self.conv_out = Conv(widths[-1], config.out_channels, 3, **kwargs)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.mid_block(self.conv_in(z))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nnx.Module):
+    """Images are RGB in [-1, 1]; latents are scaled by `scaling_factor` on the way out and in."""
+
+    def __init__(self, config: VAEConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.config = config
+        self.encoder = Encoder(config, **kwargs)
+        self.decoder = Decoder(config, **kwargs)
+        self.quant_conv = Conv(2 * config.latent_channels, 2 * config.latent_channels, 1, **kwargs)
+        self.post_quant_conv = Conv(config.latent_channels, config.latent_channels, 1, **kwargs)
+
+    def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-variance of the unscaled latents, (B, h, w, latent) each, float32; logvar in [-30, 20]."""
+        mean, logvar = jnp.split(self.quant_conv(self.encoder(images)).astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def encode(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Scaled latents (B, h, w, latent), float32: a sample where a key is given, else the mean."""
+        mean, logvar = self.moments(images)
+        if key is not None:
+            mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, jnp.float32)
+        return mean * self.config.scaling_factor
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Images (B, H, W, 3) of scaled latents; not clipped."""
+        return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))
