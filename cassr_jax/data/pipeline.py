@@ -1,0 +1,92 @@
+"""From a folder of pictures to batches: shuffled, cropped, the same for the same seed.
+
+Record i of the stream depends on (seed, i) alone: not on batches, threads, worker processes or hosts. The iterator's
+state is a small dictionary (`get_state`, `set_state`), so that a run can be taken up where it stopped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from cassr_jax.data.crops import Windows, find_all_windows, random_crop
+from cassr_jax.data.sources import FolderSource
+from cassr_jax.errors import InputError
+
+Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on, and how it is cut."""
+
+    path: str  # folder of pictures
+    crop_size: int = 512  # side of a high-resolution crop, in px
+    sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
+    scale: int = 4  # the low-resolution side is crop_size / scale
+    num_threads: int = 2  # threads that make records (in each worker process)
+    num_workers: int = 0  # worker processes; 0 makes records in threads of this process
+    prefetch: int = 64  # records kept ready
+    cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
+
+    def __post_init__(self) -> None:
+        if self.crop_size <= 0 or self.crop_size % self.scale:
+            raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
+        if not 0.0 <= self.sharp_fraction <= 1.0:
+            raise InputError(f"sharp_fraction: {self.sharp_fraction} is not between 0 and 1")
+
+
+def batches(
+    config: DataConfig, *, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """An endless iterator over batches of this process's share of the records.
+
+    A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the source's picture.
+    `batch_size` is this process's. Process p of n takes records
+    p, p + n, ... of the one global stream.
+    """
+    # Records are made in parallel; OpenCV's own threads would only get in each other's way.
+    cv2.setNumThreads(1)
+    source = FolderSource(config.path, cache_bytes=config.cache_bytes)
+    windows = find_all_windows(source, config.crop_size)
+    dataset = (
+        grain.MapDataset.source(visits(windows).tolist())
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(record_maker(config, source, windows))
+    )[process_index::process_count]
+    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+    if config.num_workers == 0:
+        return iter(dataset.to_iter_dataset(options).batch(batch_size))
+    # Batched after the workers' records are merged: before, each worker would batch its own share of the records.
+    if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which need no command line
+        flags.FLAGS.mark_as_parsed()
+    workers = grain.MultiprocessingOptions(num_workers=config.num_workers)
+    return iter(dataset.to_iter_dataset(options).mp_prefetch(workers).batch(batch_size))
+
+
+def visits(windows: list[Windows]) -> np.ndarray:
+    """Record numbers of one epoch: each picture once for every sharp tile it has, and at least once.
+
+    So a crop is about as likely to come from one sharp tile as from another, and a picture that is soft all over,
+    though never left out, does not fill the share of sharp crops with soft ones.
+    """
+    return np.repeat(np.arange(len(windows), dtype=np.int32), [max(1, w.tiles) for w in windows])
+
+
+def record_maker(
+    config: DataConfig, source: FolderSource, windows: list[Windows]
+) -> Callable[[Any, np.random.Generator], Batch]:
+    """The function that makes one record from a picture's number and a generator of its own."""
+
+    def make(record: Any, rng: np.random.Generator) -> Batch:
+        index = int(record)
+        hr = random_crop(rng, source[index], config.crop_size, windows[index], sharp=config.sharp_fraction)
+        return {"record": np.int32(index), "hr": hr}
+
+    return make
