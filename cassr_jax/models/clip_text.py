@@ -163,11 +163,11 @@ class LearnedContext(nnx.Module):
 
     def __init__(self, config: LearnedContextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         shape = (config.num_contexts, config.num_tokens, config.hidden_size)
-        self.embedding = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.contexts = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[1] != 1):
             raise ValueError(f"context ids have shape {ids.shape}, expected (B,) or (B, 1)")
-        table = self.embedding.get_value().astype(self.dtype)
+        table = self.contexts.get_value().astype(self.dtype)
         return jnp.take(table, ids.reshape(-1), axis=0, mode="fill", fill_value=jnp.nan)
