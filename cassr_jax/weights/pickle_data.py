@@ -1,0 +1,128 @@
+"""The data in a pickle, without running it.
+
+A pickle is a program for a stack machine that may import and call anything. This interpreter knows only the
+instructions that put data together; a global stays a name, and a call is made only to the functions the caller lists.
+"""
+
+import pickletools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from cassr_jax.errors import InputError
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING"),
+}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+@dataclass(frozen=True)
+class Global:
+    """A global named by a pickle: its name alone, nothing is imported."""
+
+    name: str
+
+
+class Built:
+    """An object whose state the pickle hands over after its making."""
+
+    state: Any = None
+
+
+def read_pickle(
+    stream: BinaryIO,
+    what: str,
+    calls: Mapping[str, Callable[..., Any]],
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Read one pickle from `stream`, which is left just behind it.
+
+    `calls` gives, by dotted name (`collections.OrderedDict`), the functions that may be called; `persistent` turns a
+    persistent id into an object. The state of a `Built` is stored in it; that of a dictionary is dropped (torch hangs
+    `_metadata` there).
+
+    Raises:
+        InputError: the pickle is damaged, or asks for anything else. `what` names the file in the message.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+
+    def pop_to_mark() -> list[Any]:
+        start = marks.pop()
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    def refuse(request: str) -> InputError:
+        return InputError(f"{what}: its pickle asks for {request}; only plain data and arrays are read")
+
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            name = opcode.name
+            if name in _LITERALS:
+                stack.append(argument)
+            elif name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            elif name in _EMPTY:
+                stack.append(_EMPTY[name]())
+            elif name in _TUPLES:
+                items = tuple(stack[-_TUPLES[name] :])
+                del stack[-_TUPLES[name] :]
+                stack.append(items)
+            elif name == "TUPLE":
+                stack.append(tuple(pop_to_mark()))
+            elif name == "MARK":
+                marks.append(len(stack))
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            elif name == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            elif name in ("APPEND", "APPENDS"):
+                items = [stack.pop()] if name == "APPEND" else pop_to_mark()
+                if not isinstance(stack[-1], list):
+                    raise refuse("an append to something other than a list")
+                stack[-1].extend(items)
+            elif name in ("SETITEM", "SETITEMS"):
+                if name == "SETITEM":
+                    marks.append(len(stack) - 2)
+                items = pop_to_mark()
+                if not isinstance(stack[-1], dict):
+                    raise refuse("an item in something other than a dictionary")
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            elif name == "GLOBAL":
+                stack.append(Global(argument.replace(" ", ".")))
+            elif name == "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(Global(f"{module}.{attribute}"))
+            elif name == "REDUCE":
+                arguments, function = stack.pop(), stack.pop()
+                if not isinstance(function, Global) or function.name not in calls:
+                    raise refuse(f"a call of {getattr(function, 'name', type(function).__name__)}")
+                stack.append(calls[function.name](*arguments))
+            elif name == "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], Built):
+                    stack[-1].state = state
+                elif not isinstance(stack[-1], dict):
+                    raise refuse("the state of an unknown object")
+            elif name == "BINPERSID":
+                if persistent is None:
+                    raise refuse("a persistent object")
+                stack.append(persistent(stack.pop()))
+            elif name == "STOP":
+                return stack.pop()
+            elif name not in ("PROTO", "FRAME"):
+                raise refuse(f"the instruction {name}")
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, UnicodeError) as error:
+        raise InputError(f"{what}: its pickle is damaged ({error})") from error
+    raise InputError(f"{what}: its pickle has no end")

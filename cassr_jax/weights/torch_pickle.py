@@ -1,0 +1,185 @@
+"""Tensors from the files of `torch.save` (`.pt`, `.pth`, `.ckpt`), without torch and without running their pickle.
+
+Both formats are read: the zip archive of torch >= 1.6 and the stream of pickles before it.
+"""
+
+import io
+import mmap
+import zipfile
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from cassr_jax.errors import InputError
+from cassr_jax.weights.pickle_data import Global, read_pickle
+
+_DTYPES: dict[str, np.dtype] = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
+}
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_MAX_PICKLE = 64 * 2**20  # bytes; that of Stable Diffusion's 1,100 tensors takes 0.3 MB
+_MAX_DEPTH = 8
+
+Storage = tuple[str, str, int]  # (key, name of its type, number of elements)
+
+
+class _Tensor:
+    """A tensor as its pickle describes it, before its storage is at hand."""
+
+    def __init__(self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any):
+        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
+
+
+_CALLS: Mapping[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor_v2": _Tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "collections.OrderedDict": lambda *items: dict(*items),
+}
+
+
+def read_torch(path: Path | str) -> dict[str, np.ndarray]:
+    """Every tensor of a file of `torch.save` by its dotted name (`params_ema.conv_first.weight`).
+
+    Nested dictionaries are flattened; entries that are not tensors (epochs, names) are left out. Arrays that lie
+    contiguously in the file are read-only views of it. bfloat16 comes as `ml_dtypes.bfloat16`.
+
+    Raises:
+        InputError: the file is damaged, its pickle asks for anything but tensors and plain data, or a tensor reaches
+            beyond its storage.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; weights written by torch.save are expected")
+    if zipfile.is_zipfile(path):
+        return _read_zip(path)
+    return _read_legacy(path)
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+    what = str(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
+            if len(pickles) != 1:
+                raise InputError(f"{what}: the archive has no data.pkl; weights written by torch.save are expected")
+            root = pickles[0].removesuffix("data.pkl")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+                raise InputError(f"{what}: the archive is compressed; torch.save never compresses")
+            if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
+                raise InputError(f"{what}: its entries claim more bytes than the file has")
+            if entries[pickles[0]].file_size > _MAX_PICKLE:
+                raise InputError(f"{what}: its pickle is larger than {_MAX_PICKLE} bytes")
+            byteorder = entries.get(f"{root}byteorder")
+            if byteorder is not None and archive.read(byteorder) != b"little":
+                raise InputError(f"{what}: it was written in big-endian order; little-endian is expected")
+            tree = read_pickle(io.BytesIO(archive.read(pickles[0])), what, _CALLS, _persistent)
+            tensors = _flatten(tree, what)
+            buffers: dict[str, np.ndarray] = {}
+            for key, kind, count in {tensor.storage for tensor in tensors.values()}:
+                entry, dtype = entries.get(f"{root}data/{key}"), _DTYPES[kind]
+                if entry is None or entry.file_size != count * dtype.itemsize:
+                    found = "missing" if entry is None else f"{entry.file_size} bytes long"
+                    raise InputError(f"{what}: the storage {key} is {found}; {count * dtype.itemsize} are expected")
+                if key in buffers:
+                    raise InputError(f"{what}: the storage {key} is used as two types")
+                buffers[key] = np.frombuffer(archive.read(entry), dtype)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{what}: the archive is damaged ({error})") from error
+    return {name: _view(tensor, buffers, name, what) for name, tensor in tensors.items()}
+
+
+def _read_legacy(path: Path) -> dict[str, np.ndarray]:
+    what = str(path)
+    with path.open("rb") as file:
+        try:
+            data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise InputError(f"{what}: the file is empty; weights written by torch.save are expected") from error
+    if data[:1] != b"\x80" or read_pickle(data, what, {}) != _LEGACY_MAGIC:
+        raise InputError(f"{what}: neither a zip archive nor a pickle of torch.save")
+    if (version := read_pickle(data, what, {})) != _LEGACY_PROTOCOL:
+        raise InputError(f"{what}: version {version} of torch's format is unknown; {_LEGACY_PROTOCOL} is expected")
+    system = read_pickle(data, what, {})
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise InputError(f"{what}: it was written in big-endian order; little-endian is expected")
+    tensors = _flatten(read_pickle(data, what, _CALLS, _persistent), what)
+    kinds: dict[str, tuple[str, int]] = {}
+    for key, kind, count in {tensor.storage for tensor in tensors.values()}:
+        if kinds.setdefault(key, (kind, count)) != (kind, count):
+            raise InputError(f"{what}: the storage {key} is used as two types")
+    keys = read_pickle(data, what, {})
+    if not isinstance(keys, list) or not set(kinds) <= set(map(str, keys)):
+        raise InputError(f"{what}: its list of storages lacks some that its tensors use")
+    buffers: dict[str, np.ndarray] = {}
+    for key in map(str, keys):
+        if key not in kinds:
+            raise InputError(f"{what}: the storage {key} belongs to no tensor")
+        kind, count = kinds[key]
+        size, start = count * _DTYPES[kind].itemsize, data.tell() + 8
+        if data.read(8) != count.to_bytes(8, "little") or start + size > len(data):
+            raise InputError(f"{what}: the storage {key} is cut short; {size} bytes are expected")
+        buffers[key] = np.frombuffer(data, _DTYPES[kind], count, start)
+        data.seek(start + size)
+    return {name: _view(tensor, buffers, name, what) for name, tensor in tensors.items()}
+
+
+def _persistent(identity: Any) -> Storage:
+    tag, kind, key, _, count, *view = identity
+    if tag != "storage" or not isinstance(kind, Global) or kind.name not in _DTYPES:
+        raise InputError(f"a storage of the kind {getattr(kind, 'name', kind)} is unknown")
+    if not isinstance(key, str) or not _is_size(count) or any(part is not None for part in view):
+        raise ValueError("a storage is described wrongly")
+    return key, kind.name, count
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _flatten(tree: Any, what: str) -> dict[str, _Tensor]:
+    if not isinstance(tree, dict):
+        raise InputError(f"{what}: it holds a {type(tree).__name__}; a dictionary of tensors is expected")
+    result: dict[str, _Tensor] = {}
+    pending: list[tuple[str, Any, int]] = [("", tree, 0)]
+    while pending:
+        prefix, node, depth = pending.pop()
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, _Tensor):
+                result[name] = value
+            elif isinstance(value, dict):
+                if depth == _MAX_DEPTH or len(result) + len(pending) > 10**6:
+                    raise InputError(f"{what}: its dictionaries are nested more than {_MAX_DEPTH} deep")
+                pending.append((f"{name}.", value, depth + 1))
+    return result
+
+
+def _view(tensor: _Tensor, buffers: Mapping[str, np.ndarray], name: str, what: str) -> np.ndarray:
+    buffer, offset, shape, strides = buffers[tensor.storage[0]], tensor.offset, tensor.shape, tensor.strides
+    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
+        raise InputError(f"{what}: the shape of {name} is damaged")
+    if not all(map(_is_size, (offset, *shape, *strides))):
+        raise InputError(f"{what}: the shape {shape} with strides {strides} of {name} is impossible")
+    empty = 0 in shape
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if not empty and (last >= buffer.size or prod(shape) > buffer.size):
+        raise InputError(f"{what}: {name} {shape} reaches beyond its storage of {buffer.size} elements")
+    if empty:
+        return np.zeros(shape, buffer.dtype)
+    bytes_ = tuple(stride * buffer.itemsize for stride in strides)
+    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(buffer[offset:], shape, bytes_, writeable=False))
