@@ -1,6 +1,7 @@
 """The autoencoder of latent diffusion (diffusers' `AutoencoderKL`): images to latents and back."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ class DownBlock(nnx.Module):
         widths = [in_channels] + [out_channels] * config.layers_per_block
         self.resnets = nnx.List(
             ResnetBlock(i, o, temb_channels=None, groups=config.norm_num_groups, eps=_EPS, **kwargs)
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
         if downsample:
             self.downsamplers = nnx.List([Downsample(out_channels, asymmetric=True, **kwargs)])
@@ -92,7 +93,7 @@ class UpBlock(nnx.Module):
         widths = [in_channels] + [out_channels] * (config.layers_per_block + 1)
         self.resnets = nnx.List(
             ResnetBlock(i, o, temb_channels=None, groups=config.norm_num_groups, eps=_EPS, **kwargs)
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
         if upsample:
             self.upsamplers = nnx.List([Upsample(out_channels, **kwargs)])

@@ -1,0 +1,78 @@
+"""ControlNet: the U-Net's encoder again, reading an image beside the latents (diffusers' `ControlNetModel`)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.layers import Conv
+from cassr_jax.models.unet import TextKeyValues, UNetConfig, UNetEncoder
+
+
+@dataclass(frozen=True)
+class ControlNetConfig:
+    """What a ControlNet has beyond the encoder whose widths it shares. The hint net halves its input between widths."""
+
+    conditioning_channels: int = 3
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+
+class ControlNetOutput(NamedTuple):
+    """`features` are the encoder's own, before the zero convolutions; `residuals` and `middle` come after them.
+
+    Keys and values of the image attention must be made from `features`: the residuals are zero in an untrained network,
+    and no gradient would pass them.
+    """
+
+    features: list[jax.Array]
+    residuals: list[jax.Array]
+    middle: jax.Array
+
+
+class HintEmbedding(nnx.Module):
+    """Images (B, H, W, 3) to the latents' resolution and the encoder's first width, the last convolution zero."""
+
+    def __init__(self, config: ControlNetConfig, out_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = config.conditioning_embedding_out_channels
+        self.conv_in = Conv(config.conditioning_channels, widths[0], 3, **kwargs)
+        blocks = []
+        for i in range(len(widths) - 1):
+            blocks.append(Conv(widths[i], widths[i], 3, **kwargs))
+            blocks.append(Conv(widths[i], widths[i + 1], 3, stride=2, **kwargs))
+        self.blocks = nnx.List(blocks)
+        self.conv_out = Conv(widths[-1], out_channels, 3, zero=True, **kwargs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = nnx.silu(self.conv_in(images))
+        for block in self.blocks:
+            x = nnx.silu(block(x))
+        return self.conv_out(x)
+
+
+class ControlNet(UNetEncoder):
+    """Latents, time, text and an embedded hint image -> features and residuals for every skip, and the middle.
+
+    One set of weights reads both of CasSR's images: stack them along the batch.
+    """
+
+    def __init__(self, unet: UNetConfig, config: ControlNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(unet, dtype=dtype, rngs=rngs)
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.controlnet_cond_embedding = HintEmbedding(config, unet.block_out_channels[0], **kwargs)
+        self.controlnet_down_blocks = nnx.List(Conv(c, c, 1, zero=True, **kwargs) for c in unet.skip_channels)
+        self.controlnet_mid_block = Conv(
+            unet.block_out_channels[-1], unet.block_out_channels[-1], 1, zero=True, **kwargs
+        )
+
+    def embed_hint(self, images: jax.Array) -> jax.Array:
+        """Images (B, H, W, 3) in [0, 1], as diffusers' ControlNets take them -> (B, h, w, width)."""
+        return self.controlnet_cond_embedding(images)
+
+    def __call__(self, latents: jax.Array, temb: jax.Array, text: TextKeyValues, hint: jax.Array) -> ControlNetOutput:
+        middle, features = self._encode(latents, temb, text, hint)
+        residuals = [conv(f) for conv, f in zip(self.controlnet_down_blocks, features, strict=True)]
+        return ControlNetOutput(features, residuals, self.controlnet_mid_block(middle))

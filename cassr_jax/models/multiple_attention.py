@@ -1,0 +1,111 @@
+"""Multiple attention, the core of CasSR: the U-Net's up blocks attend to the reference and to the LR image.
+
+In every transformer of the up blocks, before and after its self-attention:
+
+    X'  = X  + Wo softmax(Q_r K_r^T / sqrt(d)) V_r      reference attention, K_r and V_r from the reference
+    X'' = X' + Wo softmax(Q_l K_l^T / sqrt(d)) V_l      LR attention, K_l and V_l from the LR image
+
+Keys and values come from the ControlNet's features of the skip which the same layer consumes, so their resolution is
+the layer's own. CasSR, arXiv 2403.11451, section 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.attention import Attention, KeyValue
+from cassr_jax.models.layers import LayerNorm
+from cassr_jax.models.unet import UNetConfig
+
+
+@dataclass(frozen=True)
+class GuidanceSwitches:
+    """Which ways the two images take into the U-Net: all for CasSR, fewer for its ablations."""
+
+    reference_attention: bool = True
+    lr_attention: bool = True
+    residuals: bool = True
+
+    @property
+    def attention(self) -> bool:
+        return self.reference_attention or self.lr_attention
+
+
+class ImageAttention(nnx.Module):
+    """One pre-norm residual branch: tokens (B, N, C) attend to an image feature (B, h, w, context_dim)."""
+
+    def __init__(self, features: int, context_dim: int, *, num_heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.norm = LayerNorm(features, **kwargs)
+        self.norm_context = LayerNorm(context_dim, **kwargs)
+        self.attn = Attention(features, context_dim, num_heads=num_heads, zero_out=True, **kwargs)
+
+    def key_value(self, feature: jax.Array) -> KeyValue:
+        tokens = feature.reshape(feature.shape[0], -1, feature.shape[-1])
+        return self.attn.key_value(self.norm_context(tokens))
+
+    def __call__(self, x: jax.Array, key_value: KeyValue) -> jax.Array:
+        return x + self.attn(self.norm(x), key_value)
+
+
+class ImageAttentionPair(nnx.Module):
+    """Both image attentions of one transformer."""
+
+    def __init__(self, features: int, context_dim: int, *, num_heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"num_heads": num_heads, "dtype": dtype, "rngs": rngs}
+        self.reference = ImageAttention(features, context_dim, **kwargs)
+        self.lr = ImageAttention(features, context_dim, **kwargs)
+
+
+@dataclass(frozen=True)
+class BoundGuide:
+    """A pair of image attentions with the keys and values of this step's images; None where switched off."""
+
+    pair: ImageAttentionPair
+    reference: KeyValue | None
+    lr: KeyValue | None
+
+    def attend_reference(self, x: jax.Array) -> jax.Array:
+        return x if self.reference is None else self.pair.reference(x, self.reference)
+
+    def attend_lr(self, x: jax.Array) -> jax.Array:
+        return x if self.lr is None else self.pair.lr(x, self.lr)
+
+
+class MultipleAttention(nnx.Module):
+    """`up_blocks[i][j]` belongs to the j-th transformer of the U-Net's up block i."""
+
+    def __init__(self, unet: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = unet
+        self.up_blocks = nnx.List(
+            nnx.List(
+                ImageAttentionPair(
+                    width, unet.skip_channels[skip], num_heads=unet.attention_head_dim, dtype=dtype, rngs=rngs
+                )
+                for width, skip in transformers
+            )
+            for transformers in unet.up_transformers
+        )
+
+    def bind(
+        self,
+        lr_features: Sequence[jax.Array],
+        reference_features: Sequence[jax.Array],
+        switches: GuidanceSwitches = GuidanceSwitches(),  # noqa: B008 (frozen)
+    ) -> list[list[BoundGuide]]:
+        """Guides for `UNet.decode` from the ControlNet's features of every skip, before its zero convolutions."""
+        return [
+            [
+                BoundGuide(
+                    pair,
+                    pair.reference.key_value(reference_features[skip]) if switches.reference_attention else None,
+                    pair.lr.key_value(lr_features[skip]) if switches.lr_attention else None,
+                )
+                for pair, (_, skip) in zip(pairs, transformers, strict=True)
+            ]
+            for pairs, transformers in zip(self.up_blocks, self.config.up_transformers, strict=True)
+        ]

@@ -1,0 +1,93 @@
+"""SCEdit's tuners: a frozen U-Net is steered by editing its skips (arXiv 2312.11392).
+
+Names are those of the published weights (modelscope/scepter): tuner 0 belongs to the deepest skip.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.layers import Conv, Identity, Linear
+from cassr_jax.models.unet import UNetConfig
+
+
+@dataclass(frozen=True)
+class SCEditConfig:
+    """`hint_channels`: widths of the hint encoder, which halves its input between them, so three halvings for a VAE of
+    factor 8. `ratio`: hidden width of a tuner over its skip's."""
+
+    hint_channels: tuple[int, ...] = (16, 32, 96, 256)
+    ratio: float = 1.0
+    control_scale: float = 1.0
+
+
+class TunerOp(nnx.Module):
+    """W2 GELU(W1 x), W2 zero at the start: (B, H, W, C) -> (B, H, W, C)."""
+
+    def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        hidden = int(features * ratio)
+        self.ln1 = Linear(features, hidden, dtype=dtype, rngs=rngs)
+        self.ln2 = Linear(hidden, features, zero=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.ln2(jax.nn.gelu(self.ln1(x), approximate=False))
+
+
+class SCTuner(nnx.Module):
+    """The tuner of one skip: skip + W2 GELU(W1 skip) alone, skip + scale * (hint + W2 GELU(W1 (skip + hint)))
+    with a hint."""
+
+    def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.tuner_op = TunerOp(features, ratio, dtype=dtype, rngs=rngs)
+
+    def __call__(self, skip: jax.Array, hint: jax.Array | None = None, scale: float = 1.0) -> jax.Array:
+        if hint is None:
+            return skip + scale * self.tuner_op(skip)
+        return skip + scale * (hint + self.tuner_op(skip + hint))
+
+
+class CSCTuner(nnx.Module):
+    """SCEdit with an image as condition: a hint encoder, one hint for every skip, one tuner for every skip."""
+
+    def __init__(self, unet: UNetConfig, config: SCEditConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self.config = config
+        widths = config.hint_channels
+        convs = [Conv(3, widths[0], 3, **kwargs), Conv(widths[0], widths[0], 3, **kwargs)]
+        for i in range(1, len(widths)):
+            convs.append(Conv(widths[i - 1], widths[i], 3, stride=2, **kwargs))
+            if i < len(widths) - 1:
+                convs.append(Conv(widths[i], widths[i], 3, **kwargs))
+        # Numbered as in the published sequence, where the activations stand between the convolutions.
+        self.pre_hint_blocks = nnx.List([layer for conv in convs for layer in (conv, Identity())][:-1])
+        dense, before = [], widths[-1]
+        for channels, down in unet.skips:
+            conv = Conv(before, channels, 3, stride=2 if down else 1, zero=True, **kwargs)
+            dense.append(nnx.List([Identity(), conv]))
+            before = channels
+        self.dense_hint_blocks = nnx.List(dense)
+        self.lsc_tuner_blocks = nnx.List(
+            SCTuner(channels, config.ratio, **kwargs) for channels in reversed(unet.skip_channels)
+        )
+
+    def hints(self, images: jax.Array) -> list[jax.Array]:
+        """Images (B, H, W, 3) in [0, 1] -> one hint for every skip, shallowest first. Does not depend on the step."""
+        convs = self.pre_hint_blocks[::2]
+        x = convs[0](images)
+        for conv in convs[1:]:
+            x = conv(nnx.silu(x))
+        hints = []
+        for block in self.dense_hint_blocks:
+            x = block[1](nnx.silu(x))
+            hints.append(x)
+        return hints
+
+    def __call__(self, skips: Sequence[jax.Array], hints: Sequence[jax.Array]) -> list[jax.Array]:
+        """Edited skips, shallowest first."""
+        tuners = list(self.lsc_tuner_blocks)[::-1]
+        scale = self.config.control_scale
+        return [tuner(skip, hint, scale) for tuner, skip, hint in zip(tuners, skips, hints, strict=True)]

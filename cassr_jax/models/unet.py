@@ -1,0 +1,287 @@
+"""Stable Diffusion's U-Net (diffusers' `UNet2DConditionModel`), open where CasSR and SCEdit reach in.
+
+The network is called in its two halves, so that what lies between them is in plain sight:
+
+    h, skips = unet.encode(latents, temb, text)            # the frozen half
+    skips = tuner(skips, hints)                            # SCEdit edits skips,
+    skips = [s + r for s, r in zip(skips, residuals)]      # a ControlNet adds to them,
+    output = unet.decode(h, skips, temb, text, guides)     # and image guides attend inside the up blocks.
+
+What does not depend on the latents (`embed_time`, `text_key_values`) is computed outside, once for all steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.attention import ImageGuide, KeyValue, Transformer2D
+from cassr_jax.models.layers import (
+    Conv,
+    Downsample,
+    GroupNorm,
+    ResnetBlock,
+    TimestepEmbedding,
+    Upsample,
+    timestep_embedding,
+)
+
+_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Widths of the U-Net; the defaults are Stable Diffusion 1.5's. Names as in diffusers' config.json.
+
+    `attention_head_dim` is the number of heads: the published name is wrong and kept, so that published files read.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    attention_head_dim: int = 8
+    cross_attention_dim: int = 768
+    norm_num_groups: int = 32
+
+    def __post_init__(self) -> None:
+        for names, known in (
+            (self.down_block_types, ("DownBlock2D", "CrossAttnDownBlock2D")),
+            (self.up_block_types, ("UpBlock2D", "CrossAttnUpBlock2D")),
+        ):
+            if len(names) != len(self.block_out_channels):
+                raise ValueError(f"U-Net: {len(self.block_out_channels)} widths but {len(names)} block types {names}")
+            if unknown := sorted(set(names) - set(known)):
+                raise ValueError(f"U-Net: unknown block types {unknown}, expected some of {list(known)}")
+
+    @property
+    def temb_channels(self) -> int:
+        return 4 * self.block_out_channels[0]
+
+    @property
+    def skip_channels(self) -> tuple[int, ...]:
+        """Channels of every skip, in the order in which the down path makes them."""
+        return tuple(channels for channels, _ in self.skips)
+
+    @property
+    def skips(self) -> tuple[tuple[int, bool], ...]:
+        """(channels, made by a downsampler) of every skip, in the order in which the down path makes them."""
+        result = [(self.block_out_channels[0], False)]
+        for i, width in enumerate(self.block_out_channels):
+            result += [(width, False)] * self.layers_per_block
+            if i < len(self.block_out_channels) - 1:
+                result.append((width, True))
+        return tuple(result)
+
+    @property
+    def up_transformers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """For every up block, the (width, index of the skip consumed) of each of its transformers."""
+        index = len(self.skips)
+        result = []
+        for kind, width in zip(self.up_block_types, reversed(self.block_out_channels), strict=True):
+            indices = [index - 1 - j for j in range(self.layers_per_block + 1)]
+            index = indices[-1]
+            result.append(tuple((width, j) for j in indices) if kind == "CrossAttnUpBlock2D" else ())
+        return tuple(result)
+
+
+class TextKeyValues(NamedTuple):
+    """Keys and values of the text for every transformer, by block."""
+
+    down: list[list[KeyValue]]
+    mid: list[KeyValue]
+    up: list[list[KeyValue]]
+
+
+class _Block(nnx.Module):
+    """Resnets, each followed by a transformer where the block has them."""
+
+    def _build(
+        self, in_channels: Sequence[int], out_channels: int, attend: bool, config: UNetConfig,
+        *, dtype: DTypeLike, rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        groups = config.norm_num_groups
+        self.resnets = nnx.List(
+            ResnetBlock(i, out_channels, temb_channels=config.temb_channels, groups=groups, eps=_EPS, **kwargs)
+            for i in in_channels
+        )
+        if attend:
+            self.attentions = nnx.List(
+                Transformer2D(
+                    out_channels,
+                    config.cross_attention_dim,
+                    num_heads=config.attention_head_dim,
+                    groups=groups,
+                    **kwargs,
+                )
+                for _ in in_channels
+            )
+
+    def text_key_values(self, encoder_hidden_states: jax.Array) -> list[KeyValue]:
+        return [a.text_key_value(encoder_hidden_states) for a in getattr(self, "attentions", ())]
+
+
+class DownBlock(_Block):
+    def __init__(
+        self, in_channels: int, out_channels: int, config: UNetConfig, *, attend: bool, downsample: bool,
+        dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        widths = [in_channels] + [out_channels] * (config.layers_per_block - 1)
+        self._build(widths, out_channels, attend, config, dtype=dtype, rngs=rngs)
+        if downsample:
+            self.downsamplers = nnx.List([Downsample(out_channels, dtype=dtype, rngs=rngs)])
+
+    def __call__(self, x: jax.Array, temb: jax.Array, text: list[KeyValue]) -> tuple[jax.Array, list[jax.Array]]:
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, temb)
+            if text:
+                x = self.attentions[i](x, text[i])
+            skips.append(x)
+        if hasattr(self, "downsamplers"):
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(_Block):
+    def __init__(self, features: int, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        self._build([features], features, True, config, **kwargs)
+        self.resnets.append(
+            ResnetBlock(
+                features,
+                features,
+                temb_channels=config.temb_channels,
+                groups=config.norm_num_groups,
+                eps=_EPS,
+                **kwargs,
+            )
+        )
+
+    def __call__(self, x: jax.Array, temb: jax.Array, text: list[KeyValue]) -> jax.Array:
+        return self.resnets[1](self.attentions[0](self.resnets[0](x, temb), text[0]), temb)
+
+
+class UpBlock(_Block):
+    def __init__(
+        self, in_channels: int, out_channels: int, skip_channels: Sequence[int], config: UNetConfig,
+        *, attend: bool, upsample: bool, dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        below = [in_channels] + [out_channels] * config.layers_per_block
+        widths = [b + s for b, s in zip(below, skip_channels, strict=True)]
+        self._build(widths, out_channels, attend, config, dtype=dtype, rngs=rngs)
+        if upsample:
+            self.upsamplers = nnx.List([Upsample(out_channels, dtype=dtype, rngs=rngs)])
+
+    def __call__(
+        self,
+        x: jax.Array,
+        skips: list[jax.Array],
+        temb: jax.Array,
+        text: list[KeyValue],
+        guides: Sequence[ImageGuide | None],
+    ) -> jax.Array:
+        """Takes its skips from the end of the list; what is left there are the skips of the blocks above."""
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
+            if text:
+                x = self.attentions[i](x, text[i], guides[i] if guides else None)
+        if hasattr(self, "upsamplers"):
+            x = self.upsamplers[0](x, skips[-1].shape[1:3])
+        return x
+
+
+class UNetEncoder(nnx.Module):
+    """The half that the U-Net and the ControlNet have in common: conv_in, time, down blocks, mid block."""
+
+    def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        self.config = config
+        self.dtype = dtype
+        self.conv_in = Conv(config.in_channels, widths[0], 3, **kwargs)
+        self.time_embedding = TimestepEmbedding(widths[0], config.temb_channels, **kwargs)
+        self.down_blocks = nnx.List(
+            DownBlock(before, width, config, attend="CrossAttn" in kind, downsample=i < len(widths) - 1, **kwargs)
+            for i, ((before, width), kind) in enumerate(
+                zip(pairwise((widths[0], *widths)), config.down_block_types, strict=True)
+            )
+        )
+        self.mid_block = MidBlock(widths[-1], config, **kwargs)
+
+    def embed_time(self, timesteps: jax.Array) -> jax.Array:
+        """Timesteps (B,), integer or not, in [0, 999] -> (B, 4 * width)."""
+        return self.time_embedding(timestep_embedding(timesteps, self.config.block_out_channels[0]))
+
+    def text_key_values(self, encoder_hidden_states: jax.Array) -> TextKeyValues:
+        """Keys and values of a text embedding (B, L, cross_attention_dim) for every transformer."""
+        down = [block.text_key_values(encoder_hidden_states) for block in self.down_blocks]
+        return TextKeyValues(down, self.mid_block.text_key_values(encoder_hidden_states), [])
+
+    def _encode(
+        self, x: jax.Array, temb: jax.Array, text: TextKeyValues, hint: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        x = self.conv_in(x)
+        if hint is not None:
+            x = x + hint
+        skips = [x]
+        for block, key_values in zip(self.down_blocks, text.down, strict=True):
+            x, made = block(x, temb, key_values)
+            skips += made
+        return self.mid_block(x, temb, text.mid), skips
+
+
+class UNet(UNetEncoder):
+    """Latents (B, h, w, 4), timesteps (B,), text (B, L, C) -> prediction (B, h, w, 4) in the compute dtype."""
+
+    def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config, dtype=dtype, rngs=rngs)
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        widths = config.block_out_channels[::-1]
+        skips = list(config.skip_channels)
+        blocks = []
+        for i, ((below, width), kind) in enumerate(
+            zip(pairwise((widths[0], *widths)), config.up_block_types, strict=True)
+        ):
+            taken = [skips.pop() for _ in range(config.layers_per_block + 1)]
+            upsample = i < len(widths) - 1
+            blocks.append(UpBlock(below, width, taken, config, attend="Cross" in kind, upsample=upsample, **kwargs))
+        self.up_blocks = nnx.List(blocks)
+        self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
+        self.conv_out = Conv(widths[-1], config.out_channels, 3, **kwargs)
+
+    def text_key_values(self, encoder_hidden_states: jax.Array) -> TextKeyValues:
+        up = [block.text_key_values(encoder_hidden_states) for block in self.up_blocks]
+        return super().text_key_values(encoder_hidden_states)._replace(up=up)
+
+    def encode(self, latents: jax.Array, temb: jax.Array, text: TextKeyValues) -> tuple[jax.Array, list[jax.Array]]:
+        """The middle (B, h', w', C) and the skips, shallowest first."""
+        return self._encode(latents, temb, text)
+
+    def decode(
+        self,
+        h: jax.Array,
+        skips: Sequence[jax.Array],
+        temb: jax.Array,
+        text: TextKeyValues,
+        guides: Sequence[Sequence[ImageGuide | None]] | None = None,
+    ) -> jax.Array:
+        """`guides`: for every up block, one for each of its transformers (none for a block without)."""
+        left = list(skips)
+        for i, block in enumerate(self.up_blocks):
+            h = block(h, left, temb, text.up[i], guides[i] if guides else ())
+        return self.conv_out(nnx.silu(self.conv_norm_out(h)))
+
+    def __call__(self, latents: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array) -> jax.Array:
+        temb, text = self.embed_time(timesteps), self.text_key_values(encoder_hidden_states)
+        h, skips = self.encode(latents, temb, text)
+        return self.decode(h, skips, temb, text)
