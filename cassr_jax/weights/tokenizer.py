@@ -1,0 +1,145 @@
+"""CLIP's tokenizer, read from the `tokenizer` folder of a diffusers checkpoint.
+
+Built on the `tokenizers` library, which transformers' own fast tokenizer is made of: importing transformers takes
+seconds, and imports torch wherever torch is installed. The ids equal those of transformers' `CLIPTokenizer`, but for
+Chinese characters where that runs without ftfy: it then splits them, which CLIP's own tokenizer never did.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cassr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MAX_LENGTH = 77
+
+# What CLIP calls a word (Radford et al. 2021, its published tokenizer): contractions, letters, single digits, signs.
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+CONTROLS = r"[[\p{Cc}\p{Cf}]&&[^\t\n\r]]"
+
+
+def tokenize(tokenizer: "Tokenizer", prompts: Sequence[str]) -> np.ndarray:
+    """Prompts -> ids (B, 77) int32: start, tokens, end, padding; a longer prompt is cut before its end token."""
+    if isinstance(prompts, str) or not prompts:
+        raise TypeError(f"prompts is {prompts!r}, expected a sequence of at least one string")
+    # One by one: encode_batch starts threads, and a data loader that forks afterwards would be warned at.
+    return np.asarray([tokenizer.encode(prompt).ids for prompt in prompts], np.int32)
+
+
+def load_tokenizer(source: str | Path) -> "Tokenizer":
+    """The tokenizer of a checkpoint: a diffusers folder, its `tokenizer` folder itself, or a hub id.
+
+    Needs `vocab.json` and `merges.txt`; `tokenizer_config.json` and `special_tokens_map.json` may name the padding
+    token (Stable Diffusion 1.5 pads with the end token, which is also the default). Raises `InputError` when they are
+    absent or unusable.
+    """
+    folder = _tokenizer_folder(source)
+    vocab = _read_vocab(folder / "vocab.json")
+    merges = _read_merges(folder / "merges.txt", vocab)
+    settings = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "special_tokens_map.json")
+    pad = _token_text(settings.get("pad_token") or END)
+    if pad not in vocab:
+        raise InputError(f"{folder}: the padding token {pad!r} is not in vocab.json")
+    return _build(vocab, merges, pad, min(int(settings.get("model_max_length", MAX_LENGTH)), MAX_LENGTH))
+
+
+def _build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str, length: int) -> "Tokenizer":
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=END, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(CONTROLS), ""),
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(START, vocab[START]), (END, vocab[END])]
+    )
+    tokenizer.add_special_tokens([START, END])
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=vocab[pad], pad_token=pad)
+    return tokenizer
+
+
+def _tokenizer_folder(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        return path / "tokenizer" if (path / "tokenizer").is_dir() else path
+    if path.exists() or path.is_absolute() or str(source).count("/") != 1:
+        raise InputError(f"{source}: not a checkpoint folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["tokenizer/*"])) / "tokenizer"
+    except (OSError, ValueError) as error:  # the hub's errors for no network, no such repository, no permission
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{source}: not a local folder, and its tokenizer cannot be fetched from the hub ({reason}); "
+            "download the checkpoint on a connected machine and give its folder"
+        ) from error
+
+
+def _read_vocab(path: Path) -> dict[str, int]:
+    vocab = _read_json(path, required=True)
+    if not all(isinstance(index, int) for index in vocab.values()):
+        raise InputError(f"{path}: expected an object of token to id")
+    for token in (START, END):
+        if token not in vocab:
+            raise InputError(f"{path}: the token {token} is missing, this is not CLIP's vocabulary")
+    return vocab
+
+
+def _read_merges(path: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    lines = _read_text(path).strip("\n").split("\n")
+    merges = []
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and line.startswith("#version"):
+            continue
+        match line.split(" "):
+            case [left, right] if left in vocab and right in vocab and left + right in vocab:
+                merges.append((left, right))
+            case _:
+                raise InputError(f"{path}: line {number} is {line!r}, expected two tokens whose union is in vocab.json")
+    return merges
+
+
+def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; a CLIP tokenizer needs vocab.json and merges.txt") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from error
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    """Special tokens are written as their text or as an object that holds it under `content`."""
+    return token if isinstance(token, str) else str(token["content"])
