@@ -1,0 +1,133 @@
+"""Planes larger than the network's field: cut into overlapping tiles, merged with Gaussian weights.
+
+The plan is made of Python integers only, so that under `jit` it is static, and gathering and merging are plain indexing
+with constant indices. As in MultiDiffusion (arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.errors import InputError
+
+GAUSSIAN_VARIANCE = 0.01  # of the window, in tiles squared
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Where the tiles of one plane lie: a grid, row by row, every pixel inside at least one.
+
+    Attributes:
+        height, width: of the plane.
+        tile: side of the square tiles. A plane that is smaller counts as extended to it at the bottom and right.
+        overlap: of neighbours, at least; the last of a row or column overlaps more, so as to end at the border.
+        tops, lefts: first row or column of each row or column of tiles.
+    """
+
+    height: int
+    width: int
+    tile: int
+    overlap: int
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+    @property
+    def corners(self) -> tuple[tuple[int, int], ...]:
+        """(top, left) of each tile, in the order in which `gather` stacks them."""
+        return tuple((top, left) for top in self.tops for left in self.lefts)
+
+    def scaled(self, factor: int) -> "Tiles":
+        """The same plan for a plane `factor` times larger: the pixels of a plan over latents."""
+        return Tiles(
+            height=self.height * factor,
+            width=self.width * factor,
+            tile=self.tile * factor,
+            overlap=self.overlap * factor,
+            tops=tuple(top * factor for top in self.tops),
+            lefts=tuple(left * factor for left in self.lefts),
+        )
+
+
+def plan(height: int, width: int, tile: int, overlap: int) -> Tiles:
+    """Tiles of side `tile` over height x width, neighbours overlapping by `overlap` or more.
+
+    Raises:
+        InputError: an empty plane, or an overlap that is not in [0, tile).
+    """
+    if min(height, width, tile) < 1 or not 0 <= overlap < tile:
+        raise InputError(
+            f"tiles of {tile} with overlap {overlap} over {width}x{height}: expected sizes of at least 1 and "
+            "an overlap from 0 to less than the tile"
+        )
+    return Tiles(height, width, tile, overlap, _starts(height, tile, overlap), _starts(width, tile, overlap))
+
+
+def gaussian_weights(tile: int) -> np.ndarray:
+    """(tile,) float32, positive: the window along one side; a tile's weights are its outer product with itself."""
+    position = (np.arange(tile) - (tile - 1) / 2) / tile
+    return np.exp(-(position**2) / (2 * GAUSSIAN_VARIANCE)).astype(np.float32)
+
+
+def gather(x: jax.Array, tiles: Tiles) -> jax.Array:
+    """Cuts (B, H, W, C) into (B * N, t, t, C), N tiles of the first picture first; a small plane repeats its border."""
+    rows = np.minimum(np.add.outer(tiles.tops, np.arange(tiles.tile)), tiles.height - 1)  # (Ny, t)
+    columns = np.minimum(np.add.outer(tiles.lefts, np.arange(tiles.tile)), tiles.width - 1)  # (Nx, t)
+    cut = jnp.asarray(x)[:, rows][:, :, :, columns]  # (B, Ny, t, Nx, t, C)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, tiles.tile, tiles.tile, x.shape[-1])
+
+
+def merge(x: jax.Array, tiles: Tiles, weights: np.ndarray | None = None) -> jax.Array:
+    """The weighted mean of (B * N, t, t, C) where tiles overlap: (B, H, W, C), of the tiles' dtype.
+
+    Weights are normalised along each axis on its own (the grid is a product of rows and columns), and each result
+    gathers the few tiles that cover it: no scatter, so the sum has one order on every device. Works in float32.
+
+    Args:
+        x: as `gather` stacks them.
+        tiles: the plan.
+        weights: (t,) positive window along a side, by default `gaussian_weights`.
+    """
+    window = gaussian_weights(tiles.tile) if weights is None else np.asarray(weights, np.float32)
+    t = tiles.tile
+    grid = x.reshape(-1, len(tiles.tops), len(tiles.lefts), t, t, x.shape[-1]).astype(jnp.float32)
+    lines = _overlap_mean(grid.transpose(0, 1, 3, 2, 4, 5), tiles.tops, tiles.height, window)  # (B, H, Nx, t, C)
+    merged = _overlap_mean(lines.transpose(0, 2, 3, 1, 4), tiles.lefts, tiles.width, window)  # (B, W, H, C)
+    return merged.transpose(0, 2, 1, 3).astype(x.dtype)
+
+
+def axis_weights(starts: tuple[int, ...], size: int, window: np.ndarray) -> np.ndarray:
+    """(N, t) float32: each tile's share along one axis, summing to 1 over the tiles at every position inside the plane.
+
+    For summing tiles one by one into a canvas: `canvas[top:top + t, left:left + t] += rows[i] x columns[j] x tile`,
+    cut at the border of a plane smaller than the tile.
+    """
+    positions = np.add.outer(np.asarray(starts), np.arange(len(window)))  # (N, t)
+    total = np.bincount(positions.ravel(), np.tile(window.astype(np.float64), len(starts)), max(starts) + len(window))
+    return np.where(positions < size, window / total[positions], 0).astype(np.float32)
+
+
+def _starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
+    if size <= tile:
+        return (0,)
+    return (*range(0, size - tile, tile - overlap), size - tile)
+
+
+def _overlap_mean(x: jax.Array, starts: tuple[int, ...], size: int, window: np.ndarray) -> jax.Array:
+    """(B, N, t, ...) -> (B, size, ...), the weighted mean over the tiles that cover each position."""
+    share = axis_weights(starts, size, window)
+    tile = len(window)
+    covering = [[n for n, start in enumerate(starts) if start <= p < start + tile] for p in range(size)]
+    merged = jnp.zeros((x.shape[0], size, *x.shape[3:]), jnp.float32)
+    for k in range(max(map(len, covering))):
+        # The k-th tile over each position; where there are fewer, the first once more with weight 0.
+        index = np.array([tiles[k] if k < len(tiles) else tiles[0] for tiles in covering])
+        offset = np.arange(size) - np.take(starts, index)
+        weight = np.where([k < len(tiles) for tiles in covering], share[index, offset], 0).astype(np.float32)
+        merged += weight.reshape(-1, *[1] * (x.ndim - 3)) * x[:, index, offset]
+    return merged
