@@ -4,12 +4,13 @@ Much of many photographs is out of focus. A model trained on such areas learns b
 invents texture where there is none, so most crops, not all, are taken where the picture is sharp.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from cassr_jax.data.sources import PictureSource
 
 SHARP = 100.0  # variance of the Laplacian of 8-bit grey from which a window counts as sharp
 TILE = 256  # side of the tiles that say how much of a picture is sharp
@@ -69,7 +70,7 @@ def find_windows(image: np.ndarray, size: int) -> Windows:
     return Windows(corners, stride, tiles)
 
 
-def find_all_windows(images: Sequence[np.ndarray], size: int, *, threads: int = 2) -> list[Windows]:
+def find_all_windows(images: PictureSource, size: int, *, threads: int = 2) -> list[Windows]:
     """`find_windows` of every record of a source; pictures are decoded as they are needed, `threads` at a time."""
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda index: find_windows(images[index], size), range(len(images))))

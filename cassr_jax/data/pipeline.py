@@ -1,4 +1,4 @@
-"""From a folder of pictures to batches: shuffled, cropped, the same for the same seed.
+"""From a folder of pictures to batches: shuffled, cropped, degraded, the same for the same seed.
 
 Record i of the stream depends on (seed, i) alone: not on batches, threads, worker processes or hosts. The iterator's
 state is a small dictionary (`get_state`, `set_state`), so that a run can be taken up where it stopped.
@@ -14,7 +14,8 @@ import numpy as np
 from absl import flags
 
 from cassr_jax.data.crops import Windows, find_all_windows, random_crop
-from cassr_jax.data.sources import FolderSource
+from cassr_jax.data.degradation import PRESETS, degrade
+from cassr_jax.data.sources import FolderSource, PictureSource
 from cassr_jax.errors import InputError
 
 Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
@@ -22,11 +23,12 @@ Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first ax
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to train on, and how it is cut."""
+    """What to train on, and how it is cut and degraded."""
 
     path: str  # folder of pictures
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
+    preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
     scale: int = 4  # the low-resolution side is crop_size / scale
     num_threads: int = 2  # threads that make records (in each worker process)
     num_workers: int = 0  # worker processes; 0 makes records in threads of this process
@@ -34,6 +36,8 @@ class DataConfig:
     cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
 
     def __post_init__(self) -> None:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InputError(f"preset: {self.preset!r} is not known; expected one of {', '.join(PRESETS)}")
         if self.crop_size <= 0 or self.crop_size % self.scale:
             raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
         if not 0.0 <= self.sharp_fraction <= 1.0:
@@ -45,8 +49,8 @@ def batches(
 ) -> grain.DatasetIterator:
     """An endless iterator over batches of this process's share of the records.
 
-    A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the source's picture.
-    `batch_size` is this process's. Process p of n takes records
+    A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the source's picture, and, with a
+    preset, "lr" uint8 (B, S / scale, S / scale, 3). `batch_size` is this process's. Process p of n takes records
     p, p + n, ... of the one global stream.
     """
     # Records are made in parallel; OpenCV's own threads would only get in each other's way.
@@ -80,13 +84,17 @@ def visits(windows: list[Windows]) -> np.ndarray:
 
 
 def record_maker(
-    config: DataConfig, source: FolderSource, windows: list[Windows]
+    config: DataConfig, source: PictureSource, windows: list[Windows]
 ) -> Callable[[Any, np.random.Generator], Batch]:
     """The function that makes one record from a picture's number and a generator of its own."""
 
     def make(record: Any, rng: np.random.Generator) -> Batch:
         index = int(record)
         hr = random_crop(rng, source[index], config.crop_size, windows[index], sharp=config.sharp_fraction)
-        return {"record": np.int32(index), "hr": hr}
+        made = {"record": np.int32(index)}
+        if config.preset is None:
+            return made | {"hr": hr}
+        lr, hr = degrade(hr, rng, PRESETS[config.preset], scale=config.scale)
+        return made | {"hr": hr, "lr": lr}
 
     return make

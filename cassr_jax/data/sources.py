@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,6 +11,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cassr_jax.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+class PictureSource(Protocol):
+    """Random access to pictures, uint8 RGB (H, W, 3)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
 def decode(path: Path) -> np.ndarray:

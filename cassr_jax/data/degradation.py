@@ -1,0 +1,221 @@
+"""Two-order degradation: from a sharp picture to a small, blurred, noisy, compressed one.
+
+The pipeline of Real-ESRGAN (Wang et al., arXiv 2107.10833) as a pure function of a picture, a seed and a preset. Its
+operations follow the published torch code, with two differences: JPEG is the real codec, on 8-bit pixels, and the
+first resizing maps the whole picture onto the whole result. (The published code passes the drawn factor on, which
+for sizes that it does not divide moves the far edge by up to a pixel, and the pair is then out of register.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+
+from cassr_jax.data.kernels import KernelRanges, Range, draw_blur, draw_final_sinc, uniform
+from cassr_jax.data.resize import MODES, resize
+
+GRAY_NOISE_PROB = 0.4
+
+
+@dataclass(frozen=True)
+class Order:
+    """One round of blur, resizing, noise and JPEG."""
+
+    kernel: KernelRanges
+    resize_prob: tuple[float, float, float]  # up, down, keep
+    resize_range: Range  # least factor down, greatest factor up
+    noise_sigma: Range  # Gaussian noise, in units of 1/255
+    poisson_scale: Range  # how much of a Poisson noise is added
+    jpeg_quality: Range
+    blur_prob: float = 1.0
+    gaussian_prob: float = 0.5  # Gaussian noise; else Poisson
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything a degradation is drawn from."""
+
+    first: Order
+    second: Order
+    final_sinc_prob: float = 0.8
+    sharpen: bool = False  # unsharp masking of the target
+    no_degradation_prob: float = 0.0  # of bicubic down-scaling alone
+
+
+LIGHT = Preset(
+    first=Order(
+        kernel=KernelRanges(sigma=(0.2, 3.0)),
+        resize_prob=(0.2, 0.7, 0.1),
+        resize_range=(0.3, 1.5),
+        noise_sigma=(1.0, 15.0),
+        poisson_scale=(0.05, 2.0),
+        jpeg_quality=(60, 95),
+    ),
+    second=Order(
+        kernel=KernelRanges(sigma=(0.2, 1.5)),
+        resize_prob=(0.3, 0.4, 0.3),
+        resize_range=(0.6, 1.2),
+        noise_sigma=(1.0, 12.0),
+        poisson_scale=(0.05, 1.0),
+        jpeg_quality=(60, 100),
+        blur_prob=0.5,
+    ),
+)
+
+REALESRGAN = Preset(
+    first=replace(
+        LIGHT.first, resize_range=(0.15, 1.5), noise_sigma=(1.0, 30.0), poisson_scale=(0.05, 3.0), jpeg_quality=(30, 95)
+    ),
+    second=replace(
+        LIGHT.second,
+        resize_range=(0.3, 1.2),
+        noise_sigma=(1.0, 25.0),
+        poisson_scale=(0.05, 2.5),
+        jpeg_quality=(30, 95),
+        blur_prob=0.8,
+    ),
+    sharpen=True,
+)
+
+_STABLESR_KERNEL = KernelRanges(sigma=(0.2, 1.5), beta_generalized=(0.5, 2.0), beta_plateau=(1.0, 1.5))
+STABLESR = replace(
+    LIGHT,
+    first=replace(LIGHT.first, kernel=_STABLESR_KERNEL),
+    second=replace(LIGHT.second, kernel=replace(_STABLESR_KERNEL, sigma=(0.2, 1.0), sizes=(7, 9, 11))),
+    sharpen=True,
+    no_degradation_prob=0.01,
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({"light": LIGHT, "realesrgan": REALESRGAN, "stablesr": STABLESR})
+
+
+def degrade(
+    image: np.ndarray, seed: int | np.random.Generator, preset: Preset, *, scale: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Degrade a picture; the same picture, seed and preset give the same result.
+
+    image: uint8 RGB (H, W, 3), its sides multiples of `scale`.
+    Returns lr, uint8 (H / scale, W / scale, 3), and the target hr, uint8 (H, W, 3): `image`, sharpened where the
+    preset says so.
+    Raises ValueError when the picture is of another kind or size.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"degrade: found {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
+    height, width = image.shape[:2]
+    if min(height, width) < scale or height % scale or width % scale:
+        raise ValueError(f"degrade: {height} x {width} px is not a positive multiple of the scale {scale}")
+    rng = np.random.default_rng(seed)
+    small = (height // scale, width // scale)
+
+    hr = image
+    clean = image.astype(np.float32) / 255.0
+    if preset.sharpen:
+        clean = unsharp_mask(clean)
+        hr = to_uint8(clean)
+    if rng.random() < preset.no_degradation_prob:
+        return to_uint8(resize(clean, small, "bicubic")), hr
+
+    first, second = preset.first, preset.second
+    out = _blur_randomly(rng, clean, first)
+    out = _resize_randomly(rng, out, first, (height, width))
+    out = _add_noise_randomly(rng, out, first)
+    out = _compress_randomly(rng, out, first)
+
+    out = _blur_randomly(rng, out, second)
+    out = _resize_randomly(rng, out, second, small)
+    out = _add_noise_randomly(rng, out, second)
+
+    compress_last = rng.random() < 0.5
+    if not compress_last:
+        out = _compress_randomly(rng, out, second)
+    out = resize(out, small, str(rng.choice(MODES)))
+    if rng.random() < preset.final_sinc_prob:
+        out = blur(out, draw_final_sinc(rng))
+    if compress_last:
+        out = _compress_randomly(rng, out, second)
+    return to_uint8(out), hr
+
+
+def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Filter float32 (H, W, 3) with a kernel (K, K); the border is reflected, the edge pixel not repeated."""
+    return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+
+
+def add_gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, *, gray: bool) -> np.ndarray:
+    """Add normal noise of standard deviation `sigma` / 255 to float32 (H, W, 3) in [0, 1]; clipped to that range.
+
+    `gray` gives the three channels the same noise.
+    """
+    shape = (*image.shape[:2], 1 if gray else 3)
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    noise *= np.float32(sigma / 255.0)
+    return np.clip(image + noise, 0.0, 1.0)
+
+
+def add_poisson_noise(rng: np.random.Generator, image: np.ndarray, scale: float, *, gray: bool) -> np.ndarray:
+    """Add `scale` times the noise of counting photons to float32 (H, W, 3) in [0, 1]; clipped to that range.
+
+    White is as many photons as the 8-bit picture has different values, rounded up to a power of two: the noise of a
+    pixel v is (Poisson(v n) / n - v), of variance v / n. `gray` counts the grey of the picture, and gives the three
+    channels the same noise.
+    """
+    values = image @ np.array([[0.2989], [0.587], [0.114]], np.float32) if gray else image
+    levels = to_uint8(values)
+    used = np.count_nonzero(np.bincount(levels.ravel(), minlength=256))
+    photons = 2.0 ** np.ceil(np.log2(used))
+    rounded = levels / np.float32(255.0)
+    noise = (rng.poisson(rounded * photons) / photons).astype(np.float32) - rounded
+    return np.clip(image + np.float32(scale) * noise, 0.0, 1.0)
+
+
+def compress(image: np.ndarray, quality: int) -> np.ndarray:
+    """Write float32 RGB (H, W, 3) as baseline JPEG with 4:2:0 chroma, and read it back; [0, 1], clipped before."""
+    bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling])
+    decoded = cv2.cvtColor(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+    return decoded.astype(np.float32) / 255.0
+
+
+def unsharp_mask(image: np.ndarray, *, weight: float = 0.5, radius: int = 50, threshold: float = 10.0) -> np.ndarray:
+    """Sharpen float32 (H, W, 3) in [0, 1] where it differs from its blurred self by more than `threshold` / 255.
+
+    `radius` is the width of the Gaussian window, made odd; its sigma is OpenCV's for that width (8 px for 51).
+    """
+    window = (radius | 1, radius | 1)
+    residual = image - cv2.GaussianBlur(image, window, 0)
+    mask = (np.abs(residual) * 255.0 > threshold).astype(np.float32)
+    soft = cv2.GaussianBlur(mask, window, 0)
+    sharp = np.clip(image + weight * residual, 0.0, 1.0)
+    return soft * sharp + (1.0 - soft) * image
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """[0, 1] to 0..255, clipped, rounded half to even."""
+    return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _blur_randomly(rng: np.random.Generator, image: np.ndarray, order: Order) -> np.ndarray:
+    return blur(image, draw_blur(rng, order.kernel)) if rng.random() < order.blur_prob else image
+
+
+def _resize_randomly(rng: np.random.Generator, image: np.ndarray, order: Order, base: tuple[int, int]) -> np.ndarray:
+    """Resize to `base` times a drawn factor, by a drawn mode."""
+    least, greatest = order.resize_range
+    low, high = ((1.0, greatest), (least, 1.0), (1.0, 1.0))[rng.choice(3, p=order.resize_prob)]
+    factor = rng.uniform(low, high)
+    height, width = (max(1, int(side * factor)) for side in base)
+    return resize(image, (height, width), str(rng.choice(MODES)))
+
+
+def _add_noise_randomly(rng: np.random.Generator, image: np.ndarray, order: Order) -> np.ndarray:
+    gray = bool(rng.random() < GRAY_NOISE_PROB)
+    if rng.random() < order.gaussian_prob:
+        return add_gaussian_noise(rng, image, uniform(rng, order.noise_sigma), gray=gray)
+    return add_poisson_noise(rng, image, uniform(rng, order.poisson_scale), gray=gray)
+
+
+def _compress_randomly(rng: np.random.Generator, image: np.ndarray, order: Order) -> np.ndarray:
+    return compress(image, round(uniform(rng, order.jpeg_quality)))
