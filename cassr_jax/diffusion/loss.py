@@ -1,0 +1,86 @@
+"""The pieces of the denoising loss. Pure functions: randomness comes from the key alone."""
+
+import jax
+import jax.numpy as jnp
+
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+
+
+def sample_timesteps(
+    key: jax.Array, batch: int, schedule: Schedule, *, minimum: int = 0, maximum: int | None = None
+) -> jax.Array:
+    """Uniform timesteps (batch,) int32 in [minimum, maximum], both ends included; by default the whole schedule.
+
+    A `maximum` below T - 1 trains for starts at partial strength only.
+    """
+    last = schedule.num_train_timesteps - 1
+    maximum = last if maximum is None else maximum
+    if not 0 <= minimum <= maximum <= last:
+        raise InputError(f"Training timesteps run from {minimum} to {maximum}, expected a range within 0 to {last}.")
+    return jax.random.randint(key, (batch,), minimum, maximum + 1, dtype=jnp.int32)
+
+
+def sample_noise(key: jax.Array, shape: tuple[int, ...], *, offset: float = 0.0) -> jax.Array:
+    """Unit normal noise (B, H, W, C) float32.
+
+    With `offset` > 0 a constant normal value of that deviation is added to each channel of each image (offset noise,
+    N. Guttenberg 2023, crosslabs.org/blog/diffusion-with-offset-noise; 0.1 is usual), which teaches the mean brightness
+    that the last timestep still holds. The unit part does not depend on `offset`.
+    """
+    pixel_key, offset_key = jax.random.split(key)
+    noise = jax.random.normal(pixel_key, shape, jnp.float32)
+    if offset == 0.0:
+        return noise
+    batch, *spatial, channels = shape
+    return noise + offset * jax.random.normal(offset_key, (batch, *(1,) * len(spatial), channels), jnp.float32)
+
+
+def training_target(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+    """What the network should predict at `schedule.add_noise(x0, noise, t)`, by prediction type; (B, ...) float32."""
+    if schedule.prediction_type == "epsilon":
+        return noise.astype(jnp.float32)
+    if schedule.prediction_type == "v_prediction":
+        return schedule.velocity(x0, noise, t)
+    return x0.astype(jnp.float32)
+
+
+def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float | None = 5.0) -> jax.Array:
+    """Min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556) at t (B,) -> (B,) float32; None gives ones.
+
+    They weigh the error in x_0 by min(SNR, gamma): as a factor on the squared error of the network's own output that
+    is min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v and / 1 for x_0.
+    """
+    snr = schedule.snr(t)
+    if gamma is None:
+        return jnp.ones_like(snr)
+    clipped = jnp.minimum(snr, gamma)
+    if schedule.prediction_type == "epsilon":
+        return clipped / snr
+    if schedule.prediction_type == "v_prediction":
+        return clipped / (snr + 1)
+    return clipped
+
+
+def denoising_loss(
+    schedule: Schedule,
+    model_output: jax.Array,
+    x0: jax.Array,
+    noise: jax.Array,
+    t: jax.Array,
+    *,
+    gamma: float | None = None,
+) -> jax.Array:
+    """Weighted mean squared error of each image, (B,) float32; the caller takes the mean over the batch.
+
+    Args:
+        schedule: says what the network predicts.
+        model_output: (B, ...) in any float dtype.
+        x0: clean latents (B, ...).
+        noise: the noise that was added, (B, ...).
+        t: timesteps (B,).
+        gamma: see `min_snr_weight`; None weighs all timesteps alike.
+    """
+    error = model_output.astype(jnp.float32) - training_target(schedule, x0, noise, t)
+    per_image = jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+    return min_snr_weight(schedule, t, gamma) * per_image

@@ -1,0 +1,296 @@
+"""Deterministic samplers, each equal to its torch diffusers counterpart, and the one loop that runs them.
+
+A sampler is a frozen dataclass with two methods: `plan` computes every coefficient of a run in NumPy float64, before
+anything is traced; `step` applies row i of them to the latents. All four solve the same ODE and all are linear in the
+latents and in the network's x_0 predictions, so a step is a handful of multiply-adds in float32.
+
+Latents are variance-preserving throughout, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, also for the samplers whose
+authors write them in terms of sigma = sqrt((1 - abar) / abar): there x_sigma = x_t / sqrt(abar_t). The network is
+therefore always given x_t as it saw it in training.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+
+Denoise = Callable[[jax.Array, jax.Array], jax.Array]
+"""(latents x_t (B, ...) float32, step index () int32) -> the network's output (B, ...), of the schedule's
+prediction type, in any float dtype. The timestep of step i is `plan.timesteps[i]`."""
+
+
+class Coefficients(NamedTuple):
+    """One step, or with a leading axis all of them: x0 = x0_from_latents x_t + x0_from_output output, then
+    x_next = keep x_t + new x0 + old (the step before's x0)."""
+
+    x0_from_latents: np.ndarray
+    x0_from_output: np.ndarray
+    keep: np.ndarray
+    new: np.ndarray
+    old: np.ndarray
+
+
+class CorrectedCoefficients(NamedTuple):
+    """UniPC: before the step, x_t <- trust x_t + anchor x_before + now x0 + last x0_before + older x0_two_before."""
+
+    predictor: Coefficients
+    trust: np.ndarray
+    anchor: np.ndarray
+    now: np.ndarray
+    last: np.ndarray
+    older: np.ndarray
+
+
+class Plan(NamedTuple):
+    """A run worked out in advance; a pytree, so it may be a constant of a jitted function or an argument of it.
+
+    Attributes:
+        timesteps: (num_steps,) float32, falling; what the network's timestep embeddings are made from. Whole numbers,
+            but for Euler with `linspace`.
+        signal: sqrt(abar) at each of them, (num_steps,) float32.
+        noise: sqrt(1 - abar) at each of them, (num_steps,) float32.
+        coefficients: every leaf (num_steps,) float32.
+    """
+
+    timesteps: np.ndarray
+    signal: np.ndarray
+    noise: np.ndarray
+    coefficients: Coefficients | CorrectedCoefficients
+
+
+class Carry(NamedTuple):
+    """What passes from step to step, all (B, ...) float32.
+
+    Attributes:
+        latents: x_t at the timestep of the coming step; the result after the last.
+        x0: the newest prediction of x_0: what a preview shows.
+        previous_x0: the prediction one step before it.
+        corrected: x_t that the newest step set out from, after UniPC's corrector.
+    """
+
+    latents: jax.Array
+    x0: jax.Array
+    previous_x0: jax.Array
+    corrected: jax.Array
+
+
+class Sampler(Protocol):
+    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan: ...
+
+    def step(self, carry: Carry, coefficients: Any, model_output: jax.Array) -> Carry: ...
+
+
+class _LinearStep:
+    """The step that DDIM, Euler and DPM-Solver++ share; they differ in their plans."""
+
+    def step(self, carry: Carry, coefficients: Coefficients, model_output: jax.Array) -> Carry:
+        c, x_t = coefficients, carry.latents
+        x0 = x_t * c.x0_from_latents + model_output.astype(jnp.float32) * c.x0_from_output
+        latents = x_t * c.keep + x0 * c.new + carry.x0 * c.old
+        return Carry(latents=latents, x0=x0, previous_x0=carry.x0, corrected=x_t)
+
+
+@dataclass(frozen=True)
+class DDIM(_LinearStep):
+    """DDIM with eta 0 (Song et al. 2021, arXiv 2010.02502, eq. 12); torch diffusers' DDIMScheduler.
+
+    As there, a step leads from t to t - R // num_steps, which under `trailing` and `linspace` is not always the next
+    timestep of the run.
+
+    Attributes:
+        set_alpha_to_one: finish at the pure x_0 (True) or at the noise level of timestep 0 (False, SD-1.5's config).
+    """
+
+    set_alpha_to_one: bool = False
+
+    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+        timesteps = schedule.spaced_timesteps(num_steps, first_timestep)
+        index = timesteps.astype(np.int64)
+        following = index - schedule.timestep_range(first_timestep) // num_steps
+        final = 0.0 if self.set_alpha_to_one else schedule.sigmas[0]
+        next_sigmas = np.where(following >= 0, schedule.sigmas[np.maximum(following, 0)], final)
+        return _linear_plan(schedule, timesteps, schedule.sigmas[index], next_sigmas)
+
+
+@dataclass(frozen=True)
+class Euler(_LinearStep):
+    """Euler's method in sigma (Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn); diffusers'
+    EulerDiscreteScheduler. Timesteps of `linspace` stay fractional, with sigma interpolated; it ends at sigma 0."""
+
+    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+        timesteps = schedule.spaced_timesteps(num_steps, first_timestep, whole=False).astype(np.float32)
+        sigmas = np.interp(timesteps, np.arange(schedule.num_train_timesteps), schedule.sigmas)
+        return _linear_plan(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0))
+
+
+@dataclass(frozen=True)
+class DPMSolverPP2M(_LinearStep):
+    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, arXiv 2211.01095, algorithm 2); diffusers'
+    DPMSolverMultistepScheduler. The first step and the last, which ends at sigma 0, are of first order."""
+
+    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+        timesteps = schedule.spaced_timesteps(num_steps, first_timestep, open_end=True)
+        sigmas = schedule.sigmas[timesteps.astype(np.int64)]
+        return _linear_plan(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0), second_order=True)
+
+
+@dataclass(frozen=True)
+class UniPC:
+    """UniPC of order 2 with B_2(h), predicting x_0 (Zhao et al. 2023, arXiv 2302.04867); diffusers'
+    UniPCMultistepScheduler.
+
+    Its predictor is DPM-Solver++(2M). Its corrector re-takes the step before with the x_0 predicted at its end, at no
+    further call of the network; as in diffusers that x_0 comes from the uncorrected latents, and the last step is not
+    corrected because nothing is predicted at its end.
+    """
+
+    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+        timesteps = schedule.spaced_timesteps(num_steps, first_timestep, open_end=True)
+        sigmas = schedule.sigmas[timesteps.astype(np.int64)]
+        plan = _linear_plan(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0), second_order=True)
+        trust, anchor, now, last, older = np.zeros((5, num_steps))
+        trust[0] = 1.0
+        if num_steps > 1:
+            keep, gain = _first_order(sigmas[:-1], sigmas[1:])
+            now_share, older_share = _corrector_shares(-np.log(sigmas))
+            anchor[1:], now[1:], older[1:] = keep, gain * now_share, gain * older_share
+            last[1:] = gain * (1 - now_share - older_share)
+        corrector = (value.astype(np.float32) for value in (trust, anchor, now, last, older))
+        assert isinstance(plan.coefficients, Coefficients)
+        return plan._replace(coefficients=CorrectedCoefficients(plan.coefficients, *corrector))
+
+    def step(self, carry: Carry, coefficients: CorrectedCoefficients, model_output: jax.Array) -> Carry:
+        c, p = coefficients, coefficients.predictor
+        x0 = carry.latents * p.x0_from_latents + model_output.astype(jnp.float32) * p.x0_from_output
+        history = carry.x0 * c.last + carry.previous_x0 * c.older
+        corrected = carry.latents * c.trust + carry.corrected * c.anchor + x0 * c.now + history
+        latents = corrected * p.keep + x0 * p.new + carry.x0 * p.old
+        return Carry(latents=latents, x0=x0, previous_x0=carry.x0, corrected=corrected)
+
+
+SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIM, "euler": Euler, "dpmpp_2m": DPMSolverPP2M, "unipc": UniPC}
+
+
+def make_sampler(name: str) -> Sampler:
+    """The sampler of that name, with SD-1.5's settings. Raises InputError on an unknown name."""
+    if name not in SAMPLERS:
+        raise InputError(f"The sampler is {name!r}, expected one of {', '.join(SAMPLERS)}.")
+    return SAMPLERS[name]()
+
+
+def sample(
+    denoise: Denoise,
+    sampler: Sampler,
+    schedule: Schedule,
+    latents: jax.Array,
+    num_steps: int,
+    *,
+    first_timestep: int | None = None,
+) -> jax.Array:
+    """Run a sampler from start to end: one `lax.scan`, one call of `denoise` a step; to be traced in an outer jit.
+
+    Args:
+        denoise: the network; see `Denoise`.
+        sampler: one of `SAMPLERS`.
+        schedule: the noise schedule that the network was trained on.
+        latents: x_t at the run's first timestep, variance-preserving, (B, ...); see `start_latents`. Cast to float32.
+        num_steps: steps, at least 1.
+        first_timestep: start at partial strength, at or below this timestep (`Schedule.spaced_timesteps`).
+
+    Returns:
+        x_0, (B, ...) float32 (for DDIM with SD-1.5's setting, x at timestep 0).
+
+    Raises:
+        InputError: the steps do not fit into the schedule.
+    """
+    plan = sampler.plan(schedule, num_steps, first_timestep)
+    return advance(denoise, sampler, plan, begin(latents), 0, num_steps).latents
+
+
+def start_latents(plan: Plan, x0: jax.Array, noise: jax.Array) -> jax.Array:
+    """x_t at the plan's first timestep from x_0 (a latent to start from, or zeros) and unit noise; (B, ...) float32."""
+    return plan.signal[0] * x0.astype(jnp.float32) + plan.noise[0] * noise.astype(jnp.float32)
+
+
+def begin(latents: jax.Array) -> Carry:
+    """The carry before step 0, from x_t (B, ...)."""
+    latents = latents.astype(jnp.float32)
+    nothing = jnp.zeros_like(latents)
+    return Carry(latents=latents, x0=nothing, previous_x0=nothing, corrected=nothing)
+
+
+def advance(
+    denoise: Denoise, sampler: Sampler, plan: Plan, carry: Carry, start: int | jax.Array, stop: int | jax.Array
+) -> Carry:
+    """Take the steps start <= i < stop.
+
+    `sample` is this from 0 to the end. To show progress or a preview (`carry.x0`), jit it with `start` and `stop` as
+    arguments and call it for a few steps at a time: one compiled function serves every part of the run, and nothing in
+    the loop calls back to the host. With plain ints it becomes a `lax.scan`, with traced ones a `lax.while_loop`; the
+    results are the same.
+    """
+
+    def body(i: jax.Array, carry: Carry) -> Carry:
+        coefficients = jax.tree.map(lambda column: jnp.asarray(column)[i], plan.coefficients)
+        return sampler.step(carry, coefficients, denoise(carry.latents, i))
+
+    return jax.lax.fori_loop(start, stop, body, carry)
+
+
+def _linear_plan(
+    schedule: Schedule, timesteps: np.ndarray, sigmas: np.ndarray, next_sigmas: np.ndarray, second_order: bool = False
+) -> Plan:
+    """A plan of steps sigmas[i] -> next_sigmas[i]; of second order but for the first and the last, if asked."""
+    signal, noise = _levels(sigmas)
+    if schedule.prediction_type == "epsilon":
+        x0_from_latents, x0_from_output = 1 / signal, -noise / signal
+    elif schedule.prediction_type == "v_prediction":
+        x0_from_latents, x0_from_output = signal, -noise
+    else:
+        x0_from_latents, x0_from_output = np.zeros_like(signal), np.ones_like(signal)
+    keep, gain = _first_order(sigmas, next_sigmas)
+    # 1 / (2 r_0): how far the line through the last two predictions is followed to the middle of the step.
+    slope = np.zeros_like(signal)
+    if second_order and len(sigmas) > 2:
+        stride = -np.diff(np.log(sigmas))
+        slope[1:-1] = 0.5 * stride[1:] / stride[:-1]
+    columns = (x0_from_latents, x0_from_output, keep, gain * (1 + slope), -gain * slope)
+    coefficients = Coefficients(*(column.astype(np.float32) for column in columns))
+    return Plan(timesteps.astype(np.float32), signal.astype(np.float32), noise.astype(np.float32), coefficients)
+
+
+def _levels(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """sqrt(abar) and sqrt(1 - abar) from their quotient."""
+    signal = 1 / np.sqrt(1 + sigmas**2)
+    return signal, sigmas * signal
+
+
+def _first_order(sigmas: np.ndarray, next_sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """keep, gain of the exact solution for a constant x_0: x_next = keep x_t + gain x_0."""
+    signal, noise = _levels(sigmas)
+    next_signal, next_noise = _levels(next_sigmas)
+    return next_noise / noise, next_signal - signal * next_noise / noise
+
+
+def _corrector_shares(log_snr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the newest and of the oldest x_0 in each corrected step i -> i + 1, (num_steps - 1,) each.
+
+    The weights rho solve the order conditions R rho = b of UniC-2 (arXiv 2302.04867, eq. 5), with half-log-SNR
+    lambda, h its stride, and r the place of the oldest point in units of h; UniC-1, which has two points, takes 1/2.
+    """
+    h = np.diff(log_snr)
+    b_h = np.expm1(-h)
+    b1 = -1 / h - 1 / b_h
+    b2 = 2 * ((b_h / -h - 1) / -h - 0.5) / b_h
+    newest, oldest = np.full_like(h, 0.5), np.zeros_like(h)
+    r = -h[:-1] / h[1:]
+    rho_oldest = (b1 - b2)[1:] / (1 - r)
+    newest[1:] = b1[1:] - rho_oldest
+    oldest[1:] = rho_oldest / r
+    return newest, oldest

@@ -1,0 +1,228 @@
+"""The noise schedule: how much signal and noise a latent holds at each training timestep.
+
+Everything is in the variance-preserving convention `x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise`
+(Ho et al. 2020, arXiv 2006.11239, eq. 4), with `abar = alphas_cumprod`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.errors import InputError
+
+BetaSchedule = Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels of training and the rule that spaces the timesteps of sampling; the defaults are SD-1.5's.
+
+    Field names and meanings are those of a diffusers `scheduler_config.json`. Hashable, so a jitted function may close
+    over it or take it as a static argument.
+
+    Attributes:
+        num_train_timesteps: T; timesteps run from 0 (nearly clean) to T - 1 (nearly pure noise).
+        beta_start: variance added at timestep 0.
+        beta_end: variance added at timestep T - 1.
+        beta_schedule: `scaled_linear` (linear in sqrt(beta), latent diffusion), `linear` (Ho et al.) or
+            `squaredcos_cap_v2` (Nichol & Dhariwal 2021, arXiv 2102.09672, capped at 0.999).
+        prediction_type: what the network predicts: the noise, `v = sqrt(abar) noise - sqrt(1 - abar) x_0`
+            (Salimans & Ho 2022, arXiv 2202.00512) or x_0 itself (`sample`).
+        timestep_spacing: table 2 of Lin et al. 2023, arXiv 2305.08891; see `spaced_timesteps`.
+        steps_offset: added to every timestep of the spacing `leading`.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: BetaSchedule = "scaled_linear"
+    prediction_type: PredictionType = "epsilon"
+    timestep_spacing: TimestepSpacing = "leading"
+    steps_offset: int = 1
+
+    def __post_init__(self) -> None:
+        for field, choices in (
+            ("beta_schedule", BetaSchedule),
+            ("prediction_type", PredictionType),
+            ("timestep_spacing", TimestepSpacing),
+        ):
+            if getattr(self, field) not in get_args(choices):
+                raise InputError(
+                    f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(choices))}."
+                )
+        if self.num_train_timesteps < 1:
+            raise InputError(f"num_train_timesteps is {self.num_train_timesteps}, expected at least 1.")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise InputError(
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}, expected 0 < start <= end < 1."
+            )
+
+    @classmethod
+    def from_diffusers(cls, config: Mapping[str, Any]) -> "Schedule":
+        """The schedule that a diffusers `scheduler_config.json` describes, with its defaults for absent fields.
+
+        Raises:
+            InputError: the file asks for something that changes the result and that is not offered here.
+        """
+        class_name = config.get("_class_name", "DDIMScheduler")
+        spaced_by_default = class_name.startswith(("Euler", "DPMSolver", "UniPC", "LMS", "Heun", "KDPM2", "DEIS"))
+        clips_by_default = class_name in ("DDIMScheduler", "DDPMScheduler")
+        for field, absent in (
+            ("rescale_betas_zero_snr", False),
+            ("use_karras_sigmas", False),
+            ("use_exponential_sigmas", False),
+            ("use_beta_sigmas", False),
+            ("use_flow_sigmas", False),
+            ("thresholding", False),
+            ("trained_betas", None),
+            ("clip_sample", clips_by_default),
+        ):
+            if config.get(field, absent):
+                raise InputError(
+                    f"The scheduler config of {class_name} has {field} = true, expected false: unsupported."
+                )
+        return cls(
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
+            beta_schedule=config.get("beta_schedule", "linear"),
+            prediction_type=config.get("prediction_type", "epsilon"),
+            timestep_spacing=config.get("timestep_spacing", "linspace" if spaced_by_default else "leading"),
+            steps_offset=config.get("steps_offset", 0),
+        )
+
+    @property
+    def alphas_cumprod(self) -> np.ndarray:
+        """abar, float32 (T,), read-only: the share of signal in the variance, equal to torch diffusers'."""
+        return _alphas_cumprod(self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule)
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """sqrt((1 - abar) / abar), float64 (T,): the noise over the signal, rising with t."""
+        alphas_cumprod = self.alphas_cumprod.astype(np.float64)
+        return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+
+    def snr(self, t: jax.Array) -> jax.Array:
+        """Signal-to-noise ratio abar / (1 - abar) at timesteps t (B,) int -> (B,) float32."""
+        alphas_cumprod = jnp.asarray(self.alphas_cumprod)[t]
+        return alphas_cumprod / (1 - alphas_cumprod)
+
+    def add_noise(self, x0: jax.Array, noise: jax.Array, t: jax.Array | int) -> jax.Array:
+        """x_t from x_0 and unit noise (B, ...); t is an int or (B,) int in [0, T). Float32."""
+        signal, noise_level = self._levels(t, x0.ndim)
+        return signal * x0.astype(jnp.float32) + noise_level * noise.astype(jnp.float32)
+
+    def velocity(self, x0: jax.Array, noise: jax.Array, t: jax.Array | int) -> jax.Array:
+        """v = sqrt(abar) noise - sqrt(1 - abar) x_0, (B, ...) float32."""
+        signal, noise_level = self._levels(t, x0.ndim)
+        return signal * noise.astype(jnp.float32) - noise_level * x0.astype(jnp.float32)
+
+    def to_x0(self, model_output: jax.Array, x_t: jax.Array, t: jax.Array | int) -> jax.Array:
+        """The x_0 that a network's output (B, ...) of this `prediction_type` stands for at x_t. Float32."""
+        signal, noise_level = self._levels(t, x_t.ndim)
+        output, x_t = model_output.astype(jnp.float32), x_t.astype(jnp.float32)
+        if self.prediction_type == "epsilon":
+            return (x_t - noise_level * output) / signal
+        if self.prediction_type == "v_prediction":
+            return signal * x_t - noise_level * output
+        return output
+
+    def to_epsilon(self, model_output: jax.Array, x_t: jax.Array, t: jax.Array | int) -> jax.Array:
+        """The noise that a network's output (B, ...) of this `prediction_type` stands for at x_t. Float32."""
+        signal, noise_level = self._levels(t, x_t.ndim)
+        output, x_t = model_output.astype(jnp.float32), x_t.astype(jnp.float32)
+        if self.prediction_type == "epsilon":
+            return output
+        if self.prediction_type == "v_prediction":
+            return signal * output + noise_level * x_t
+        return (x_t - signal * output) / noise_level
+
+    def spaced_timesteps(
+        self, num_steps: int, first_timestep: int | None = None, *, open_end: bool = False, whole: bool = True
+    ) -> np.ndarray:
+        """Timesteps of a sampling run, falling, (num_steps,) float64, as diffusers' `set_timesteps` places them.
+
+        Over a range of R = T timesteps:
+          leading:  every (R // n)-th from 0 up, plus `steps_offset`; the last one stays short of R - 1;
+          trailing: every (R / n)-th from R - 1 down;
+          linspace: n points from R - 1 to 0, both ends taken (a single step sits at 0).
+
+        With `first_timestep` the same rule runs over the truncated range R = first_timestep + 1. Hence `trailing` and
+        `linspace` (two steps or more) begin exactly there, while `leading` begins up to one stride below, just as it
+        begins below T - 1 at full strength. Whoever makes the starting latents takes the first of the returned
+        timesteps as their noise level (`samplers.start_latents` does).
+
+        Args:
+            num_steps: n, at least 1.
+            first_timestep: upper bound of the timesteps, in [0, T); None is the whole schedule.
+            open_end: place n + 1 points and leave out the lowest, as the multistep solvers do (not in `trailing`).
+            whole: round `linspace` to whole timesteps.
+
+        Raises:
+            InputError: the steps do not fit: there are fewer distinct timesteps in the range than steps.
+        """
+        if first_timestep is not None and not 0 <= first_timestep < self.num_train_timesteps:
+            raise InputError(
+                f"The first timestep is {first_timestep}, expected 0 to {self.num_train_timesteps - 1} or none."
+            )
+        if num_steps < 1:
+            raise InputError(f"The number of sampling steps is {num_steps}, expected at least 1.")
+        extent = self.timestep_range(first_timestep)
+        points = num_steps + open_end
+        if self.timestep_spacing == "linspace":
+            timesteps = np.linspace(0, extent - 1, points)[::-1][:num_steps]
+            timesteps = timesteps.round() if whole else timesteps
+        elif self.timestep_spacing == "leading":
+            timesteps = (np.arange(points) * (extent // points))[::-1][:num_steps] + float(self.steps_offset)
+        else:
+            # Rounding may let arange overrun by one element, which diffusers then takes for timestep -1.
+            timesteps = np.arange(extent, 0, -extent / num_steps)[:num_steps].round() - 1
+        if timesteps[0] > extent - 1 or np.any(np.diff(timesteps) >= 0):
+            raise InputError(
+                f"{num_steps} sampling steps do not fit into timesteps 0 to {extent - 1} with {self.timestep_spacing} "
+                "spacing, expected fewer steps or a higher first timestep."
+            )
+        return timesteps
+
+    def timestep_range(self, first_timestep: int | None = None) -> int:
+        """R of `spaced_timesteps`: how many training timesteps a run is spread over."""
+        return self.num_train_timesteps if first_timestep is None else first_timestep + 1
+
+    def _levels(self, t: jax.Array | int, ndim: int) -> tuple[jax.Array, jax.Array]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), shaped to broadcast over (B, ...) of `ndim` axes."""
+        alphas_cumprod = jnp.asarray(self.alphas_cumprod)[t]
+        if alphas_cumprod.ndim:
+            alphas_cumprod = alphas_cumprod.reshape(-1, *(1,) * (ndim - 1))
+        return jnp.sqrt(alphas_cumprod), jnp.sqrt(1 - alphas_cumprod)
+
+
+@lru_cache(maxsize=16)
+def _alphas_cumprod(length: int, start: float, end: float, kind: str) -> np.ndarray:
+    if kind == "squaredcos_cap_v2":
+        level = np.cos((np.arange(length + 1) / length + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - level[1:] / level[:-1], 0.999).astype(np.float32)
+    elif kind == "linear":
+        betas = _float32_linspace(start, end, length)
+    else:
+        betas = _float32_linspace(start**0.5, end**0.5, length) ** 2
+    # torch multiplies up in float64 and rounds every entry.
+    alphas_cumprod = np.cumprod((np.float32(1) - betas).astype(np.float64)).astype(np.float32)
+    alphas_cumprod.setflags(write=False)
+    return alphas_cumprod
+
+
+def _float32_linspace(start: float, end: float, length: int) -> np.ndarray:
+    """torch.linspace bit for bit: float32 ends and stride, counted from the nearer end, each value rounded once."""
+    low, high = np.float32(start), np.float32(end)
+    stride = np.float64((high - low) / np.float32(max(length - 1, 1)))
+    index = np.arange(length)
+    rising = np.float64(low) + stride * index
+    falling = np.float64(high) - stride * (length - 1 - index)
+    return np.where(index < length // 2, rising, falling).astype(np.float32)

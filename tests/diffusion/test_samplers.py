@@ -1,0 +1,277 @@
+"""Samplers against torch diffusers (recorded always, live where it is installed) and against what must hold."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cassr_jax.diffusion.samplers import DDIM, SAMPLERS, advance, begin, make_sampler, sample, start_latents
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+from tests.diffusion.fake_network import fake_output
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion.npz"
+SPACINGS = ("leading", "trailing", "linspace")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+TOLERANCE = 1e-5
+# diffusers 0.39 hands torch tensors to np.array, which NumPy 2 remarks upon.
+TORCH_ARRAY_WARNING = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def relative_l2(actual, expected) -> float:
+    difference = np.asarray(actual, np.float64) - np.asarray(expected, np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as arrays:
+        return dict(arrays)
+
+
+@cache
+def stepper(name: str):
+    """Some steps of a sampler over the fake network; the plan is an argument, so it compiles once for each length."""
+
+    def run(plan, carry, start, stop):
+        denoise = lambda x, i: fake_output(x, jnp.asarray(plan.timesteps)[i], jnp)  # noqa: E731
+        return advance(denoise, make_sampler(name), plan, carry, start, stop)
+
+    return jax.jit(run)
+
+
+def trajectory(name: str, schedule: Schedule, steps: int, latents: np.ndarray) -> np.ndarray:
+    plan, carry, result = make_sampler(name).plan(schedule, steps), begin(jnp.asarray(latents)), []
+    for i in range(steps):
+        carry = stepper(name)(plan, carry, i, i + 1)
+        result.append(np.asarray(carry.latents))
+    return np.stack(result)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 4))
+def whole_run(name: str, schedule: Schedule, steps: int, latents: jax.Array, first_timestep: int | None = None):
+    sampler = make_sampler(name)
+    plan = sampler.plan(schedule, steps, first_timestep)
+    denoise = lambda x, i: fake_output(x, jnp.asarray(plan.timesteps)[i], jnp)  # noqa: E731
+    return sample(denoise, sampler, schedule, latents, steps, first_timestep=first_timestep)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 50])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_timesteps_equal_the_recorded_ones(golden, name, spacing, steps):
+    plan = make_sampler(name).plan(Schedule(timestep_spacing=spacing), steps)
+    np.testing.assert_array_equal(plan.timesteps, golden[f"timesteps/{name}/{spacing}/{steps}"].astype(np.float32))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_trajectory_equals_the_recorded_one(golden, name, spacing, prediction):
+    schedule = Schedule(timestep_spacing=spacing, prediction_type=prediction)
+    expected = golden[f"trajectory/{name}/{spacing}/{prediction}"]
+    actual = trajectory(name, schedule, len(expected), golden["latents"])
+    for step, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+        assert relative_l2(ours, theirs) <= TOLERANCE, f"step {step}"
+
+
+@pytest.mark.reference
+@TORCH_ARRAY_WARNING
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 50])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_trajectory_equals_diffusers_live(name, steps):
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from tests.diffusion import torch_schedulers
+
+    latents = torch_schedulers.start()
+    for spacing in SPACINGS:
+        for prediction in PREDICTIONS:
+            scheduler = torch_schedulers.scheduler(name, spacing, prediction)
+            expected = torch_schedulers.trajectory(scheduler, steps, latents)
+            schedule = Schedule(timestep_spacing=spacing, prediction_type=prediction)
+            actual = trajectory(name, schedule, steps, latents)
+            for step, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
+                assert relative_l2(ours, theirs) <= TOLERANCE, f"{spacing}, {prediction}, step {step}"
+
+
+@pytest.mark.reference
+@TORCH_ARRAY_WARNING
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_timesteps_equal_diffusers_live_at_every_usual_number_of_steps(name):
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from tests.diffusion import torch_schedulers
+
+    for spacing in SPACINGS:
+        for steps in range(1, 121):
+            theirs = torch_schedulers.timesteps(torch_schedulers.scheduler(name, spacing, "epsilon"), steps)
+            ours = make_sampler(name).plan(Schedule(timestep_spacing=spacing), steps).timesteps
+            # At 61, 103, ... trailing steps a rounding error makes diffusers overrun to a timestep -1.
+            assert len(theirs) == steps or (spacing == "trailing" and theirs[-1] == -1)
+            np.testing.assert_array_equal(ours, theirs[:steps].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_loop_equals_step_by_step(golden, name):
+    whole = whole_run(name, Schedule(), 20, golden["latents"])
+    # XLA may fuse the two differently, which moves the last bit.
+    assert relative_l2(whole, golden[f"trajectory/{name}/leading/epsilon"][-1]) <= TOLERANCE
+    carry, plan = begin(golden["latents"]), make_sampler(name).plan(Schedule(), 20)
+    for start, stop in ((0, 7), (7, 8), (8, 20)):
+        carry = stepper(name)(plan, carry, start, stop)
+    assert relative_l2(carry.latents, whole) <= 1e-6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_network_is_called_once_a_step_in_order(name):
+    seen = []
+
+    def denoise(latents, i):
+        assert latents.dtype == jnp.float32
+        seen.append(int(i))
+        return jnp.zeros_like(latents)
+
+    with jax.disable_jit():
+        sample(denoise, make_sampler(name), Schedule(), jnp.ones((1, 1, 1, 1)), 4)
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampling_twice_traces_once(name):
+    traces = []
+
+    @jax.jit
+    def run(latents):
+        def denoise(x, i):
+            traces.append(i)
+            return jnp.tanh(x)
+
+        return sample(denoise, make_sampler(name), Schedule(), latents, 5)
+
+    run(jnp.zeros((1, 2, 2, 4)))
+    run(jnp.ones((1, 2, 2, 4)))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("first", [None, 300, 150])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(set_alpha_to_one=True), *(SAMPLERS[n]() for n in ("euler", "dpmpp_2m", "unipc"))]
+)
+def test_a_network_that_knows_the_picture_gives_it_back(sampler, spacing, first):
+    rng = np.random.default_rng(1)
+    x0, noise = rng.normal(size=(2, 1, 3, 3, 4)).astype(np.float32)
+    schedule = Schedule(timestep_spacing=spacing, prediction_type="v_prediction")
+    plan = sampler.plan(schedule, 3, first)
+    signal, level = jnp.asarray(plan.signal), jnp.asarray(plan.noise)
+
+    def denoise(x, i):
+        return (signal[i] * x - x0) / level[i]
+
+    with jax.disable_jit():
+        result = sample(denoise, sampler, schedule, start_latents(plan, x0, noise), 3, first_timestep=first)
+    np.testing.assert_allclose(result, x0, atol=1e-5)
+
+
+def test_ddim_of_sd15_ends_at_the_noise_of_timestep_zero():
+    x0, noise = np.random.default_rng(1).normal(size=(2, 1, 3, 3, 4)).astype(np.float32)
+    plan = DDIM().plan(Schedule(), 5)
+    with jax.disable_jit():
+        result = sample(lambda x, i: noise, DDIM(), Schedule(), start_latents(plan, x0, noise), 5)
+    np.testing.assert_allclose(result, Schedule().add_noise(x0, noise, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_prediction_types_lead_to_the_same_picture(name):
+    """One network, read as noise, as velocity and as x_0."""
+    latents = np.random.default_rng(2).normal(size=(1, 3, 3, 4)).astype(np.float32)
+    results = []
+    for prediction in PREDICTIONS:
+        schedule = Schedule(prediction_type=prediction)
+        plan = make_sampler(name).plan(schedule, 6)
+        signal, level, t = (jnp.asarray(a) for a in (plan.signal, plan.noise, plan.timesteps))
+
+        def denoise(x, i, prediction=prediction, signal=signal, level=level, t=t):
+            velocity = fake_output(x, t[i], jnp)
+            x0, noise = signal[i] * x - level[i] * velocity, signal[i] * velocity + level[i] * x
+            return {"epsilon": noise, "v_prediction": velocity, "sample": x0}[prediction]
+
+        run = jax.jit(lambda x, denoise=denoise, schedule=schedule: sample(denoise, make_sampler(name), schedule, x, 6))
+        results.append(run(latents))
+    assert relative_l2(results[1], results[0]) <= 2e-5
+    assert relative_l2(results[2], results[0]) <= 2e-5
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_bfloat16_networks_leave_the_latents_in_float32(golden, name):
+    plan = make_sampler(name).plan(Schedule(prediction_type="v_prediction"), 20)
+
+    def denoise(x, i):
+        return fake_output(x.astype(jnp.bfloat16), jnp.asarray(plan.timesteps)[i], jnp).astype(jnp.bfloat16)
+
+    @jax.jit
+    def run(latents):
+        return sample(denoise, make_sampler(name), Schedule(prediction_type="v_prediction"), latents, 20)
+
+    result = run(golden["latents"])
+    assert result.dtype == jnp.float32
+    error = relative_l2(result, golden[f"trajectory/{name}/leading/v_prediction"][-1])
+    assert 1e-5 < error <= 2e-2, "bfloat16 was used, and costs no more than it must"
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_partial_start_places_all_steps_below_it(name, spacing):
+    schedule = Schedule(timestep_spacing=spacing)
+    plan = make_sampler(name).plan(schedule, 8, 300)
+    assert plan.timesteps.shape == (8,)
+    assert 250 <= plan.timesteps[0] <= 300
+    assert np.all(np.diff(plan.timesteps) < 0)
+    # A run from 300 spreads over the 301 levels as a whole run does over 1000.
+    assert np.diff(plan.timesteps).min() >= -300 / 6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_results_do_not_depend_on_the_rest_of_the_batch(golden, name):
+    together = whole_run(name, Schedule(), 8, golden["latents"], 500)
+    alone = whole_run(name, Schedule(), 8, golden["latents"][1:], 500)
+    assert relative_l2(alone[0], together[1]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_coefficients_are_finite_for_every_number_of_steps(name, spacing):
+    for steps in (*range(1, 60), 99, 100, 249, 250, 333, 499):
+        plan = make_sampler(name).plan(Schedule(timestep_spacing=spacing), steps)
+        for leaf in jax.tree.leaves(plan):
+            assert leaf.shape == (steps,)
+            assert leaf.dtype == np.float32
+            assert np.all(np.isfinite(leaf))
+
+
+def test_second_order_solvers_come_closer_to_the_exact_solution():
+    latents = np.random.default_rng(3).normal(size=(1, 3, 3, 4)).astype(np.float32)
+    schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing")
+    exact = whole_run("dpmpp_2m", schedule, 400, latents)
+    error = {
+        name: relative_l2(whole_run(name, schedule, 25, latents), exact) for name in ("euler", "dpmpp_2m", "unipc")
+    }
+    assert error["dpmpp_2m"] < 0.5 * error["euler"]
+    assert error["unipc"] < 0.5 * error["euler"]
+
+
+def test_preview_is_the_prediction_of_the_newest_step(golden):
+    schedule = Schedule(prediction_type="sample")
+    plan = make_sampler("unipc").plan(schedule, 20)
+    carry = stepper("unipc")(plan, begin(golden["latents"]), 0, 1)
+    expected = fake_output(golden["latents"], plan.timesteps[0], np)
+    np.testing.assert_allclose(carry.x0, expected, atol=1e-6)
+
+
+def test_an_unknown_sampler_is_named_with_the_known_ones():
+    with pytest.raises(InputError, match="'plms', expected one of ddim, euler, dpmpp_2m, unipc"):
+        make_sampler("plms")

@@ -1,0 +1,167 @@
+"""Noise levels, conversions and the spacing of timesteps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion.npz"
+SD15_CONFIG = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "beta_schedule"),
+    [("scaled_linear", "scaled_linear"), ("linear", "linear"), ("cosine", "squaredcos_cap_v2")],
+)
+def test_alphas_cumprod_are_diffusers_own(recorded, beta_schedule):
+    expected = np.load(GOLDEN)[f"alphas_cumprod/{recorded}"]
+    actual = Schedule(beta_schedule=beta_schedule).alphas_cumprod
+    assert actual.dtype == np.float32
+    if beta_schedule == "squaredcos_cap_v2":  # libm's cosine may differ by the platform
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_alphas_cumprod_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        Schedule().alphas_cumprod[0] = 1
+
+
+def test_is_a_static_argument_of_jit():
+    traces = []
+
+    def snr(schedule, t):
+        traces.append(t)
+        return schedule.snr(t)
+
+    compiled = jax.jit(snr, static_argnums=0)
+    t = jnp.arange(3)
+    compiled(Schedule(), t)
+    compiled(Schedule(), t)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_every_prediction_type_stands_for_the_same_x0_and_noise(prediction):
+    schedule = Schedule(prediction_type=prediction)
+    x0, noise = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2)).astype(np.float32)
+    t = jnp.asarray([0, 400, 950])
+    x_t = schedule.add_noise(x0, noise, t)
+    output = {"epsilon": noise, "v_prediction": schedule.velocity(x0, noise, t), "sample": x0}[prediction]
+    # Dividing by the signal (0.08 at t = 950) or by the noise (0.03 at t = 0) costs two digits of float32.
+    np.testing.assert_allclose(schedule.to_x0(output, x_t, t), x0, atol=2e-5)
+    np.testing.assert_allclose(schedule.to_epsilon(output, x_t, t), noise, atol=2e-5)
+
+
+def test_one_timestep_for_all_equals_one_each():
+    schedule = Schedule()
+    x0, noise = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2)).astype(np.float32)
+    np.testing.assert_array_equal(schedule.add_noise(x0, noise, 7), schedule.add_noise(x0, noise, jnp.full(3, 7)))
+
+
+def test_noisy_latents_are_float32_whatever_comes_in():
+    half = jnp.ones((1, 2, 2, 1), jnp.bfloat16)
+    assert Schedule().add_noise(half, half, 5).dtype == jnp.float32
+    assert Schedule().to_x0(half, half, 5).dtype == jnp.float32
+
+
+def test_sigmas_and_snr_describe_the_same_levels():
+    schedule = Schedule()
+    np.testing.assert_allclose(schedule.snr(jnp.arange(1000)), schedule.sigmas**-2, rtol=1e-6)
+    assert np.all(np.diff(schedule.sigmas) > 0)
+
+
+SPACING = st.builds(
+    lambda spacing, offset: Schedule(timestep_spacing=spacing, steps_offset=offset),
+    st.sampled_from(["leading", "trailing", "linspace"]),
+    st.integers(0, 1),
+)
+
+
+@given(SPACING, st.integers(1, 120), st.one_of(st.none(), st.integers(0, 999)), st.booleans())
+@settings(deadline=None)
+def test_timesteps_fall_and_stay_in_range_or_the_run_is_refused(schedule, steps, first, open_end):
+    try:
+        timesteps = schedule.spaced_timesteps(steps, first, open_end=open_end)
+    except InputError as error:
+        assert steps >= (999 if first is None else first) / 2, "half as many steps as timesteps always fit"
+        assert str(steps) in str(error)  # noqa: PT017
+        return
+    assert timesteps.shape == (steps,)
+    assert np.all(np.diff(timesteps) < 0)
+    assert timesteps[-1] >= 0
+    assert timesteps[0] <= (999 if first is None else first)
+    if schedule.timestep_spacing == "trailing" or (schedule.timestep_spacing == "linspace" and steps > 1):
+        assert timesteps[0] == (999 if first is None else first)
+
+
+@given(SPACING, st.integers(1, 120), st.booleans())
+@settings(deadline=None)
+def test_the_last_timestep_as_the_first_is_the_whole_schedule(schedule, steps, open_end):
+    np.testing.assert_array_equal(
+        schedule.spaced_timesteps(steps, 999, open_end=open_end), schedule.spaced_timesteps(steps, open_end=open_end)
+    )
+
+
+@pytest.mark.parametrize(("steps", "first"), [(0, None), (-1, None), (2000, None), (5, -1), (5, 1000), (12, 10)])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_impossible_runs_are_refused_in_one_sentence(steps, first, spacing):
+    with pytest.raises(InputError, match="expected") as caught:
+        Schedule(timestep_spacing=spacing).spaced_timesteps(steps, first)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "field", [{"prediction_type": "eps"}, {"beta_schedule": "quadratic"}, {"timestep_spacing": ""}, {"beta_end": 1.0}]
+)
+def test_unknown_settings_are_refused_by_name(field):
+    with pytest.raises(InputError, match=next(iter(field))):
+        Schedule(**field)
+
+
+def test_sd15s_config_file_is_the_default_schedule():
+    assert Schedule.from_diffusers(SD15_CONFIG) == Schedule()
+
+
+def test_absent_fields_take_the_defaults_of_their_class():
+    euler = Schedule.from_diffusers({"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction"})
+    assert euler == Schedule(
+        beta_start=0.0001,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        timestep_spacing="linspace",
+        steps_offset=0,
+    )
+
+
+@pytest.mark.parametrize("field", ["rescale_betas_zero_snr", "use_karras_sigmas", "thresholding", "clip_sample"])
+def test_a_config_that_asks_for_more_is_refused(field):
+    with pytest.raises(InputError, match=field):
+        Schedule.from_diffusers(SD15_CONFIG | {field: True})
+
+
+def test_other_lengths_of_schedule():
+    schedule = replace(Schedule(), num_train_timesteps=50)
+    assert schedule.alphas_cumprod.shape == (50,)
+    np.testing.assert_array_equal(schedule.spaced_timesteps(5), [41, 31, 21, 11, 1])
