@@ -140,6 +140,12 @@ def test_network_is_called_once_a_step_in_order(name):
     assert seen == [0, 1, 2, 3]
 
 
+def test_a_whole_run_is_one_scan():
+    run = partial(sample, lambda x, i: jnp.tanh(x), DDIM(), Schedule(), num_steps=7)
+    loops = [e for e in jax.make_jaxpr(run)(jnp.zeros((1, 2, 2, 4))).eqns if e.primitive.name in ("scan", "while")]
+    assert [(loop.primitive.name, loop.params["length"]) for loop in loops] == [("scan", 7)]
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampling_twice_traces_once(name):
     traces = []
