@@ -20,7 +20,7 @@ from cassr_jax.errors import InputError
 
 MAX_INPUT_PIXELS = 2**26  # 67 million; read from the header, before a byte of the picture is decoded
 MAX_OUTPUT_PIXELS = 2**28  # 268 million: 3.2 GB as float32 RGB
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 """What Pillow may open. Not all it can: its EPS reader starts another program, others guess without a signature."""
 
 OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

@@ -1,16 +1,18 @@
 """Planes larger than the network's field: cut into overlapping tiles, merged with Gaussian weights.
 
 The plan is made of Python integers only, so that under `jit` it is static, and gathering and merging are plain indexing
-with constant indices. As in MultiDiffusion (arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015).
+with constant indices, on JAX or NumPy arrays alike (whichever is given is what comes back). As in MultiDiffusion
+(arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.errors import InputError
+
+Array = Any  # np.ndarray or jax.Array
 
 GAUSSIAN_VARIANCE = 0.01  # of the window, in tiles squared
 
@@ -74,15 +76,15 @@ def gaussian_weights(tile: int) -> np.ndarray:
     return np.exp(-(position**2) / (2 * GAUSSIAN_VARIANCE)).astype(np.float32)
 
 
-def gather(x: jax.Array, tiles: Tiles) -> jax.Array:
+def gather(x: Array, tiles: Tiles) -> Array:
     """Cuts (B, H, W, C) into (B * N, t, t, C), N tiles of the first picture first; a small plane repeats its border."""
     rows = np.minimum(np.add.outer(tiles.tops, np.arange(tiles.tile)), tiles.height - 1)  # (Ny, t)
     columns = np.minimum(np.add.outer(tiles.lefts, np.arange(tiles.tile)), tiles.width - 1)  # (Nx, t)
-    cut = jnp.asarray(x)[:, rows][:, :, :, columns]  # (B, Ny, t, Nx, t, C)
+    cut = x[:, rows][:, :, :, columns]  # (B, Ny, t, Nx, t, C)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, tiles.tile, tiles.tile, x.shape[-1])
 
 
-def merge(x: jax.Array, tiles: Tiles, weights: np.ndarray | None = None) -> jax.Array:
+def merge(x: Array, tiles: Tiles, weights: np.ndarray | None = None) -> Array:
     """The weighted mean of (B * N, t, t, C) where tiles overlap: (B, H, W, C), of the tiles' dtype.
 
     Weights are normalised along each axis on its own (the grid is a product of rows and columns), and each result
@@ -95,7 +97,7 @@ def merge(x: jax.Array, tiles: Tiles, weights: np.ndarray | None = None) -> jax.
     """
     window = gaussian_weights(tiles.tile) if weights is None else np.asarray(weights, np.float32)
     t = tiles.tile
-    grid = x.reshape(-1, len(tiles.tops), len(tiles.lefts), t, t, x.shape[-1]).astype(jnp.float32)
+    grid = x.reshape(-1, len(tiles.tops), len(tiles.lefts), t, t, x.shape[-1]).astype(np.float32)
     lines = _overlap_mean(grid.transpose(0, 1, 3, 2, 4, 5), tiles.tops, tiles.height, window)  # (B, H, Nx, t, C)
     merged = _overlap_mean(lines.transpose(0, 2, 3, 1, 4), tiles.lefts, tiles.width, window)  # (B, W, H, C)
     return merged.transpose(0, 2, 1, 3).astype(x.dtype)
@@ -118,12 +120,12 @@ def _starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
     return (*range(0, size - tile, tile - overlap), size - tile)
 
 
-def _overlap_mean(x: jax.Array, starts: tuple[int, ...], size: int, window: np.ndarray) -> jax.Array:
+def _overlap_mean(x: Array, starts: tuple[int, ...], size: int, window: np.ndarray) -> Array:
     """(B, N, t, ...) -> (B, size, ...), the weighted mean over the tiles that cover each position."""
     share = axis_weights(starts, size, window)
     tile = len(window)
     covering = [[n for n, start in enumerate(starts) if start <= p < start + tile] for p in range(size)]
-    merged = jnp.zeros((x.shape[0], size, *x.shape[3:]), jnp.float32)
+    merged = x.__array_namespace__().zeros((x.shape[0], size, *x.shape[3:]), np.float32)
     for k in range(max(map(len, covering))):
         # The k-th tile over each position; where there are fewer, the first once more with weight 0.
         index = np.array([tiles[k] if k < len(tiles) else tiles[0] for tiles in covering])
