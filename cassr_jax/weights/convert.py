@@ -5,24 +5,31 @@ the module at that path calls it (`kernel`, `scale`, `embedding`), and kernels a
 module's own parameter shapes say.
 """
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.models.parameters import Params, Shapes
+from cassr_jax.models.parameters import Shapes
 
 _FLAX_NAMES = ("kernel", "scale", "embedding")
+
+Shape = tuple[int, ...]
+
+
+class HasShape(Protocol):
+    """An array, or a tensor that still lies in its file."""
+
+    @property
+    def shape(self) -> Shape: ...
 
 
 def torch_name(name: str) -> str:
     """`conv_in.kernel` -> `conv_in.weight`; biases and bare parameters keep their name."""
     path, _, last = name.rpartition(".")
     return f"{path}.weight" if last in _FLAX_NAMES else name
-
-
-def _is_kernel(name: str) -> bool:
-    return name.endswith(".kernel")
 
 
 def to_flax(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
@@ -41,42 +48,44 @@ def to_flax(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def to_torch(name: str, array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_flax` for the module's own form: HWIO -> OIHW, (in, out) -> (out, in)."""
+    """The inverse of `to_flax` for the module's own form: HWIO -> OIHW, (in, out) -> (out, in). A view."""
     if not _is_kernel(name):
         return array
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def from_torch(state: Mapping[str, np.ndarray], shapes: Shapes, *, source: str = "checkpoint") -> Params:
+def from_torch(state: Mapping[str, np.ndarray], shapes: Shapes, *, source: str = "checkpoint") -> dict[str, np.ndarray]:
     """Parameters for a module of these `shapes` from a torch state dict, as NumPy views in the module's layout.
 
     Raises `InputError` listing every missing, unexpected and wrongly shaped tensor; nothing is loaded by halves.
     """
-    wanted = {torch_name(name): name for name in shapes}
-    missing = [
-        f"missing     {theirs}, expected {_theirs_shape(ours, shapes[ours].shape)}"
-        for theirs, ours in wanted.items()
-        if theirs not in state
+    names = match_torch(state, shapes, source=source)
+    return {name: to_flax(name, state[theirs], len(shapes[name].shape)) for name, theirs in names.items()}
+
+
+def match_torch(found: Mapping[str, HasShape], shapes: Shapes, *, source: str) -> dict[str, str]:
+    """For every parameter of a module the name of its tensor in a torch state dict; no tensor is read.
+
+    Raises `InputError` listing every missing, unexpected and wrongly shaped tensor.
+    """
+    names = {name: torch_name(name) for name in shapes}
+    expected = {theirs: _torch_shape(name, shapes[name].shape) for name, theirs in names.items()}
+    check_tensors({name: found[name].shape for name in found}, expected, source=source)
+    return names
+
+
+def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, source: str) -> None:
+    """Raise `InputError` listing all differences of two sets of named shapes; a matrix equals its 1x1 convolution."""
+    lines = [f"missing     {name}, expected {shape}" for name, shape in expected.items() if name not in found]
+    lines += [
+        f"wrong shape {name}, found {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and _plain(found[name]) != _plain(shape)
     ]
-    extra = [f"unexpected  {name}, found {tuple(state[name].shape)}" for name in state if name not in wanted]
-    wrong, params = [], {}
-    for theirs, ours in wanted.items():
-        if theirs not in state:
-            continue
-        array = to_flax(ours, state[theirs], len(shapes[ours].shape))
-        if array.shape != shapes[ours].shape:
-            expected = _theirs_shape(ours, shapes[ours].shape)
-            wrong.append(f"wrong shape {theirs}, found {tuple(state[theirs].shape)}, expected {expected}")
-        params[ours] = array
-    if missing or extra or wrong:
-        raise InputError(_report(source, missing + wrong + extra))
-    return params
-
-
-def from_torch_names(names: Iterable[str], shapes: Shapes) -> dict[str, str]:
-    """Which parameter each torch name belongs to, for the names that belong to one."""
-    wanted = {torch_name(name): name for name in shapes}
-    return {name: wanted[name] for name in names if name in wanted}
+    lines += [f"unexpected  {name}, found {shape}" for name, shape in found.items() if name not in expected]
+    if lines:
+        count = f"{len(lines)} tensors do" if len(lines) > 1 else "1 tensor does"
+        raise InputError(f"{source}: {count} not fit the model\n  " + "\n  ".join(lines))
 
 
 def to_torch_state(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -84,11 +93,19 @@ def to_torch_state(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {torch_name(name): np.ascontiguousarray(to_torch(name, np.asarray(value))) for name, value in params.items()}
 
 
-def _theirs_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def element_count(shapes: Iterable[Shape]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _is_kernel(name: str) -> bool:
+    return name.endswith(".kernel")
+
+
+def _torch_shape(name: str, shape: Shape) -> Shape:
     if not _is_kernel(name):
         return shape
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
-def _report(source: str, lines: list[str]) -> str:
-    return f"{source}: {len(lines)} tensors do not fit the model\n  " + "\n  ".join(lines)
+def _plain(shape: Shape) -> Shape:
+    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape

@@ -1,0 +1,274 @@
+"""config.json of every network, as diffusers and transformers write it, to this program's configs and back.
+
+Fields that name a width are read; fields that would change the network are accepted only with the value that is built
+here; all others (sample sizes, versions, dropouts) are ignored.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cassr_jax.errors import InputError
+from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+
+
+@dataclass(frozen=True)
+class AttachedConfig:
+    """The config of a network that takes its widths from the U-Net to which it is attached."""
+
+    unet: UNetConfig
+    own: ControlNetConfig | SCEditConfig
+
+
+Config = VAEConfig | UNetConfig | CLIPTextConfig | LearnedContextConfig | AttachedConfig
+Json = dict[str, Any]
+
+_VERSION = "0.39.0"  # of diffusers, whose files these are
+
+# What diffusers' networks can be and ours are not; the values are diffusers' own defaults, so an absent field is fine.
+_ENCODER_FIXED: Json = {
+    "act_fn": "silu",
+    "addition_embed_type": None,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-5,
+    "num_attention_heads": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "projection_class_embeddings_input_dim": None,
+    "resnet_time_scale_shift": "default",
+    "transformer_layers_per_block": 1,
+    "use_linear_projection": False,
+}
+_UNET_FIXED: Json = {
+    **_ENCODER_FIXED,
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embeddings_concat": False,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "dual_cross_attention": False,
+    "mid_block_only_cross_attention": None,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+}
+_CONTROLNET_FIXED: Json = {
+    **_ENCODER_FIXED,
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+_VAE_FIXED: Json = {
+    "act_fn": "silu",
+    "latents_mean": None,
+    "latents_std": None,
+    "shift_factor": None,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
+
+
+def write_config(kind: str, config: Config) -> Json:
+    """The contents of config.json."""
+    match kind, config:
+        case "vae", VAEConfig():
+            n = len(config.block_out_channels)
+            blocks = {"down_block_types": ["DownEncoderBlock2D"] * n, "up_block_types": ["UpDecoderBlock2D"] * n}
+            return _head("AutoencoderKL") | _VAE_FIXED | blocks | _fields(config)
+        case "unet", UNetConfig():
+            return _head("UNet2DConditionModel") | _UNET_FIXED | _fields(config)
+        case "controlnet", AttachedConfig(unet, ControlNetConfig() as own):
+            widths = _fields(unet)
+            del widths["out_channels"], widths["up_block_types"]  # a ControlNet ends in the middle
+            return _head("ControlNetModel") | _CONTROLNET_FIXED | widths | _fields(own)
+        case "scedit", AttachedConfig(unet, SCEditConfig() as own):
+            return {"_class_name": "CSCTuner"} | _fields(unet) | _fields(own)
+        case "multiple_attention", UNetConfig():
+            return {"_class_name": "MultipleAttention"} | _fields(config)
+        case "text_encoder", CLIPTextConfig():
+            return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"} | _fields(config)
+        case "text_encoder", LearnedContextConfig():
+            return {"_class_name": "LearnedContext"} | _fields(config)
+    raise TypeError(f"{type(config).__name__} is not the config of a {kind}")
+
+
+def read_config(kind: str, path: Path) -> Config:
+    """The config of a network from its config.json.
+
+    Raises:
+        InputError: the file is absent or damaged, lacks a width, or describes a network that is not built here.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); the config of the {kind} is expected") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; the config of the {kind} as JSON is expected") from error
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: holds a {type(data).__name__}, a JSON object is expected")
+    return parse_config(kind, data, str(path))
+
+
+def parse_config(kind: str, data: Mapping[str, Any], what: str) -> Config:
+    """`read_config` of what config.json contains; `what` names it in messages."""
+    _check_class(kind, data, what)
+    try:
+        return _PARSERS[kind](_Fields(data, what))
+    except InputError:
+        raise
+    except ValueError as error:  # the configs' own checks of their widths
+        raise InputError(f"{what}: {error}") from error
+
+
+class _Fields:
+    """Fields of one config.json, checked as they are taken."""
+
+    def __init__(self, data: Mapping[str, Any], what: str):
+        self.data, self.what = data, what
+
+    def fixed(self, values: Json) -> None:
+        for name, value in values.items():
+            found = _single(self.data.get(name, value))
+            if found != value:
+                raise InputError(f"{self.what}: {name} is {found!r}; only {value!r} is supported")
+
+    def take(self, cls: type, **optional: Any) -> dict[str, Any]:
+        """Values for the fields of the dataclass `cls`; those in `optional` have a default."""
+        result = {}
+        for field in dataclasses.fields(cls):
+            if field.name not in self.data and field.name in optional:
+                result[field.name] = optional[field.name]
+                continue
+            if field.name not in self.data:
+                raise InputError(f"{self.what}: {field.name} is missing")
+            result[field.name] = self._typed(field.name, self.data[field.name], field.default)
+        return result
+
+    def _typed(self, name: str, value: Any, like: Any) -> Any:
+        if isinstance(like, tuple):
+            if isinstance(value, list) and value and all(_is(entry, like[0]) for entry in value):
+                return tuple(value)
+            raise InputError(f"{self.what}: {name} is {value!r}, expected a list like {list(like)}")
+        value = _single(value)
+        if not _is(value, like):
+            raise InputError(
+                f"{self.what}: {name} is {value!r}, expected a value like {like!r}, the same for all blocks"
+            )
+        return type(like)(value)
+
+
+def _is(value: Any, like: Any) -> bool:
+    if isinstance(like, bool | str):
+        return type(value) is type(like)
+    if type(value) is float and isinstance(like, float):
+        return value > 0
+    return type(value) is int and 0 < value < 2**31
+
+
+def _single(value: Any) -> Any:
+    """A list that says the same for every block says it once."""
+    if isinstance(value, list) and value and all(entry == value[0] for entry in value):
+        return value[0]
+    return value
+
+
+def _vae(fields: _Fields) -> VAEConfig:
+    fields.fixed(_VAE_FIXED)
+    config = VAEConfig(
+        **fields.take(VAEConfig, norm_num_groups=32, scaling_factor=0.18215, mid_block_add_attention=True)
+    )
+    for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        expected = [kind] * len(config.block_out_channels)
+        if list(fields.data.get(name, expected)) != expected:
+            raise InputError(f"{fields.what}: {name} is {fields.data[name]}, expected {expected}")
+    return config
+
+
+def _unet(fields: _Fields) -> UNetConfig:
+    fields.fixed(_UNET_FIXED)
+    return UNetConfig(**fields.take(UNetConfig, norm_num_groups=32))
+
+
+def _controlnet(fields: _Fields) -> AttachedConfig:
+    fields.fixed(_CONTROLNET_FIXED)
+    own = ControlNetConfig(**fields.take(ControlNetConfig, conditioning_channels=3))
+    mirrored = {"out_channels": fields.data.get("in_channels"), "up_block_types": ()}
+    values = fields.take(UNetConfig, norm_num_groups=32, **mirrored)
+    values["up_block_types"] = tuple(kind.replace("Down", "Up") for kind in reversed(values["down_block_types"]))
+    return AttachedConfig(UNetConfig(**values), own)
+
+
+def _scedit(fields: _Fields) -> AttachedConfig:
+    return AttachedConfig(UNetConfig(**fields.take(UNetConfig)), SCEditConfig(**fields.take(SCEditConfig)))
+
+
+def _multiple_attention(fields: _Fields) -> UNetConfig:
+    return UNetConfig(**fields.take(UNetConfig))
+
+
+def _text_encoder(fields: _Fields) -> CLIPTextConfig | LearnedContextConfig:
+    if fields.data.get("_class_name") == "LearnedContext":
+        return LearnedContextConfig(**fields.take(LearnedContextConfig))
+    defaults = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+    config = CLIPTextConfig(**fields.take(CLIPTextConfig, **defaults))
+    if config.hidden_act not in ACTIVATIONS:
+        raise InputError(f"{fields.what}: hidden_act is {config.hidden_act!r}, expected one of {sorted(ACTIVATIONS)}")
+    return config
+
+
+_PARSERS: Mapping[str, Callable[[_Fields], Config]] = {
+    "vae": _vae,
+    "unet": _unet,
+    "text_encoder": _text_encoder,
+    "controlnet": _controlnet,
+    "scedit": _scedit,
+    "multiple_attention": _multiple_attention,
+}
+_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "vae": ("AutoencoderKL", "FlaxAutoencoderKL"),
+    "unet": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
+    "text_encoder": ("CLIPTextModel", "FlaxCLIPTextModel", "CLIPModel", "LearnedContext"),
+    "controlnet": ("ControlNetModel", "FlaxControlNetModel"),
+    "scedit": ("CSCTuner",),
+    "multiple_attention": ("MultipleAttention",),
+}
+
+
+def _check_class(kind: str, data: Mapping[str, Any], what: str) -> None:
+    names = data.get("_class_name") or data.get("architectures")
+    if names is None:
+        return
+    names = names if isinstance(names, list) else [names]
+    if not any(name in _CLASSES[kind] for name in names):
+        raise InputError(f"{what}: describes a {', '.join(map(str, names))}, expected a {_CLASSES[kind][0]}")
+
+
+def _head(name: str) -> Json:
+    return {"_class_name": name, "_diffusers_version": _VERSION}
+
+
+def _fields(config: Any) -> Json:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}

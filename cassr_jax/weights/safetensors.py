@@ -1,0 +1,125 @@
+"""The safetensors format, read and written one tensor at a time.
+
+A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype, shape and offsets of every tensor)
+and the data. `safetensors.numpy` knows no bfloat16 and writes from one copy of everything, hence our own.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from cassr_jax.errors import InputError
+
+_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that lies in a file until it is read."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self) -> np.ndarray:
+        """A fresh array; reading (not mapping) the file keeps its pages out of this process's memory."""
+        count = math.prod(self.shape)
+        array = np.fromfile(self.path, self.dtype, count, offset=self.offset)
+        if array.size != count:
+            raise InputError(f"{self.path}: the file became shorter while it was read")
+        return array.reshape(self.shape)
+
+
+def read_safetensors(path: Path | str) -> dict[str, StoredTensor]:
+    """The tensors of a file by name, none of them read yet.
+
+    Raises:
+        InputError: the file is absent, cut short or damaged, or holds a type that is not known here. Everything the
+            header says is checked against the size of the file before memory is taken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; weights as safetensors are expected")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            raise InputError(f"{path}: cut short or not safetensors; its header claims {length} of {size} bytes")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: its header is not JSON; safetensors is expected") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: its header is not a JSON object; safetensors is expected")
+    start = 8 + length
+    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor:
+    match entry:
+        case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(first), int(last)]}:
+            pass
+        case _:
+            raise InputError(f"{path}: the header's entry for {name} is damaged")
+    if code not in _DTYPES:
+        raise InputError(f"{path}: {name} has the type {code}, expected one of {', '.join(_DTYPES)}")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise InputError(f"{path}: {name} has the impossible shape {shape}")
+    expected = math.prod(shape) * _DTYPES[code].itemsize
+    if first < 0 or last - first != expected:
+        raise InputError(f"{path}: {name} {code} {tuple(shape)} needs {expected} bytes, its entry has {last - first}")
+    if start + last > size:
+        raise InputError(f"{path}: cut short; {name} ends at byte {start + last} of {size}")
+    return StoredTensor(path, start + first, tuple(shape), _DTYPES[code])
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
+) -> None:
+    """Write tensors of these shapes and types, asking for one after the other; the file appears only when complete."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    offset = 0
+    for name, (shape, dtype) in shapes.items():
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # readers that map the file want the data aligned
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
+        try:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name, (shape, dtype) in shapes.items():
+                array = np.ascontiguousarray(read(name), dtype)
+                if array.shape != shape:
+                    raise ValueError(f"{name} is {array.shape}, {shape} was announced")
+                file.write(array.reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

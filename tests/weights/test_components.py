@@ -1,0 +1,51 @@
+"""Every network goes to a folder and comes back the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+from cassr_jax.weights.components import component_shapes, read_component, write_component
+from cassr_jax.weights.configs import AttachedConfig
+
+UNET = UNetConfig(
+    block_out_channels=(8, 16, 16, 16),
+    cross_attention_dim=12,
+    norm_num_groups=4,
+    attention_head_dim=2,
+    layers_per_block=1,
+)
+CONFIGS = [
+    ("vae", VAEConfig(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, scaling_factor=0.13025)),
+    ("unet", UNET),
+    (
+        "text_encoder",
+        CLIPTextConfig(vocab_size=30, hidden_size=12, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2),
+    ),
+    ("text_encoder", LearnedContextConfig(num_contexts=2, num_tokens=3, hidden_size=12)),
+    ("controlnet", AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=(4, 4, 8, 8)))),
+    ("scedit", AttachedConfig(UNET, SCEditConfig(hint_channels=(4, 4, 8, 8), ratio=0.5, control_scale=0.7))),
+    ("multiple_attention", UNET),
+]
+
+
+@pytest.mark.parametrize(("kind", "config"), CONFIGS, ids=[f"{k}-{type(c).__name__}" for k, c in CONFIGS])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float16])
+def test_round_trip(tmp_path, kind, config, dtype):
+    rng = np.random.default_rng(0)
+    shapes = component_shapes(kind, config)
+    params = {name: rng.normal(size=shape.shape).astype(np.float32) for name, shape in shapes.items()}
+    write_component(tmp_path, kind, config, params, dtype=dtype)
+    read_config, read = read_component(tmp_path, kind)
+    assert read_config == config
+    assert list(read) == list(params)
+    for name, value in params.items():
+        assert isinstance(read[name], jax.Array)
+        assert read[name].dtype == (dtype or np.float32)
+        np.testing.assert_array_equal(read[name], value.astype(dtype or np.float32))
+    assert not list(tmp_path.glob("*.tmp"))
