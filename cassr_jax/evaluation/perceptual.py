@@ -5,7 +5,7 @@ the linear heads. DISTS: Ding et al. 2020, "Image Quality Assessment: Unifying S
 The widths of the backbones are those of the weights (`cassr_jax.evaluation.weights`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ Params = Mapping[str, jax.Array]
 
 _VGG_BLOCKS = (2, 2, 3, 3, 3)  # convolutions between two poolings
 # ImageNet's mean and standard deviation for images in [0, 1], and for LPIPS's [-1, 1] as its authors rounded them.
-_MEAN, _STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
-_LPIPS_SHIFT, _LPIPS_SCALE = np.float32([-0.030, -0.088, -0.188]), np.float32([0.458, 0.448, 0.450])
+_MEAN, _STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
+_LPIPS_SHIFT, _LPIPS_SCALE = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], np.float32)
 
 
 def lpips(
@@ -75,17 +75,19 @@ def features(
 ) -> list[jax.Array]:
     """The five layers that LPIPS compares, (B, h, w, C) each, of normalised images (B, H, W, 3)."""
     if net == "vgg16":
-        return _vgg(params, x, lambda y: _max_pool(y, 2), precision)
+        return _vgg(params, x, _max_pool_2, precision)
     result = []
     for i, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
         if i in (1, 2):
-            x = _max_pool(x, 3)
+            x = _max_pool_3(x)
         x = _conv(params, i, x, stride, padding, precision)
         result.append(x)
     return result
 
 
-def _vgg(params: Params, x: jax.Array, pool, precision: lax.PrecisionLike) -> list[jax.Array]:
+def _vgg(
+    params: Params, x: jax.Array, pool: Callable[[jax.Array], jax.Array], precision: lax.PrecisionLike
+) -> list[jax.Array]:
     result, layer = [], 0
     for block, count in enumerate(_VGG_BLOCKS):
         if block:
@@ -113,8 +115,14 @@ def _conv(params: Params, i: int, x: jax.Array, stride: int, padding: int, preci
     return jax.nn.relu(y + params[f"conv.{i}.bias"])
 
 
-def _max_pool(x: jax.Array, window: int) -> jax.Array:
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, 2, 2, 1), "VALID")
+def _max_pool_3(x: jax.Array) -> jax.Array:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+
+def _max_pool_2(x: jax.Array) -> jax.Array:
+    # A tenth faster to differentiate, over the whole of VGG16 on a CPU, than a reduce_window.
+    b, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
 def _l2_pool(x: jax.Array) -> jax.Array:

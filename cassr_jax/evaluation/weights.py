@@ -75,32 +75,33 @@ def read_numpy_pickle(path: Path) -> dict[str, Any]:
     tree = read_pickle(data, str(path), calls)  # pyright: ignore[reportArgumentType]
     if not isinstance(tree, dict):
         raise InputError(f"{path}: it holds a {type(tree).__name__}; a dictionary of arrays is expected")
-    return _plain(tree, str(path), depth=0)
+    return _plain(tree, str(path), set())
 
 
 class _Dtype(Built):
     def __init__(self, code: str, *_: Any):
-        self.code = code
+        self.code = code if isinstance(code, str) else ""
 
 
 class _Array(Built):
     def __init__(self, kind: Global, *_: Any):
         if kind != Global("numpy.ndarray"):
-            raise TypeError(f"an array of the kind {kind} is unknown")
+            raise TypeError("an array's kind is not numpy.ndarray")
 
 
-def _plain(node: Any, what: str, depth: int) -> Any:
-    if isinstance(node, dict) and depth < 8 and all(isinstance(name, str) for name in node):
-        return {name: _plain(value, what, depth + 1) for name, value in node.items()}
+def _plain(node: Any, what: str, seen: set[int]) -> Any:
+    if isinstance(node, dict) and id(node) not in seen and len(seen) < 100:  # a dictionary in itself has no end
+        seen.add(id(node))
+        return {str(name): _plain(value, what, seen) for name, value in node.items()}
     if not isinstance(node, _Array):
         raise InputError(f"{what}: it holds a {type(node).__name__}; only dictionaries of arrays are read")
     try:
         _, shape, dtype, fortran, data = node.state
         if dtype.code not in _DTYPES or dtype.state[1] not in "<=" or not isinstance(data, bytes):
-            raise TypeError(f"elements of the kind {dtype.state[1]}{dtype.code}")
+            raise TypeError("little-endian floats are expected")
         flat = np.frombuffer(data, np.dtype("<" + dtype.code))
         return flat.reshape(shape, order="F" if fortran else "C").astype(np.float32, copy=False)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"{what}: an array in it is damaged or of an unknown kind ({error})") from error
 
 

@@ -63,6 +63,7 @@ def read_pickle(
         return InputError(f"{what}: its pickle asks for {request}; only plain data and arrays are read")
 
     try:
+        argument: Any
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name in _LITERALS:
@@ -96,11 +97,16 @@ def read_pickle(
                 items = pop_to_mark()
                 if not isinstance(stack[-1], dict):
                     raise refuse("an item in something other than a dictionary")
+                # Other keys need hashing, which for nested tuples of a few bytes can take for ever.
+                if not all(isinstance(key, str | int) for key in items[::2]):
+                    raise refuse("a dictionary's key that is neither text nor a number")
                 stack[-1].update(zip(items[::2], items[1::2], strict=True))
             elif name == "GLOBAL":
                 stack.append(Global(argument.replace(" ", ".")))
             elif name == "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
+                if not (isinstance(attribute, str) and isinstance(module, str)):
+                    raise refuse("a global without a name")
                 stack.append(Global(f"{module}.{attribute}"))
             elif name == "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
@@ -123,6 +129,6 @@ def read_pickle(
                 raise refuse(f"the instruction {name}")
     except InputError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, UnicodeError) as error:
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise InputError(f"{what}: its pickle is damaged ({error})") from error
     raise InputError(f"{what}: its pickle has no end")

@@ -32,7 +32,7 @@ _DTYPES: dict[str, np.dtype] = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_PICKLE = 64 * 2**20  # bytes; that of Stable Diffusion's 1,100 tensors takes 0.3 MB
-_MAX_DEPTH = 8
+_MAX_DEPTH, _MAX_DIMENSIONS, _MAX_ENTRIES = 8, 16, 10**6
 
 Storage = tuple[str, str, int]  # (key, name of its type, number of elements)
 
@@ -47,7 +47,7 @@ class _Tensor:
 _CALLS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _Tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "collections.OrderedDict": lambda *items: dict(*items),
+    "collections.OrderedDict": lambda: {},
 }
 
 
@@ -123,10 +123,10 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
         if kinds.setdefault(key, (kind, count)) != (kind, count):
             raise InputError(f"{what}: the storage {key} is used as two types")
     keys = read_pickle(data, what, {})
-    if not isinstance(keys, list) or not set(kinds) <= set(map(str, keys)):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or not set(kinds) <= set(keys):
         raise InputError(f"{what}: its list of storages lacks some that its tensors use")
     buffers: dict[str, np.ndarray] = {}
-    for key in map(str, keys):
+    for key in keys:
         if key not in kinds:
             raise InputError(f"{what}: the storage {key} belongs to no tensor")
         kind, count = kinds[key]
@@ -141,7 +141,7 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
 def _persistent(identity: Any) -> Storage:
     tag, kind, key, _, count, *view = identity
     if tag != "storage" or not isinstance(kind, Global) or kind.name not in _DTYPES:
-        raise InputError(f"a storage of the kind {getattr(kind, 'name', kind)} is unknown")
+        raise ValueError(f"a storage of the kind {getattr(kind, 'name', type(kind).__name__)} is unknown")
     if not isinstance(key, str) or not _is_size(count) or any(part is not None for part in view):
         raise ValueError("a storage is described wrongly")
     return key, kind.name, count
@@ -156,30 +156,31 @@ def _flatten(tree: Any, what: str) -> dict[str, _Tensor]:
         raise InputError(f"{what}: it holds a {type(tree).__name__}; a dictionary of tensors is expected")
     result: dict[str, _Tensor] = {}
     pending: list[tuple[str, Any, int]] = [("", tree, 0)]
+    entries = 0
     while pending:
         prefix, node, depth = pending.pop()
+        entries += 1 + len(node)
+        if depth > _MAX_DEPTH or entries > _MAX_ENTRIES:
+            raise InputError(f"{what}: more than {_MAX_DEPTH} dictionaries deep or {_MAX_ENTRIES} entries large")
         for key, value in node.items():
             name = f"{prefix}{key}"
             if isinstance(value, _Tensor):
                 result[name] = value
             elif isinstance(value, dict):
-                if depth == _MAX_DEPTH or len(result) + len(pending) > 10**6:
-                    raise InputError(f"{what}: its dictionaries are nested more than {_MAX_DEPTH} deep")
                 pending.append((f"{name}.", value, depth + 1))
     return result
 
 
 def _view(tensor: _Tensor, buffers: Mapping[str, np.ndarray], name: str, what: str) -> np.ndarray:
     buffer, offset, shape, strides = buffers[tensor.storage[0]], tensor.offset, tensor.shape, tensor.strides
-    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
+    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= _MAX_DIMENSIONS):
         raise InputError(f"{what}: the shape of {name} is damaged")
     if not all(map(_is_size, (offset, *shape, *strides))):
-        raise InputError(f"{what}: the shape {shape} with strides {strides} of {name} is impossible")
-    empty = 0 in shape
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if not empty and (last >= buffer.size or prod(shape) > buffer.size):
-        raise InputError(f"{what}: {name} {shape} reaches beyond its storage of {buffer.size} elements")
-    if empty:
+        raise InputError(f"{what}: the shape of {name} is damaged")
+    if 0 in shape and prod(size for size in shape if size) < 2**32:
         return np.zeros(shape, buffer.dtype)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if last >= buffer.size or prod(shape) > buffer.size:
+        raise InputError(f"{what}: {name} {shape} reaches beyond its storage of {buffer.size} elements")
     bytes_ = tuple(stride * buffer.itemsize for stride in strides)
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(buffer[offset:], shape, bytes_, writeable=False))
+    return np.asarray(np.lib.stride_tricks.as_strided(buffer[offset:], shape, bytes_, writeable=False), order="C")
