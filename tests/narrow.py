@@ -1,0 +1,156 @@
+"""Narrow Stable Diffusion networks with random weights, their inputs, and what this package's classes make of them.
+
+`tests.references` has the same cases in torch diffusers; names of weights and outputs agree, so that a test compares
+two mappings. Nothing here needs torch.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
+from cassr_jax.models.parameters import Params, Shapes, abstract, merge
+from cassr_jax.models.unet import UNet, UNetConfig
+from cassr_jax.models.vae import AutoencoderKL, VAEConfig
+from cassr_jax.weights.convert import from_torch, torch_name
+from tests.random_weights import random_state_dict
+
+M = TypeVar("M", bound=nnx.Module)
+Arrays = dict[str, np.ndarray]
+
+UNETS = {
+    # Stable Diffusion's order of blocks: attention everywhere but at the deepest level.
+    "deepest_plain": UNetConfig(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(32, 64),
+        attention_head_dim=4,
+        cross_attention_dim=24,
+        norm_num_groups=16,
+    ),
+    # The small cascade's order: attention where it is cheap, none at the full resolution.
+    "shallowest_plain": UNetConfig(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 48, 64),
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=20,
+        norm_num_groups=8,
+    ),
+}
+CONTROLNET = ControlNetConfig(conditioning_embedding_out_channels=(16, 24, 40))
+VAES = {
+    "with_attention": VAEConfig(block_out_channels=(32, 48, 64), norm_num_groups=16),
+    "without_attention": VAEConfig(
+        block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False
+    ),
+}
+
+
+class Inputs(NamedTuple):
+    """`latents` have sides that do not halve evenly: 9 -> 5 -> 3 and 7 -> 4 -> 2."""
+
+    latents: np.ndarray  # (2, 9, 7, 4)
+    timesteps: np.ndarray  # (2,)
+    context: np.ndarray  # (2, 7, C)
+    images: np.ndarray  # (2, 36, 28, 3) in [0, 1], four pixels a latent
+
+
+def inputs(context_dim: int = 1, seed: int = 0) -> Inputs:
+    rng = np.random.default_rng(seed)
+    return Inputs(
+        latents=rng.normal(size=(2, 9, 7, 4)).astype(np.float32),
+        timesteps=np.array([7, 801], np.int32),
+        images=rng.uniform(size=(2, 36, 28, 3)).astype(np.float32),
+        context=rng.normal(size=(2, 7, context_dim)).astype(np.float32),
+    )
+
+
+def random_params(shapes: Shapes, seed: int = 0) -> Params:
+    """The weights that `random_state_dict` gives the torch network of the same names."""
+    theirs = {}
+    for name, shape in shapes.items():
+        dims = shape.shape
+        if name.endswith(".kernel"):
+            dims = (dims[3], dims[2], *dims[:2]) if len(dims) == 4 else dims[::-1]
+        theirs[torch_name(name)] = dims
+    return from_torch(random_state_dict(theirs, seed), shapes)
+
+
+def random_network(factory: Callable[[nnx.Rngs], M], seed: int = 0) -> tuple[nnx.GraphDef[M], Params]:
+    """Definition and random weights of `factory(rngs)`."""
+    graphdef, shapes = abstract(factory)
+    return graphdef, random_params(shapes, seed)
+
+
+def unet_factory(name: str, dtype: Any = jnp.float32) -> Callable[[nnx.Rngs], UNet]:
+    return lambda rngs: UNet(UNETS[name], dtype=dtype, rngs=rngs)
+
+
+def controlnet_factory(name: str, dtype: Any = jnp.float32) -> Callable[[nnx.Rngs], ControlNet]:
+    return lambda rngs: ControlNet(UNETS[name], CONTROLNET, dtype=dtype, rngs=rngs)
+
+
+def vae_factory(name: str, dtype: Any = jnp.float32) -> Callable[[nnx.Rngs], AutoencoderKL]:
+    return lambda rngs: AutoencoderKL(VAES[name], dtype=dtype, rngs=rngs)
+
+
+def diffusion_outputs(unet: UNet, controlnet: ControlNet, given: Inputs) -> dict[str, jax.Array]:
+    """`sample` of the U-Net alone, the ControlNet's `residual.<i>` and `middle`, and `controlled`: both together."""
+    latents, timesteps, context, images = given
+    temb, text = unet.embed_time(timesteps), unet.text_key_values(context)
+    h, skips = unet.encode(latents, temb, text)
+    control = controlnet(
+        latents, controlnet.embed_time(timesteps), controlnet.text_key_values(context), controlnet.embed_hint(images)
+    )
+    edited = [skip + residual for skip, residual in zip(skips, control.residuals, strict=True)]
+    return {
+        "sample": unet.decode(h, skips, temb, text),
+        **{f"residual.{i}": residual for i, residual in enumerate(control.residuals)},
+        "middle": control.middle,
+        "controlled": unet.decode(h + control.middle, edited, temb, text),
+    }
+
+
+def vae_outputs(vae: AutoencoderKL, images: jax.Array) -> dict[str, jax.Array]:
+    """`mean`, `logvar` and `decoded`, the decoded mean, of images in [-1, 1]."""
+    mean, logvar = vae.moments(images)
+    return {"mean": mean, "logvar": logvar, "decoded": vae.decode(mean * vae.config.scaling_factor)}
+
+
+@cache
+def run_diffusion(name: str, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+    unet, unet_params = random_network(unet_factory(name, dtype))
+    controlnet, controlnet_params = random_network(controlnet_factory(name, dtype), seed=1)
+    given = inputs(UNETS[name].cross_attention_dim)
+
+    @jax.jit
+    def run(unet_params: Params, controlnet_params: Params, given: Inputs) -> dict[str, jax.Array]:
+        return diffusion_outputs(merge(unet, unet_params), merge(controlnet, controlnet_params), given)
+
+    return run(unet_params, controlnet_params, given)
+
+
+@cache
+def run_vae(name: str, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
+    graphdef, params = random_network(vae_factory(name, dtype))
+    images = 2 * inputs().images - 1
+    return jax.jit(lambda params, images: vae_outputs(merge(graphdef, params), images))(params, images)
+
+
+def relative_l2(actual: Any, expected: Any) -> float:
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def errors(actual: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    """Relative L2 error of every output; both must have the same ones."""
+    assert sorted(actual) == sorted(expected)
+    return {name: relative_l2(actual[name], expected[name]) for name in expected}
