@@ -6,11 +6,15 @@ from threading import Lock
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.io import fill_hidden, read
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+EXTENSIONS = frozenset(
+    (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+
+_DECODING = Lock()  # `read` sets switches of the whole process (Pillow's, those of warnings): one at a time
 
 
 class PictureSource(Protocol):
@@ -21,31 +25,15 @@ class PictureSource(Protocol):
     def __getitem__(self, index: int, /) -> np.ndarray: ...
 
 
-def decode(path: Path) -> np.ndarray:
-    """One picture, upright, as uint8 RGB (H, W, 3): grey repeated, alpha dropped, 16 bit brought to 8, CMYK converted.
-
-    Raises InputError naming the file when it cannot be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                # Pillow's own conversion clips 16-bit greys at 255 where it should scale them.
-                grey = np.clip((np.asarray(upright, np.float64) / 257.0).round(), 0, 255).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error})") from error
-
-
 class FolderSource:
-    """The pictures of a folder (and of its subfolders), sorted by name; a record is uint8 RGB (H, W, 3).
+    """The pictures of a folder (and of its subfolders), sorted by name; a record is uint8 RGB (H, W, 3), upright.
 
+    Grey is repeated, 16 bit brought to 8, CMYK converted, alpha dropped (see `cassr_jax.imaging.io`).
     `keys[i]` is record i's path relative to the folder. Pictures are decoded when asked for; the most recently used
     ones are kept decoded, up to `cache_bytes`. Safe to read from several threads; a pickled copy starts with an empty
     cache, so that worker processes each fill their own.
 
-    Raises InputError when the folder is missing or holds no picture.
+    Raises InputError when the folder is missing or holds no picture, and, on access, when a picture cannot be read.
     """
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 30) -> None:
@@ -68,7 +56,8 @@ class FolderSource:
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
-        image = decode(self.path / self.keys[index])
+        with _DECODING:
+            image = fill_hidden(read(self.path / self.keys[index]))
         image.flags.writeable = False  # shared by every later reader
         with self._lock:
             if index not in self._cache:
