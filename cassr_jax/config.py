@@ -1,0 +1,101 @@
+"""What a run is made of. Every field here can be set in a file of `configs/` and changed on the command line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.models.multiple_attention import GuidanceSwitches
+
+Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
+Start = Literal["lr", "reference", "noise"]
+Stage = Literal["vae", "base", "scedit", "controlnet", "cassr"]
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How one stage of the cascade samples."""
+
+    sampler: str = "ddim"  # ddim, euler, dpmpp_2m or unipc
+    num_steps: int = 50
+    guidance_scale: float = 5.5  # 1 switches classifier-free guidance off, and halves the work
+    start: Start = "lr"  # which latent the initial noise is mixed into
+    strength: float = 1.0  # share of the training timesteps above which the sampling starts, in (0, 1]
+    prompt: str = "clean, high-resolution"
+    negative_prompt: str = "dotted, noise, blur, lowres, smooth"
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """Both stages: where each network's weights are, and how they are sampled.
+
+    `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
+    controlnet, multiple_attention) to a folder, a file, or a hub id `owner/name:subfolder`; relative paths start at
+    the folder that holds the configuration.
+    """
+
+    components: Mapping[str, str] = field(default_factory=dict)
+    activation: Activation = "scedit"
+    schedule: Schedule = field(default_factory=Schedule)
+    activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
+    color_fix: Literal["adain", "wavelet", "none"] = "wavelet"
+    tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
+    tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with linear warm-up, an optional cosine decay and clipping by the global norm."""
+
+    learning_rate: float = 5e-5
+    warmup_steps: int = 500
+    decay: Literal["constant", "cosine"] = "constant"  # cosine falls to a hundredth at the last step
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0  # 0 is Adam, more is AdamW
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999  # of the weights that are exported; 0 exports the last ones
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """`diffusion`: mean squared error on the schedule's target. `vae`: L1 + perceptual + KL."""
+
+    snr_gamma: float | None = None  # min-SNR weight (arXiv 2303.09556); 5 is usual
+    condition_dropout: float = 0.1  # probability of training without the prompt, for classifier-free guidance
+    perceptual_weight: float = 0.5  # LPIPS on VGG16, for the VAE
+    kl_weight: float = 1e-6
+    latent_noise: float = 0.0  # standard deviation added to the VAE's latents before decoding, over their own
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training.
+
+    `components` are read (see `CascadeConfig`), `new` are made here: kind -> network configuration. A new ControlNet
+    starts from the U-Net's encoder. What the stage trains is decided by `cassr_jax.training.masking`.
+    """
+
+    stage: Stage
+    data: DataConfig
+    components: Mapping[str, str] = field(default_factory=dict)
+    new: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    prompt: str = "clean, high-resolution"
+    batch_size: int = 4
+    num_steps: int = 100_000
+    seed: int = 0
+    dtype: DType = "float32"  # of the computation; trained weights are always float32
+    frozen_dtype: DType = "float32"  # of the weights that do not train
+    save_every: int = 1000
+    log_every: int = 50
+    keep_checkpoints: int = 2
+
+    def with_overrides(self, **changes: Any) -> "TrainConfig":
+        return replace(self, **changes)
