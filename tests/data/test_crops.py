@@ -76,7 +76,9 @@ def test_every_position_can_be_drawn_and_half_the_crops_are_mirrored():
     nowhere = Windows(np.zeros((0, 2), np.int32), 8, 0)
     rng = np.random.default_rng(0)
     crops = [random_crop(rng, image, 8, nowhere) for _ in range(800)]
-    assert {(int(c[0, :, 0].min()), int(c[0, :, 1].min())) for c in crops} == {(t, x) for t in range(5) for x in range(5)}
+    assert {(int(c[0, :, 0].min()), int(c[0, :, 1].min())) for c in crops} == {
+        (t, x) for t in range(5) for x in range(5)
+    }
     mirrored = np.mean([c[0, 0, 1] > c[0, 1, 1] for c in crops])
     assert abs(mirrored - 0.5) < 4 * np.sqrt(0.25 / 800)
 

@@ -1,0 +1,203 @@
+"""The stream of batches: the same for the same seed, whoever makes it; taken up anywhere; covering the set."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cassr_jax.data.crops import Windows, find_all_windows, random_crop
+from cassr_jax.data.degradation import PRESETS, degrade
+from cassr_jax.data.pipeline import DataConfig, batches, record_maker, visits
+from cassr_jax.data.sources import FolderSource
+from cassr_jax.errors import InputError
+from tests.data.measures import picture
+
+PICTURES = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    for index in range(PICTURES):
+        image = picture(80, seed=index)
+        image[..., 2] = index  # blue tells pictures apart in any crop
+        Image.fromarray(image).save(path / f"{index}.png")
+    return str(path)
+
+
+def configure(folder: str, **settings: Any) -> DataConfig:
+    """Narrow: few records are kept ready, since few are taken."""
+    return DataConfig(folder, **{"crop_size": 32, "prefetch": 2} | settings)
+
+
+def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(iterator, count))
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def records(stream) -> list[dict[str, np.ndarray]]:
+    """Batches taken apart."""
+    return [{key: batch[key][i] for key in batch} for batch in stream for i in range(len(batch["record"]))]
+
+
+def test_shapes_and_types(folder):
+    plain = next(batches(configure(folder), batch_size=3, seed=0))
+    assert {key: (value.shape, value.dtype) for key, value in plain.items()} == {
+        "hr": ((3, 32, 32, 3), np.uint8),
+        "record": ((3,), np.int32),
+    }
+    paired = next(batches(configure(folder, preset="light"), batch_size=3, seed=0))
+    assert paired["hr"].shape == (3, 32, 32, 3)
+    assert paired["lr"].shape == (3, 8, 8, 3)
+    assert paired["lr"].dtype == np.uint8
+    half = next(batches(configure(folder, preset="light", scale=2), batch_size=1, seed=0))
+    assert half["lr"].shape == (1, 16, 16, 3)
+
+
+def test_a_record_is_a_crop_of_the_picture_it_names(folder):
+    for record in records(take(batches(configure(folder, crop_size=24), batch_size=5, seed=3), 4)):
+        assert np.all(record["hr"][..., 2] == record["record"])
+        image = picture(80, seed=int(record["record"]))
+        windows = np.lib.stride_tricks.sliding_window_view(image[..., 0], (24, 24))
+        for crop in (record["hr"][..., 0], record["hr"][:, ::-1, 0]):
+            found = np.any(np.all(windows == crop, axis=(2, 3)))
+            if found:
+                break
+        assert found
+
+
+def test_the_low_resolution_picture_belongs_to_its_target(folder):
+    batch = next(batches(configure(folder, crop_size=64, preset="light"), batch_size=32, seed=0))
+    colors = batch["lr"].mean((1, 2)) - batch["hr"].mean((1, 2))
+    # Blur and noise hardly move the mean; another picture's differs by tens.
+    assert np.abs(colors[:, 1]).max() < 8
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(folder):
+    config = configure(folder, preset="realesrgan")
+    first = take(batches(config, batch_size=4, seed=5), 6)
+    assert_equal(first, take(batches(config, batch_size=4, seed=5), 6))
+    other = take(batches(config, batch_size=4, seed=6), 6)
+    for a, b in zip(first, other, strict=True):
+        assert not np.array_equal(a["hr"], b["hr"])
+
+
+@pytest.mark.parametrize("threads", [0, 1, 5])
+def test_records_depend_neither_on_threads_nor_on_the_batch(folder, threads):
+    config = configure(folder, preset="light")
+    expected = records(take(batches(config, batch_size=4, seed=1), 6))
+    config = replace(config, num_threads=threads, prefetch=max(1, threads))
+    assert_equal(records(take(batches(config, batch_size=3, seed=1), 8)), expected)
+
+
+def test_processes_share_the_one_stream(folder):
+    config = configure(folder, preset="light")
+    whole = records(take(batches(config, batch_size=6, seed=1), 5))
+    shares = [
+        records(take(batches(config, batch_size=2, seed=1, process_index=p, process_count=3), 5)) for p in range(3)
+    ]
+    assert_equal([record for group in zip(*shares, strict=True) for record in group], whole)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5])
+def test_a_stream_taken_up_from_its_state_goes_on_as_if_uninterrupted(folder, stop):
+    config = configure(folder, preset="light")
+    expected = take(batches(config, batch_size=4, seed=2), stop + 4)
+    interrupted = batches(config, batch_size=4, seed=2)
+    take(interrupted, stop)
+    state = interrupted.get_state()
+    assert_equal(take(interrupted, 4), expected[stop:])
+    interrupted.set_state(state)
+    assert_equal(take(interrupted, 4), expected[stop:])
+    fresh = batches(config, batch_size=4, seed=2)
+    fresh.set_state(state)
+    assert_equal(take(fresh, 4), expected[stop:])
+
+
+def test_every_epoch_visits_every_picture_in_another_order(folder):
+    config = configure(folder)
+    order = [int(r["record"]) for r in records(take(batches(config, batch_size=PICTURES, seed=0), 6))]
+    epochs = [order[i : i + PICTURES] for i in range(0, len(order), PICTURES)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(PICTURES))
+    assert len({tuple(epoch) for epoch in epochs}) > 3
+
+
+def test_a_picture_is_visited_once_for_each_sharp_tile_and_at_least_once():
+    none = np.zeros((0, 2), np.int32)
+    assert visits([Windows(none, 8, tiles) for tiles in (0, 3, 1)]).tolist() == [0, 1, 1, 1, 2]
+
+
+def test_crops_of_one_picture_differ_from_visit_to_visit(folder):
+    stream = records(take(batches(configure(folder), batch_size=PICTURES, seed=0), 12))
+    crops = {record["hr"].tobytes() for record in stream if record["record"] == 2}
+    assert len(crops) == 12
+
+
+def test_small_and_odd_pictures_give_whole_crops(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (50, 31), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (9, 70, 3), dtype=np.uint8)).save(tmp_path / "low.png")
+    Image.fromarray(rng.integers(0, 256, (1, 1, 3), dtype=np.uint8)).save(tmp_path / "dot.png")
+    Image.fromarray(rng.integers(0, 256, (65, 67, 4), dtype=np.uint8)).save(tmp_path / "odd.png")
+    Image.fromarray(rng.integers(0, 2**16, (48, 48), dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(rng.integers(0, 256, (40, 90, 4), dtype=np.uint8), "CMYK").save(tmp_path / "cmyk.jpg")
+    config = configure(str(tmp_path), crop_size=48, preset="stablesr")
+    stream = records(take(batches(config, batch_size=4, seed=0), 6))
+    assert {int(record["record"]) for record in stream} == set(range(6))
+    for record in stream:
+        assert record["hr"].shape == (48, 48, 3)
+        assert record["lr"].shape == (12, 12, 3)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_stream_and_can_be_taken_up(folder):
+    config = configure(folder, preset="light", num_threads=1)
+    expected = take(batches(config, batch_size=3, seed=4), 8)
+    workers = batches(replace(config, num_workers=2, prefetch=4), batch_size=3, seed=4)
+    assert_equal(take(workers, 4), expected[:4])
+    state = workers.get_state()
+    assert_equal(take(workers, 4), expected[4:])
+    workers.set_state(state)
+    assert_equal(take(workers, 4), expected[4:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"preset": "heavy"}, "preset: 'heavy' is not known; expected one of light, realesrgan, stablesr"),
+        ({"crop_size": 30}, "crop_size: 30 is not a positive multiple of the scale 4"),
+        ({"crop_size": 0}, "crop_size: 0 is not"),
+        ({"sharp_fraction": 1.5}, "sharp_fraction: 1.5 is not between 0 and 1"),
+    ],
+)
+def test_a_wrong_setting_is_named(change, message):
+    with pytest.raises(InputError, match=message):
+        DataConfig("anywhere", **change)
+
+
+def test_a_preset_changes_neither_which_picture_nor_which_crop(folder):
+    plain = take(batches(configure(folder), batch_size=4, seed=9), 2)
+    paired = take(batches(configure(folder, preset="light"), batch_size=4, seed=9), 2)
+    assert_equal([{key: batch[key] for key in ("hr", "record")} for batch in paired], plain)
+
+
+def test_a_record_is_made_by_the_public_functions(folder):
+    source = FolderSource(folder)
+    windows = find_all_windows(source, 32)
+    config = configure(folder, preset="realesrgan")
+    made = record_maker(config, source, windows)(3, np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    lr, hr = degrade(random_crop(rng, source[3], 32, windows[3], sharp=0.9), rng, PRESETS["realesrgan"])
+    assert_equal([made], [{"record": np.int32(3), "hr": hr, "lr": lr}])
