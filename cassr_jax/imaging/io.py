@@ -6,6 +6,7 @@ No JAX here, so that a script can name every unreadable file before it pays for 
 import contextlib
 import io
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -283,18 +284,44 @@ def replaced(path: Path) -> Iterator[io.BufferedWriter]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+class _StrictAndQuiet:
+    """While anyone is inside: Pillow refuses what is cut short, and warns of nothing.
+
+    Other libraries are fond of switching `LOAD_TRUNCATED_IMAGES` on, which fills a missing half with grey; Pillow's
+    warnings are of sizes, which are checked here, and of metadata, which are not used. Both switches are the process's,
+    so of several threads the first one in sets them and the last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._warnings.__exit__(None, None, None)
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._lenient
+
+
+_strict_and_quiet = _StrictAndQuiet()
+
+
 @contextlib.contextmanager
 def _pillow_errors(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Makes one InputError of whatever Pillow meets in a damaged file, and has it refuse what is cut short.
-
-    Damaged headers raise nearly any built-in exception there, so all are caught. Other libraries are fond of switching
-    `LOAD_TRUNCATED_IMAGES` on for the whole process, which would fill the missing half with grey.
-    """
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    """Makes one InputError of whatever Pillow meets in a damaged file: nearly any built-in exception, so all."""
     try:
-        with warnings.catch_warnings():  # of sizes and of metadata: the one is checked, the other not used
-            warnings.simplefilter("ignore")
+        with _strict_and_quiet:
             yield
     except InputError:
         raise
@@ -302,8 +329,6 @@ def _pillow_errors(name: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"{name}: no picture in a format that can be read ({', '.join(FORMATS)})") from error
     except Exception as error:
         raise InputError(f"{name}: cannot be decoded, the file is damaged or cut short ({error})") from error
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -1,5 +1,7 @@
 import os
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -275,6 +277,25 @@ def test_damaged_file_is_refused_by_name(tmp_path, monkeypatch, name, data, leni
     assert name in str(error.value)
     assert "\n" not in str(error.value)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
+
+
+def test_threads_leave_the_process_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = pictures.encoded(Image.fromarray(pictures.photograph()), "JPEG")
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    before = list(warnings.filters)
+
+    def attempt(i):
+        try:
+            return io.read(tmp_path / ("cut.jpg" if i % 2 else "whole.jpg")).rgb.shape
+        except InputError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(attempt, range(100))) == [(96, 128, 3), None] * 50
+    assert list(warnings.filters) == before
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 @settings(deadline=None, max_examples=60)
