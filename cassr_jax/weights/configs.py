@@ -117,19 +117,24 @@ def read_config(kind: str, path: Path) -> Config:
     Raises:
         InputError: the file is absent or damaged, lacks a width, or describes a network that is not built here.
     """
+    return parse_config(kind, _read_json(path, kind), str(path))
+
+
+def describes(kind: str, path: Path) -> bool:
+    """Whether a config.json is there and says that it belongs to this kind of network."""
+    return path.is_file() and any(name in _CLASSES[kind] for name in _class_names(_read_json(path, kind)))
+
+
+def _read_json(path: Path, kind: str) -> Json:
     try:
-        text = path.read_text(encoding="utf-8")
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); the config of the {kind} is expected") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; the config of the {kind} as JSON is expected") from error
-    try:
-        data = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
+        raise InputError(f"{path}: not JSON ({error}); the config of the {kind} is expected") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds a {type(data).__name__}, a JSON object is expected")
-    return parse_config(kind, data, str(path))
+    return data
 
 
 def parse_config(kind: str, data: Mapping[str, Any], what: str) -> Config:
@@ -250,20 +255,22 @@ _PARSERS: Mapping[str, Callable[[_Fields], Config]] = {
 _CLASSES: Mapping[str, tuple[str, ...]] = {
     "vae": ("AutoencoderKL", "FlaxAutoencoderKL"),
     "unet": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
-    "text_encoder": ("CLIPTextModel", "FlaxCLIPTextModel", "CLIPModel", "LearnedContext"),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "FlaxCLIPTextModel", "LearnedContext"),
     "controlnet": ("ControlNetModel", "FlaxControlNetModel"),
     "scedit": ("CSCTuner",),
     "multiple_attention": ("MultipleAttention",),
 }
 
 
+def _class_names(data: Mapping[str, Any]) -> list[str]:
+    names = data.get("_class_name") or data.get("architectures") or []
+    return [str(name) for name in names] if isinstance(names, list) else [str(names)]
+
+
 def _check_class(kind: str, data: Mapping[str, Any], what: str) -> None:
-    names = data.get("_class_name") or data.get("architectures")
-    if names is None:
-        return
-    names = names if isinstance(names, list) else [names]
-    if not any(name in _CLASSES[kind] for name in names):
-        raise InputError(f"{what}: describes a {', '.join(map(str, names))}, expected a {_CLASSES[kind][0]}")
+    names = _class_names(data)
+    if names and not any(name in _CLASSES[kind] for name in names):
+        raise InputError(f"{what}: describes a {', '.join(names)}, expected a {_CLASSES[kind][0]}")
 
 
 def _head(name: str) -> Json:

@@ -5,9 +5,7 @@ the module at that path calls it (`kernel`, `scale`, `embedding`), and kernels a
 module's own parameter shapes say.
 """
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,13 +15,6 @@ from cassr_jax.models.parameters import Shapes
 _FLAX_NAMES = ("kernel", "scale", "embedding")
 
 Shape = tuple[int, ...]
-
-
-class HasShape(Protocol):
-    """An array, or a tensor that still lies in its file."""
-
-    @property
-    def shape(self) -> Shape: ...
 
 
 def torch_name(name: str) -> str:
@@ -59,33 +50,38 @@ def from_torch(state: Mapping[str, np.ndarray], shapes: Shapes, *, source: str =
 
     Raises `InputError` listing every missing, unexpected and wrongly shaped tensor; nothing is loaded by halves.
     """
-    names = match_torch(state, shapes, source=source)
-    return {name: to_flax(name, state[theirs], len(shapes[name].shape)) for name, theirs in names.items()}
+    expected = {torch_name(name): torch_shapes(name, shape.shape) for name, shape in shapes.items()}
+    check_tensors({name: array.shape for name, array in state.items()}, expected, source=source)
+    return {name: to_flax(name, state[torch_name(name)], len(shape.shape)) for name, shape in shapes.items()}
 
 
-def match_torch(found: Mapping[str, HasShape], shapes: Shapes, *, source: str) -> dict[str, str]:
-    """For every parameter of a module the name of its tensor in a torch state dict; no tensor is read.
+def check_tensors(
+    found: Mapping[str, Shape], expected: Mapping[str, tuple[Shape, ...]], *, source: str, hint: str = ""
+) -> None:
+    """Compare named shapes with those that are right for each name, the first of them the usual one.
 
-    Raises `InputError` listing every missing, unexpected and wrongly shaped tensor.
+    Raises `InputError` listing all missing, unexpected and wrongly shaped tensors, and then the hint.
     """
-    names = {name: torch_name(name) for name in shapes}
-    expected = {theirs: _torch_shape(name, shapes[name].shape) for name, theirs in names.items()}
-    check_tensors({name: found[name].shape for name in found}, expected, source=source)
-    return names
-
-
-def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, source: str) -> None:
-    """Raise `InputError` listing all differences of two sets of named shapes; a matrix equals its 1x1 convolution."""
-    lines = [f"missing     {name}, expected {shape}" for name, shape in expected.items() if name not in found]
+    lines = [f"missing     {name}, expected {shapes[0]}" for name, shapes in expected.items() if name not in found]
     lines += [
-        f"wrong shape {name}, found {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and _plain(found[name]) != _plain(shape)
+        f"wrong shape {name}, found {found[name]}, expected {shapes[0]}"
+        for name, shapes in expected.items()
+        if name in found and found[name] not in shapes
     ]
     lines += [f"unexpected  {name}, found {shape}" for name, shape in found.items() if name not in expected]
     if lines:
         count = f"{len(lines)} tensors do" if len(lines) > 1 else "1 tensor does"
-        raise InputError(f"{source}: {count} not fit the model\n  " + "\n  ".join(lines))
+        raise InputError("\n  ".join([f"{source}: {count} not fit the model", *lines, *([hint] if hint else [])]))
+
+
+def torch_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:
+    """The shapes that parameter `name` of our `shape` may have in torch, the module's own form first."""
+    if not _is_kernel(name):
+        return (shape,)
+    if len(shape) == 2:
+        return shape[::-1], (*shape[::-1], 1, 1)
+    own = (shape[3], shape[2], *shape[:2])
+    return (own, own[:2]) if shape[:2] == (1, 1) else (own,)
 
 
 def to_torch_state(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,19 +89,5 @@ def to_torch_state(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {torch_name(name): np.ascontiguousarray(to_torch(name, np.asarray(value))) for name, value in params.items()}
 
 
-def element_count(shapes: Iterable[Shape]) -> int:
-    return sum(math.prod(shape) for shape in shapes)
-
-
 def _is_kernel(name: str) -> bool:
     return name.endswith(".kernel")
-
-
-def _torch_shape(name: str, shape: Shape) -> Shape:
-    if not _is_kernel(name):
-        return shape
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-
-
-def _plain(shape: Shape) -> Shape:
-    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape

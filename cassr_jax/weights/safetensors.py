@@ -9,7 +9,6 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.weights.stored import StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -32,24 +32,6 @@ _DTYPES: dict[str, np.dtype] = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor that lies in a file until it is read."""
-
-    path: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def read(self) -> np.ndarray:
-        """A fresh array; reading (not mapping) the file keeps its pages out of this process's memory."""
-        count = math.prod(self.shape)
-        array = np.fromfile(self.path, self.dtype, count, offset=self.offset)
-        if array.size != count:
-            raise InputError(f"{self.path}: the file became shorter while it was read")
-        return array.reshape(self.shape)
 
 
 def read_safetensors(path: Path | str) -> dict[str, StoredTensor]:

@@ -1,0 +1,82 @@
+"""Weight files by name: which of a folder's files to read, and the tensors of a file whatever its format."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cassr_jax.errors import InputError
+from cassr_jax.weights.flax_msgpack import read_flax_msgpack
+from cassr_jax.weights.safetensors import read_safetensors
+from cassr_jax.weights.stored import ArrayTensor, Tensor
+from cassr_jax.weights.torch_pickle import read_torch
+
+Tensors = Mapping[str, Tensor]
+
+SUFFIXES = (".safetensors", ".msgpack", ".bin", ".pth", ".pt", ".ckpt")
+
+
+def read_tensors(path: Path | str) -> Tensors:
+    """The tensors of one file by the names they have in it: safetensors, an index of shards (`*.index.json`), Flax's
+    msgpack, or a file of `torch.save`, whose pickle is never run. Nothing is read before it is asked for.
+
+    Raises:
+        InputError: the file, or a shard that its index names, is absent, cut short or of another format.
+    """
+    path = Path(path)
+    if path.name.endswith(".json"):
+        return _read_shards(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if path.suffix == ".msgpack":
+        return read_flax_msgpack(path)
+    if path.suffix in SUFFIXES:
+        return {name: ArrayTensor(array) for name, array in _weights_alone(read_torch(path)).items()}
+    raise InputError(f"{path}: a weight file ends in one of {', '.join(SUFFIXES)}")
+
+
+def weight_names(stems: Sequence[str], flax_name: str) -> list[list[str]]:
+    """Names a folder's weights may have, as glob patterns, best first; of each entry the first pattern is the one to
+    read, the others belong to it.
+
+    float32 comes before half precision, safetensors before all else.
+    """
+    stem, *old = stems
+    return [
+        [f"{stem}.safetensors"],
+        [f"{stem}.safetensors.index.json", f"{stem}-*-of-*.safetensors"],
+        [f"{stem}.fp16.safetensors"],
+        [f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16-*-of-*.safetensors"],
+        [f"{stem}.bf16.safetensors"],
+        [flax_name],
+        *[[f"{name}.bin"] for name in (stem, *old)],
+        *[[f"{name}.fp16.bin"] for name in (stem, *old)],
+    ]
+
+
+def find_weights(folder: Path, names: Sequence[Sequence[str]]) -> Path | None:
+    """The best weight file of a folder, by the order of `weight_names`."""
+    return next((folder / first for first, *_ in names if (folder / first).is_file()), None)
+
+
+def _weights_alone(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A training checkpoint keeps its weights under `state_dict`, beside the optimiser's state."""
+    inner = {name.removeprefix("state_dict."): a for name, a in arrays.items() if name.startswith("state_dict.")}
+    return inner or arrays
+
+
+def _read_shards(index: Path) -> Tensors:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index}: expected an index of shards, with a `weight_map` of names to files") from error
+    if wrong := [name for name in shards if not isinstance(name, str) or Path(name).name != name]:
+        raise InputError(f"{index}: names {wrong[0]!r}, expected files beside it")
+    if absent := [name for name in shards if not (index.parent / name).is_file()]:
+        raise InputError(f"{index}: {len(absent)} of its {len(shards)} files are missing: {', '.join(absent)}")
+    files = {name: read_safetensors(index.parent / name) for name in shards}
+    if absent := [name for name, file in weight_map.items() if name not in files[file]]:
+        raise InputError(f"{index}: tensors are not in the files it names: {', '.join(absent)}")
+    return {name: files[file][name] for name, file in weight_map.items()}

@@ -1,0 +1,202 @@
+"""The layouts in which a network's weights are published, told apart by the names in the file.
+
+A layout says what each parameter is called in the file. Known are diffusers' and transformers' own names, the older
+ones of the autoencoder's attention (query, key, value, proj_attn), Flax's, SCEdit's, and those of original single files
+(`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.transformer.`, `control_model.`).
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.errors import InputError
+from cassr_jax.models.parameters import Shapes
+from cassr_jax.weights.convert import check_tensors, to_flax, torch_name, torch_shapes
+from cassr_jax.weights.files import Tensors
+from cassr_jax.weights.original import controlnet_names, ema_name, unet_names, vae_names
+from cassr_jax.weights.stored import Shape
+
+logger = logging.getLogger(__name__)
+
+# Tensors that published files hold beside the network's parameters and that change nothing. After the prefix.
+_HARMLESS = {
+    "text_encoder": re.compile(r"(text_model\.)?embeddings\.position_ids|logit_scale|text_projection\.weight"),
+    "vae": re.compile(r"loss\..*"),
+    "unet": re.compile(r"decay|num_updates"),
+}
+_NEW_TO_OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+_OLD_ATTENTION = re.compile(r"\.attentions[._]\d+\.(query|key|value|proj_attn)\.\w+$")
+_NEW_ATTENTION = re.compile(r"\.attentions[._]\d+\.(to_q|to_k|to_v|to_out[._]0)\.\w+$")
+_VAE_HINT = (
+    "an autoencoder cannot be left at random: give another one, as a folder with config.json "
+    "(the `vae` folder of a Stable Diffusion 1.5 checkpoint) or as a file of its own"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the parameters are called in a file: `prefix` + `names[parameter]`, in Flax's axes or torch's."""
+
+    names: Mapping[str, str]
+    prefix: str = ""
+    flax: bool = False
+    hint: str = field(default="", compare=False)
+
+    def __getitem__(self, parameter: str) -> str:
+        return self.prefix + self.names[parameter]
+
+    def convert(self, parameter: str, array: np.ndarray, ndim: int) -> np.ndarray:
+        """A view of the file's array with the parameter's axes."""
+        if not self.flax:
+            return to_flax(parameter, array, ndim)
+        if array.ndim == ndim:
+            return array
+        return array[0, 0] if array.ndim > ndim else array[None, None]
+
+
+def match(kind: str, tensors: Tensors, shapes: Shapes, source: str, *, ema: bool = False, hint: str = "") -> Layout:
+    """The layout of a file, once all its tensors are found to be those of the network.
+
+    Raises:
+        InputError: tensors are missing, unexpected, wrongly shaped or not of a floating type; all are listed by the
+            names in the file, then the hint follows.
+    """
+    layout = detect(kind, tensors, shapes, source, ema=ema)
+    harmless = _HARMLESS.get(kind)
+    found = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(layout.prefix)
+        and not (harmless is not None and harmless.fullmatch(name.removeprefix(layout.prefix)))
+    }
+    expected = {layout[name]: _file_shapes(layout, name, shape.shape) for name, shape in shapes.items()}
+    hints = "; ".join(filter(None, (layout.hint, hint)))
+    check_tensors({name: tensor.shape for name, tensor in found.items()}, expected, source=source, hint=hints)
+    if wrong := [f"{name} ({tensor.dtype})" for name, tensor in found.items() if not is_float(tensor.dtype)]:
+        raise InputError(f"{source}: floating-point weights are expected, not {', '.join(wrong)}")
+    return layout
+
+
+def is_float(dtype: np.dtype) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def detect(kind: str, names: Iterable[str], shapes: Shapes, source: str, *, ema: bool = False) -> Layout:
+    """Which of the known layouts these names are of."""
+    names = set(names)
+    if ema and kind != "unet":
+        raise InputError(f"{source}: only a U-Net has EMA weights beside the plain ones, not a {kind}")
+    if any(name.endswith(".kernel") for name in names):
+        layout = _flax(kind, names, shapes, source)
+    elif kind == "vae":
+        layout = _vae(names, shapes, source)
+    elif kind == "unet":
+        layout = _unet(names, shapes, source, ema)
+    elif kind == "controlnet":
+        layout = _controlnet(names, shapes)
+    elif kind == "text_encoder":
+        layout = _text_encoder(names, shapes, source)
+    else:
+        layout = Layout(_published(shapes), _scepter_prefix(names) if kind == "scedit" else "")
+    if ema and not layout.prefix.startswith("model_ema."):
+        raise InputError(f"{source}: it has no EMA weights (`model_ema.*`)")
+    return layout
+
+
+def _published(shapes: Shapes) -> dict[str, str]:
+    return {name: torch_name(name) for name in shapes}
+
+
+def _renamed(shapes: Shapes, names: Mapping[str, str]) -> dict[str, str]:
+    return {name: names[torch_name(name)] for name in shapes}
+
+
+def _flax(kind: str, names: set[str], shapes: Shapes, source: str) -> Layout:
+    """diffusers numbers its modules with an underscore (`down_blocks_0`), transformers with a dot (`layers.0`)."""
+    published = {name: name for name in shapes}
+    if kind == "vae":
+        published = _attention_names(published, names, source)
+    if kind != "text_encoder":
+        published = {name: re.sub(r"\.(\d+)(?=\.)", r"_\1", theirs) for name, theirs in published.items()}
+    return Layout(published, flax=True)
+
+
+def _vae(names: set[str], shapes: Shapes, source: str) -> Layout:
+    for prefix in ("first_stage_model.", ""):
+        if any(name.startswith((f"{prefix}encoder.mid.", f"{prefix}decoder.mid.")) for name in names):
+            return Layout(_renamed(shapes, vae_names(_published(shapes).values())), prefix, hint=_VAE_HINT)
+    if any(name.startswith(("model.diffusion_model.", "cond_stage_model.")) for name in names):
+        raise InputError(f"{source}: it has no autoencoder (no `first_stage_model.*`); {_VAE_HINT}")
+    return Layout(_attention_names(_published(shapes), names, source), hint=_VAE_HINT)
+
+
+def _attention_names(published: Mapping[str, str], names: set[str], source: str) -> dict[str, str]:
+    """With the older names of the attention where the file has them; a mixture is nobody's format."""
+    old = sorted(name for name in names if _OLD_ATTENTION.search(name))
+    new = sorted(name for name in names if _NEW_ATTENTION.search(name))
+    if old and new:
+        raise InputError(
+            f"{source}: its attentions mix new names ({', '.join(new)}) with old ones ({', '.join(old)}); "
+            "expected to_q, to_k, to_v, to_out.0 throughout, or query, key, value, proj_attn"
+        )
+    if not old:
+        return dict(published)
+
+    def rename(name: str) -> str:
+        return re.sub(r"(?<=\.)(to_q|to_k|to_v|to_out\.0)(?=\.\w+$)", lambda part: _NEW_TO_OLD[part[0]], name)
+
+    return {name: rename(theirs) for name, theirs in published.items()}
+
+
+def _unet(names: set[str], shapes: Shapes, source: str, ema: bool) -> Layout:
+    has_ema = any(name.startswith("model_ema.diffusion_model") for name in names)
+    for prefix in ("model.diffusion_model.", ""):
+        plain = any(name.startswith(f"{prefix}input_blocks.") for name in names)
+        if not plain and not (has_ema and ema):
+            continue
+        original = _renamed(shapes, unet_names(_published(shapes).values()))
+        if has_ema and plain:
+            taken, other = ("EMA", "plain") if ema else ("plain", "EMA")
+            logger.warning("%s: it holds two U-Nets; the %s weights are taken, not the %s ones", source, taken, other)
+        if ema and has_ema:
+            return Layout({name: ema_name(theirs) for name, theirs in original.items()}, "model_ema.")
+        return Layout(original, prefix)
+    if has_ema:
+        raise InputError(f"{source}: its U-Net is there as EMA weights (`model_ema.*`) alone; ask for those")
+    return Layout(_published(shapes))
+
+
+def _controlnet(names: set[str], shapes: Shapes) -> Layout:
+    for prefix in ("control_model.", ""):
+        if any(name.startswith(f"{prefix}input_blocks.") for name in names):
+            return Layout(_renamed(shapes, controlnet_names(_published(shapes).values())), prefix)
+    return Layout(_published(shapes))
+
+
+def _text_encoder(names: set[str], shapes: Shapes, source: str) -> Layout:
+    prefix = "cond_stage_model.transformer."
+    if any(name.startswith(prefix) for name in names):
+        return Layout(_published(shapes), prefix)
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        raise InputError(
+            f"{source}: it has no text encoder of Stable Diffusion 1.5 (no `{prefix}*`); give another one, "
+            "as a folder with config.json (the `text_encoder` folder of a Stable Diffusion 1.5 checkpoint)"
+        )
+    return Layout(_published(shapes))
+
+
+def _scepter_prefix(names: set[str]) -> str:
+    """Scepter saves the tuners as the first of a list, some of its versions inside a `model`."""
+    return next((p for p in ("model.0.", "0.", "model.") if any(n.startswith(f"{p}lsc_") for n in names)), "")
+
+
+def _file_shapes(layout: Layout, name: str, shape: Shape) -> tuple[Shape, ...]:
+    if not layout.flax:
+        return torch_shapes(name, shape)
+    if not name.endswith(".kernel"):
+        return (shape,)
+    return (shape, (1, 1, *shape)) if len(shape) == 2 else (shape, shape[2:]) if shape[:2] == (1, 1) else (shape,)

