@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -27,7 +27,11 @@ from cassr_jax.imaging.record import Entry, Manifest, sha256
 ACTIVATIONS = ("scedit", "controlnet", "rrdbnet", "identity")
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
 STARTS = ("lr", "reference", "noise")
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PRECISIONS: dict[str, Literal["float32", "bfloat16", "float16"]] = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
 SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
