@@ -45,6 +45,7 @@ class CascadeConfig:
     color_fix: Literal["adain", "wavelet", "none"] = "wavelet"
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
     tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
+    tiles_at_once: int = 4  # tiles in one call of a network
 
 
 @dataclass(frozen=True)

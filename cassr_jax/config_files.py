@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import runpy
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
@@ -60,4 +61,49 @@ def _parse(text: str, current: Any, name: str) -> Any:
         value = tuple(value)
     if current is not None and value is not None and type(value) is not type(current):
         raise InputError(f"{name}: {text} is a {type(value).__name__}, expected a {type(current).__name__}")
+    return value
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as JSON's own types."""
+    return dataclasses.asdict(config)
+
+
+def from_json(cls: type[T], data: Any, what: str) -> T:
+    """The configuration `cls` that `to_json` wrote; absent fields keep their defaults. `what` names it in errors.
+
+    Raises:
+        InputError: an unknown field, or a value of another type than the field's own.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"{what}: {type(data).__name__}, expected an object with the fields of {cls.__name__}")
+    hints = get_type_hints(cls)
+    if unknown := sorted(set(data) - set(hints)):
+        raise InputError(f"{what}: {cls.__name__} has no field {unknown[0]!r}, it has {', '.join(hints)}")
+    try:
+        return cls(**{name: _typed(hints[name], value, f"{what}: {name}") for name, value in data.items()})
+    except TypeError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
+def _typed(hint: Any, value: Any, what: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, what)  # pyright: ignore[reportArgumentType]
+    if origin is Literal:
+        if value not in arguments:
+            raise InputError(f"{what} is {value!r}, expected one of {', '.join(map(str, arguments))}")
+        return value
+    if origin in (Union, types.UnionType):
+        inner = [a for a in arguments if a is not type(None)]
+        return None if value is None else _typed(inner[0], value, what)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(arguments[0], v, what) for v in value)
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: _typed(arguments[1], v, f"{what}.{key}") for key, v in value.items()}
+    expected = origin or hint
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise InputError(f"{what} is {value!r}, expected a value of type {expected.__name__}")
     return value

@@ -6,6 +6,8 @@ state is a small dictionary (`get_state`, `set_state`), so that a run can be tak
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,8 +17,10 @@ from absl import flags
 
 from cassr_jax.data.crops import Windows, find_all_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
+from cassr_jax.data.prepared import PreparedSource, record_files
 from cassr_jax.data.sources import FolderSource, PictureSource
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.io import bicubic
 
 Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
 
@@ -25,7 +29,7 @@ Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first ax
 class DataConfig:
     """What to train on, and how it is cut and degraded."""
 
-    path: str  # folder of pictures
+    path: str  # folder of pictures, or of records prepared by cassr_jax.data.references
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
     preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
@@ -50,20 +54,14 @@ def batches(
     """An endless iterator over batches of this process's share of the records.
 
     A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the source's picture, and, with a
-    preset, "lr" uint8 (B, S / scale, S / scale, 3). `batch_size` is this process's. Process p of n takes records
-    p, p + n, ... of the one global stream.
+    preset, "lr" uint8 (B, S / scale, S / scale, 3) and "lq" (B, S, S, 3), the same enlarged. A folder of prepared
+    records (`cassr_jax.data.prepared`) gives what these hold, and "lq". `batch_size` is this process's. Process p of n
+    takes records p, p + n, ... of the one global stream.
     """
     # Records are made in parallel; OpenCV's own threads would only get in each other's way.
     cv2.setNumThreads(1)
-    source = FolderSource(config.path, cache_bytes=config.cache_bytes)
-    windows = find_all_windows(source, config.crop_size)
-    dataset = (
-        grain.MapDataset.source(visits(windows).tolist())
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(record_maker(config, source, windows))
-    )[process_index::process_count]
+    records = _prepared(config) if record_files(Path(config.path)) else _from_pictures(config)
+    dataset = records(seed)[process_index::process_count]
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
     if config.num_workers == 0:
         return iter(dataset.to_iter_dataset(options).batch(batch_size))
@@ -72,6 +70,27 @@ def batches(
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=config.num_workers)
     return iter(dataset.to_iter_dataset(options).mp_prefetch(workers).batch(batch_size))
+
+
+def _from_pictures(config: DataConfig) -> Callable[[int], grain.MapDataset]:
+    source = FolderSource(config.path, cache_bytes=config.cache_bytes)
+    windows = find_all_windows(source, config.crop_size)
+    visited = grain.MapDataset.source(visits(windows).tolist())
+    make = record_maker(config, source, windows)
+    return lambda seed: visited.seed(seed).shuffle().repeat().random_map(make)
+
+
+def _prepared(config: DataConfig) -> Callable[[int], grain.MapDataset]:
+    source = PreparedSource(config.path)
+    return lambda seed: (
+        grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(partial(with_lq, scale=config.scale))
+    )
+
+
+def with_lq(record: Batch, scale: int) -> Batch:
+    """A record with its low-resolution picture enlarged as well, "lq", as the networks take it."""
+    height, width = record["lr"].shape[:2]
+    return record | {"lq": bicubic(record["lr"], (height * scale, width * scale))}
 
 
 def visits(windows: list[Windows]) -> np.ndarray:
@@ -95,6 +114,6 @@ def record_maker(
         if config.preset is None:
             return made | {"hr": hr}
         lr, hr = degrade(hr, rng, PRESETS[config.preset], scale=config.scale)
-        return made | {"hr": hr, "lr": lr}
+        return with_lq(made | {"hr": hr, "lr": lr}, config.scale)
 
     return make

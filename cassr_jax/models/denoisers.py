@@ -1,15 +1,17 @@
 """The networks of a stage put together: what a sampler or a training step calls.
 
-All denoisers share one interface, in three parts by how often each has to run:
+All denoisers share one interface, in parts by how often each has to run:
 
-    condition = denoiser.condition(encoder_hidden_states, *images)   # once for an image: text, hints
-    temb = denoiser.embed_time(timesteps)                            # once for all steps
-    prediction = denoiser(latents, temb, condition)                  # every step
+    text = denoiser.embed_text(encoder_hidden_states)    # once: (N, L, C) -> keys and values
+    hints = denoiser.embed_images(*images)               # once an image: (B, H, W, 3) in [-1, 1] each
+    temb = denoiser.embed_time(timesteps)                # once for all steps: (S,), or (N,) in training
+    prediction = denoiser(latents, temb, text, hints)    # every step: (N, h, w, 4)
 
-`encoder_hidden_states` (N, L, C) and `latents` (N, h, w, 4) may hold a multiple of the images (B, H, W, 3) in [-1, 1]:
-with classifier-free guidance N = 2B, negative prompts first, and what comes from the images is computed for B.
+N is B, or with classifier-free guidance 2B, negative prompts first; what comes from the images is computed for B.
+A single time embedding, (1, C), serves a whole batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -23,34 +25,42 @@ from cassr_jax.models.unet import TextKeyValues, UNet
 
 
 class Denoiser(Protocol):
-    def condition(self, encoder_hidden_states: jax.Array, *images: jax.Array) -> Any: ...
+    def embed_text(self, encoder_hidden_states: jax.Array) -> Any: ...
+
+    @property
+    def embed_images(self) -> Callable[..., Any]: ...
 
     def embed_time(self, timesteps: jax.Array) -> Any: ...
 
-    def __call__(self, latents: jax.Array, temb: Any, condition: Any) -> jax.Array: ...
+    def __call__(self, latents: jax.Array, temb: Any, text: Any, hints: Any) -> jax.Array: ...
+
+
+class Pair(NamedTuple):
+    """The same kind of thing for the U-Net and for the ControlNet beside it."""
+
+    unet: Any
+    control: Any
 
 
 @dataclass(frozen=True)
 class BaseDenoiser:
-    """The U-Net alone: Stable Diffusion."""
+    """The U-Net alone: Stable Diffusion. Reads no image."""
 
     unet: UNet
 
-    def condition(self, encoder_hidden_states: jax.Array, *images: jax.Array) -> TextKeyValues:
-        del images
+    def embed_text(self, encoder_hidden_states: jax.Array) -> TextKeyValues:
         return self.unet.text_key_values(encoder_hidden_states)
+
+    def embed_images(self) -> None:
+        return None
 
     def embed_time(self, timesteps: jax.Array) -> jax.Array:
         return self.unet.embed_time(timesteps)
 
-    def __call__(self, latents: jax.Array, temb: jax.Array, condition: TextKeyValues) -> jax.Array:
-        h, skips = self.unet.encode(latents, temb, condition)
-        return self.unet.decode(h, skips, temb, condition)
-
-
-class SCEditCondition(NamedTuple):
-    text: TextKeyValues
-    hints: list[jax.Array]
+    def __call__(self, latents: jax.Array, temb: jax.Array, text: TextKeyValues, hints: None = None) -> jax.Array:
+        del hints
+        h, skips = self.unet.encode(latents, temb, text)
+        return self.unet.decode(h, skips, temb, text)
 
 
 @dataclass(frozen=True)
@@ -60,28 +70,19 @@ class SCEditDenoiser:
     unet: UNet
     tuner: CSCTuner
 
-    def condition(self, encoder_hidden_states: jax.Array, *images: jax.Array) -> SCEditCondition:
-        (image,) = images
-        hints = [_repeat(hint, len(encoder_hidden_states)) for hint in self.tuner.hints(_unit_range(image))]
-        return SCEditCondition(self.unet.text_key_values(encoder_hidden_states), hints)
+    def embed_text(self, encoder_hidden_states: jax.Array) -> TextKeyValues:
+        return self.unet.text_key_values(encoder_hidden_states)
+
+    def embed_images(self, image: jax.Array) -> list[jax.Array]:
+        return self.tuner.hints(_unit_range(image))
 
     def embed_time(self, timesteps: jax.Array) -> jax.Array:
         return self.unet.embed_time(timesteps)
 
-    def __call__(self, latents: jax.Array, temb: jax.Array, condition: SCEditCondition) -> jax.Array:
-        h, skips = self.unet.encode(latents, temb, condition.text)
-        return self.unet.decode(h, self.tuner(skips, condition.hints), temb, condition.text)
-
-
-class ControlCondition(NamedTuple):
-    text: TextKeyValues  # of the U-Net
-    control_text: TextKeyValues  # of the ControlNet
-    hint: jax.Array
-
-
-class ControlTemb(NamedTuple):
-    unet: jax.Array
-    control: jax.Array
+    def __call__(self, latents: jax.Array, temb: jax.Array, text: TextKeyValues, hints: list[jax.Array]) -> jax.Array:
+        h, skips = self.unet.encode(latents, temb, text)
+        skips = self.tuner(skips, [_repeat(hint, len(latents)) for hint in hints])
+        return self.unet.decode(h, skips, temb, text)
 
 
 @dataclass(frozen=True)
@@ -91,22 +92,20 @@ class ControlNetDenoiser:
     unet: UNet
     controlnet: ControlNet
 
-    def condition(self, encoder_hidden_states: jax.Array, *images: jax.Array) -> ControlCondition:
-        (image,) = images
-        return ControlCondition(
-            self.unet.text_key_values(encoder_hidden_states),
-            self.controlnet.text_key_values(encoder_hidden_states),
-            _repeat(self.controlnet.embed_hint(_unit_range(image)), len(encoder_hidden_states)),
-        )
+    def embed_text(self, encoder_hidden_states: jax.Array) -> Pair:
+        return Pair(*(net.text_key_values(encoder_hidden_states) for net in (self.unet, self.controlnet)))
 
-    def embed_time(self, timesteps: jax.Array) -> ControlTemb:
-        return ControlTemb(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
+    def embed_images(self, image: jax.Array) -> jax.Array:
+        return self.controlnet.embed_hint(_unit_range(image))
 
-    def __call__(self, latents: jax.Array, temb: ControlTemb, condition: ControlCondition) -> jax.Array:
-        control = self.controlnet(latents, temb.control, condition.control_text, condition.hint)
-        h, skips = self.unet.encode(latents, temb.unet, condition.text)
+    def embed_time(self, timesteps: jax.Array) -> Pair:
+        return Pair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
+
+    def __call__(self, latents: jax.Array, temb: Pair, text: Pair, hints: jax.Array) -> jax.Array:
+        control = self.controlnet(latents, temb.control, text.control, _repeat(hints, len(latents)))
+        h, skips = self.unet.encode(latents, temb.unet, text.unet)
         skips = [skip + residual for skip, residual in zip(skips, control.residuals, strict=True)]
-        return self.unet.decode(h + control.middle, skips, temb.unet, condition.text)
+        return self.unet.decode(h + control.middle, skips, temb.unet, text.unet)
 
 
 @dataclass(frozen=True)
@@ -119,25 +118,24 @@ class CasSRDenoiser:
     attention: MultipleAttention
     switches: GuidanceSwitches
 
-    def condition(self, encoder_hidden_states: jax.Array, *images: jax.Array) -> ControlCondition:
-        lq, reference = images
-        hints = self.controlnet.embed_hint(_unit_range(jnp.concatenate([lq, reference])))
+    def embed_text(self, encoder_hidden_states: jax.Array) -> Pair:
         twice = jnp.concatenate([encoder_hidden_states] * 2)
-        return ControlCondition(
-            self.unet.text_key_values(encoder_hidden_states),
-            self.controlnet.text_key_values(twice),
-            jnp.concatenate([_repeat(hint, len(encoder_hidden_states)) for hint in jnp.split(hints, 2)]),
+        return Pair(self.unet.text_key_values(encoder_hidden_states), self.controlnet.text_key_values(twice))
+
+    def embed_images(self, lq: jax.Array, reference: jax.Array) -> tuple[jax.Array, jax.Array]:
+        lq_hint, reference_hint = jnp.split(
+            self.controlnet.embed_hint(_unit_range(jnp.concatenate([lq, reference]))), 2
         )
+        return lq_hint, reference_hint
 
-    def embed_time(self, timesteps: jax.Array) -> ControlTemb:
-        return ControlTemb(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
+    def embed_time(self, timesteps: jax.Array) -> Pair:
+        return Pair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
 
-    def __call__(self, latents: jax.Array, temb: ControlTemb, condition: ControlCondition) -> jax.Array:
-        twice = jnp.concatenate([latents] * 2)
-        # One embedding for the whole batch broadcasts as it is.
+    def __call__(self, latents: jax.Array, temb: Pair, text: Pair, hints: tuple[jax.Array, jax.Array]) -> jax.Array:
         control_temb = temb.control if len(temb.control) == 1 else jnp.concatenate([temb.control] * 2)
-        control = self.controlnet(twice, control_temb, condition.control_text, condition.hint)
-        h, skips = self.unet.encode(latents, temb.unet, condition.text)
+        hint = jnp.concatenate([_repeat(h, len(latents)) for h in hints])
+        control = self.controlnet(jnp.concatenate([latents] * 2), control_temb, text.control, hint)
+        h, skips = self.unet.encode(latents, temb.unet, text.unet)
         if self.switches.residuals:
             h = h + _sum_of_both(control.middle)
             skips = [skip + _sum_of_both(r) for skip, r in zip(skips, control.residuals, strict=True)]
@@ -145,7 +143,7 @@ class CasSRDenoiser:
         if self.switches.attention:
             lr, reference = zip(*(jnp.split(feature, 2) for feature in control.features), strict=True)
             guides = self.attention.bind(lr, reference, self.switches)
-        return self.unet.decode(h, skips, temb.unet, condition.text, guides)
+        return self.unet.decode(h, skips, temb.unet, text.unet, guides)
 
 
 def _unit_range(images: jax.Array) -> jax.Array:
@@ -153,7 +151,7 @@ def _unit_range(images: jax.Array) -> jax.Array:
 
 
 def _repeat(x: jax.Array, batch: int) -> jax.Array:
-    return jnp.concatenate([x] * (batch // len(x)))
+    return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
 
 
 def _sum_of_both(x: jax.Array) -> jax.Array:

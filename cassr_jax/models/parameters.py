@@ -5,7 +5,7 @@ training masks and sharding rules all speak of these names, so no other part of 
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 from flax import nnx
@@ -35,7 +35,8 @@ def merge(graphdef: nnx.GraphDef[M], params: Mapping[str, jax.Array]) -> M:
 
 def abstract(factory: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Shapes]:
     """Definition and parameter shapes of `factory(rngs)`, without computing or allocating any array."""
-    return split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    graphdef, shapes = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    return graphdef, cast(Shapes, shapes)
 
 
 def initialise(factory: Callable[[nnx.Rngs], M], key: jax.Array) -> tuple[nnx.GraphDef[M], Params]:

@@ -196,7 +196,8 @@ class UpBlock(_Block):
             if text:
                 x = self.attentions[i](x, text[i], guides[i] if guides else None)
         if hasattr(self, "upsamplers"):
-            x = self.upsamplers[0](x, skips[-1].shape[1:3])
+            height, width = skips[-1].shape[1:3]
+            x = self.upsamplers[0](x, (height, width))
         return x
 
 

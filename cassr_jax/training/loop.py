@@ -2,10 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,63 +15,49 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.data.pipeline import batches
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.weights import lpips_weights
-from cassr_jax.models.parameters import Params, abstract, initialise, nest, select
+from cassr_jax.models.parameters import Params, merge, nest, select
+from cassr_jax.networks import Networks, write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.masking import TRAINABLE, partition
-from cassr_jax.training.objectives import make_objective
+from cassr_jax.training.objectives import Batch, make_objective, to_float
 from cassr_jax.training.state import TrainState, make_optimizer
 from cassr_jax.training.step import make_step
-from cassr_jax.weights import components
 
-_READ_FROM_BATCH = ("record",)  # bookkeeping that the step has no use for
+_NOT_FOR_THE_STEP = ("record", "lr")
 
 
-def build(config: TrainConfig) -> tuple[dict[str, nnx.GraphDef], dict[str, Any], Params]:
-    """Definitions, network configurations and parameters (`component.path`) of everything the stage uses."""
-    graphdefs, configs, params = {}, {}, {}
+def build(config: TrainConfig) -> Networks:
+    """Everything the stage uses, read or new."""
+    networks = Networks()
     for kind, source in config.components.items():
-        if kind == "tokenizer":
-            continue
-        configs[kind], weights = components.read_component(source, kind)
-        graphdefs[kind], _ = abstract(partial(_network, kind, configs[kind], config))
-        params |= nest(kind, weights)
+        if kind != "tokenizer":
+            networks = networks.with_read(kind, source, config.dtype)
     for i, (kind, network) in enumerate(config.new.items()):
-        configs[kind] = network
         key = jax.random.fold_in(jax.random.key(config.seed), i)
-        graphdefs[kind], weights = initialise(partial(_network, kind, network, config), key)
-        params |= nest(kind, weights)
-        if kind in ("controlnet", "activation_controlnet"):
-            # A ControlNet is born as a copy of the encoder that it stands beside.
-            shared = {k: v for k, v in select(params, "unet").items() if k in weights}
-            params |= nest(kind, {name: jnp.copy(value) for name, value in shared.items()})
-    missing = [kind for kind in TRAINABLE[config.stage] if kind not in configs]
-    if missing:
+        networks = networks.with_new(kind, network, config.dtype, key)
+    if missing := [kind for kind in TRAINABLE[config.stage] if kind not in networks.configs]:
         raise InputError(f"stage {config.stage} trains {missing}, but the configuration neither reads nor makes them")
-    return graphdefs, configs, params
-
-
-def _network(kind: str, network: Any, config: TrainConfig, rngs: nnx.Rngs) -> nnx.Module:
-    return components.build(kind, network, dtype=config.dtype, rngs=rngs)
+    return networks
 
 
 def train(config: TrainConfig, workdir: Path) -> Path:
     """Run or take up `config` in `workdir`; returns the folder of exported weights, `workdir/export`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    graphdefs, configs, params = build(config)
-    trainable, frozen = partition(params, config.stage)
+    networks = build(config)
+    trainable, frozen = partition(networks.params, config.stage)
     frozen = jax.tree.map(lambda x: jnp.asarray(x, config.frozen_dtype), frozen)
     trainable = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trainable)
     if config.stage == "vae" and config.loss.perceptual_weight:
         frozen |= nest("lpips", jax.tree.map(jnp.asarray, lpips_weights("vgg16")))
-    del params
+    networks = replace(networks, params={})
 
     ids = None
-    if "text_encoder" in configs:
+    if "text_encoder" in networks.configs:
         tokenizer = config.components.get("tokenizer")
-        ids = prompt_ids(configs["text_encoder"], tokenizer, ["", config.prompt], config.prompt)
+        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt], config.prompt)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    step_fn = make_step(make_objective(config, graphdefs, ids), optimizer, config.optimizer, config.seed)
+    step_fn = make_step(make_objective(config, networks.graphdefs, ids), optimizer, config.optimizer, config.seed)
     state = TrainState.create(trainable, optimizer)
     data = batches(config.data, batch_size=config.batch_size, seed=config.seed)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
@@ -89,7 +73,7 @@ def train(config: TrainConfig, workdir: Path) -> Path:
         for step in bar:
             if step % config.save_every == 0 and step > start:
                 checkpoints.save(state, data.get_state())
-            batch = {name: value for name, value in next(data).items() if name not in _READ_FROM_BATCH}
+            batch = {name: value for name, value in next(data).items() if name not in _NOT_FOR_THE_STEP}
             state, metrics = step_fn(state, frozen, batch)
             pending.append(metrics)
             if (step + 1) % config.log_every == 0 or step + 1 == config.num_steps:
@@ -102,15 +86,25 @@ def train(config: TrainConfig, workdir: Path) -> Path:
                 pending = []
     checkpoints.save(state, data.get_state())
     checkpoints.close()
-    return export(config, configs, frozen | (state.ema if config.optimizer.ema_decay else state.params), workdir)
+    trained = state.ema if config.optimizer.ema_decay else state.params
+    return export(config, networks, trained, next(batches(config.data, batch_size=64, seed=config.seed)), workdir)
 
 
-def export(config: TrainConfig, configs: Mapping[str, Any], params: Params, workdir: Path) -> Path:
-    """Write what the stage trained, one folder a component, as `cassr_jax.load` takes it."""
+def export(config: TrainConfig, networks: Networks, trained: Params, batch: Batch, workdir: Path) -> Path:
+    """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them."""
     folder = workdir / "export"
     for kind in TRAINABLE[config.stage]:
-        components.write_component(folder / kind, kind, configs[kind], select(params, kind))
+        network, params = networks.configs[kind], select(trained, kind)
+        if kind == "vae" and kind in config.new:
+            network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
+        write_network(folder / kind, kind, network, params)
     return folder
+
+
+def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> float:
+    """One over the standard deviation of the latents, so that a diffusion model sees them at unit size."""
+    mean, logvar = jax.jit(lambda params, hr: merge(graphdef, params).moments(to_float(hr)))(params, batch["hr"])
+    return float(1 / jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))))
 
 
 def _summary(config: TrainConfig, trainable: Params, frozen: Params, start: int) -> str:

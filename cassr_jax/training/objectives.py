@@ -86,7 +86,9 @@ def _diffusion_loss(
     text = jnp.where(dropped, empty, prompt)
 
     denoiser, images = _denoiser(config, modules, batch)
-    prediction = denoiser(noisy, denoiser.embed_time(timesteps), denoiser.condition(text, *images))
+    prediction = denoiser(
+        noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), denoiser.embed_images(*images)
+    )
     losses = denoising_loss(config.schedule, prediction, latents, noise, timesteps, gamma=config.loss.snr_gamma)
     return jnp.mean(losses), {}
 

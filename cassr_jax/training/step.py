@@ -1,6 +1,7 @@
 """One update, compiled once."""
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,10 @@ def make_step(
 
         (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         # The average starts as the running mean of what it has seen, so that early exports are not the initial weights.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
+        ema = cast(Params, optax.incremental_update(params, state.ema, 1 - decay))
         metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients)} | metrics
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 

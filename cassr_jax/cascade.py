@@ -1,0 +1,310 @@
+"""The public face: load a cascade, give it a picture.
+
+cassr = cassr_jax.load("tiny")
+sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whichever was given
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cassr_jax.config import Activation, CascadeConfig, SamplingConfig, Start
+from cassr_jax.diffusion.samplers import SAMPLERS, Plan, Sampler, make_sampler
+from cassr_jax.errors import InputError
+from cassr_jax.imaging import io, tiling
+from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.models.denoisers import CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
+from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.networks import Networks, merge_all
+from cassr_jax.prompts import prompt_ids
+from cassr_jax.stage import StageLayout, map_tiles, run_stage
+
+Progress = Callable[[str, int, int], None]
+Stage = Literal["reference", "result"]
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What came of one picture; (H, W, 3) uint8 each.
+
+    `bicubic` is the input enlarged, `reference` what the first stage made of it, `result` the second stage's picture.
+    """
+
+    bicubic: np.ndarray
+    reference: np.ndarray
+    result: np.ndarray
+
+
+@dataclass(frozen=True)
+class Options:
+    """One call's settings; None keeps the cascade's own.
+
+    Attributes:
+        scale: output side over input side.
+        seed: of the noise, 0 <= seed < 2**63: the same seed, the same pixels.
+        steps, guidance_scale, sampler: of both stages.
+        start, strength: of the second stage; see `SamplingConfig`.
+        color_fix: adain, wavelet or none.
+        tile: side of a tile in px of the output.
+        progress: called as `progress(stage, steps done, steps in all)`, stage "reference" or "result".
+    """
+
+    scale: float = 4
+    seed: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    start: Start | None = None
+    strength: float | None = None
+    color_fix: str | None = None
+    tile: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        for name, choices in (("sampler", SAMPLERS), ("start", get_args(Start)), ("color_fix", COLOR_FIXES)):
+            if getattr(self, name) not in (None, *choices):
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}, expected 0 to {2**63 - 1}")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise InputError(f"strength is {self.strength}, expected more than 0 and at most 1")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps is {self.steps}, expected at least 1")
+
+    def applied(self, sampling: SamplingConfig) -> SamplingConfig:
+        """A stage's own settings with these in their place."""
+        changes = {
+            "num_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "sampler": self.sampler,
+            "start": self.start,
+            "strength": self.strength,
+        }
+        return replace(sampling, **{name: value for name, value in changes.items() if value is not None})
+
+
+class CasSR:
+    """A loaded cascade; `cassr_jax.load` makes one. Safe to call from several threads, one picture at a time.
+
+    Args:
+        config: how both stages are sampled.
+        networks: what they are made of.
+        tokenizer: folder or hub id of CLIP's tokenizer, where the text encoder is CLIP.
+    """
+
+    def __init__(self, config: CascadeConfig, networks: Networks, tokenizer: str | None = None):
+        self.config = config
+        self.networks = networks
+        self._tokenizer = tokenizer
+        self._texts: dict[tuple[str, str], jax.Array] = {}
+        self._listener: Callable[[int], None] | None = None
+        self._lock = threading.Lock()
+        # One compiled function a stage. What is static in a call is hashable, so calls alike compile once.
+        denoisers = {"reference": _activation_denoiser(config.activation), "result": _restoration_denoiser(config)}
+        self._stages = {
+            stage: jax.jit(partial(_stage, networks.graphdefs, denoiser, self._report), static_argnums=(0, 1))
+            for stage, denoiser in denoisers.items()
+        }
+        self._enlarge = jax.jit(partial(_enlarge, networks.graphdefs.get("rrdbnet")), static_argnums=(0, 1))
+
+    def upscale(self, image: Any, **options: Any) -> Any:
+        """The picture restored and enlarged: a PIL image for a PIL image, an array for an array.
+
+        Args:
+            image: a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4); alpha is enlarged and kept.
+            options: see `Options`.
+        """
+        return io.upscale(image, lambda rgb: self.restore(rgb, **options).result)
+
+    def reference(self, image: Any, **options: Any) -> Any:
+        """The first stage alone: what `upscale` is guided by."""
+        return io.upscale(image, lambda rgb: self._activate(rgb, Options(**options))[1])
+
+    def restore(self, rgb: np.ndarray, **options: Any) -> Restoration:
+        """Both stages on uint8 RGB (h, w, 3); see `Options`.
+
+        Raises:
+            InputError: an option out of range, a picture too large, or numbers that overflowed on the way.
+        """
+        chosen = Options(**options)
+        bicubic, reference = self._activate(rgb, chosen)
+        sampling = chosen.applied(self.config.sampling)
+        start = {"lr": bicubic, "reference": reference, "noise": None}[sampling.start]
+        result = self._sample("result", sampling, (bicubic, reference), start, bicubic, chosen)
+        return Restoration(bicubic, reference, result)
+
+    def _activate(self, rgb: np.ndarray, chosen: Options) -> tuple[np.ndarray, np.ndarray]:
+        """(bicubic, reference) in uint8: the second stage was trained on images rounded to 8 bit."""
+        size = io.output_size(rgb.shape[0], rgb.shape[1], chosen.scale)
+        bicubic = io.bicubic(rgb, size)
+        match self.config.activation:
+            case "identity":
+                return bicubic, bicubic
+            case "rrdbnet":
+                return bicubic, io.bicubic(self._run_rrdbnet(rgb, chosen), size)
+        sampling = replace(chosen, start=None, strength=None).applied(self.config.activation_sampling)
+        start = None if sampling.start == "noise" else bicubic
+        return bicubic, self._sample("reference", sampling, (bicubic,), start, bicubic, chosen)
+
+    def _sample(
+        self,
+        stage: Stage,
+        sampling: SamplingConfig,
+        images: tuple[np.ndarray, ...],
+        start: np.ndarray | None,
+        bicubic: np.ndarray,
+        chosen: Options,
+    ) -> np.ndarray:
+        """One diffusion stage on pictures of one size, (H, W, 3) uint8 in and out."""
+        schedule, sampler = self.config.schedule, make_sampler(sampling.sampler)
+        last = schedule.num_train_timesteps - 1
+        first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
+        plan = sampler.plan(schedule, sampling.num_steps, first)
+        height, width = bicubic.shape[:2]
+        layout = self._layout(height, width, chosen.tile, sampler, sampling.guidance_scale != 1)
+        size = (layout.tiles.height * layout.factor, layout.tiles.width * layout.factor)
+        key = jax.random.fold_in(_key(chosen.seed), stage == "result")
+        with self._lock:
+            if chosen.progress is not None:
+                self._listener = lambda done, tell=chosen.progress: tell(stage, done, sampling.num_steps)
+            try:
+                output = self._stages[stage](
+                    layout,
+                    chosen.progress is not None,
+                    self.networks.params,
+                    self._text(sampling),
+                    tuple(_to_canvas(image, size) for image in images),
+                    None if start is None else _to_canvas(start, size),
+                    key,
+                    plan,
+                    np.float32(sampling.guidance_scale),
+                )
+                canvas = np.asarray(output)
+                jax.effects_barrier()  # the last progress report
+            finally:
+                self._listener = None
+        fix = COLOR_FIXES[chosen.color_fix or self.config.color_fix]
+        return _to_uint8(fix(canvas[0, :height, :width], _to_float(bicubic)), stage)
+
+    def _layout(self, height: int, width: int, tile: int | None, sampler: Sampler, guided: bool) -> StageLayout:
+        """Tiles over a canvas a little larger than the picture: a whole number of the U-Net's coarsest positions, or,
+        below a tile, of an eighth of a tile, so that pictures of many sizes share a few compiled functions."""
+        configs = self.networks.configs
+        factor = configs["vae"].factor
+        unit = factor * 2 ** (len(configs["unet"].block_out_channels) - 1)
+        tile = tile or self.config.tile
+        if tile < unit:
+            raise InputError(f"tile is {tile} px, expected at least {unit}")
+        tile -= tile % unit
+        step = -(-tile // 8 // unit) * unit
+        rows, columns = (-(-side // s) * s for side in (height, width) for s in (step if side <= tile else unit,))
+        side = min(tile, max(rows, columns)) // factor
+        tiles = tiling.plan(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
+        return StageLayout(tiles, factor, self.config.tiles_at_once, sampler, guided)
+
+    def _run_rrdbnet(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
+        """Enlarged by the network's own scale, in tiles; (h * s, w * s, 3) uint8."""
+        height, width = rgb.shape[:2]
+        scale = self.networks.configs["rrdbnet"].scale
+        side = max((chosen.tile or self.config.tile) // scale, 16)
+        tiles = tiling.plan(height, width, min(side, max(height, width, 16)), side // 4)
+        image = self._enlarge(tiles, scale, self.networks.params, rgb[None].astype(np.float32) / 255)
+        return _to_uint8(np.asarray(image)[0] * 2 - 1, "reference")
+
+    def _text(self, sampling: SamplingConfig) -> jax.Array:
+        """(2, L, C): the embeddings of the negative prompt and of the prompt, made once."""
+        prompts = (sampling.negative_prompt, sampling.prompt)
+        if prompts not in self._texts:
+            ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, prompts, sampling.prompt)
+            graphdef = self.networks.graphdefs["text_encoder"]
+            encode = jax.jit(lambda params, ids: merge(graphdef, params)(ids))
+            self._texts[prompts] = encode(select(self.networks.params, "text_encoder"), ids)
+        return self._texts[prompts]
+
+    def _report(self, done: jax.Array) -> None:
+        if self._listener is not None:
+            self._listener(int(done))
+
+
+def _stage(
+    graphdefs: Mapping[str, nnx.GraphDef],
+    make_denoiser: Callable[[Mapping[str, Any]], Denoiser],
+    report: Callable[[jax.Array], None],
+    layout: StageLayout,
+    reporting: bool,
+    params: Params,
+    text: jax.Array,
+    images: tuple[jax.Array, ...],
+    start: jax.Array | None,
+    key: jax.Array,
+    plan: Plan,
+    guidance_scale: jax.Array,
+) -> jax.Array:
+    """`run_stage` from parameters instead of modules, and from a key instead of noise: what is compiled."""
+    modules = merge_all(graphdefs, params)
+    channels = modules["vae"].config.latent_channels
+    noise = jax.random.normal(key, (1, layout.tiles.height, layout.tiles.width, channels), jnp.float32)
+    return run_stage(
+        modules["vae"],
+        make_denoiser(modules),
+        text,
+        images,
+        start,
+        noise,
+        plan,
+        guidance_scale,
+        layout,
+        report if reporting else None,
+    )
+
+
+def _activation_denoiser(activation: Activation) -> Callable[[Mapping[str, Any]], Denoiser]:
+    if activation == "controlnet":
+        return lambda modules: ControlNetDenoiser(modules["unet"], modules["activation_controlnet"])
+    return lambda modules: SCEditDenoiser(modules["unet"], modules["scedit"])
+
+
+def _restoration_denoiser(config: CascadeConfig) -> Callable[[Mapping[str, Any]], Denoiser]:
+    return lambda modules: CasSRDenoiser(
+        modules["unet"], modules["controlnet"], modules["multiple_attention"], config.switches
+    )
+
+
+def _enlarge(
+    graphdef: nnx.GraphDef | None, tiles: tiling.Tiles, scale: int, params: Params, rgb: jax.Array
+) -> jax.Array:
+    if graphdef is None:
+        raise InputError("activation rrdbnet: the cascade was loaded without an RRDBNet")
+    network = merge(graphdef, select(params, "rrdbnet"))
+    return tiling.merge(map_tiles(network, tiling.gather(rgb, tiles), 1), tiles.scaled(scale))
+
+
+def _key(seed: int) -> jax.Array:
+    """A key of all 63 bits of a seed; `jax.random.key` alone takes 32."""
+    return jax.random.fold_in(jax.random.key(seed & 0xFFFFFFFF), seed >> 32)
+
+
+def _to_float(image: np.ndarray) -> np.ndarray:
+    """uint8 [0, 255] -> float32 [-1, 1]."""
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def _to_canvas(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (h, w, 3) -> float32 (1, H, W, 3) in [-1, 1], the border repeated below and to the right."""
+    margin = [(0, full - own) for full, own in zip(size, image.shape[:2], strict=True)]
+    return np.pad(_to_float(image), [*margin, (0, 0)], mode="edge")[None]
+
+
+def _to_uint8(image: np.ndarray, stage: Stage) -> np.ndarray:
+    if not np.isfinite(image).all():
+        raise InputError(
+            f"the {stage} has numbers that are not finite: the weights overflow at this precision, try float32"
+        )
+    return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,135 @@
+"""Make training pairs once: crops, their degraded versions, the targets' latents, and stage 1's references.
+
+    python -m cassr_jax.data.references --config configs/tiny_scedit.py --records 6000 --output runs/pairs
+
+takes the data and the networks of a training configuration. Where these include a trained `scedit`, its restored image
+is stored with each record, rounded to 8 bit as it will be at inference. The same command again goes on where it
+stopped: files are complete or not there.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cassr_jax.config import SamplingConfig, TrainConfig
+from cassr_jax.config_files import override, read_config
+from cassr_jax.data.pipeline import Batch, batches
+from cassr_jax.data.prepared import SUFFIX, write_records
+from cassr_jax.diffusion.samplers import make_sampler
+from cassr_jax.errors import InputError
+from cassr_jax.imaging import io, tiling
+from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.models.denoisers import SCEditDenoiser
+from cassr_jax.models.parameters import Params
+from cassr_jax.networks import Networks, merge_all
+from cassr_jax.prompts import prompt_ids
+from cassr_jax.stage import StageLayout, run_stage
+
+RECORDS_PER_FILE = 512
+_KEPT = ("record", "lr")
+
+
+def make_references(
+    networks: Networks, config: TrainConfig, sampling: SamplingConfig, color_fix: str
+) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+    """Jitted: parameters, lq images (B, S, S, 3) in [-1, 1], a key -> restored images of the same shape and range."""
+    vae = networks.configs["vae"]
+    sampler = make_sampler(sampling.sampler)
+    plan = sampler.plan(config.schedule, sampling.num_steps)
+    prompts = (sampling.negative_prompt, sampling.prompt)
+    ids = prompt_ids(networks.configs["text_encoder"], config.components.get("tokenizer"), prompts, sampling.prompt)
+
+    @jax.jit
+    def restore(params: Params, lq: jax.Array, key: jax.Array) -> jax.Array:
+        modules = merge_all(networks.graphdefs, params)
+        batch, side = lq.shape[0], lq.shape[1] // vae.factor
+        tiles = tiling.plan(side, side, side, 0)
+        layout = StageLayout(tiles, vae.factor, batch, sampler, sampling.guidance_scale != 1)
+        noise = jax.random.normal(key, (batch, side, side, vae.latent_channels), jnp.float32)
+        denoiser = SCEditDenoiser(modules["unet"], modules["scedit"])
+        scale = jnp.float32(sampling.guidance_scale)
+        text = modules["text_encoder"](ids)
+        start = None if sampling.start == "noise" else lq
+        images = run_stage(modules["vae"], denoiser, text, (lq,), start, noise, plan, scale, layout)
+        return COLOR_FIXES[color_fix](images, lq)
+
+    return restore
+
+
+def prepare(config: TrainConfig, sampling: SamplingConfig, color_fix: str, records: int, output: Path) -> None:
+    """Write `records` records, rounded up to whole batches, below `output`."""
+    networks = Networks()
+    for kind in ("vae", "unet", "text_encoder", "scedit"):
+        if kind in config.components:
+            networks = networks.with_read(kind, config.components[kind], config.dtype)
+    restore = make_references(networks, config, sampling, color_fix) if "scedit" in networks.configs else None
+    encode = jax.jit(lambda params, hr: merge_all(networks.graphdefs, params)["vae"].encode(_to_float(hr)))
+
+    def complete(batch: Batch, number: int) -> dict[str, np.ndarray]:
+        made = {name: batch[name] for name in _KEPT}
+        made["latents"] = np.asarray(encode(networks.params, batch["hr"]), np.float16)
+        if restore is not None:
+            lq = np.stack([io.bicubic(lr, batch["hr"].shape[1:3]) for lr in batch["lr"]])
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            images = np.asarray(restore(networks.params, _to_float(lq), key))
+            made["reference"] = np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
+        return made
+
+    per_file = math.ceil(RECORDS_PER_FILE / config.batch_size)
+    total = math.ceil(records / config.batch_size)
+    for first in tqdm(range(0, total, per_file), unit="file"):
+        path = output / f"{first // per_file:05d}{SUFFIX}"
+        if path.exists():
+            continue
+        numbers = range(first, min(first + per_file, total))
+        # Every file has a stream of its own, so that making it needs none of the files before.
+        stream = batches(config.data, batch_size=config.batch_size, seed=config.seed * 1_000_003 + first)
+        write_records(path, _unbatched(complete(next(stream), number) for number in numbers))
+
+
+def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    for batch in batches_made:
+        for i in range(len(batch["record"])):
+            yield {name: value[i] for name, value in batch.items()}
+
+
+def _to_float(images: np.ndarray | jax.Array) -> jax.Array:
+    return jnp.asarray(images, jnp.float32) / 127.5 - 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cassr_jax.data.references",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, type=Path, help="a training configuration: its data and components")
+    parser.add_argument("--records", required=True, type=int, help="how many records to make")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the *.array_record files")
+    parser.add_argument("--sampler", default="dpmpp_2m", help="of the references (default %(default)s)")
+    parser.add_argument("--sampling-steps", type=int, default=10, help="of the references (default %(default)s)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="of the references (default %(default)s: none)")
+    parser.add_argument("--color-fix", default="wavelet", choices=COLOR_FIXES, help="of the references")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="changes to the configuration")
+    arguments = parser.parse_args(argv)
+    try:
+        config = override(read_config(arguments.config), arguments.set)
+        sampling = SamplingConfig(
+            sampler=arguments.sampler, num_steps=arguments.sampling_steps, guidance_scale=arguments.guidance
+        )
+        prepare(config, sampling, arguments.color_fix, arguments.records, arguments.output)
+    except InputError as error:
+        print(f"references: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

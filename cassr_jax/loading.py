@@ -1,0 +1,94 @@
+"""From a name, a folder or a configuration file to a cascade."""
+
+import json
+import runpy
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from cassr_jax.cascade import CasSR
+from cassr_jax.config import Activation, CascadeConfig, DType
+from cassr_jax.config_files import from_json
+from cassr_jax.errors import InputError
+from cassr_jax.networks import Networks
+
+CASCADE_FILE = "cassr.json"
+# What each way of making the reference needs besides the second stage.
+_ALWAYS = ("vae", "unet", "text_encoder", "controlnet", "multiple_attention")
+_OF_ACTIVATION: Mapping[str, tuple[str, ...]] = {
+    "scedit": ("scedit",),
+    "controlnet": ("activation_controlnet",),
+    "rrdbnet": ("rrdbnet",),
+    "identity": (),
+}
+
+
+def load(source: str | Path = "tiny", *, activation: Activation | None = None, dtype: DType | None = None) -> CasSR:
+    """Load a cascade.
+
+    Args:
+        source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, or a Python file that
+            defines `cascade`, a `CascadeConfig` (see `configs/`).
+        activation: how the reference is made: scedit, controlnet, rrdbnet or identity; by default the cascade's own.
+        dtype: precision of the networks and of their weights, float32 (default), bfloat16 or float16.
+
+    Raises:
+        InputError: the source is none of these, or weights are missing or do not fit.
+    """
+    config, base = read_cascade(source)
+    if activation is not None:
+        config = replace(config, activation=activation)
+    if config.activation not in get_args(Activation):
+        raise InputError(f"activation is {config.activation!r}, expected one of {', '.join(get_args(Activation))}")
+    dtype = dtype or "float32"
+    if dtype not in get_args(DType):
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
+    networks = Networks()
+    for kind in (*_ALWAYS, *_OF_ACTIVATION[config.activation]):
+        if kind not in config.components:
+            raise InputError(
+                f"{source}: names no {kind} among its components, which activation {config.activation} needs"
+            )
+        networks = networks.with_read(kind, resolve(config.components[kind], base), dtype, dtype)
+    tokenizer = config.components.get("tokenizer")
+    return CasSR(config, networks, None if tokenizer is None else resolve(tokenizer, base))
+
+
+def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
+    """The configuration that a source describes, and the folder where its relative paths start."""
+    path = Path(source)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, expected a Python file that defines `cascade`")
+        config = runpy.run_path(str(path)).get("cascade")
+        if not isinstance(config, CascadeConfig):
+            raise InputError(f"{path}: defines `cascade` as {type(config).__name__}, expected a CascadeConfig")
+        return config, path.parent
+    if not path.is_dir():
+        embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
+        if not (embedded / CASCADE_FILE).is_file():
+            raise InputError(
+                f"{source}: neither an embedded cascade ({', '.join(embedded_names())}), nor a folder, nor a .py file"
+            )
+        path = embedded
+    file = path / CASCADE_FILE
+    if not file.is_file():
+        raise InputError(f"{path}: holds no {CASCADE_FILE}, expected a folder with a cascade's configuration")
+    try:
+        data: Any = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON ({error})") from error
+    return from_json(CascadeConfig, data, str(file)), path
+
+
+def embedded_names() -> list[str]:
+    folder = Path(str(resources.files("cassr_jax") / "assets"))
+    return sorted(file.parent.name for file in folder.glob(f"*/{CASCADE_FILE}"))
+
+
+def resolve(component: str, base: Path) -> str:
+    """A component's source: an existing path below `base` or in the working directory, else as it stands (a hub id)."""
+    below = base / component
+    return str(below) if below.exists() else component

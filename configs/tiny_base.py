@@ -1,0 +1,34 @@
+"""The embedded model, stage 2 of 4: the U-Net that stays frozen afterwards, and the two contexts that stand for text.
+
+The target is v (arXiv 2202.00512), with which a small network keeps its colours at the noisiest timesteps.
+"""
+
+from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.models.clip_text import LearnedContextConfig
+from cassr_jax.models.unet import UNetConfig
+
+unet = UNetConfig(
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(64, 96, 128),
+    layers_per_block=2,
+    attention_head_dim=4,
+    cross_attention_dim=64,
+    norm_num_groups=16,
+)
+schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing")
+
+config = TrainConfig(
+    stage="base",
+    data=DataConfig(path="runs/crops", crop_size=128, preset="light"),
+    components={"vae": "runs/vae/export/vae"},
+    new={"unet": unet, "text_encoder": LearnedContextConfig(num_tokens=4, hidden_size=64)},
+    schedule=schedule,
+    loss=LossConfig(snr_gamma=5.0),
+    optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=100, decay="cosine"),
+    batch_size=16,
+    num_steps=2500,
+    save_every=250,
+)
