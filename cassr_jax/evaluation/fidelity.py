@@ -1,6 +1,7 @@
-"""PSNR and SSIM of 8-bit pictures, as the super-resolution papers measure them: on the Y channel, without rounding.
+"""PSNR and SSIM of 8-bit pictures, as the super-resolution papers measure them: on the Y channel.
 
-The numbers are those of BasicSR and pyiqa (`psnr(luma(a), luma(b))`), computed on the host in float64.
+`psnr(luma(a), luma(b))` and `ssim(luma(a), luma(b))` are the numbers of pyiqa, on which the field's tables stand,
+computed on the host in float64.
 """
 
 import cv2
@@ -24,18 +25,20 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity of two planes (H, W) in 0..255, at least 11 on a side; 1 for equal ones.
 
-    Wang et al. 2004: 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, whole windows only.
+    Wang et al. 2004: 11x11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, whole windows only. As in pyiqa, the
+    planes are rounded to whole levels first and a negative structure counts as zero; each moves the third decimal.
     """
     _same_shape(a, b)
     if a.ndim != 2 or min(a.shape) < 11:
         raise ValueError(f"planes of at least 11x11 are expected, the shape is {a.shape}")
-    a, b = a.astype(np.float64), b.astype(np.float64)
+    a, b = np.round(a.astype(np.float64)), np.round(b.astype(np.float64))
     a_mean, b_mean = _window_mean(a), _window_mean(b)
     a_var, b_var = _window_mean(a * a) - a_mean**2, _window_mean(b * b) - b_mean**2
     covariance = _window_mean(a * b) - a_mean * b_mean
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     brightness = (2 * a_mean * b_mean + c1) / (a_mean**2 + b_mean**2 + c1)
-    return float(np.mean(brightness * (2 * covariance + c2) / (a_var + b_var + c2)))
+    structure = np.maximum((2 * covariance + c2) / (a_var + b_var + c2), 0)
+    return float(np.mean(brightness * structure))
 
 
 def _window_mean(plane: np.ndarray) -> np.ndarray:
