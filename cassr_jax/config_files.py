@@ -1,8 +1,10 @@
-"""Configurations as Python files, and changes to them from the command line."""
+"""Configurations as Python files and as JSON, and changes to them from the command line."""
 
 import dataclasses
 import json
+import math
 import runpy
+import traceback
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,22 +12,63 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
+from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.rrdbnet import RRDBNetConfig
+from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+from cassr_jax.weights.configs import AttachedConfig
 
 T = TypeVar("T")
 
+# What a field that takes any network's configuration can hold; JSON names the class under "class".
+_NETWORKS: Mapping[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        AttachedConfig,
+        CLIPTextConfig,
+        ControlNetConfig,
+        LearnedContextConfig,
+        RRDBNetConfig,
+        SCEditConfig,
+        UNetConfig,
+        VAEConfig,
+    )
+}
+_CLASS = "class"
+
 
 def read_config(path: Path) -> TrainConfig:
-    """The `config` that a file of `configs/` defines."""
+    """The `config` that a file of `configs/` defines, every field checked to be of its type.
+
+    Raises:
+        InputError: the file is absent, fails, or defines something else; the message names the file.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a Python file that defines `config`")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:  # the file is the user's program: whatever it raises is an error in the file
+        raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: defines `config` as {type(config).__name__}, expected a TrainConfig")
-    return config
+    return from_json(TrainConfig, to_json(config), str(path))
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the file the error arose, as far as that is known."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def override(config: T, changes: Sequence[str]) -> T:
-    """`config` with `path.to.field=value` changes; values are JSON, or plain text for a text field.
+    """`config` with `path.to.field=value` changes, one after the other.
+
+    Values are JSON, and plain text for a field of text; `null` is None where a field can be None. An entry of a mapping
+    is named like a field: `components.vae=runs/vae/export/vae`.
 
     Raises:
         InputError: an unknown field, or a value of another type than the field's own.
@@ -34,39 +77,59 @@ def override(config: T, changes: Sequence[str]) -> T:
         name, found, text = change.partition("=")
         if not found:
             raise InputError(f"{change!r}: expected FIELD=VALUE")
-        config = _set(config, name.split("."), text, name)
+        config = _changed(config, type(config), name.split("."), text, name)
     return config
 
 
-def _set(config: Any, path: list[str], text: str, name: str) -> Any:
+def _changed(current: Any, hint: Any, path: list[str], text: str, what: str) -> Any:
+    if not path:
+        return _parsed(hint, text, what)
     first, *rest = path
-    fields = [f.name for f in dataclasses.fields(config)]
-    if first not in fields:
-        raise InputError(f"{name}: {type(config).__name__} has no field {first!r}, it has {', '.join(fields)}")
-    current = getattr(config, first)
-    value = _set(current, rest, text, name) if rest else _parse(text, current, name)
-    return dataclasses.replace(config, **{first: value})
+    if isinstance(current, Mapping):
+        if rest and first not in current:
+            raise InputError(f"{what}: there is no entry {first!r}, only {', '.join(current) or 'an empty mapping'}")
+        value = _changed(current.get(first), get_args(hint)[1], rest, text, what)
+        return {**current, first: value}
+    if not dataclasses.is_dataclass(current):
+        raise InputError(f"{what}: {first!r} is sought in {current!r}, which has no fields")
+    hints = get_type_hints(type(current))
+    if first not in hints:
+        raise InputError(f"{what}: {type(current).__name__} has no field {first!r}, it has {', '.join(hints)}")
+    value = _changed(getattr(current, first), hints[first], rest, text, what)
+    try:
+        return dataclasses.replace(current, **{first: value})  # pyright: ignore[reportArgumentType]
+    except ValueError as error:  # the configuration's own checks
+        raise InputError(f"{what}: {error}") from error
 
 
-def _parse(text: str, current: Any, name: str) -> Any:
-    if isinstance(current, str):
-        return text
+def _parsed(hint: Any, text: str, what: str) -> Any:
+    if type(None) in get_args(hint) and text == "null":
+        return None
+    (inner, *others) = _alternatives(hint)
+    if inner is Any or others or dataclasses.is_dataclass(inner):
+        raise InputError(f"{what}: cannot be set to {text!r} as a whole, expected the name of one of its fields")
+    if inner is str or get_origin(inner) is Literal:
+        return _typed(inner, text, what)
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{name}: {text!r} is not a value of type {type(current).__name__}") from error
-    if isinstance(current, float) and type(value) is int:
-        value = float(value)
-    if isinstance(current, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if current is not None and value is not None and type(value) is not type(current):
-        raise InputError(f"{name}: {text} is a {type(value).__name__}, expected a {type(current).__name__}")
-    return value
+        raise InputError(f"{what} is {text!r}, expected {_described(hint)}") from error
+    return _typed(hint, value, what)
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A configuration as JSON's own types."""
-    return dataclasses.asdict(config)
+    """A configuration as JSON's own types. Where a field's type leaves the class open, "class" names it."""
+    hints = get_type_hints(type(config))
+    return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        named = {} if _alternatives(hint) == [type(value)] else {_CLASS: type(value).__name__}
+        return named | to_json(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(entry, get_args(hint)[1]) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_json(cls: type[T], data: Any, what: str) -> T:
@@ -76,34 +139,62 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
         InputError: an unknown field, or a value of another type than the field's own.
     """
     if not isinstance(data, Mapping):
-        raise InputError(f"{what}: {type(data).__name__}, expected an object with the fields of {cls.__name__}")
+        raise InputError(f"{what} is {data!r}, expected an object with the fields of {cls.__name__}")
     hints = get_type_hints(cls)
     if unknown := sorted(set(data) - set(hints)):
         raise InputError(f"{what}: {cls.__name__} has no field {unknown[0]!r}, it has {', '.join(hints)}")
+    values = {name: _typed(hints[name], value, f"{what}: {name}") for name, value in data.items()}
     try:
-        return cls(**{name: _typed(hints[name], value, f"{what}: {name}") for name, value in data.items()})
-    except TypeError as error:
+        return cls(**values)
+    except (TypeError, ValueError) as error:  # a field without a default is absent, or the class's own checks
         raise InputError(f"{what}: {error}") from error
 
 
 def _typed(hint: Any, value: Any, what: str) -> Any:
+    inner = _alternatives(hint)
+    if value is None and type(None) in get_args(hint):
+        return None
+    if inner == [Any] or len(inner) > 1:
+        return _network(inner, value, what)
+    (hint,) = inner
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value, what)  # pyright: ignore[reportArgumentType]
-    if origin is Literal:
-        if value not in arguments:
-            raise InputError(f"{what} is {value!r}, expected one of {', '.join(map(str, arguments))}")
-        return value
-    if origin in (Union, types.UnionType):
-        inner = [a for a in arguments if a is not type(None)]
-        return None if value is None else _typed(inner[0], value, what)
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(arguments[0], v, what) for v in value)
+        return tuple(_typed(arguments[0], entry, what) for entry in value)
     if origin is Mapping and isinstance(value, Mapping):
-        return {key: _typed(arguments[1], v, f"{what}.{key}") for key, v in value.items()}
-    expected = origin or hint
-    if expected is float and type(value) is int:
+        return {key: _typed(arguments[1], entry, f"{what}.{key}") for key, entry in value.items()}
+    if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not expected:
-        raise InputError(f"{what} is {value!r}, expected a value of type {expected.__name__}")
+    fits = value in arguments if origin is Literal else type(value) is (origin or hint)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise InputError(f"{what} is {value!r}, expected {_described(hint)}")
     return value
+
+
+def _network(allowed: list[Any], value: Any, what: str) -> Any:
+    """The configuration of a network whose class the field's type leaves open."""
+    names = [name for name, cls in _NETWORKS.items() if allowed == [Any] or cls in allowed]
+    found = value.get(_CLASS) if isinstance(value, Mapping) else None
+    if found not in names:
+        raise InputError(f"{what} is {value!r}, expected an object with a {_CLASS!r} among {', '.join(names)}")
+    return from_json(_NETWORKS[found], {name: entry for name, entry in value.items() if name != _CLASS}, what)
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """The types of a union but None; of any other type, itself."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return [hint]
+    return [argument for argument in get_args(hint) if argument is not type(None)]
+
+
+def _described(hint: Any) -> str:
+    described = [
+        f"one of {', '.join(map(str, get_args(inner)))}"
+        if get_origin(inner) is Literal
+        else f"a list of {getattr(get_args(inner)[0], '__name__', 'values')}"
+        if get_origin(inner) is tuple
+        else f"a value of type {getattr(get_origin(inner) or inner, '__name__', inner)}"
+        for inner in _alternatives(hint)
+    ]
+    return " or ".join(described + ["null"] * (type(None) in get_args(hint)))
