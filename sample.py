@@ -7,6 +7,7 @@ picture after the other is restored. A picture that fails costs one line on stde
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest.put(*(job.entry for job in jobs))  # whose files these will be, should the run be stopped
 
         # 2. The networks. Only now: JAX alone takes seconds to import.
+        keep_compiled_functions()
         import cassr_jax
 
         cassr = cassr_jax.load(args.config, activation=args.activation, dtype=PRECISIONS.get(args.precision))
@@ -88,6 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest.put(replace(job.entry, status="done", seconds=round(seconds, 2)))
         say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({seconds:.1f} s)")
     return 2 if failed else 0
+
+
+def keep_compiled_functions() -> None:
+    """What JAX compiles, seconds of work, is kept for the next run; JAX reads these variables when it is imported."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "cassr_jax" / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest) -> tuple[list[Job], int]:

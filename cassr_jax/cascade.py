@@ -4,7 +4,6 @@ cassr = cassr_jax.load("tiny")
 sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whichever was given
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cassr_jax.config import Activation, CascadeConfig, SamplingConfig, Start
-from cassr_jax.diffusion.samplers import SAMPLERS, Plan, Sampler, make_sampler
+from cassr_jax import stage as stages
+from cassr_jax.config import CascadeConfig, SamplingConfig, Start
+from cassr_jax.diffusion.samplers import SAMPLERS, Carry, Plan, make_sampler
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -24,10 +24,12 @@ from cassr_jax.models.denoisers import CasSRDenoiser, ControlNetDenoiser, Denois
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.stage import StageLayout, map_tiles, run_stage
+from cassr_jax.stage import Canvas, Condition, Method
 
 Progress = Callable[[str, int, int], None]
 Stage = Literal["reference", "result"]
+
+_MAX_REPORTS = 20  # of progress in one stage: each one waits for the device
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Options:
 
 
 class CasSR:
-    """A loaded cascade; `cassr_jax.load` makes one. Safe to call from several threads, one picture at a time.
+    """A loaded cascade; `cassr_jax.load` makes one.
 
     Args:
         config: how both stages are sampled.
@@ -104,15 +106,19 @@ class CasSR:
         self.networks = networks
         self._tokenizer = tokenizer
         self._texts: dict[tuple[str, str], jax.Array] = {}
-        self._listener: Callable[[int], None] | None = None
-        self._lock = threading.Lock()
-        # One compiled function a stage. What is static in a call is hashable, so calls alike compile once.
-        denoisers = {"reference": _activation_denoiser(config.activation), "result": _restoration_denoiser(config)}
-        self._stages = {
-            stage: jax.jit(partial(_stage, networks.graphdefs, denoiser, self._report), static_argnums=(0, 1))
-            for stage, denoiser in denoisers.items()
-        }
-        self._enlarge = jax.jit(partial(_enlarge, networks.graphdefs.get("rrdbnet")), static_argnums=(0, 1))
+        # Compiled once for what is static in a call: the canvas, and how it is sampled. Both stages share the encoder
+        # and the decoder.
+        graphdefs = networks.graphdefs
+        self._start = jax.jit(partial(_start, graphdefs), static_argnames="canvas")
+        self._decode = jax.jit(partial(_decode, graphdefs), static_argnames="canvas")
+        self._condition, self._denoise = (
+            {
+                name: jax.jit(partial(function, graphdefs, denoiser), static_argnames=("canvas", "method"))
+                for name, denoiser in (("reference", _activation(config)), ("result", _restoration(config)))
+            }
+            for function in (_condition, _denoise)
+        )
+        self._enlarge = jax.jit(partial(_enlarge, graphdefs), static_argnames=("tiles", "scale"))
 
     def upscale(self, image: Any, **options: Any) -> Any:
         """The picture restored and enlarged: a PIL image for a PIL image, an array for an array.
@@ -168,32 +174,27 @@ class CasSR:
         first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
         plan = sampler.plan(schedule, sampling.num_steps, first)
         height, width = bicubic.shape[:2]
-        layout = self._layout(height, width, chosen.tile, sampler, sampling.guidance_scale != 1)
-        size = (layout.tiles.height * layout.factor, layout.tiles.width * layout.factor)
+        canvas = self._canvas(height, width, chosen.tile)
+        method = Method(sampler, sampling.guidance_scale != 1)
+        size = canvas.pixels.height, canvas.pixels.width
+        params, scale = self.networks.params, np.float32(sampling.guidance_scale)
         key = jax.random.fold_in(_key(chosen.seed), stage == "result")
-        with self._lock:
-            if chosen.progress is not None:
-                self._listener = lambda done, tell=chosen.progress: tell(stage, done, sampling.num_steps)
-            try:
-                output = self._stages[stage](
-                    layout,
-                    chosen.progress is not None,
-                    self.networks.params,
-                    self._text(sampling),
-                    tuple(_to_canvas(image, size) for image in images),
-                    None if start is None else _to_canvas(start, size),
-                    key,
-                    plan,
-                    np.float32(sampling.guidance_scale),
-                )
-                canvas = np.asarray(output)
-                jax.effects_barrier()  # the last progress report
-            finally:
-                self._listener = None
-        fix = COLOR_FIXES[chosen.color_fix or self.config.color_fix]
-        return _to_uint8(fix(canvas[0, :height, :width], _to_float(bicubic)), stage)
 
-    def _layout(self, height: int, width: int, tile: int | None, sampler: Sampler, guided: bool) -> StageLayout:
+        carry = self._start(params, None if start is None else _to_canvas(start, size), key, plan, canvas=canvas)
+        on_canvas = tuple(_to_canvas(image, size) for image in images)
+        conditions = self._condition[stage](params, self._text(sampling), on_canvas, plan, canvas=canvas, method=method)
+        for first, last in _pieces(sampling.num_steps, 1 if chosen.progress is None else _MAX_REPORTS):
+            carry = self._denoise[stage](
+                params, conditions, carry, plan, scale, first, last, canvas=canvas, method=method
+            )
+            if chosen.progress is not None:
+                jax.block_until_ready(carry)
+                chosen.progress(stage, last, sampling.num_steps)
+        image = np.asarray(self._decode(params, carry, canvas=canvas))[0, :height, :width]
+        fix = COLOR_FIXES[chosen.color_fix or self.config.color_fix]
+        return _to_uint8(fix(image, _to_float(bicubic)), stage)
+
+    def _canvas(self, height: int, width: int, tile: int | None) -> Canvas:
         """Tiles over a canvas a little larger than the picture: a whole number of the U-Net's coarsest positions, or,
         below a tile, of an eighth of a tile, so that pictures of many sizes share a few compiled functions."""
         configs = self.networks.configs
@@ -207,7 +208,7 @@ class CasSR:
         rows, columns = (-(-side // s) * s for side in (height, width) for s in (step if side <= tile else unit,))
         side = min(tile, max(rows, columns)) // factor
         tiles = tiling.plan(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
-        return StageLayout(tiles, factor, self.config.tiles_at_once, sampler, guided)
+        return Canvas(tiles, factor, self.config.tiles_at_once)
 
     def _run_rrdbnet(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
         """Enlarged by the network's own scale, in tiles; (h * s, w * s, 3) uint8."""
@@ -215,7 +216,7 @@ class CasSR:
         scale = self.networks.configs["rrdbnet"].scale
         side = max((chosen.tile or self.config.tile) // scale, 16)
         tiles = tiling.plan(height, width, min(side, max(height, width, 16)), side // 4)
-        image = self._enlarge(tiles, scale, self.networks.params, rgb[None].astype(np.float32) / 255)
+        image = self._enlarge(self.networks.params, rgb[None].astype(np.float32) / 255, tiles=tiles, scale=scale)
         return _to_uint8(np.asarray(image)[0] * 2 - 1, "reference")
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
@@ -228,62 +229,78 @@ class CasSR:
             self._texts[prompts] = encode(select(self.networks.params, "text_encoder"), ids)
         return self._texts[prompts]
 
-    def _report(self, done: jax.Array) -> None:
-        if self._listener is not None:
-            self._listener(int(done))
+
+# What is compiled: the functions of `cassr_jax.stage`, from parameters instead of modules.
+
+GraphDefs = Mapping[str, nnx.GraphDef]
+MakeDenoiser = Callable[[Mapping[str, Any]], Denoiser]
 
 
-def _stage(
-    graphdefs: Mapping[str, nnx.GraphDef],
-    make_denoiser: Callable[[Mapping[str, Any]], Denoiser],
-    report: Callable[[jax.Array], None],
-    layout: StageLayout,
-    reporting: bool,
+def _start(
+    graphdefs: GraphDefs, params: Params, image: jax.Array | None, key: jax.Array, plan: Plan, *, canvas: Canvas
+) -> Carry:
+    vae = merge(graphdefs["vae"], select(params, "vae"))
+    shape = (1, canvas.tiles.height, canvas.tiles.width, vae.config.latent_channels)
+    return stages.start(vae, image, jax.random.normal(key, shape, jnp.float32), plan, canvas)
+
+
+def _condition(
+    graphdefs: GraphDefs,
+    make: MakeDenoiser,
     params: Params,
     text: jax.Array,
     images: tuple[jax.Array, ...],
-    start: jax.Array | None,
-    key: jax.Array,
     plan: Plan,
-    guidance_scale: jax.Array,
-) -> jax.Array:
-    """`run_stage` from parameters instead of modules, and from a key instead of noise: what is compiled."""
-    modules = merge_all(graphdefs, params)
-    channels = modules["vae"].config.latent_channels
-    noise = jax.random.normal(key, (1, layout.tiles.height, layout.tiles.width, channels), jnp.float32)
-    return run_stage(
-        modules["vae"],
-        make_denoiser(modules),
-        text,
-        images,
-        start,
-        noise,
-        plan,
-        guidance_scale,
-        layout,
-        report if reporting else None,
-    )
+    *,
+    canvas: Canvas,
+    method: Method,
+) -> Condition:
+    return stages.condition(make(merge_all(graphdefs, params)), text, images, plan, canvas, method)
 
 
-def _activation_denoiser(activation: Activation) -> Callable[[Mapping[str, Any]], Denoiser]:
-    if activation == "controlnet":
+def _denoise(
+    graphdefs: GraphDefs,
+    make: MakeDenoiser,
+    params: Params,
+    conditions: Condition,
+    carry: Carry,
+    plan: Plan,
+    scale: jax.Array,
+    first: jax.Array,
+    last: jax.Array,
+    *,
+    canvas: Canvas,
+    method: Method,
+) -> Carry:
+    denoiser = make(merge_all(graphdefs, params))
+    return stages.denoise(denoiser, conditions, carry, plan, scale, first, last, canvas, method)
+
+
+def _decode(graphdefs: GraphDefs, params: Params, carry: Carry, *, canvas: Canvas) -> jax.Array:
+    return stages.decode(merge(graphdefs["vae"], select(params, "vae")), carry, canvas)
+
+
+def _enlarge(graphdefs: GraphDefs, params: Params, rgb: jax.Array, *, tiles: tiling.Tiles, scale: int) -> jax.Array:
+    network = merge(graphdefs["rrdbnet"], select(params, "rrdbnet"))
+    return tiling.merge(stages.map_tiles(network, tiling.gather(rgb, tiles), 1), tiles.scaled(scale))
+
+
+def _activation(config: CascadeConfig) -> MakeDenoiser:
+    if config.activation == "controlnet":
         return lambda modules: ControlNetDenoiser(modules["unet"], modules["activation_controlnet"])
     return lambda modules: SCEditDenoiser(modules["unet"], modules["scedit"])
 
 
-def _restoration_denoiser(config: CascadeConfig) -> Callable[[Mapping[str, Any]], Denoiser]:
+def _restoration(config: CascadeConfig) -> MakeDenoiser:
     return lambda modules: CasSRDenoiser(
         modules["unet"], modules["controlnet"], modules["multiple_attention"], config.switches
     )
 
 
-def _enlarge(
-    graphdef: nnx.GraphDef | None, tiles: tiling.Tiles, scale: int, params: Params, rgb: jax.Array
-) -> jax.Array:
-    if graphdef is None:
-        raise InputError("activation rrdbnet: the cascade was loaded without an RRDBNet")
-    network = merge(graphdef, select(params, "rrdbnet"))
-    return tiling.merge(map_tiles(network, tiling.gather(rgb, tiles), 1), tiles.scaled(scale))
+def _pieces(steps: int, most: int) -> list[tuple[int, int]]:
+    """(first, last) of at most so many runs of steps, together all of them."""
+    size = -(-steps // most)
+    return [(first, min(first + size, steps)) for first in range(0, steps, size)]
 
 
 def _key(seed: int) -> jax.Array:

@@ -13,7 +13,7 @@ unet = UNetConfig(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     block_out_channels=(64, 96, 128),
-    layers_per_block=2,
+    layers_per_block=1,
     attention_head_dim=4,
     cross_attention_dim=64,
     norm_num_groups=16,
@@ -29,6 +29,6 @@ config = TrainConfig(
     loss=LossConfig(snr_gamma=5.0),
     optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=100, decay="cosine"),
     batch_size=16,
-    num_steps=2500,
+    num_steps=1300,
     save_every=250,
 )

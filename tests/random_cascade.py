@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from random_weights import random_state_dict
+from tests.random_weights import random_state_dict
 
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json

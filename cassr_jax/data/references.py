@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import override, read_config
+from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import Batch, batches
-from cassr_jax.data.prepared import SUFFIX, write_records
+from cassr_jax.data.prepared import SUFFIX, count_records, record_files, write_records
 from cassr_jax.diffusion.samplers import make_sampler
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
@@ -30,7 +31,7 @@ from cassr_jax.models.denoisers import SCEditDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.stage import StageLayout, run_stage
+from cassr_jax.stage import Canvas, Method, run
 
 RECORDS_PER_FILE = 512
 _KEPT = ("record", "lr")
@@ -51,24 +52,35 @@ def make_references(
         modules = merge_all(networks.graphdefs, params)
         batch, side = lq.shape[0], lq.shape[1] // vae.factor
         tiles = tiling.plan(side, side, side, 0)
-        layout = StageLayout(tiles, vae.factor, batch, sampler, sampling.guidance_scale != 1)
+        canvas, method = Canvas(tiles, vae.factor, batch), Method(sampler, sampling.guidance_scale != 1)
         noise = jax.random.normal(key, (batch, side, side, vae.latent_channels), jnp.float32)
         denoiser = SCEditDenoiser(modules["unet"], modules["scedit"])
         scale = jnp.float32(sampling.guidance_scale)
         text = modules["text_encoder"](ids)
         start = None if sampling.start == "noise" else lq
-        images = run_stage(modules["vae"], denoiser, text, (lq,), start, noise, plan, scale, layout)
+        images = run(modules["vae"], denoiser, text, (lq,), start, noise, plan, scale, canvas, method)
         return COLOR_FIXES[color_fix](images, lq)
 
     return restore
 
 
 def prepare(config: TrainConfig, sampling: SamplingConfig, color_fix: str, records: int, output: Path) -> None:
-    """Write `records` records, rounded up to whole batches, below `output`."""
+    """Write `records` records, rounded up to whole batches, below `output`.
+
+    Raises:
+        InputError: the configuration degrades nothing, takes records that are prepared already, or lacks a network.
+    """
+    if config.data.preset is None:
+        raise InputError(f"data.preset is null, expected one of {', '.join(PRESETS)}: pairs are degraded pictures")
+    if record_files(Path(config.data.path)):
+        raise InputError(f"{config.data.path}: holds prepared records, expected pictures")
     networks = Networks()
     for kind in ("vae", "unet", "text_encoder", "scedit"):
         if kind in config.components:
             networks = networks.with_read(kind, config.components[kind], config.dtype)
+    needed = ("vae", "unet", "text_encoder") if "scedit" in networks.configs else ("vae",)
+    if missing := [kind for kind in needed if kind not in networks.configs]:
+        raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(needed)}")
     restore = make_references(networks, config, sampling, color_fix) if "scedit" in networks.configs else None
     encode = jax.jit(lambda params, hr: merge_all(networks.graphdefs, params)["vae"].encode(_to_float(hr)))
 
@@ -86,9 +98,10 @@ def prepare(config: TrainConfig, sampling: SamplingConfig, color_fix: str, recor
     total = math.ceil(records / config.batch_size)
     for first in tqdm(range(0, total, per_file), unit="file"):
         path = output / f"{first // per_file:05d}{SUFFIX}"
-        if path.exists():
-            continue
         numbers = range(first, min(first + per_file, total))
+        # Fewer records than now asked for: it was the last file of a smaller set.
+        if path.exists() and count_records(path) >= len(numbers) * config.batch_size:
+            continue
         # Every file has a stream of its own, so that making it needs none of the files before.
         stream = batches(config.data, batch_size=config.batch_size, seed=config.seed * 1_000_003 + first)
         write_records(path, _unbatched(complete(next(stream), number) for number in numbers))
@@ -124,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
         sampling = SamplingConfig(
             sampler=arguments.sampler, num_steps=arguments.sampling_steps, guidance_scale=arguments.guidance
         )
+        if arguments.records < 1:
+            raise InputError(f"--records is {arguments.records}, expected at least 1")
         prepare(config, sampling, arguments.color_fix, arguments.records, arguments.output)
     except InputError as error:
         print(f"references: {error}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""Gather a cascade into one folder that `cassr_jax.load` and `sample.py --config` take.
+
+    python -m cassr_jax.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
+
+Every network of the configuration is read, cast and written below the output, beside a `cassr.json` that names them
+relative to itself: the folder can be moved, or put on a hub.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cassr_jax.config import CascadeConfig
+from cassr_jax.config_files import to_json
+from cassr_jax.errors import InputError
+from cassr_jax.imaging.io import replaced
+from cassr_jax.loading import CASCADE_FILE, read_cascade, resolve
+from cassr_jax.models.parameters import select
+from cassr_jax.networks import Networks, write_network
+
+_KEPT_BY_NAME = ("tokenizer", "rrdbnet")  # not ours to copy: they stay where the configuration says they are
+
+
+def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
+    """Write the networks of `config`, whose relative paths start at `base`, below `output`."""
+    components = dict(config.components)
+    for kind, source in tqdm(config.components.items(), unit="network"):
+        if kind in _KEPT_BY_NAME:
+            continue
+        networks = Networks().with_read(kind, resolve(source, base), "float32")
+        write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
+        components[kind] = kind
+    text = json.dumps(to_json(replace(config, components=components)), indent=2) + "\n"
+    with replaced(output / CASCADE_FILE) as file:
+        file.write(text.encode())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cassr_jax.bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="a cascade: a Python file that defines `cascade`, or a folder")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the weights")
+    arguments = parser.parse_args(argv)
+    try:
+        config, base = read_cascade(arguments.config)
+        bundle(config, base, arguments.output, arguments.dtype)
+    except InputError as error:
+        print(f"bundle: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

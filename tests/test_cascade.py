@@ -1,0 +1,225 @@
+"""The whole cascade on the narrowest random networks: what it must equal, what must change it, and its public face."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import cassr_jax
+from cassr_jax.cascade import CasSR
+from cassr_jax.config import SamplingConfig
+from cassr_jax.diffusion.samplers import make_sampler, start_latents
+from cassr_jax.errors import InputError
+from cassr_jax.imaging import io
+from cassr_jax.models.denoisers import BaseDenoiser
+from cassr_jax.networks import merge_all
+from cassr_jax.stage import Method, run
+from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_cascade(tmp_path_factory.mktemp("cascade"))
+
+
+@pytest.fixture(scope="module")
+def cassr(folder: Path) -> CasSR:
+    return cassr_jax.load(folder)
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 15, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def restored(cassr: CasSR, rgb: np.ndarray) -> np.ndarray:
+    return cassr.restore(rgb).result
+
+
+def test_untrained_cascade_is_stable_diffusion_alone_exactly(tmp_path: Path, rgb: np.ndarray):
+    cassr = cassr_jax.load(write_random_cascade(tmp_path, trained=False, color_fix="none"))
+    restoration = cassr.restore(rgb, seed=3)
+
+    sampling, networks = cassr.config.sampling, cassr.networks
+    sampler = make_sampler(sampling.sampler)
+    plan = sampler.plan(cassr.config.schedule, sampling.num_steps)
+    canvas = cassr._canvas(*restoration.bicubic.shape[:2], None)
+
+    @jax.jit
+    def alone(params: dict[str, jax.Array], start: jax.Array, noise: jax.Array) -> jax.Array:
+        modules = merge_all(networks.graphdefs, params)
+        text = modules["text_encoder"](jnp.array([[0], [1]]))
+        scale = jnp.float32(sampling.guidance_scale)
+        denoiser, method = BaseDenoiser(modules["unet"]), Method(sampler, guided=True)
+        return run(modules["vae"], denoiser, text, (), start, noise, plan, scale, canvas, method)
+
+    tiles = canvas.tiles
+    height, width = canvas.pixels.height, canvas.pixels.width
+    margin = [(0, height - restoration.bicubic.shape[0]), (0, width - restoration.bicubic.shape[1]), (0, 0)]
+    start = np.pad(restoration.bicubic.astype(np.float32) / 127.5 - 1, margin, mode="edge")[None]
+    for stage, image in enumerate((restoration.reference, restoration.result)):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), stage)
+        noise = jax.random.normal(key, (1, tiles.height, tiles.width, 4))
+        expected = np.asarray(alone(networks.params, start, noise))[0, : image.shape[0], : image.shape[1]]
+        np.testing.assert_array_equal(image, np.clip(np.rint((expected + 1) * 127.5), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"reference_attention": False},
+        {"lr_attention": False},
+        {"reference_attention": False, "lr_attention": False},
+        {"residuals": False},
+    ],
+)
+def test_each_switch_changes_the_picture(folder: Path, tmp_path: Path, rgb: np.ndarray, restored: np.ndarray, switches):
+    base = {"components": {kind: str(folder / kind) for kind in NETWORKS}, "switches": switches}
+    import json
+
+    from cassr_jax.config_files import to_json
+
+    config = to_json(cassr_jax.load(folder).config) | base
+    (tmp_path / "cassr.json").write_text(json.dumps(config))
+    assert np.any(cassr_jax.load(tmp_path).restore(rgb).result != restored)
+
+
+@pytest.mark.parametrize("activation", ["controlnet", "identity"])
+def test_each_activation_gives_its_own_reference(folder: Path, cassr: CasSR, rgb: np.ndarray, activation: str):
+    restoration = cassr_jax.load(folder, activation=activation).restore(rgb)
+    assert restoration.result.shape == (48, 60, 3)
+    if activation == "identity":
+        np.testing.assert_array_equal(restoration.reference, restoration.bicubic)
+    else:
+        assert np.any(restoration.reference != cassr.reference(rgb))
+
+
+def test_same_seed_same_pixels_and_other_seeds_others(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+    np.random.default_rng().random()
+    jax.random.normal(jax.random.key(5), (3,))
+    np.testing.assert_array_equal(cassr.restore(rgb).result, restored)
+    seeds = [1, 2**32 - 1, 2**32, 685470360099406, 2**63 - 1]
+    results = [cassr.restore(rgb, seed=seed).result for seed in seeds]
+    assert len({result.tobytes() for result in (restored, *results)}) == len(seeds) + 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seed_out_of_range_names_the_range(cassr: CasSR, rgb: np.ndarray, seed: int):
+    with pytest.raises(InputError, match=f"seed is {seed}, expected 0 to 9223372036854775807"):
+        cassr.restore(rgb, seed=seed)
+
+
+def test_progress_reports_every_step_of_both_stages(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+    seen: list[tuple[str, int, int]] = []
+    result = cassr.restore(rgb, progress=lambda *report: seen.append(report)).result
+    assert sorted(seen) == [(stage, step, 3) for stage in ("reference", "result") for step in (1, 2, 3)]
+    np.testing.assert_array_equal(result, restored)
+
+
+def test_no_trace_after_the_first_call(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+    compiled = [cassr._start, cassr._decode, *cassr._condition.values(), *cassr._denoise.values()]
+    before = [function._cache_size() for function in compiled]
+    for seed, scale, strength in ((1, 5.0, 1.0), (2, 3.0, 1.0), (3, 2.5, 1.0)):
+        cassr.restore(rgb, seed=seed, guidance_scale=scale, strength=strength)
+    cassr.restore(rgb[:11, :14])  # another size below a tile shares its canvas
+    assert [function._cache_size() for function in compiled] == before
+
+
+@pytest.mark.parametrize("start", ["reference", "noise"])
+def test_other_starts_change_the_picture(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray, start: str):
+    assert np.any(cassr.restore(rgb, start=start).result != restored)
+
+
+def test_a_weak_start_from_the_reference_stays_near_its_latents(cassr: CasSR, rgb: np.ndarray):
+    restoration = cassr.restore(rgb, start="reference", strength=0.01, guidance_scale=1.0, color_fix="none")
+    params = cassr.networks.params
+    modules = merge_all(cassr.networks.graphdefs, params)
+    reference = restoration.reference.astype(np.float32)[None] / 127.5 - 1
+    image = np.asarray(modules["vae"].decode(modules["vae"].encode(jnp.asarray(reference))))[0]
+    passed = np.clip((image + 1) * 127.5, 0, 255)
+    full = cassr.restore(rgb, start="reference", guidance_scale=1.0, color_fix="none").result
+    near, far = (np.abs(x.astype(np.float32) - passed).mean() for x in (restoration.result, full))
+    assert near < far / 2
+
+
+def test_larger_than_a_tile_and_not_square(cassr: CasSR):
+    rgb = np.random.default_rng(1).integers(0, 256, (9, 40, 3)).astype(np.uint8)
+    restoration = cassr.restore(rgb)
+    assert TILE < 40 * 4
+    assert restoration.result.shape == restoration.reference.shape == (36, 160, 3)
+
+
+def test_numbers_that_overflow_are_an_error_that_names_the_stage(folder: Path, tmp_path: Path, rgb: np.ndarray):
+    write_random_cascade(tmp_path)
+    from cassr_jax.networks import write_network
+
+    params = {name: value * 1e30 for name, value in random_params("unet").items()}
+    write_network(tmp_path / "unet", "unet", NETWORKS["unet"], params)
+    with pytest.raises(InputError, match="the reference has numbers that are not finite"):
+        cassr_jax.load(tmp_path).restore(rgb)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_upscale_gives_back_the_kind_it_was_given(cassr: CasSR, mode: str):
+    image = Image.effect_noise((13, 10), 60).convert("RGB").convert(mode)
+    result = cassr.upscale(image)
+    assert isinstance(result, Image.Image)
+    assert result.size == (52, 40)
+    assert result.mode == ("RGBA" if mode == "RGBA" else "RGB")
+
+
+def test_upscale_of_an_array_equals_restore(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+    np.testing.assert_array_equal(cassr.upscale(rgb), restored)
+    assert cassr.upscale(rgb[0:1, 0:1]).shape == (4, 4, 3)
+
+
+def test_options_out_of_range_are_named(cassr: CasSR, rgb: np.ndarray):
+    for options, message in (
+        ({"sampler": "lms"}, "sampler is 'lms', expected one of ddim"),
+        ({"start": "nowhere"}, "start is 'nowhere'"),
+        ({"color_fix": "sepia"}, "color_fix is 'sepia'"),
+        ({"strength": 0.0}, "strength is 0.0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"tile": 4}, "tile is 4 px, expected at least 8"),
+        ({"steps": 2000}, "2000"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cassr.restore(rgb, **options)
+
+
+def test_loading_names_what_is_wrong(folder: Path, tmp_path: Path):
+    for source, message in (
+        ("no-such-cascade", "neither an embedded cascade"),
+        (tmp_path, "holds no cassr.json"),
+        (tmp_path / "x.py", "no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cassr_jax.load(source)
+    with pytest.raises(InputError, match="names no rrdbnet"):
+        cassr_jax.load(folder, activation="rrdbnet")
+
+
+def test_start_latents_use_the_last_timestep_for_trailing_spacing(cassr: CasSR):
+    from dataclasses import replace
+
+    schedule = replace(cassr.config.schedule, timestep_spacing="trailing")
+    plan = make_sampler("ddim").plan(schedule, SamplingConfig().num_steps)
+    assert plan.timesteps[0] == 999
+    latents, noise = jnp.ones((1, 2, 2, 4)), jnp.full((1, 2, 2, 4), 2.0)
+    abar = schedule.alphas_cumprod[999]
+    expected = np.sqrt(abar) + np.sqrt(1 - abar) * 2.0
+    np.testing.assert_allclose(start_latents(plan, latents, noise), expected, rtol=1e-6)
+
+
+def test_the_canvas_covers_the_picture_with_whole_units(cassr: CasSR):
+    for height, width in ((1, 1), (63, 64), (65, 200), (400, 7)):
+        canvas = cassr._canvas(height, width, None)
+        assert canvas.pixels.height >= height
+        assert canvas.pixels.width >= width
+        assert canvas.tiles.height % 2 == canvas.tiles.width % 2 == canvas.tiles.tile % 2 == 0
+        assert canvas.pixels.tile <= TILE
+    assert io.output_size(3, 5, 4) == (12, 20)
