@@ -60,7 +60,7 @@ def check_tensors(
 ) -> None:
     """Compare named shapes with those that are right for each name, the first of them the usual one.
 
-    Raises `InputError` listing all missing, unexpected and wrongly shaped tensors, and then the hint.
+    Raises `InputError` listing all missing, unexpected and wrongly shaped tensors; the hint stands before the list.
     """
     lines = [f"missing     {name}, expected {shapes[0]}" for name, shapes in expected.items() if name not in found]
     lines += [
@@ -71,7 +71,8 @@ def check_tensors(
     lines += [f"unexpected  {name}, found {shape}" for name, shape in found.items() if name not in expected]
     if lines:
         count = f"{len(lines)} tensors do" if len(lines) > 1 else "1 tensor does"
-        raise InputError("\n  ".join([f"{source}: {count} not fit the model", *lines, *([hint] if hint else [])]))
+        first = f"{source}: {count} not fit the model" + (f" ({hint})" if hint else "")
+        raise InputError("\n  ".join([first, *lines]))
 
 
 def torch_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:

@@ -27,7 +27,7 @@ def fetch(source: str, kind: str) -> Path:
     if parts is None or ".." in source:
         raise InputError(f"{source}: expected a hub id, `owner/name` or `owner/name:folder`")
     component = COMPONENTS[kind]
-    folders = [parts["folder"].strip("/")] if parts["folder"] else [component.folder, ""]
+    folders = [parts["folder"].strip("/")] if parts["folder"] else [*component.folders, ""]
     for group in component.files:
         patterns = [str(Path(folder, name)) for folder in folders for name in ("config.json", *group)]
         root = _snapshot(source, parts["repo"], patterns, folders)

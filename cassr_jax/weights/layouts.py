@@ -63,7 +63,7 @@ def match(kind: str, tensors: Tensors, shapes: Shapes, source: str, *, ema: bool
 
     Raises:
         InputError: tensors are missing, unexpected, wrongly shaped or not of a floating type; all are listed by the
-            names in the file, then the hint follows.
+            names in the file, after the hint.
     """
     layout = detect(kind, tensors, shapes, source, ema=ema)
     harmless = _HARMLESS.get(kind)

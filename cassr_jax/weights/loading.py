@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 Put = Callable[[str, np.ndarray], jax.Array]
 
-_SCEPTER_FOLDER = "0_SwiftSCETuning"  # where SCEdit's published archives have their `pytorch_model.bin`
-
 
 def load_weights(
     source: str | Path,
@@ -52,15 +50,17 @@ def load_weights(
         InputError: nothing usable is there, the config describes a network not built here, or tensors are missing,
             unexpected or wrongly shaped; the message lists them by name.
     """
-    path, scepter = locate(source, kind)
+    path = locate(source, kind)
     beside = path.parent / "config.json"
-    assumed = config is None and not describes(kind, beside)
+    # A folder is what its config says; beside a file that was named alone, config.json may belong to something else.
+    described = describes(kind, beside) if Path(source) == path else beside.is_file()
     tensors = read_tensors(path)
-    if config is None:
-        config = COMPONENTS[kind].sd15 if assumed else read_config(kind, beside)
     hint = ""
-    if assumed and not scepter:
-        hint = f"there is no config.json of a {kind} beside it, so the widths of Stable Diffusion 1.5 are expected"
+    if config is None and described:
+        config = read_config(kind, beside)
+    elif config is None:
+        config = COMPONENTS[kind].sd15
+        hint = f"without a config.json of a {kind} beside it, it should have the widths of Stable Diffusion 1.5"
         _check_assumption(kind, tensors, str(path))
     shapes = component_shapes(kind, config)
     layout = match(kind, tensors, shapes, str(path), ema=ema, hint=hint)
@@ -81,11 +81,11 @@ def load_params(
     return {name: load(name) for name in shapes}
 
 
-def locate(source: str | Path, kind: str) -> tuple[Path, bool]:
-    """The weight file of a network below `source`, and whether it is one of SCEdit's published archives."""
+def locate(source: str | Path, kind: str) -> Path:
+    """The weight file of a network: `source` itself, or the best one in or below that folder or hub id."""
     path = Path(source)
     if path.is_file():
-        return path, kind == "scedit"
+        return path
     if not path.exists():
         if not is_hub_id(str(source)):
             raise InputError(
@@ -95,14 +95,13 @@ def locate(source: str | Path, kind: str) -> tuple[Path, bool]:
     return _locate_in(path, kind)
 
 
-def _locate_in(folder: Path, kind: str) -> tuple[Path, bool]:
+def _locate_in(folder: Path, kind: str) -> Path:
     component = COMPONENTS[kind]
-    scepter = [folder / _SCEPTER_FOLDER] if kind == "scedit" else []
-    candidates = [folder, folder / component.folder, *scepter]
+    candidates = [folder, *(folder / name for name in component.folders)]
     described = [place for place in candidates if describes(kind, place / "config.json")]
     for place in [*described, *candidates]:
         if weights := find_weights(place, component.files):
-            return weights, place.name == _SCEPTER_FOLDER
+            return weights
     wanted = " or ".join(first for first, *_ in component.files[:2])
     places = f"in it or in its folder {component.folder}"
     loose = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)

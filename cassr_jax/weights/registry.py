@@ -23,13 +23,17 @@ from cassr_jax.weights.files import weight_names
 
 @dataclass(frozen=True)
 class Component:
-    """`sd15` is the config assumed for a file that comes without one."""
+    """`sd15` is the config assumed for a file that comes without one; `folders` are where it may lie, ours first."""
 
     sd15: Config
-    folder: str
+    folders: tuple[str, ...]
     stem: str = "diffusion_pytorch_model"
     old_stem: str = ""  # of torch.save's files, where it is another one
     flax_name: str = "diffusion_flax_model.msgpack"
+
+    @property
+    def folder(self) -> str:
+        return self.folders[0]
 
     @property
     def file(self) -> str:
@@ -43,12 +47,15 @@ class Component:
 
 
 COMPONENTS: Mapping[str, Component] = {
-    "vae": Component(VAEConfig(), "vae"),
-    "unet": Component(UNetConfig(), "unet"),
-    "text_encoder": Component(CLIPTextConfig(), "text_encoder", "model", "pytorch_model", "flax_model.msgpack"),
-    "controlnet": Component(AttachedConfig(UNetConfig(), ControlNetConfig()), "controlnet"),
-    "scedit": Component(AttachedConfig(UNetConfig(), SCEditConfig()), "scedit", old_stem="pytorch_model"),
-    "multiple_attention": Component(UNetConfig(), "multiple_attention"),
+    "vae": Component(VAEConfig(), ("vae",)),
+    "unet": Component(UNetConfig(), ("unet",)),
+    "text_encoder": Component(CLIPTextConfig(), ("text_encoder",), "model", "pytorch_model", "flax_model.msgpack"),
+    "controlnet": Component(AttachedConfig(UNetConfig(), ControlNetConfig()), ("controlnet",)),
+    # The second is that of SCEdit's published archives, which have `pytorch_model.bin` in it.
+    "scedit": Component(
+        AttachedConfig(UNetConfig(), SCEditConfig()), ("scedit", "0_SwiftSCETuning"), old_stem="pytorch_model"
+    ),
+    "multiple_attention": Component(UNetConfig(), ("multiple_attention",)),
 }
 
 

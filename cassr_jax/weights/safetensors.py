@@ -94,7 +94,7 @@ def write_safetensors(
         try:
             file.write(len(text).to_bytes(8, "little") + text)
             for name, (shape, dtype) in shapes.items():
-                array = np.ascontiguousarray(read(name), dtype)
+                array = np.asarray(read(name), dtype, order="C")  # ascontiguousarray gives scalars an axis
                 if array.shape != shape:
                     raise ValueError(f"{name} is {array.shape}, {shape} was announced")
                 file.write(array.reshape(-1).view(np.uint8).data)

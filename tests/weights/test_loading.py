@@ -1,0 +1,383 @@
+"""Checkpoints as people have them: every layout gives the same parameters, every fault a sentence that names it."""
+
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cassr_jax.errors import InputError
+from cassr_jax.models.clip_text import CLIPTextConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+from cassr_jax.weights.components import component_shapes, load_weights, read_component, write_component
+from cassr_jax.weights.original import ema_name, unet_names
+from tests.weights.published import (
+    CONTROLNET,
+    SCEDIT,
+    UNET,
+    VAE,
+    assert_same,
+    bfloat16,
+    config_folder,
+    half,
+    old_attention,
+    original,
+    random_component,
+    save,
+    save_flax,
+    save_sharded,
+    torch_state,
+)
+
+STEM = "diffusion_pytorch_model"
+TEXT = CLIPTextConfig(vocab_size=20, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+
+
+class TestAutoencoderNames:
+    """The attention's names changed over time, and Flax has its own."""
+
+    params = random_component("vae", VAE)
+    state = torch_state(params)
+
+    def test_new_and_old_names(self, tmp_path):
+        config_folder(tmp_path, "vae", VAE)
+        for state in (self.state, old_attention(self.state)):
+            save(tmp_path / f"{STEM}.safetensors", state)
+            config, params = read_component(tmp_path, "vae")
+            assert config == VAE
+            assert_same(params, self.params)
+
+    def test_old_names_are_really_other_names(self):
+        old = set(old_attention(self.state)) - set(self.state)
+        assert len(old) == 16
+        assert "encoder.mid_block.attentions.0.proj_attn.weight" in old
+
+    def test_flax_names(self, tmp_path):
+        config_folder(tmp_path, "vae", VAE)
+        for params in (self.params, old_attention(self.params)):
+            save_flax(tmp_path / "diffusion_flax_model.msgpack", params)
+            assert_same(read_component(tmp_path, "vae")[1], self.params)
+
+    def test_mixed_names_are_refused(self, tmp_path):
+        config_folder(tmp_path, "vae", VAE)
+        old = old_attention(self.state)
+        mixed = {n: v for n, v in old.items() if n.startswith("encoder")}
+        mixed |= {n: v for n, v in self.state.items() if not n.startswith("encoder")}
+        save(tmp_path / f"{STEM}.safetensors", mixed)
+        with pytest.raises(InputError) as error:
+            read_component(tmp_path, "vae")
+        assert "encoder.mid_block.attentions.0.query.weight" in str(error.value)
+        assert "decoder.mid_block.attentions.0.to_q.weight" in str(error.value)
+
+    def test_names_are_not_replaced_twice(self, tmp_path):
+        config_folder(tmp_path, "vae", VAE)
+        twice = {name.replace("to_k", "to_to_k"): value for name, value in self.state.items()}
+        save(tmp_path / f"{STEM}.safetensors", twice)
+        with pytest.raises(InputError, match=r"missing     encoder\.mid_block\.attentions\.0\.to_k\.weight") as error:
+            read_component(tmp_path, "vae")
+        assert "unexpected  encoder.mid_block.attentions.0.to_to_k.weight" in str(error.value)
+
+    def test_scaling_factor_is_the_folders(self, tmp_path):
+        config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, scaling_factor=0.13025)
+        write_component(tmp_path / "vae", "vae", config, self.params)
+        assert load_weights(tmp_path, "vae")[0].scaling_factor == 0.13025
+
+
+class TestMovingAverages:
+    """An original file may hold two U-Nets."""
+
+    shapes = component_shapes("unet", UNET)
+
+    def file(self, folder, *, plain=True, ema=True):
+        ones = torch_state({name: np.ones(shape.shape, np.float32) for name, shape in self.shapes.items()})
+        names = unet_names(ones)
+        state = {}
+        for theirs, value in ones.items():
+            if plain:
+                state[f"model.diffusion_model.{names[theirs]}"] = value
+            if ema:
+                state[f"model_ema.{ema_name(names[theirs])}"] = 2 * value
+        if ema:
+            state |= {"model_ema.decay": np.float32(0.9999).reshape(()), "model_ema.num_updates": np.array(7)}
+        return save(folder / "model.safetensors", state)
+
+    @pytest.mark.parametrize(("ema", "mean", "said"), [(False, 1, "the plain weights"), (True, 2, "the EMA weights")])
+    def test_the_set_asked_for_is_taken(self, tmp_path, caplog, ema, mean, said):
+        with caplog.at_level(logging.WARNING):
+            _, params = load_weights(self.file(tmp_path), "unet", config=UNET, ema=ema)
+        assert all(np.all(np.asarray(value) == mean) for value in params.values())
+        assert len(params) == len(self.shapes)
+        assert said in caplog.text
+
+    def test_one_set_alone_is_no_choice(self, tmp_path, caplog):
+        assert load_weights(self.file(tmp_path, ema=False), "unet", config=UNET)[1]
+        assert not caplog.text
+        with pytest.raises(InputError, match="no EMA weights"):
+            load_weights(self.file(tmp_path, ema=False), "unet", config=UNET, ema=True)
+        with pytest.raises(InputError, match="as EMA weights"):
+            load_weights(self.file(tmp_path, plain=False), "unet", config=UNET)
+        _, params = load_weights(self.file(tmp_path, plain=False), "unet", config=UNET, ema=True)
+        assert float(params["conv_in.bias"][0]) == 2
+
+    def test_other_networks_have_none(self, tmp_path):
+        with pytest.raises(InputError, match="only a U-Net"):
+            load_weights(self.file(tmp_path), "vae", config=VAE, ema=True)
+
+    def test_averaged_names_as_published(self):
+        assert ema_name("input_blocks.1.0.in_layers.0.weight") == "diffusion_modelinput_blocks10in_layers0weight"
+
+
+class TestPrecisionsAndShards:
+    params = random_component("unet", UNET)
+    state = torch_state(params)
+
+    def read(self, folder):
+        return read_component(folder, "unet")[1]
+
+    def test_half_precision_alone(self, tmp_path):
+        config_folder(tmp_path, "unet", UNET)
+        save(tmp_path / f"{STEM}.fp16.safetensors", half(self.state))
+        assert_same(self.read(tmp_path), half(self.params))
+
+    def test_float32_is_preferred(self, tmp_path):
+        config_folder(tmp_path, "unet", UNET)
+        save(tmp_path / f"{STEM}.fp16.safetensors", half(self.state))
+        save(tmp_path / f"{STEM}.safetensors", self.state)
+        assert_same(self.read(tmp_path), self.params)
+
+    def test_bfloat16(self, tmp_path):
+        config_folder(tmp_path, "unet", UNET)
+        save(tmp_path / f"{STEM}.safetensors", bfloat16(self.state))
+        read = self.read(tmp_path)
+        assert {value.dtype for value in read.values()} == {jnp.dtype(jnp.bfloat16)}
+        assert_same(read, bfloat16(self.params))
+
+    def test_cast_on_request(self, tmp_path):
+        config_folder(tmp_path, "unet", UNET)
+        save(tmp_path / f"{STEM}.safetensors", half(self.state))
+        read = read_component(tmp_path, "unet", dtype=jnp.float32)[1]
+        assert_same(read, {name: value.astype(np.float32) for name, value in half(self.params).items()})
+        assert read["conv_in.kernel"].dtype == np.float32
+
+    def test_networks_of_different_precision(self, tmp_path):
+        vae = random_component("vae", VAE)
+        write_component(tmp_path / "vae", "vae", VAE, vae)
+        write_component(tmp_path / "unet", "unet", UNET, self.params, dtype=jnp.float16)
+        assert_same(load_weights(tmp_path, "vae")[1], vae)
+        assert_same(load_weights(tmp_path, "unet")[1], half(self.params))
+
+    @pytest.mark.parametrize("infix", ["", "fp16"])
+    def test_shards(self, tmp_path, infix):
+        config_folder(tmp_path, "unet", UNET)
+        save_sharded(tmp_path, STEM, half(self.state) if infix else self.state, shards=3, infix=infix)
+        assert_same(self.read(tmp_path), half(self.params) if infix else self.params)
+
+    def test_missing_shard_is_named(self, tmp_path):
+        config_folder(tmp_path, "unet", UNET)
+        save_sharded(tmp_path, STEM, self.state)
+        missing = f"{STEM}-00002-of-00002.safetensors"
+        (tmp_path / missing).unlink()
+        with pytest.raises(InputError, match=f"1 of its 2 files are missing: {missing}"):
+            self.read(tmp_path)
+
+    def test_parameters_are_placed_one_by_one(self, tmp_path):
+        write_component(tmp_path, "unet", UNET, self.params)
+        device = jax.devices()[3]
+        _, read = read_component(tmp_path, "unet", put=lambda _, array: jax.device_put(array, device))
+        assert {d for value in read.values() for d in value.devices()} == {device}
+        assert_same(read, self.params)
+
+
+class TestControlNetLayouts:
+    params = random_component("controlnet", CONTROLNET)
+    state = torch_state(params)
+
+    def test_folder_and_its_parent(self, tmp_path):
+        write_component(tmp_path / "controlnet", "controlnet", CONTROLNET, self.params)
+        for source in (tmp_path, tmp_path / "controlnet", str(tmp_path / "controlnet" / f"{STEM}.safetensors")):
+            config, params = load_weights(source, "controlnet")
+            assert config == CONTROLNET
+            assert_same(params, self.params)
+
+    def test_bare_files(self, tmp_path):
+        bare = save(tmp_path / "bare.safetensors", self.state)
+        prefixed = save(tmp_path / "prefixed.safetensors", original("controlnet", self.state, "control_model."))
+        unprefixed = save(tmp_path / "unprefixed.safetensors", original("controlnet", self.state, ""))
+        for path in (bare, prefixed, unprefixed):
+            config, params = load_weights(path, "controlnet", config=CONTROLNET)
+            assert config == CONTROLNET
+            assert_same(params, self.params)
+
+    def test_flax_folder(self, tmp_path):
+        config_folder(tmp_path, "controlnet", CONTROLNET)
+        save_flax(tmp_path / "diffusion_flax_model.msgpack", self.params)
+        assert_same(read_component(tmp_path, "controlnet")[1], self.params)
+
+    def test_missing_hint_encoder_is_listed(self, tmp_path):
+        state = original("controlnet", self.state, "control_model.")
+        hint = [name for name in state if ".input_hint_block." in name]
+        path = save(tmp_path / "half.safetensors", {name: v for name, v in state.items() if name not in hint})
+        with pytest.raises(InputError) as error:
+            load_weights(path, "controlnet", config=CONTROLNET)
+        assert len(hint) == 8
+        assert all(f"missing     {name}, expected {state[name].shape}" in str(error.value) for name in hint)
+
+    def test_without_config_the_widths_are_those_of_stable_diffusion(self, tmp_path):
+        path = save(tmp_path / "bare.safetensors", self.state)
+        with pytest.raises(
+            InputError, match=r"without a config\.json of a controlnet beside it.*Stable Diffusion 1\.5"
+        ):
+            load_weights(path, "controlnet")
+
+    def test_the_wrong_folder_or_file_gets_a_sentence(self, tmp_path):
+        write_component(tmp_path / "unet", "unet", UNET, random_component("unet", UNET))
+        with pytest.raises(InputError, match="there are no weights of a controlnet"):
+            load_weights(tmp_path, "controlnet")
+        with pytest.raises(InputError, match="describes a UNet2DConditionModel, expected a ControlNetModel"):
+            read_component(tmp_path / "unet", "controlnet")
+        save(tmp_path / "control_canny.safetensors", self.state)
+        with pytest.raises(InputError, match=r"if control_canny\.safetensors is meant, give that file"):
+            load_weights(tmp_path, "controlnet")
+        with pytest.raises(InputError, match="there is no such file or folder"):
+            load_weights(tmp_path / "nothing" / "here", "controlnet")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match=r"there is no config\.json"):
+            read_component(tmp_path / "empty", "controlnet")
+
+
+class TestSingleFile:
+    vae = random_component("vae", VAE)
+    unet = random_component("unet", UNET, seed=1)
+    text = random_component("text_encoder", TEXT, seed=2)
+
+    def state(self):
+        state = original("unet", torch_state(self.unet), "model.diffusion_model.")
+        vae = original("vae", torch_state(self.vae), "first_stage_model.")
+        # The original has the attention as 1x1 convolutions.
+        state |= {n: v[:, :, None, None] if ".attn_1." in n and v.ndim == 2 else v for n, v in vae.items()}
+        state |= {f"cond_stage_model.transformer.{name}": value for name, value in torch_state(self.text).items()}
+        positions = np.arange(TEXT.max_position_embeddings)[None]
+        state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = positions
+        state["alphas_cumprod"] = np.linspace(1, 0, 1000, dtype=np.float32)
+        return state
+
+    def test_all_three_networks(self, tmp_path, caplog):
+        path = save(tmp_path / "v1-5.safetensors", self.state())
+        for kind, config, params in (
+            ("unet", UNET, self.unet),
+            ("vae", VAE, self.vae),
+            ("text_encoder", TEXT, self.text),
+        ):
+            assert_same(load_weights(path, kind, config=config)[1], params)
+        assert not caplog.text
+
+    def test_missing_autoencoder_is_refused(self, tmp_path):
+        state = {name: v for name, v in self.state().items() if not name.startswith("first_stage_model.")}
+        path = save(tmp_path / "no_vae.safetensors", state)
+        with pytest.raises(InputError, match=r"no autoencoder \(no `first_stage_model\.\*`\).*give another one"):
+            load_weights(path, "vae", config=VAE)
+
+    def test_missing_decoder_is_listed(self, tmp_path):
+        state = self.state()
+        gone = [name for name in state if name.startswith("first_stage_model.decoder.")]
+        path = save(tmp_path / "half_vae.safetensors", {name: v for name, v in state.items() if name not in gone})
+        with pytest.raises(InputError, match="give another one") as error:
+            load_weights(path, "vae", config=VAE)
+        assert all(f"missing     {name}" in str(error.value) for name in gone)
+
+    def test_missing_text_encoder_is_refused(self, tmp_path):
+        state = {name: v for name, v in self.state().items() if not name.startswith("cond_stage_model.")}
+        with pytest.raises(InputError, match="no text encoder"):
+            load_weights(save(tmp_path / "a.safetensors", state), "text_encoder", config=TEXT)
+
+    def test_bare_autoencoder_states_its_scaling_factor(self, tmp_path, caplog):
+        path = save(tmp_path / "vae.safetensors", original("vae", torch_state(self.vae), ""))
+        with pytest.raises(InputError, match=r"Stable Diffusion 1\.5"):
+            load_weights(path, "vae")
+        assert "scaling_factor of 0.18215 is assumed" in caplog.text
+        assert_same(load_weights(path, "vae", config=VAE)[1], self.vae)
+
+    def test_autoencoder_of_another_family_needs_a_config(self, tmp_path):
+        state = original("vae", torch_state(self.vae), "first_stage_model.")
+        state["conditioner.embedders.0.weight"] = np.zeros(1, np.float32)
+        with pytest.raises(InputError, match=r"Stable Diffusion XL; its scaling_factor is not 0\.18215"):
+            load_weights(save(tmp_path / "xl.safetensors", state), "vae")
+
+
+def test_text_encoder_as_flax_numbers_it(tmp_path):
+    params = random_component("text_encoder", TEXT)
+    config_folder(tmp_path, "text_encoder", TEXT)
+    save_flax(tmp_path / "flax_model.msgpack", params, dots=True)
+    config, read = read_component(tmp_path, "text_encoder")
+    assert config == TEXT
+    assert_same(read, params)
+
+
+def test_text_encoder_with_harmless_extras(tmp_path):
+    params = random_component("text_encoder", TEXT)
+    extras = {"text_model.embeddings.position_ids": np.arange(77)[None], "logit_scale": np.ones((), np.float32)}
+    config_folder(tmp_path, "text_encoder", TEXT)
+    save(tmp_path / "model.safetensors", torch_state(params) | extras)
+    assert_same(read_component(tmp_path, "text_encoder")[1], params)
+    save(tmp_path / "model.safetensors", torch_state(params) | {"text_model.extra": np.ones(3, np.float32)})
+    with pytest.raises(InputError, match=r"unexpected  text_model\.extra, found \(3,\)"):
+        read_component(tmp_path, "text_encoder")
+
+
+@pytest.mark.parametrize("prefix", ["", "0.", "model.", "model.0."])
+def test_published_scedit_weights(tmp_path, prefix):
+    params = random_component("scedit", SCEDIT)
+    state = {prefix + name: value for name, value in torch_state(params).items()}
+    path = save(tmp_path / "tuner.safetensors", state)
+    config, read = load_weights(path, "scedit", config=SCEDIT)
+    assert config == SCEDIT
+    assert_same(read, params)
+
+
+def test_every_fault_is_in_one_error(tmp_path):
+    params = random_component("unet", UNET)
+    state = torch_state(params)
+    del state["conv_out.bias"]
+    state["conv_in.weight"] = state["conv_in.weight"][:, :3]
+    state["mid_block.extra.weight"] = np.zeros((2, 2), np.float32)
+    config_folder(tmp_path, "unet", UNET)
+    save(tmp_path / f"{STEM}.safetensors", state)
+    with pytest.raises(InputError) as error:
+        read_component(tmp_path, "unet")
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert lines[0].endswith("3 tensors do not fit the model")
+    assert sorted(lines[1:]) == [
+        "missing     conv_out.bias, expected (4,)",
+        "unexpected  mid_block.extra.weight, found (2, 2)",
+        "wrong shape conv_in.weight, found (8, 3, 3, 3), expected (8, 4, 3, 3)",
+    ]
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    params = random_component("vae", VAE)
+    state = torch_state(params) | {"quant_conv.bias": np.zeros(8, np.int8)}
+    config_folder(tmp_path, "vae", VAE)
+    save(tmp_path / f"{STEM}.safetensors", state)
+    with pytest.raises(InputError, match=r"not quant_conv\.bias \(int8\)"):
+        read_component(tmp_path, "vae")
+
+
+def test_a_failed_write_leaves_the_old_files(tmp_path):
+    params = random_component("vae", VAE)
+    write_component(tmp_path, "vae", VAE, params)
+    broken = dict(params)
+    del broken["quant_conv.bias"]
+    with pytest.raises(ValueError, match=r"do not fit the vae: quant_conv\.bias"):
+        write_component(tmp_path, "vae", VAE, broken)
+    assert_same(read_component(tmp_path, "vae")[1], params)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", f"{STEM}.safetensors"]
+
+
+def test_full_width():
+    """The number of Stable Diffusion 1.5's parameters, as published."""
+    shapes = component_shapes("unet", UNetConfig())
+    assert shapes["conv_in.kernel"].shape == (3, 3, 4, 320)
+    assert sum(math.prod(shape.shape) for shape in shapes.values()) == 859_520_964
