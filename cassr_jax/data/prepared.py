@@ -4,7 +4,9 @@ A record is a mapping of names to arrays (`lr` and `reference` uint8 images, `la
 msgpack. Nothing in it is code, and any record can be read on its own.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +41,49 @@ def record_files(folder: Path) -> list[Path]:
     return sorted(Path(folder).glob(f"*{SUFFIX}"))
 
 
+def count_records(path: Path) -> int:
+    """How many records a file holds.
+
+    Raises:
+        InputError: the file is empty, cut short or damaged.
+    """
+    return len(_open(path))
+
+
 class PreparedSource(Sequence[dict[str, np.ndarray]]):
     """All records of a folder's files, in the order of their names; random access, safe in worker processes.
 
-    Raises InputError when the folder holds no such file.
+    Raises InputError when the folder holds no such file or a file is cut short, and, on access, when a record is
+    damaged; every record carries a checksum.
     """
 
     def __init__(self, folder: str | Path):
         self.files = record_files(Path(folder))
         if not self.files:
             raise InputError(f"{folder}: holds no *{SUFFIX} file")
-        self._source = ArrayRecordDataSource([str(file) for file in self.files])
+        # One source a file, so that a damaged record is traced to its file.
+        self._sources = [_open(file) for file in self.files]
+        self._ends = list(accumulate(len(source) for source in self._sources))
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return serialization.msgpack_restore(self._source[index])
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        source = self._sources[number]
+        position = index - self._ends[number] + len(source)
+        try:
+            return serialization.msgpack_restore(source[position])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.files[number]}: record {position} is damaged ({error}); make the file anew"
+            ) from error
+
+
+def _open(path: Path) -> ArrayRecordDataSource:
+    try:
+        return ArrayRecordDataSource([str(path)])  # reads the index at the file's end
+    except RuntimeError as error:
+        reason = str(error) or "cut short"
+        raise InputError(f"{path}: not a complete ArrayRecord file ({reason}); make it anew") from error
