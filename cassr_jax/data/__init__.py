@@ -1,0 +1,1 @@
+"""Training data: pictures, their degradation, batches of both, and references made beforehand."""

@@ -1,0 +1,1 @@
+"""Fidelity and perceptual measures, and tables of them."""

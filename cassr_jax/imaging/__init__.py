@@ -1,0 +1,1 @@
+"""Picture files, tiles and colour; knows no network."""

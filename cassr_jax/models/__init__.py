@@ -1,0 +1,1 @@
+"""The networks as Flax NNX modules; they know nothing of files, devices or training."""

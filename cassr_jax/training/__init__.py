@@ -1,0 +1,1 @@
+"""What trains, one step of it, checkpoints, and the loop around them."""

@@ -1,0 +1,1 @@
+"""Weights in every published layout, read and written."""
