@@ -1,7 +1,8 @@
 """The safetensors format, read and written one tensor at a time.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype, shape and offsets of every tensor)
-and the data. `safetensors.numpy` knows no bfloat16 and writes from one copy of everything, hence our own.
+and the data. `safetensors.numpy` maps the file, whose pages then count as this process's memory beside the parameters,
+writes only what is in memory all at once, and in its older versions knows no bfloat16: hence our own.
 """
 
 import json

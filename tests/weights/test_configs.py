@@ -1,0 +1,192 @@
+"""config.json: what diffusers writes is read, what would be another network is refused."""
+
+import json
+
+import pytest
+
+from cassr_jax.errors import InputError
+from cassr_jax.models.clip_text import CLIPTextConfig
+from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+from cassr_jax.weights.configs import AttachedConfig, parse_config, read_config, write_config
+
+# As they stand in the published repository of Stable Diffusion 1.5.
+SD15 = {
+    "unet": {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.6.0",
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": False,
+        "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    },
+    "vae": {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": "0.6.0",
+        "act_fn": "silu",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "in_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "out_channels": 3,
+        "sample_size": 512,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    },
+    "text_encoder": {
+        "_name_or_path": "openai/clip-vit-large-patch14",
+        "architectures": ["CLIPTextModel"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "dropout": 0.0,
+        "eos_token_id": 2,
+        "hidden_act": "quick_gelu",
+        "hidden_size": 768,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "projection_dim": 768,
+        "torch_dtype": "float32",
+        "transformers_version": "4.22.0.dev0",
+        "vocab_size": 49408,
+    },
+}
+CONTROLNET = {
+    **{k: v for k, v in SD15["unet"].items() if k not in ("out_channels", "up_block_types", "center_input_sample")},
+    "_class_name": "ControlNetModel",
+    "class_embed_type": None,
+    "conditioning_embedding_out_channels": [16, 32, 96, 256],
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+    "only_cross_attention": False,
+    "projection_class_embeddings_input_dim": None,
+    "resnet_time_scale_shift": "default",
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "expected"),
+    [
+        ("unet", SD15["unet"], UNetConfig()),
+        ("vae", SD15["vae"], VAEConfig()),
+        ("text_encoder", SD15["text_encoder"], CLIPTextConfig()),
+        ("controlnet", CONTROLNET, AttachedConfig(UNetConfig(), ControlNetConfig())),
+    ],
+)
+def test_published_configs_are_the_defaults(kind, data, expected):
+    assert parse_config(kind, data, "config.json") == expected
+    written = write_config(kind, expected)
+    # Every published field that matters is written, with the same value.
+    ignored = {"_diffusers_version", "sample_size", "upcast_attention"}
+    assert {k: v for k, v in data.items() if k in written and k not in ignored} == {
+        k: v for k, v in written.items() if k in data and k not in ignored
+    }
+    assert parse_config(kind, json.loads(json.dumps(written)), "config.json") == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("act_fn", "gelu"),
+        ("addition_embed_type", "text_time"),
+        ("attention_head_dim", [5, 10, 20, 20]),
+        ("attention_type", "gated"),
+        ("class_embed_type", "timestep"),
+        ("conv_in_kernel", 1),
+        ("cross_attention_dim", [768, 1024, 768, 768]),
+        ("dual_cross_attention", True),
+        ("encoder_hid_dim_type", "text_proj"),
+        ("flip_sin_to_cos", False),
+        ("freq_shift", 1),
+        ("layers_per_block", [1, 2, 2, 2]),
+        ("mid_block_type", "UNetMidBlock2D"),
+        ("norm_eps", 1e-6),
+        ("num_attention_heads", 4),
+        ("num_class_embeds", 10),
+        ("only_cross_attention", [True, False, False, False]),
+        ("resnet_time_scale_shift", "scale_shift"),
+        ("time_cond_proj_dim", 256),
+        ("time_embedding_type", "fourier"),
+        ("transformer_layers_per_block", [1, 2, 10, 10]),
+        ("use_linear_projection", True),
+        ("block_out_channels", [320, "640"]),
+        ("block_out_channels", []),
+        ("in_channels", 0),
+        ("in_channels", True),
+        ("norm_num_groups", None),
+    ],
+)
+def test_other_networks_are_refused_by_field(field, value):
+    with pytest.raises(InputError, match=rf"config\.json: {field} is "):
+        parse_config("unet", SD15["unet"] | {field: value}, "config.json")
+
+
+def test_lists_that_say_the_same_for_every_block():
+    data = SD15["unet"] | {"attention_head_dim": [8] * 4, "transformer_layers_per_block": [1] * 4}
+    data |= {"only_cross_attention": [False] * 4, "cross_attention_dim": [768] * 4}
+    assert parse_config("unet", data, "config.json") == UNetConfig()
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (
+            "unet",
+            {k: v for k, v in SD15["unet"].items() if k != "cross_attention_dim"},
+            "cross_attention_dim is missing",
+        ),
+        ("unet", SD15["unet"] | {"down_block_types": ["DownBlock2D"] * 3}, "4 widths but 3 block types"),
+        ("unet", SD15["unet"] | {"up_block_types": ["AttnUpBlock2D"] * 4}, "unknown block types"),
+        ("unet", SD15["vae"], "describes a AutoencoderKL, expected a UNet2DConditionModel"),
+        ("vae", SD15["vae"] | {"shift_factor": 0.1159}, "shift_factor is 0.1159"),
+        ("vae", SD15["vae"] | {"use_quant_conv": False}, "use_quant_conv is False"),
+        ("vae", SD15["vae"] | {"scaling_factor": -1.0}, "scaling_factor is -1.0"),
+        ("vae", SD15["vae"] | {"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "down_block_types is"),
+        ("text_encoder", SD15["text_encoder"] | {"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ("controlnet", CONTROLNET | {"controlnet_conditioning_channel_order": "bgr"}, "channel_order is 'bgr'"),
+        ("controlnet", CONTROLNET | {"global_pool_conditions": True}, "global_pool_conditions is True"),
+    ],
+)
+def test_refusals_say_why(kind, data, message):
+    with pytest.raises(InputError, match=message):
+        parse_config(kind, data, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "not JSON"), (b"[1]", "holds a list"), (b"\xff\xfe\x00", "not JSON"), (None, "cannot be read")],
+)
+def test_files_that_are_no_config(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_config("unet", path)
+
+
+def test_scaling_factor_of_another_autoencoder():
+    config = parse_config("vae", SD15["vae"] | {"scaling_factor": 0.13025}, "config.json")
+    assert config == VAEConfig(scaling_factor=0.13025)

@@ -1,0 +1,55 @@
+"""Hub ids from huggingface_hub's own cache, with the hub out of reach."""
+
+import pytest
+from huggingface_hub import constants
+
+from cassr_jax.errors import InputError
+from cassr_jax.weights.components import load_weights, write_component
+from tests.weights.published import CONTROLNET, VAE, assert_same, random_component
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def snapshot(tmp_path, monkeypatch):
+    """The folder in which the cache has the repository `someone/sd15`."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    repository = tmp_path / "models--someone--sd15"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    folder = repository / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_from_the_cache(snapshot):
+    params = random_component("vae", VAE)
+    write_component(snapshot / "vae", "vae", VAE, params)
+    write_component(snapshot / "other" / "vae", "vae", VAE, random_component("vae", VAE, seed=1))
+    for source in ("someone/sd15", "someone/sd15:vae"):
+        config, read = load_weights(source, "vae")
+        assert config == VAE
+        assert_same(read, params)
+    with pytest.raises(AssertionError):
+        assert_same(load_weights("someone/sd15:other/vae", "vae")[1], params)
+
+
+def test_a_repository_that_is_the_network_itself(snapshot):
+    params = random_component("controlnet", CONTROLNET)
+    write_component(snapshot, "controlnet", CONTROLNET, params)
+    assert_same(load_weights("someone/sd15", "controlnet")[1], params)
+
+
+def test_what_to_do_when_it_is_not_there(snapshot):
+    with pytest.raises(InputError, match=r"its folder vae or the repository itself.*give that folder instead"):
+        load_weights("someone/sd15", "vae")
+    with pytest.raises(InputError, match=r"nobody/nothing: not a local file or folder.*give that folder instead"):
+        load_weights("nobody/nothing", "vae")
+
+
+@pytest.mark.parametrize("source", ["no such file", "a/b/c", "someone/sd15:../../x", "/absent/file.safetensors"])
+def test_what_is_no_hub_id(snapshot, source):
+    with pytest.raises(InputError, match=r"no such file or folder|expected a hub id"):
+        load_weights(source, "vae")
