@@ -31,8 +31,8 @@ def lpips(
 ) -> jax.Array:
     """Learned perceptual distance of images (B, H, W, 3) in [-1, 1]: (B,) float32, 0 for equal images.
 
-    `params` are `lpips_weights(net)`. The two batches pass through the network apart from each other, so that the
-    gradient with respect to one costs nothing for the other.
+    `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other. The two batches pass
+    through the network apart from each other, so that the gradient with respect to one costs nothing for the other.
     """
     a, b = ((x.astype(jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE for x in (a, b))
     distances = []
@@ -49,12 +49,12 @@ def dists(
 ) -> jax.Array:
     """Structure and texture distance of images (B, H, W, 3) in [-1, 1]: (B,) float32, 0 for equal images.
 
-    `params` are `dists_weights()`. The authors' images in [0, 1] are made inside.
+    `params` are `dists_weights()`. A batch of one is compared with every image of the other.
     """
     a, b = ((x.astype(jnp.float32) + 1) / 2 for x in (a, b))
     pairs = zip(*(_dists_features(params, x, precision) for x in (a, b)), strict=True)
     total = jnp.sum(params["alpha"]) + jnp.sum(params["beta"])
-    similarity, start = jnp.zeros(a.shape[0]), 0
+    similarity, start = jnp.zeros(()), 0
     for f, g in pairs:
         channels = slice(start, start := start + f.shape[-1])
         f_mean, g_mean = jnp.mean(f, (1, 2), keepdims=True), jnp.mean(g, (1, 2), keepdims=True)

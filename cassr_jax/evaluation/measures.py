@@ -1,0 +1,107 @@
+"""Every measure of one restored picture, and their summary over many."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.evaluation.fidelity import luma, psnr, ssim
+from cassr_jax.evaluation.perceptual import Params, dists, lpips
+from cassr_jax.evaluation.weights import dists_weights, lpips_weights
+
+Values = dict[str, float]  # measure -> value
+Measure = Callable[[np.ndarray, Sequence[np.ndarray]], list[Values]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a measure is printed: its title, its digits, and whether more of it is better."""
+
+    title: str
+    digits: int
+    higher_is_better: bool
+
+
+COLUMNS: Mapping[str, Column] = {
+    "lpips": Column("LPIPS", 4, False),
+    "dists": Column("DISTS", 4, False),
+    "psnr_y": Column("PSNR-Y", 2, True),
+    "ssim_y": Column("SSIM-Y", 4, True),
+    "psnr_rgb": Column("PSNR-RGB", 2, True),
+}
+
+
+def make_measure(lpips_params: Any = None, dists_params: Any = None) -> Measure:
+    """`measure(truth, pictures)`: the values of each picture, all uint8 RGB (H, W, 3) of one size.
+
+    LPIPS is that of AlexNet. Without arguments the published weights are read; one size compiles once.
+
+    Raises:
+        InputError: the packages with the weights are not installed.
+    """
+    params = jax.device_put(
+        (
+            lpips_weights("alexnet") if lpips_params is None else lpips_params,
+            dists_weights() if dists_params is None else dists_params,
+        )
+    )
+
+    @jax.jit
+    def learned(params: tuple[Params, Params], images: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
+        a, b = (x.astype(jnp.float32) / 127.5 - 1 for x in (images, truth))
+        return lpips(params[0], a, b), dists(params[1], a, b)
+
+    def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:
+        perceptual, structural = map(np.asarray, learned(params, np.stack(pictures), truth[None]))
+        return [
+            {
+                "lpips": float(perceptual[i]),
+                "dists": float(structural[i]),
+                "psnr_y": psnr(luma(picture), luma(truth)),
+                "ssim_y": ssim(luma(picture), luma(truth)),
+                "psnr_rgb": psnr(picture, truth),
+            }
+            for i, picture in enumerate(pictures)
+        ]
+
+    return measure
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (of the sample, n - 1; 0 of a single value)."""
+    array = np.asarray(values, np.float64)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+
+
+def table(rows: Mapping[str, Sequence[Values]]) -> str:
+    """A Markdown table: mean ± standard deviation over the pictures, one line for each kind of picture.
+
+    Two further lines, when `reference` and `result` are among the kinds, compare them picture by picture: the mean
+    difference ± its standard error, and in how many pictures the result is the better one.
+    """
+    titles = [f"{column.title} {'↑' if column.higher_is_better else '↓'}" for column in COLUMNS.values()]
+    lines = [["picture", *titles]]
+    for kind, values in rows.items():
+        cells = []
+        for name, column in COLUMNS.items():
+            mean, deviation = spread([value[name] for value in values])
+            cells.append(f"{mean:.{column.digits}f} ± {deviation:.{column.digits}f}")
+        lines.append([kind, *cells])
+    if {"reference", "result"} <= rows.keys():
+        lines += _comparison(rows["reference"], rows["result"])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _comparison(reference: Sequence[Values], result: Sequence[Values]) -> list[list[str]]:
+    differences, wins = ["result - reference"], ["result better"]
+    for name, column in COLUMNS.items():
+        values = [b[name] - a[name] for a, b in zip(reference, result, strict=True)]
+        mean, deviation = spread(values)
+        differences.append(f"{mean:+.{column.digits}f} ± {deviation / len(values) ** 0.5:.{column.digits}f}")
+        better = sum(value > 0 if column.higher_is_better else value < 0 for value in values)
+        wins.append(f"{better} of {len(values)}")
+    return [differences, wins]

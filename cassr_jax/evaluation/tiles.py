@@ -1,0 +1,106 @@
+"""What is evaluated: sharp tiles of photographs, degraded on the spot, or ready pairs of pictures."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from cassr_jax.data.crops import SHARP, TILE, laplacian
+from cassr_jax.data.degradation import Preset, degrade
+from cassr_jax.data.sources import FolderSource, PictureSource
+from cassr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture to restore, uint8 (h, w, 3), and the truth, uint8 (H, W, 3)."""
+
+    name: str
+    lr: np.ndarray
+    hr: np.ndarray
+
+    @property
+    def scale(self) -> int:
+        return self.hr.shape[0] // self.lr.shape[0]
+
+
+@dataclass(frozen=True)
+class Corner:
+    """Where a tile lies: the record of its picture, and its top left corner in px."""
+
+    record: int
+    top: int
+    left: int
+
+
+def sharp_corners(picture: np.ndarray, record: int = 0, size: int = TILE) -> list[Corner]:
+    """The sharp tiles of the non-overlapping `size` px grid from the top left corner of uint8 RGB (H, W, 3).
+
+    Sharp: the variance of the Laplacian of the tile's 8-bit grey is at least `SHARP`.
+    """
+    height, width = picture.shape[:2]
+    corners = (
+        Corner(record, top, left)
+        for top in range(0, height - size + 1, size)
+        for left in range(0, width - size + 1, size)
+    )
+    return [c for c in corners if laplacian(_cut(picture, c, size)).var() >= SHARP]
+
+
+def choose_corners(source: PictureSource, names: list[str], count: int, size: int = TILE) -> list[Corner]:
+    """`count` sharp tiles spread evenly over the pictures: one of each, then a second of each that has two, and so on.
+
+    The order within a picture is random but depends on its name alone, so a smaller choice is the beginning of a
+    larger one.
+
+    Raises:
+        InputError: there are fewer than `count`.
+    """
+    piles = []
+    for record, name in enumerate(names):
+        corners = sharp_corners(source[record], record, size)
+        order = np.random.default_rng(zlib.crc32(name.encode())).permutation(len(corners))
+        piles.append([corners[i] for i in order])
+    chosen = [corner for layer in zip_longest(*piles) for corner in layer if corner is not None]
+    if len(chosen) < count:
+        raise InputError(f"the pictures have {len(chosen)} sharp tiles of {size} px; {count} were asked for")
+    return chosen[:count]
+
+
+def degraded_tiles(folder: Path, count: int, preset: Preset, size: int = TILE) -> list[Pair]:
+    """`choose_corners` of the pictures of a folder, tile i degraded with seed i.
+
+    Raises:
+        InputError: the folder holds no picture or too few sharp tiles, or a picture cannot be read.
+    """
+    source = FolderSource(folder)
+    pairs = []
+    for i, corner in enumerate(choose_corners(source, source.keys, count, size)):
+        tile = np.ascontiguousarray(_cut(source[corner.record], corner, size))
+        pairs.append(Pair(f"{source.keys[corner.record]}@{corner.top},{corner.left}", *degrade(tile, i, preset)))
+    return pairs
+
+
+def ready_pairs(folder: Path) -> Iterator[Pair]:
+    """The pictures of `folder/lr` with those of the same name in `folder/hr`, in the order of their names.
+
+    Raises:
+        InputError: a folder or a partner is missing, or the sides of hr are not the same multiple of those of lr.
+    """
+    lr, hr = FolderSource(folder / "lr", cache_bytes=0), FolderSource(folder / "hr", cache_bytes=0)
+    if lr.keys != hr.keys:
+        lonely = sorted(set(lr.keys) ^ set(hr.keys))
+        raise InputError(f"{folder}: {lonely[0]} is in only one of lr/ and hr/; expected the same names in both")
+    for record, name in enumerate(lr.keys):
+        pair = Pair(name, lr[record], hr[record])
+        (height, width), found = pair.lr.shape[:2], pair.hr.shape[:2]
+        if not pair.scale or found != (height * pair.scale, width * pair.scale):
+            raise InputError(f"{folder / 'hr' / name}: {found} px, expected a multiple of lr's {(height, width)}")
+        yield pair
+
+
+def _cut(picture: np.ndarray, corner: Corner, size: int) -> np.ndarray:
+    return picture[corner.top : corner.top + size, corner.left : corner.left + size]
