@@ -1,0 +1,79 @@
+#!/usr/bin/env python
+"""Time and peak memory of loading all of Stable Diffusion 1.5 (U-Net, autoencoder, text encoder; 4.3 GB in float32).
+
+    python benchmarks/load_sd15.py --folder /tmp
+
+Makes a checkpoint of that size below FOLDER, reads it once so that the disk is warm, loads it in a fresh process, and
+deletes it. The bounds: 20 s, and a peak of 1.25 times the weights, so that never two copies are held.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cassr_jax.weights.components import COMPONENTS, component_shapes, load_weights, write_component
+
+KINDS = ("unet", "vae", "text_encoder")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where 4.3 GB can be written")
+    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.load:
+        print(json.dumps(load(args.load)))
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="sd15-") as name:
+        make(Path(name))
+        warm(Path(name))
+        command = [sys.executable, __file__, "--load", name]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    print(f"weights      {found['weights'] / 1e9:.2f} GB")
+    print(f"load time    {found['seconds']:.1f} s of the clock, {found['cpu']:.1f} s of CPU (bound: 20)")
+    ratio = found["peak"] / found["weights"]
+    print(f"peak memory  {found['peak'] / 1e9:.2f} GB = {ratio:.3f} x the weights (bound: 1.25)")
+    print(f"             {found['before'] / 1e9:.2f} GB of it before loading: Python, JAX")
+
+
+def make(folder: Path) -> None:
+    for kind in KINDS:
+        config = COMPONENTS[kind].sd15
+        shapes = component_shapes(kind, config)
+        params = {name: np.broadcast_to(np.float32(0.1), shape.shape) for name, shape in shapes.items()}
+        write_component(folder / kind, kind, config, params)
+
+
+def warm(folder: Path) -> None:
+    for path in folder.rglob("*.safetensors"):
+        with path.open("rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+def load(folder: Path) -> dict[str, float]:
+    jax.devices()
+    before = peak()
+    start, cpu = time.perf_counter(), time.process_time()
+    params = {kind: load_weights(folder, kind)[1] for kind in KINDS}
+    jax.block_until_ready(params)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    weights = sum(value.nbytes for network in params.values() for value in network.values())
+    return {"seconds": seconds, "cpu": cpu, "weights": weights, "before": before, "peak": peak()}
+
+
+def peak() -> int:
+    """Bytes; of this process alone."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
