@@ -1,0 +1,142 @@
+"""Records made beforehand: read as written, complete or not there, damage named, taken up anywhere."""
+
+import itertools
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.data.prepared import PreparedSource, count_records, write_records
+from cassr_jax.errors import InputError
+from cassr_jax.imaging.io import bicubic
+
+COUNT = 9
+
+
+def record(index: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(index)
+    return {
+        "record": np.asarray(index, np.int32),
+        "lr": rng.integers(0, 256, (6, 6, 3), dtype=np.uint8),
+        "reference": rng.integers(0, 256, (24, 24, 3), dtype=np.uint8),
+        "latents": rng.normal(size=(6, 6, 4)).astype(np.float16),
+    }
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].dtype == right[name].dtype
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prepared")
+    assert write_records(path / "00001.array_record", map(record, range(4, COUNT))) == COUNT - 4
+    assert write_records(path / "00000.array_record", map(record, range(4))) == 4
+    return path
+
+
+def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(iterator, count))
+
+
+def test_records_are_read_as_written_in_the_order_of_the_files_names(folder):
+    source = PreparedSource(folder)
+    assert len(source) == COUNT
+    for index in range(COUNT):
+        assert_equal(source[index], record(index))
+    assert_equal(source[-1], record(COUNT - 1))
+    with pytest.raises(IndexError):
+        source[COUNT]
+    assert [count_records(file) for file in source.files] == [4, 5]
+
+
+def test_a_source_is_read_from_threads_and_from_copies(folder):
+    source = pickle.loads(pickle.dumps(PreparedSource(folder)))
+    with ThreadPoolExecutor(8) as pool:
+        for index, found in enumerate(pool.map(lambda i: source[i % COUNT], range(10 * COUNT))):
+            assert_equal(found, record(index % COUNT))
+
+
+def test_a_file_is_complete_or_not_there(tmp_path):
+    path = tmp_path / "made" / "x.array_record"
+    seen = []
+
+    def interrupted():
+        for index in range(3):
+            seen.append(path.exists())
+            yield record(index)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_records(path, interrupted())
+    assert seen == [False] * 3
+    with pytest.raises(InputError, match=r"holds no \*\.array_record file"):
+        PreparedSource(path.parent)
+    write_records(path, map(record, range(2)))
+    with pytest.raises(KeyboardInterrupt):
+        write_records(path, interrupted())
+    assert count_records(path) == 2
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "text": lambda data: b"no records" * 10_000,
+    "cut in half": lambda data: data[: len(data) // 2],
+    "cut at its end": lambda data: data[:-20],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named(folder, tmp_path, damage):
+    for file in sorted(folder.glob("*.array_record")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    broken = tmp_path / "00001.array_record"
+    broken.write_bytes(DAMAGES[damage](broken.read_bytes()))
+    with pytest.raises(InputError, match=r"00001\.array_record: not a complete ArrayRecord file"):
+        PreparedSource(tmp_path)
+
+
+def test_a_damaged_record_is_named_and_leaves_the_others_whole(folder, tmp_path):
+    for file in sorted(folder.glob("*.array_record")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    broken = tmp_path / "00001.array_record"
+    data = bytearray(broken.read_bytes())
+    data[500] ^= 255  # within the first record: its own chunk starts after the file's first 64 bytes
+    broken.write_bytes(data)
+    source = PreparedSource(tmp_path)
+    with pytest.raises(InputError, match=r"00001\.array_record: record 0 is damaged"):
+        source[4]
+    for index in (0, 3, 5, 8):
+        assert_equal(source[index], record(index))
+    with pytest.raises(InputError, match=r"00001\.array_record: record 0 is damaged"):
+        take(batches(DataConfig(str(tmp_path), prefetch=2), batch_size=COUNT, seed=0), 1)
+
+
+def test_batches_hold_the_records_and_their_enlarged_pictures(folder):
+    (batch,) = take(batches(DataConfig(str(folder), prefetch=2), batch_size=4, seed=0), 1)
+    assert set(batch) == {"record", "lr", "reference", "latents", "lq"}
+    for i, index in enumerate(batch["record"]):
+        expected = record(int(index))
+        expected["lq"] = bicubic(expected["lr"], (24, 24))
+        assert_equal({name: value[i] for name, value in batch.items()}, expected)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5])
+def test_a_stream_taken_up_from_its_state_goes_on_through_the_epochs(folder, stop):
+    config = DataConfig(str(folder), prefetch=3)
+    whole = take(batches(config, batch_size=4, seed=2), 12)
+    order = np.concatenate([batch["record"] for batch in whole])
+    epochs = [order[i : i + COUNT] for i in range(0, 45, COUNT)]
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    stream = batches(config, batch_size=4, seed=2)
+    take(stream, stop)
+    fresh = batches(config, batch_size=4, seed=2)
+    fresh.set_state(stream.get_state())
+    for found, expected in zip(take(fresh, 12 - stop), whole[stop:], strict=True):
+        assert_equal(found, expected)

@@ -1,0 +1,181 @@
+"""`python -m cassr_jax.data.references`: pairs with latents and references, made once, goes on where it stopped."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cassr_jax.data import references
+from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.data.prepared import PreparedSource, count_records
+from cassr_jax.models.parameters import merge, select
+from cassr_jax.networks import Networks, write_network
+from tests.data.measures import picture
+from tests.random_cascade import NETWORKS, random_params
+
+SIDE, BATCH, SEED = 32, 2, 3
+CONFIG = """
+from cassr_jax.config import TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+
+config = TrainConfig(
+    stage="cassr",
+    data=DataConfig({pictures!r}, crop_size=32, preset="light", prefetch=2),
+    components={components!r},
+    batch_size=2,
+    seed=3,
+)
+"""
+KINDS = ("vae", "unet", "text_encoder", "scedit")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("references")
+    for seed in range(3):
+        (path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(picture(48, seed)).save(path / "pictures" / f"{seed}.png")
+    for kind in KINDS:
+        write_network(path / kind, kind, NETWORKS[kind], random_params(kind))
+    components = {kind: str(path / kind) for kind in KINDS}
+    (path / "config.py").write_text(CONFIG.format(pictures=str(path / "pictures"), components=components))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_files(monkeypatch):
+    monkeypatch.setattr(references, "RECORDS_PER_FILE", 4)
+
+
+def make(folder: Path, output: Path, records: int = 5, *more: str) -> int:
+    where = ["--config", str(folder / "config.py"), "--output", str(output)]
+    return references.main([*where, "--records", str(records), "--sampling-steps", "2", *more])
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    """Five records asked for: whole batches of two, in files of four."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(references, "RECORDS_PER_FILE", 4)
+        assert make(folder, folder / "pairs") == 0
+    return folder / "pairs"
+
+
+def test_records_are_the_streams_pictures_with_latents_and_references(folder, made):
+    assert sorted(file.name for file in made.iterdir()) == ["00000.array_record", "00001.array_record"]
+    source = PreparedSource(made)
+    assert len(source) == 6
+    data = DataConfig(str(folder / "pictures"), crop_size=SIDE, preset="light", prefetch=2)
+    vae = Networks().with_read("vae", str(folder / "vae"), "float32")
+    encoder = merge(vae.graphdefs["vae"], select(vae.params, "vae"))
+    index = 0
+    for first, count in ((0, 2), (2, 1)):
+        stream = batches(data, batch_size=BATCH, seed=SEED * 1_000_003 + first)
+        for _ in range(count):
+            batch = next(stream)
+            latents = encoder.encode(jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1)
+            for i in range(BATCH):
+                record = source[index]
+                assert set(record) == {"record", "lr", "latents", "reference"}
+                assert record["record"] == batch["record"][i]
+                np.testing.assert_array_equal(record["lr"], batch["lr"][i])
+                assert record["latents"].dtype == np.float16
+                np.testing.assert_allclose(record["latents"], latents[i], rtol=2e-3, atol=2e-3)
+                assert record["reference"].dtype == np.uint8
+                assert record["reference"].shape == (SIDE, SIDE, 3)
+                assert record["reference"].std() > 1
+                index += 1
+    pictures = {source[i]["reference"].tobytes() for i in range(6)}
+    assert len(pictures) == 6
+
+
+def test_a_batch_of_them_is_what_the_second_stage_reads(made):
+    batch = next(batches(DataConfig(str(made), prefetch=2), batch_size=4, seed=0))
+    assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
+        "record": ((4,), np.int32),
+        "lr": ((4, SIDE // 4, SIDE // 4, 3), np.uint8),
+        "lq": ((4, SIDE, SIDE, 3), np.uint8),
+        "latents": ((4, SIDE // 4, SIDE // 4, 4), np.float16),
+        "reference": ((4, SIDE, SIDE, 3), np.uint8),
+    }
+
+
+def test_a_second_call_does_nothing(folder, made, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(references, "write_records", refuse)
+    assert make(folder, made) == 0
+    assert make(folder, made, records=3) == 0
+
+
+def test_what_was_interrupted_goes_on_and_a_short_last_file_is_filled(folder, made, tmp_path):
+    """The first file was the short end of a smaller set, the second was being written when the run was killed."""
+    expected = PreparedSource(made)
+    (tmp_path / "00001.array_record.unfinished").write_bytes(b"half a file")
+    (tmp_path / "00001.array_record").write_bytes((made / "00001.array_record").read_bytes())
+    references.write_records(tmp_path / "00000.array_record", [expected[0], expected[1]])
+    before = (tmp_path / "00001.array_record").stat().st_mtime_ns
+    assert make(folder, tmp_path) == 0
+    assert (tmp_path / "00001.array_record").stat().st_mtime_ns == before
+    assert [count_records(tmp_path / f"0000{i}.array_record") for i in (0, 1)] == [4, 2]
+    for found, record in zip(PreparedSource(tmp_path), expected, strict=True):
+        assert found.keys() == record.keys()
+        for name in record:
+            np.testing.assert_array_equal(found[name], record[name])
+
+
+def test_without_a_first_stage_there_are_no_references(folder, tmp_path):
+    config = (folder / "config.py").read_text() + "\ndel config.components['scedit'], config.components['unet']\n"
+    (tmp_path / "config.py").write_text(config)
+    arguments = ["--config", str(tmp_path / "config.py"), "--records", "1", "--output", str(tmp_path / "pairs")]
+    assert references.main(arguments) == 0
+    assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "latents"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--set", "data.preset=null"], "data.preset is null, expected one of light, realesrgan, stablesr"),
+        (["--set", "components={}"], "the components lack vae, expected vae"),
+        (["--set", 'components={"scedit": "SCEDIT"}'], "the components lack vae, unet, text_encoder, expected vae, "),
+        (["--set", "data.path=PAIRS"], "holds prepared records, expected pictures"),
+        (["--set", "data.path=/nowhere"], "/nowhere: is not a folder"),
+        (["--sampler", "heun"], "heun"),
+        (["--records", "0"], "--records is 0, expected at least 1"),
+    ],
+)
+def test_what_is_missing_is_named(folder, made, tmp_path, capsys, changes, message):
+    changes = [change.replace("SCEDIT", str(folder / "scedit")).replace("PAIRS", str(made)) for change in changes]
+    assert make(folder, tmp_path / "new", 2, *changes) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("references: ")
+    assert message in error
+    assert not list(tmp_path.glob("new/*.array_record"))
+
+
+def test_a_damaged_file_is_named_and_not_passed_over(folder, tmp_path, capsys):
+    (tmp_path / "00000.array_record").write_bytes(b"damaged")
+    assert make(folder, tmp_path) == 2
+    assert "00000.array_record: not a complete ArrayRecord file" in capsys.readouterr().err
+
+
+def test_the_module_is_a_program(tmp_path):
+    command = [sys.executable, "-m", "cassr_jax.data.references", "--config", str(tmp_path / "none.py")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*command, "--records", "1", "--output", str(tmp_path)],
+        cwd=root,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("none.py: no such file, expected a Python file that defines `config`")
+    assert "Traceback" not in done.stderr
