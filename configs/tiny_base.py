@@ -12,11 +12,11 @@ from cassr_jax.models.unet import UNetConfig
 unet = UNetConfig(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(64, 96, 128),
+    block_out_channels=(48, 72, 96),
     layers_per_block=1,
     attention_head_dim=4,
     cross_attention_dim=64,
-    norm_num_groups=16,
+    norm_num_groups=12,
 )
 schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing")
 
@@ -28,7 +28,7 @@ config = TrainConfig(
     schedule=schedule,
     loss=LossConfig(snr_gamma=5.0),
     optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=100, decay="cosine"),
-    batch_size=16,
+    batch_size=12,
     num_steps=1300,
     save_every=250,
 )

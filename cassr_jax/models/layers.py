@@ -4,12 +4,14 @@
 promote bfloat16 activations. Attribute names are those of diffusers.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+_ZEROS = nnx.initializers.zeros_init()
+# torch's default for convolutions and linear layers, kaiming-uniform with a = sqrt(5): U(-1, 1) / sqrt(fan_in).
+_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Identity(nnx.Module):
@@ -30,7 +32,7 @@ class Linear(nnx.Linear):
             in_features,
             out_features,
             use_bias=use_bias,
-            kernel_init=nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal(),
+            kernel_init=_ZEROS if zero else _UNIFORM,
             dtype=dtype,
             rngs=rngs,
         )
@@ -44,7 +46,7 @@ class Conv(nnx.Conv):
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
-        padding: int | Sequence[tuple[int, int]] | None = None, zero: bool = False,
+        padding: int | tuple[tuple[int, int], ...] | None = None, zero: bool = False,
         dtype: DTypeLike, rngs: nnx.Rngs,
     ):  # fmt: skip
         if padding is None:
@@ -54,8 +56,9 @@ class Conv(nnx.Conv):
             out_channels,
             (kernel_size, kernel_size),
             strides=stride,
-            padding=[(padding, padding)] * 2 if isinstance(padding, int) else padding,
-            kernel_init=nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal(),
+            # Tuples: a list would make the module's definition unhashable.
+            padding=((padding, padding),) * 2 if isinstance(padding, int) else padding,
+            kernel_init=_ZEROS if zero else _UNIFORM,
             dtype=dtype,
             rngs=rngs,
         )
@@ -97,9 +100,10 @@ class GroupNorm(nnx.Module):
         mean = jnp.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
         var = jnp.mean(var_c.reshape(grouped.shape) + jnp.square(grouped - mean), axis=-1, keepdims=True)
         scale = jax.lax.rsqrt(var + self.eps) * self.scale.astype(jnp.float32).reshape(self.groups, -1)
-        shift = self.bias.astype(jnp.float32).reshape(self.groups, -1) - mean * scale
-        scale, shift = (jnp.expand_dims(a.reshape(batch, features), spatial) for a in (scale, shift))
-        return (wide * scale + shift).astype(self.dtype)
+        mean = jnp.broadcast_to(mean, scale.shape)
+        mean, scale = (jnp.expand_dims(a.reshape(batch, features), spatial) for a in (mean, scale))
+        # Centred first: a constant input gives the bias and nothing else.
+        return ((wide - mean) * scale + self.bias.astype(jnp.float32)).astype(self.dtype)
 
 
 class ResnetBlock(nnx.Module):

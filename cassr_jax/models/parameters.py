@@ -35,14 +35,34 @@ def merge(graphdef: nnx.GraphDef[M], params: Mapping[str, jax.Array]) -> M:
 
 def abstract(factory: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Shapes]:
     """Definition and parameter shapes of `factory(rngs)`, without computing or allocating any array."""
-    graphdef, shapes = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    graphdef, shapes = split(nnx.eval_shape(lambda: factory(_keys(jax.random.key(0)))))
     return graphdef, cast(Shapes, shapes)
 
 
 def initialise(factory: Callable[[nnx.Rngs], M], key: jax.Array) -> tuple[nnx.GraphDef[M], Params]:
-    """Definition and freshly drawn parameters of `factory(rngs)`, all drawn in one compiled function."""
-    graphdef, _ = abstract(factory)
-    return graphdef, jax.jit(lambda key: split(factory(nnx.Rngs(key)))[1])(key)
+    """Definition and freshly drawn parameters of `factory(rngs)`."""
+    # Not compiled as a whole: XLA takes minutes over some hundred random draws in one function.
+    return split(factory(_keys(key)))
+
+
+class _Keys:
+    """Gives one new key a call, as `nnx.Rngs` does for `rngs.params()`.
+
+    `nnx.Rngs` counts in a traced array: building a network under `eval_shape` then takes time that grows with the
+    square of the number of parameters, 9 s instead of 1 s for an RRDBNet.
+    """
+
+    def __init__(self, key: jax.Array):
+        self.key = key
+        self.count = 0
+
+    def params(self) -> jax.Array:
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count)
+
+
+def _keys(key: jax.Array) -> nnx.Rngs:
+    return cast(nnx.Rngs, _Keys(key))
 
 
 def select(params: Mapping[str, jax.Array], prefix: str) -> Params:

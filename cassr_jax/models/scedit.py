@@ -25,16 +25,12 @@ class SCEditConfig:
     control_scale: float = 1.0
 
 
-# torch's kaiming_uniform_(a=sqrt(5)), which the authors start W1 with: a third of the usual variance.
-_KAIMING = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
 class TunerOp(nnx.Module):
     """W2 GELU(W1 x), the exact GELU, W2 zero at the start: (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
         hidden = int(features * ratio)
-        self.ln1 = nnx.Linear(features, hidden, kernel_init=_KAIMING, dtype=dtype, rngs=rngs)
+        self.ln1 = Linear(features, hidden, dtype=dtype, rngs=rngs)
         self.ln2 = Linear(hidden, features, zero=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
