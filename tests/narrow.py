@@ -14,7 +14,9 @@ import numpy as np
 from flax import nnx
 
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
+from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract, merge
+from cassr_jax.models.scedit import CSCTuner, SCEditConfig
 from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
 from cassr_jax.weights.convert import from_torch, torch_name
@@ -44,6 +46,17 @@ UNETS = {
         norm_num_groups=8,
     ),
 }
+# For what needs several networks or gradients: as little as shows everything.
+SMALL = UNetConfig(
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    block_out_channels=(16, 32),
+    layers_per_block=1,
+    attention_head_dim=2,
+    cross_attention_dim=12,
+    norm_num_groups=4,
+)
+SCEDIT = SCEditConfig(hint_channels=(8, 12, 16), ratio=0.75, control_scale=0.8)
 CONTROLNET = ControlNetConfig(conditioning_embedding_out_channels=(16, 24, 40))
 VAES = {
     "with_attention": VAEConfig(block_out_channels=(32, 48, 64), norm_num_groups=16),
@@ -54,39 +67,52 @@ VAES = {
 
 
 class Inputs(NamedTuple):
-    """`latents` have sides that do not halve evenly: 9 -> 5 -> 3 and 7 -> 4 -> 2."""
+    """`latents` have sides that do not halve evenly: 7 -> 4 -> 2 and 5 -> 3 -> 2."""
 
-    latents: np.ndarray  # (2, 9, 7, 4)
+    latents: np.ndarray  # (2, 7, 5, 4)
     timesteps: np.ndarray  # (2,)
     context: np.ndarray  # (2, 7, C)
-    images: np.ndarray  # (2, 36, 28, 3) in [0, 1], four pixels a latent
+    images: np.ndarray  # (2, 28, 20, 3) in [0, 1], four pixels a latent
 
 
 def inputs(context_dim: int = 1, seed: int = 0) -> Inputs:
     rng = np.random.default_rng(seed)
     return Inputs(
-        latents=rng.normal(size=(2, 9, 7, 4)).astype(np.float32),
+        latents=rng.normal(size=(2, 7, 5, 4)).astype(np.float32),
         timesteps=np.array([7, 801], np.int32),
-        images=rng.uniform(size=(2, 36, 28, 3)).astype(np.float32),
+        images=rng.uniform(size=(2, 28, 20, 3)).astype(np.float32),
         context=rng.normal(size=(2, 7, context_dim)).astype(np.float32),
     )
 
 
-def random_params(shapes: Shapes, seed: int = 0) -> Params:
-    """The weights that `random_state_dict` gives the torch network of the same names."""
+def skip_arrays(config: UNetConfig, seed: int) -> list[np.ndarray]:
+    """Random arrays in the shapes of the U-Net's skips for `inputs`, shallowest first."""
+    rng, (batch, height, width, _), result = np.random.default_rng(seed), inputs().latents.shape, []
+    for channels, down in config.skips:
+        if down:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        result.append(rng.normal(size=(batch, height, width, channels)).astype(np.float32))
+    return result
+
+
+def random_params(shapes: Shapes, seed: int = 0, gain: float = 1.0) -> Params:
+    """The weights that `random_state_dict` gives the torch network of the same names, kernels times `gain`."""
     theirs = {}
     for name, shape in shapes.items():
         dims = shape.shape
         if name.endswith(".kernel"):
             dims = (dims[3], dims[2], *dims[:2]) if len(dims) == 4 else dims[::-1]
         theirs[torch_name(name)] = dims
-    return from_torch(random_state_dict(theirs, seed), shapes)
+    state = random_state_dict(theirs, seed)
+    return from_torch({k: v * np.float32(gain) if v.ndim > 1 else v for k, v in state.items()}, shapes)
 
 
-def random_network(factory: Callable[[nnx.Rngs], M], seed: int = 0) -> tuple[nnx.GraphDef[M], Params]:
+def random_network(
+    factory: Callable[[nnx.Rngs], M], seed: int = 0, gain: float = 1.0
+) -> tuple[nnx.GraphDef[M], Params]:
     """Definition and random weights of `factory(rngs)`."""
     graphdef, shapes = abstract(factory)
-    return graphdef, random_params(shapes, seed)
+    return graphdef, random_params(shapes, seed, gain)
 
 
 def unet_factory(name: str, dtype: Any = jnp.float32) -> Callable[[nnx.Rngs], UNet]:
@@ -125,9 +151,9 @@ def vae_outputs(vae: AutoencoderKL, images: jax.Array) -> dict[str, jax.Array]:
 
 
 @cache
-def run_diffusion(name: str, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
-    unet, unet_params = random_network(unet_factory(name, dtype))
-    controlnet, controlnet_params = random_network(controlnet_factory(name, dtype), seed=1)
+def run_diffusion(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dict[str, jax.Array]:
+    unet, unet_params = random_network(unet_factory(name, dtype), gain=gain)
+    controlnet, controlnet_params = random_network(controlnet_factory(name, dtype), seed=1, gain=gain)
     given = inputs(UNETS[name].cross_attention_dim)
 
     @jax.jit
@@ -138,10 +164,53 @@ def run_diffusion(name: str, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
 
 
 @cache
-def run_vae(name: str, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
-    graphdef, params = random_network(vae_factory(name, dtype))
+def run_vae(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dict[str, jax.Array]:
+    graphdef, params = random_network(vae_factory(name, dtype), gain=gain)
     images = 2 * inputs().images - 1
     return jax.jit(lambda params, images: vae_outputs(merge(graphdef, params), images))(params, images)
+
+
+GUIDES = {
+    "both": GuidanceSwitches(),
+    "reference_only": GuidanceSwitches(lr_attention=False),
+    "lr_only": GuidanceSwitches(reference_attention=False),
+    "neither": GuidanceSwitches(reference_attention=False, lr_attention=False),
+}
+
+
+@cache
+def run_guided() -> dict[str, jax.Array]:
+    """The small U-Net's prediction for every one of `GUIDES`, its image attentions reading random features."""
+    unet, unet_params = random_network(lambda rngs: UNet(SMALL, rngs=rngs))
+    attention, attention_params = random_network(lambda rngs: MultipleAttention(SMALL, rngs=rngs), seed=1)
+
+    @jax.jit
+    def run(unet_params, attention_params, given: Inputs, lr, reference) -> dict[str, jax.Array]:
+        net, guide = merge(unet, unet_params), merge(attention, attention_params)
+        temb, text = net.embed_time(given.timesteps), net.text_key_values(given.context)
+        h, skips = net.encode(given.latents, temb, text)
+        return {
+            name: net.decode(h, skips, temb, text, guide.bind(lr, reference, switches))
+            for name, switches in GUIDES.items()
+        }
+
+    features = skip_arrays(SMALL, seed=1), skip_arrays(SMALL, seed=2)
+    return run(unet_params, attention_params, inputs(SMALL.cross_attention_dim), *features)
+
+
+@cache
+def run_scedit() -> dict[str, jax.Array]:
+    """`hint.<i>` and `skip.<i>`, the edited skips, of a CSC-Tuner on random skips."""
+    graphdef, params = random_network(lambda rngs: CSCTuner(SMALL, SCEDIT, rngs=rngs))
+
+    @jax.jit
+    def run(params, images, skips) -> dict[str, jax.Array]:
+        tuner = merge(graphdef, params)
+        hints = tuner.hints(images)
+        edited = tuner(skips, hints)
+        return {f"hint.{i}": hint for i, hint in enumerate(hints)} | {f"skip.{i}": x for i, x in enumerate(edited)}
+
+    return run(params, inputs().images, skip_arrays(SMALL, seed=1))
 
 
 def relative_l2(actual: Any, expected: Any) -> float:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def test_skips_are_as_the_config_says(name):
         lambda p, given: _skips(graphdef, p, given), params, narrow.inputs(config.cross_attention_dim)
     )
     assert tuple(skip.shape[-1] for skip in skips) == config.skip_channels
-    halved = [after.shape[1] < before.shape[1] for before, after in zip(skips, skips[1:], strict=False)]
+    halved = [after.shape[1] < before.shape[1] for before, after in pairwise(skips)]
     assert [down for _, down in config.skips] == [False, *halved]
 
 
