@@ -33,11 +33,20 @@ class Checkpoints:
             raise InputError(f"{self.manager.directory}: holds step {self.latest_step}, a save at {step} was refused")
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
-        """The newest state, laid out as `like` is, and the data iterator's state."""
+        """The newest state, laid out as `like` is, and the data iterator's state.
+
+        Raises:
+            InputError: the checkpoint holds other parameters than `like`.
+        """
         step = self.latest_step
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
-        restored = self.manager.restore(step, args=items)
+        try:
+            restored = self.manager.restore(step, args=items)
+        except ValueError as error:
+            raise InputError(
+                f"{self.manager.directory}: step {step} does not fit this configuration: {error}"
+            ) from error
         return restored["state"], restored["data"]
 
     def close(self) -> None:

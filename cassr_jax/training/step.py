@@ -35,7 +35,7 @@ def make_step(
         # The average starts as the running mean of what it has seen, so that early exports are not the initial weights.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         ema = cast(Params, optax.incremental_update(params, state.ema, 1 - decay))
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradients)} | metrics
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)} | metrics
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(step, donate_argnums=0)
