@@ -11,9 +11,10 @@ from cassr_jax.models.layers import GroupNorm, Identity, LayerNorm, Linear
 
 KeyValue = tuple[jax.Array, jax.Array]  # (B, M, C) each
 
-# Scores of one block of queries against all keys: small enough to stay in a core's cache, and the whole
+# Long sequences attend in blocks of this many queries: a block's scores stay near the processor's caches, and the whole
 # (N, M) matrix, 2 GB for one 512 px image and its guidance, is never held.
-_QUERY_BLOCK = 512
+_QUERY_BLOCK = 256
+_LONGEST_WHOLE = 1024
 
 
 def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, num_heads: int) -> jax.Array:
@@ -23,19 +24,20 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, nu
     """
     batch, length, channels = query.shape
     head_dim = channels // num_heads
-    q, k, v = (x.reshape(batch, -1, num_heads, head_dim) for x in (query, key, value))
+    # Heads before positions: batched products whose batch axes lead are three times as fast on a CPU.
+    q, k, v = (x.reshape(batch, -1, num_heads, head_dim).swapaxes(1, 2) for x in (query, key, value))
     q = q * head_dim**-0.5
 
     def attend(q: jax.Array) -> jax.Array:
-        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32)
-        return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
+        scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
+        return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
-    if length <= 2 * _QUERY_BLOCK or length % _QUERY_BLOCK:
-        out = attend(q)
+    if length <= _LONGEST_WHOLE or length % _QUERY_BLOCK:
+        out = attend(q)  # (B, heads, N, d)
     else:
-        blocks = q.reshape(batch, -1, _QUERY_BLOCK, num_heads, head_dim).swapaxes(0, 1)
-        out = jax.lax.map(jax.checkpoint(attend), blocks).swapaxes(0, 1)
-    return out.reshape(batch, length, channels)
+        blocks = jnp.moveaxis(q.reshape(batch, num_heads, -1, _QUERY_BLOCK, head_dim), 2, 0)
+        out = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 2)
+    return out.reshape(batch, num_heads, length, head_dim).swapaxes(1, 2).reshape(batch, length, channels)
 
 
 class Attention(nnx.Module):

@@ -10,7 +10,7 @@ from cassr_jax.models.attention import GEGLU, Attention, BasicTransformerBlock, 
 from cassr_jax.models.parameters import merge
 from tests import narrow
 
-LONG = 3 * 512  # three blocks of queries
+LONG = 5 * 256  # five blocks of queries
 
 
 def random_qkv(length: int, keys: int, channels: int = 8) -> list[np.ndarray]:
@@ -35,11 +35,11 @@ def test_equals_its_definition(length, keys, num_heads):
 
 @pytest.fixture
 def plain(monkeypatch):
-    """The same function with blocks too long to be used."""
+    """The same function with blocks never used."""
 
     def run(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(attention, "_QUERY_BLOCK", 1 << 20)
+            patch.setattr(attention, "_LONGEST_WHOLE", LONG)
             return function(*args)
 
     return run
@@ -51,7 +51,7 @@ def test_blocks_are_used_for_long_queries_and_equal_the_plain_form(plain):
     def call(*qkv):
         return dot_product_attention(*qkv, num_heads=2)
 
-    assert "512,40" in str(jax.make_jaxpr(call)(*qkv))
+    assert "256,40" in str(jax.make_jaxpr(call)(*qkv))
     assert f"{LONG},40" not in str(jax.make_jaxpr(call)(*qkv))
     assert f"{LONG},40" in str(plain(jax.make_jaxpr(lambda *qkv: call(*qkv)), *qkv))
     np.testing.assert_allclose(call(*qkv), plain(call, *qkv), rtol=1e-5, atol=1e-6)
