@@ -23,5 +23,5 @@ config = replace(
         "multiple_attention": base["unet"],
     },
     optimizer=replace(base["config"].optimizer, learning_rate=6e-4),
-    num_steps=1300,
+    num_steps=800,
 )

@@ -19,5 +19,5 @@ config = replace(
     },
     new={"scedit": AttachedConfig(base["unet"], SCEditConfig(hint_channels=(16, 32, 64)))},
     optimizer=replace(base["config"].optimizer, learning_rate=1e-3),
-    num_steps=900,
+    num_steps=600,
 )
