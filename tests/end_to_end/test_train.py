@@ -1,0 +1,150 @@
+"""`train.py` as a person runs it: processes that finish, that are told what is wrong, and that are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from cassr_jax.config_files import read_config
+from cassr_jax.networks import Networks, write_network
+from tests.random_cascade import NETWORKS, random_params
+from tests.training.runs import assert_same, restore, write_pictures
+
+ROOT = Path(train.__file__).parent
+CONFIG = """
+from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+
+config = TrainConfig(
+    stage="vae",
+    data=DataConfig({pictures!r}, crop_size=32, prefetch=2),
+    components={{"vae": {vae!r}}},
+    loss=LossConfig(perceptual_weight=0.0),
+    optimizer=OptimizerConfig(warmup_steps=1),
+    num_steps=5,
+    save_every=2,
+    log_every=1,
+)
+"""
+CHANGES = ["batch_size=3", "optimizer.learning_rate=2e-3"]
+# The same program, killed by the system when it asks for its fifth batch.
+KILLED = """
+import os, signal, sys
+import train
+from cassr_jax.training import loop
+
+def batches(*args, made=loop.batches, **kwargs):
+    stream = made(*args, **kwargs)
+    class Stream:
+        count = 0
+        get_state = stream.get_state
+        def __next__(self):
+            self.count += 1
+            if self.count == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return next(stream)
+    return Stream()
+
+loop.batches = batches
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def run(
+    *arguments: str | Path, program: tuple[str, ...] = ("train.py",), **environment: str
+) -> subprocess.CompletedProcess:
+    command, env = [sys.executable, *program, *map(str, arguments)], os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("train")
+    write_pictures(path / "pictures")
+    write_network(path / "vae", "vae", NETWORKS["vae"], random_params("vae"))
+    (path / "config.py").write_text(CONFIG.format(pictures=str(path / "pictures"), vae=str(path / "vae")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(folder) -> subprocess.CompletedProcess:
+    arguments = ["--config", folder / "config.py", "--workdir", folder / "whole", "--set", *CHANGES]
+    return run(*arguments, JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"))
+
+
+def test_help_says_how(folder):
+    done = run("--help")
+    assert done.returncode == 0
+    for option in ("--config", "--workdir", "--steps", "--set"):
+        assert option in done.stdout
+
+
+def test_a_run_ends_with_an_export(folder, finished):
+    assert finished.returncode == 0, finished.stderr
+    workdir = folder / "whole"
+    assert finished.stdout.strip().splitlines()[-1] == f"trained weights are in {workdir / 'export'}"
+    assert [path.name for path in (workdir / "export").iterdir()] == ["vae"]
+    params = Networks().with_read("vae", str(workdir / "export" / "vae"), "float32").params
+    assert all(np.isfinite(value).all() for value in params.values())
+    resolved = json.loads((workdir / "config.json").read_text())
+    assert resolved["batch_size"] == 3
+    assert resolved["optimizer"]["learning_rate"] == 2e-3
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_the_same_command_again_says_that_it_is_done(folder, finished, capsys):
+    assert finished.returncode == 0
+    arguments = ["--config", str(folder / "config.py"), "--workdir", str(folder / "whole"), "--set", *CHANGES]
+    assert train.main(arguments) == 0
+    assert "done already, 5 of 5 steps" in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, finished):
+    arguments = ["--config", folder / "config.py", "--workdir", folder / "killed", "--set", *CHANGES]
+    cache = str(folder / "compiled")
+    killed = run(*arguments, program=("-c", KILLED), JAX_COMPILATION_CACHE_DIR=cache)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (folder / "killed" / "export").exists()
+    resumed = run(*arguments, JAX_COMPILATION_CACHE_DIR=cache)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "taken up at step" in resumed.stdout
+    config = read_config(folder / "config.py")
+    for found, expected in zip(restore(config, folder / "killed"), restore(config, folder / "whole"), strict=True):
+        assert_same(found, expected)
+    vae = "export/vae/diffusion_pytorch_model.safetensors"
+    assert (folder / "killed" / vae).read_bytes() == (folder / "whole" / vae).read_bytes()
+
+
+def test_a_wrong_configuration_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "bad.py").write_text("config = TrainConfig()")
+    done = run("--config", tmp_path / "bad.py", "--workdir", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"train.py: {tmp_path / 'bad.py'}, line 1: NameError: name 'TrainConfig' is not defined"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "batchsize=2"], "batchsize: TrainConfig has no field 'batchsize'"),
+        (["--set", "data.crop_size=30"], "data.crop_size: crop_size: 30 is not a positive multiple of the scale 4"),
+        (["--steps", "0"], "num_steps is 0, expected at least 1"),
+        (["--set", "data.path=nowhere"], "nowhere: is not a folder; expected a folder of pictures"),
+        (["--set", "stage=cassr"], "stage cassr needs controlnet, multiple_attention, unet, text_encoder, expected in"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(folder, tmp_path, capsys, arguments, message):
+    assert train.main(["--config", str(folder / "config.py"), "--workdir", str(tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"train.py: {message}")
+    assert error.count("\n") == 1

@@ -1,0 +1,92 @@
+"""Narrow training runs: configurations of every stage over the random cascade, and made data."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from cassr_jax.config import LossConfig, OptimizerConfig, Stage, TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.networks import write_network
+from cassr_jax.prompts import prompt_ids
+from cassr_jax.training.checkpoint import Checkpoints
+from cassr_jax.training.loop import build
+from cassr_jax.training.masking import TRAINABLE, partition
+from cassr_jax.training.objectives import Objective, make_objective
+from cassr_jax.training.state import TrainState, make_optimizer
+from tests.data.measures import picture
+from tests.random_cascade import NETWORKS, random_params
+
+STAGES: tuple[Stage, ...] = ("vae", "base", "scedit", "controlnet", "cassr")
+SIDE = 32  # of crops, in px
+_FROZEN = ("vae", "unet", "text_encoder")
+
+
+def write_networks(folder: Path) -> Path:
+    """Every network: those that several stages read as if trained, those that one stage trains as new ones.
+
+    Drawing new networks would take most of the time of these tests, so they are read.
+    """
+    for kind in NETWORKS:
+        write_network(folder / kind, kind, NETWORKS[kind], random_params(kind, trained=kind in _FROZEN))
+    return folder
+
+
+def write_pictures(folder: Path, count: int = 5) -> Path:
+    folder.mkdir(parents=True)
+    for seed in range(count):
+        Image.fromarray(picture(48, seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+def configure(stage: Stage, networks: Path, data: DataConfig | Path | str = "unused", **changes: Any) -> TrainConfig:
+    """A stage over `write_networks`; warm-up of one step."""
+    read = ("vae",) if stage == "vae" else dict.fromkeys(_FROZEN + TRAINABLE[stage])
+    settings: dict[str, Any] = {
+        "data": data if isinstance(data, DataConfig) else DataConfig(str(data), crop_size=SIDE, prefetch=2),
+        "components": {kind: str(networks / kind) for kind in read},
+        "loss": LossConfig(perceptual_weight=0.0),
+        "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
+        "batch_size": 2,
+        "num_steps": 6,
+        "save_every": 2,
+        "log_every": 2,
+    }
+    return TrainConfig(stage=stage, **settings | changes)
+
+
+def objective_and_params(config: TrainConfig) -> tuple[Objective, dict[str, jax.Array], dict[str, jax.Array]]:
+    """The loss of a stage, its trainable and its frozen parameters."""
+    networks = build(config)
+    ids = None
+    if "text_encoder" in networks.configs:
+        ids = prompt_ids(networks.configs["text_encoder"], None, ["", config.prompt], config.prompt)
+    return make_objective(config, networks.graphdefs, ids), *partition(networks.params, config.stage)
+
+
+def make_batch(stage: Stage, size: int = 2) -> dict[str, np.ndarray]:
+    """Made pictures under the names that a stage reads."""
+    names = {"vae": ("hr",), "base": ("hr",), "cassr": ("hr", "lq", "reference")}.get(stage, ("hr", "lq"))
+    return {
+        name: np.stack([picture(SIDE, seed=10 * i + j) for j in range(size)]).astype(np.uint8)
+        for i, name in enumerate(names)
+    }
+
+
+def restore(config: TrainConfig, workdir: Path) -> tuple[TrainState, dict]:
+    """The newest checkpoint of a run."""
+    trainable, _ = partition(build(config).params, config.stage)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    try:
+        return checkpoints.restore(TrainState.create(trainable, make_optimizer(config.optimizer, config.num_steps)))
+    finally:
+        checkpoints.close()
+
+
+def assert_same(left: Any, right: Any) -> None:
+    """Trees of equal structure, every leaf equal to the bit."""
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for (path, a), b in zip(jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=jax.tree_util.keystr(path))

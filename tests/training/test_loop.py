@@ -1,0 +1,286 @@
+"""Whole runs of narrow networks: interrupted or not, the result is the same to the bit."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cassr_jax
+from cassr_jax.config import OptimizerConfig, TrainConfig
+from cassr_jax.config_files import from_json
+from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.data.prepared import write_records
+from cassr_jax.errors import InputError
+from cassr_jax.models.parameters import abstract, merge, select
+from cassr_jax.networks import Networks
+from cassr_jax.training import loop
+from cassr_jax.training.checkpoint import Checkpoints
+from cassr_jax.training.objectives import to_float
+from tests.data.measures import picture
+from tests.random_cascade import NETWORKS, write_random_cascade
+from tests.training.runs import SIDE, assert_same, configure, restore, write_pictures
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Watched:
+    """A data iterator that notes the records it gives, and fails where a run is to be interrupted."""
+
+    def __init__(self, stream: Any, keys: list, stop: int | None):
+        self.stream, self.keys, self.stop = stream, keys, stop
+
+    def __next__(self):
+        if len(self.keys) == self.stop:
+            raise Interrupted
+        batch = next(self.stream)
+        self.keys.append(tuple(batch["record"].tolist()))
+        return batch
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
+def zeros(factory, _):
+    """Stands in for `initialise` where the drawn values do not matter, because drawing takes long to compile."""
+    graphdef, shapes = abstract(factory)
+    return graphdef, {name: jnp.zeros(shape.shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def watch(monkeypatch) -> Callable[..., list]:
+    """Watch the training batches of the next run; those of the export are of another size."""
+
+    def start(config: TrainConfig, stop: int | None = None) -> list:
+        keys: list = []
+
+        def watched(data, *, batch_size, seed):
+            stream = batches(data, batch_size=batch_size, seed=seed)
+            return Watched(stream, keys, stop) if batch_size == config.batch_size else stream
+
+        monkeypatch.setattr(loop, "batches", watched)
+        return keys
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, networks) -> TrainConfig:
+    """With an average that differs from the weights and a rate that depends on the step."""
+    data = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=2, decay="cosine", ema_decay=0.9)
+    return configure("vae", networks, data, optimizer=optimizer, num_steps=7)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("finished")
+    assert loop.train(config, workdir) == workdir / "export"
+    return workdir
+
+
+def steps_of(workdir: Path, config: TrainConfig) -> list[int]:
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    try:
+        return sorted(checkpoints.manager.all_steps())
+    finally:
+        checkpoints.close()
+
+
+def test_a_finished_run_leaves_its_checkpoints_its_metrics_and_its_configuration(config, finished):
+    assert steps_of(finished, config) == [6, 7]
+    assert {path.name for path in finished.iterdir()} == {"checkpoints", "config.json", "export", "metrics.jsonl"}
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 7]
+    assert all(
+        set(line) == {"step", "seconds_per_step", "loss", "gradient_norm", "l1", "lpips", "kl"} for line in lines
+    )
+    assert from_json(TrainConfig, json.loads((finished / "config.json").read_text()), "config.json") == config
+
+
+def test_the_export_is_the_average(config, finished):
+    state, _ = restore(config, finished)
+    assert int(state.step) == 7
+    vae = Networks().with_read("vae", str(finished / "export" / "vae"), "float32")
+    assert_same(vae.params, state.ema)
+    assert any(not np.array_equal(state.ema[name], state.params[name]) for name in state.ema)
+    assert vae.configs["vae"] == NETWORKS["vae"]
+
+
+def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(config, tmp_path):
+    networks = loop.build(config)
+    loop.export(replace(config, new={"vae": NETWORKS["vae"]}), networks, networks.params, tmp_path)
+    vae = Networks().with_read("vae", str(tmp_path / "export" / "vae"), "float32")
+    factor = vae.configs["vae"].scaling_factor
+    assert vae.configs["vae"] == replace(NETWORKS["vae"], scaling_factor=factor)
+    assert abs(factor / NETWORKS["vae"].scaling_factor - 1) > 0.01
+    images = to_float(jnp.asarray(next(batches(config.data, batch_size=64, seed=config.seed))["hr"]))
+
+    @jax.jit
+    def read(params, images):
+        network = merge(vae.graphdefs["vae"], select(params, "vae"))
+        return network.encode(images, jax.random.key(0)), *network.moments(images)
+
+    latents, mean, logvar = (np.asarray(x, np.float64) for x in read(vae.params, images))
+    assert abs(latents.std() - 1) < 0.01
+    np.testing.assert_allclose(factor, 1 / np.sqrt(mean.var() + np.exp(logvar).mean()), rtol=1e-4)
+
+
+def test_a_new_controlnet_starts_as_the_unets_encoder(networks, monkeypatch):
+    monkeypatch.setattr("cassr_jax.networks.initialise", zeros)
+    config = configure("controlnet", networks)
+    del config.components["activation_controlnet"]
+    params = loop.build(replace(config, new={"activation_controlnet": NETWORKS["activation_controlnet"]})).params
+    unet, controlnet = select(params, "unet"), select(params, "activation_controlnet")
+    parts = {name.split(".")[0] for name in controlnet.keys() & unet.keys()}
+    assert parts == {"conv_in", "time_embedding", "down_blocks", "mid_block"}
+    for name, value in controlnet.items():
+        np.testing.assert_array_equal(value, unet.get(name, 0))
+        assert value is not unet.get(name)  # trained apart: its buffers are donated
+
+
+def test_the_export_can_stand_in_a_cascade(finished, tmp_path):
+    write_random_cascade(tmp_path, components={kind: kind for kind in NETWORKS} | {"vae": str(finished / "export/vae")})
+    cascade = cassr_jax.load(tmp_path)
+    vae = Networks().with_read("vae", str(finished / "export" / "vae"), "float32")
+    assert_same(select(cascade.networks.params, "vae"), select(vae.params, "vae"))
+
+
+def test_a_finished_run_is_exported_again_and_says_so(config, finished, tmp_path, watch, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(workdir / "export")
+    keys = watch(config)
+    for again in (config, replace(config, num_steps=3)):
+        loop.train(again, workdir)
+        assert "done already, 7 of" in capsys.readouterr().out
+        assert keys == []
+        assert steps_of(workdir, config) == [6, 7]
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            written = (workdir / "export" / "vae" / name).read_bytes()
+            assert written == (finished / "export" / "vae" / name).read_bytes()
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_path, watch, stop, capsys):
+    """Stopped before the first save, and one step past the second; the data stream is the same as well."""
+    keys = watch(config, stop)
+    with pytest.raises(Interrupted):
+        loop.train(config, tmp_path)
+    saved = 2 * (stop // 2)
+    assert steps_of(tmp_path, config) == [step for step in (2, 4) if step <= stop]
+    resumed = watch(config)
+    loop.train(config, tmp_path)
+    assert ("taken up at step 4" in capsys.readouterr().out) == (saved == 4)
+    stream = batches(config.data, batch_size=config.batch_size, seed=config.seed)
+    assert keys[:saved] + resumed == [tuple(next(stream)["record"].tolist()) for _ in range(7)]
+    for found, expected in zip(restore(config, tmp_path), restore(config, finished), strict=True):
+        assert_same(found, expected)
+    vae = "export/vae/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / vae).read_bytes() == (finished / vae).read_bytes()
+
+
+def test_a_run_on_prepared_records_can_be_prolonged(networks, tmp_path, watch):
+    """N steps, then N + M asked for, against N + M in one run, through several epochs of three records."""
+    rng = np.random.default_rng(0)
+    hr = [picture(SIDE, seed) for seed in range(3)]
+    write_records(
+        tmp_path / "pairs" / "00000.array_record",
+        [{"record": np.int32(i), "lr": hr[i][::4, ::4], "latents": rng.normal(size=(8, 8, 4))} for i in range(3)],
+    )
+    whole = configure("base", networks, tmp_path / "pairs", num_steps=5, save_every=100)
+    del whole.components["text_encoder"]
+    whole = replace(whole, new={"text_encoder": NETWORKS["text_encoder"]})
+    expected = watch(whole)
+    loop.train(whole, tmp_path / "whole")
+    first = watch(whole)
+    loop.train(replace(whole, num_steps=3), tmp_path / "parts")
+    second = watch(whole)
+    loop.train(whole, tmp_path / "parts")
+    assert first + second == expected
+    for found, one in zip(restore(whole, tmp_path / "parts"), restore(whole, tmp_path / "whole"), strict=True):
+        assert_same(found, one)
+    for kind in ("unet", "text_encoder"):
+        read = [
+            Networks().with_read(kind, str(tmp_path / run / "export" / kind), "float32") for run in ("whole", "parts")
+        ]
+        assert_same(read[0].params, read[1].params)
+
+
+def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, finished, tmp_path, watch, capsys):
+    """Checkpoints of steps 90, 100 and 110, and a new run that would save 2 and 4."""
+    workdir = tmp_path / "run"
+    checkpoints = Checkpoints(workdir, 2)
+    state, data = restore(config, finished)
+    for step in (90, 100, 110):
+        checkpoints.save(replace(state, step=jnp.asarray(step, jnp.int32)), data)
+    checkpoints.close()
+    assert steps_of(workdir, config) == [100, 110]  # by number, not by name
+    keys = watch(config)
+    loop.train(config, workdir)
+    assert "done already, 110 of 7 steps" in capsys.readouterr().out
+    assert keys == []
+    assert steps_of(workdir, config) == [100, 110]
+    checkpoints = Checkpoints(workdir, 2)
+    with pytest.raises(InputError, match="holds step 110, a save at 7 was refused"):
+        checkpoints.save(state, data)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": "base"}, "stage base needs unet, text_encoder, expected in `components` or in `new`"),
+        ({"stage": "scedit", "new": {"scedit": NETWORKS["scedit"]}}, "stage scedit needs unet, text_encoder, "),
+        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+        ({"num_steps": -1}, "num_steps is -1, expected at least 1"),
+        ({"save_every": 0}, "save_every is 0, expected at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(config, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        loop.train(replace(config, **change), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="run: a file, expected a folder"):
+        loop.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["config.json", "checkpoint alone"])
+def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, recorded, monkeypatch):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    if not recorded:
+        (workdir / "config.json").unlink()
+    monkeypatch.setattr("cassr_jax.networks.initialise", zeros)
+    other = replace(config, new={"vae": replace(NETWORKS["vae"], block_out_channels=(8, 16, 16))})
+    message = r"config\.json: new is \{\}, expected .*, or another folder" if recorded else "step 7 does not fit"
+    with pytest.raises(InputError, match=message):
+        loop.train(other, workdir)
+    assert steps_of(workdir, config) == [6, 7]
+
+
+@pytest.mark.parametrize(
+    ("stage", "preset", "without", "message"),
+    [
+        ("scedit", None, "tokenizer", "gives .*, stage scedit also needs lq"),
+        ("cassr", None, "tokenizer", "gives .*, stage cassr also needs lq, reference"),
+        ("cassr", "light", "tokenizer", "gives .*, stage cassr also needs reference"),
+        ("scedit", "light", "vae", "gives no latents, so that stage scedit needs a vae"),
+    ],
+)
+def test_data_that_lack_what_the_stage_reads_are_named(config, networks, tmp_path, stage, preset, without, message):
+    data = DataConfig(config.data.path, crop_size=SIDE, preset=preset, prefetch=2)
+    lacking = configure(stage, networks, data=data)
+    lacking.components.pop(without, None)
+    with pytest.raises(InputError, match=f"{config.data.path}: {message}"):
+        loop.train(lacking, tmp_path)

