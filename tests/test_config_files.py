@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from tests.random_cascade import NETWORKS
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 CONFIG = TrainConfig(
     stage="cassr",
     data=DataConfig("pictures", crop_size=64, preset="light"),
@@ -174,13 +172,6 @@ def test_absent_fields_keep_their_defaults():
 def test_wrong_json_is_named(data, message):
     with pytest.raises(InputError, match=re.escape(message)):
         from_json(TrainConfig, data, "x.json")
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_the_configurations_of_the_project_can_be_read(path):
-    config = read_config(path)
-    assert isinstance(config, TrainConfig)
-    assert from_json(TrainConfig, json.loads(json.dumps(to_json(config))), "x") == config
 
 
 HEAD = "from cassr_jax.config import TrainConfig\nfrom cassr_jax.data.pipeline import DataConfig\n"
