@@ -16,7 +16,7 @@ from flax import nnx
 
 from cassr_jax import stage as stages
 from cassr_jax.config import CascadeConfig, SamplingConfig, Start
-from cassr_jax.diffusion.samplers import SAMPLERS, Carry, Plan, make_sampler
+from cassr_jax.diffusion.samplers import SAMPLERS, Carry, Plan
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -169,13 +169,9 @@ class CasSR:
         chosen: Options,
     ) -> np.ndarray:
         """One diffusion stage on pictures of one size, (H, W, 3) uint8 in and out."""
-        schedule, sampler = self.config.schedule, make_sampler(sampling.sampler)
-        last = schedule.num_train_timesteps - 1
-        first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
-        plan = sampler.plan(schedule, sampling.num_steps, first)
+        plan, method = stages.make_plan(self.config.schedule, sampling), stages.make_method(sampling)
         height, width = bicubic.shape[:2]
         canvas = self._canvas(height, width, chosen.tile)
-        method = Method(sampler, sampling.guidance_scale != 1)
         size = canvas.pixels.height, canvas.pixels.width
         params, scale = self.networks.params, np.float32(sampling.guidance_scale)
         key = jax.random.fold_in(_key(chosen.seed), stage == "result")

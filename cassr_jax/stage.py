@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
-from cassr_jax.diffusion.samplers import Carry, Plan, Sampler, advance, begin, start_latents
+from cassr_jax.diffusion.samplers import Carry, Plan, Sampler, advance, begin, make_sampler, start_latents
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging import tiling
 from cassr_jax.models.denoisers import Denoiser
 from cassr_jax.models.vae import AutoencoderKL
@@ -56,6 +58,17 @@ class Condition(NamedTuple):
     text: Any  # keys and values for one call of the network
     hints: Any  # (B * N, ...) for all tiles
     temb: Any  # (S, ...) for all steps
+
+
+def make_plan(schedule: Schedule, sampling: SamplingConfig) -> Plan:
+    """Timesteps and coefficients of a run; all its steps lie below `sampling.strength` of the schedule."""
+    last = schedule.num_train_timesteps - 1
+    first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
+    return make_sampler(sampling.sampler).plan(schedule, sampling.num_steps, first)
+
+
+def make_method(sampling: SamplingConfig) -> Method:
+    return Method(make_sampler(sampling.sampler), sampling.guidance_scale != 1)
 
 
 def start(vae: AutoencoderKL, image: jax.Array | None, noise: jax.Array, plan: Plan, canvas: Canvas) -> Carry:

@@ -22,6 +22,8 @@ config = replace(
         "controlnet": AttachedConfig(base["unet"], ControlNetConfig(conditioning_embedding_out_channels=(16, 32, 64))),
         "multiple_attention": base["unet"],
     },
+    # The small model starts at partial strength, from where a picture is already to be seen.
+    loss=replace(base["config"].loss, max_timestep=500),
     optimizer=replace(base["config"].optimizer, learning_rate=6e-4),
     num_steps=800,
 )

@@ -23,7 +23,6 @@ from cassr_jax.config_files import override, read_config
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import Batch, batches
 from cassr_jax.data.prepared import SUFFIX, count_records, record_files, write_records
-from cassr_jax.diffusion.samplers import make_sampler
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -31,7 +30,7 @@ from cassr_jax.models.denoisers import SCEditDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.stage import Canvas, Method, run
+from cassr_jax.stage import Canvas, make_method, make_plan, run
 
 RECORDS_PER_FILE = 512
 _KEPT = ("record", "lr")
@@ -42,8 +41,7 @@ def make_references(
 ) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
     """Jitted: parameters, lq images (B, S, S, 3) in [-1, 1], a key -> restored images of the same shape and range."""
     vae = networks.configs["vae"]
-    sampler = make_sampler(sampling.sampler)
-    plan = sampler.plan(config.schedule, sampling.num_steps)
+    plan, method = make_plan(config.schedule, sampling), make_method(sampling)
     prompts = (sampling.negative_prompt, sampling.prompt)
     ids = prompt_ids(networks.configs["text_encoder"], config.components.get("tokenizer"), prompts, sampling.prompt)
 
@@ -52,7 +50,7 @@ def make_references(
         modules = merge_all(networks.graphdefs, params)
         batch, side = lq.shape[0], lq.shape[1] // vae.factor
         tiles = tiling.plan(side, side, side, 0)
-        canvas, method = Canvas(tiles, vae.factor, batch), Method(sampler, sampling.guidance_scale != 1)
+        canvas = Canvas(tiles, vae.factor, batch)
         noise = jax.random.normal(key, (batch, side, side, vae.latent_channels), jnp.float32)
         denoiser = SCEditDenoiser(modules["unet"], modules["scedit"])
         scale = jnp.float32(sampling.guidance_scale)
@@ -129,13 +127,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sampler", default="dpmpp_2m", help="of the references (default %(default)s)")
     parser.add_argument("--sampling-steps", type=int, default=10, help="of the references (default %(default)s)")
     parser.add_argument("--guidance", type=float, default=1.0, help="of the references (default %(default)s: none)")
+    parser.add_argument("--strength", type=float, default=1.0, help="of their start from the LR image (default: full)")
     parser.add_argument("--color-fix", default="wavelet", choices=COLOR_FIXES, help="of the references")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="changes to the configuration")
     arguments = parser.parse_args(argv)
     try:
         config = override(read_config(arguments.config), arguments.set)
         sampling = SamplingConfig(
-            sampler=arguments.sampler, num_steps=arguments.sampling_steps, guidance_scale=arguments.guidance
+            sampler=arguments.sampler,
+            num_steps=arguments.sampling_steps,
+            guidance_scale=arguments.guidance,
+            strength=arguments.strength,
         )
         if arguments.records < 1:
             raise InputError(f"--records is {arguments.records}, expected at least 1")

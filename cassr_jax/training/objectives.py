@@ -77,7 +77,7 @@ def _diffusion_loss(
     else:
         latents = jax.lax.stop_gradient(modules["vae"].encode(to_float(batch["hr"]), latent_key))
     size = len(latents)
-    timesteps = sample_timesteps(time_key, size, config.schedule)
+    timesteps = sample_timesteps(time_key, size, config.schedule, maximum=config.loss.max_timestep)
     noise = sample_noise(noise_key, latents.shape)
     noisy = config.schedule.add_noise(latents, noise, timesteps)
 
