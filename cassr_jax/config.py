@@ -67,7 +67,7 @@ class LossConfig:
     """`diffusion`: mean squared error on the schedule's target. `vae`: L1 + perceptual + KL."""
 
     snr_gamma: float | None = None  # min-SNR weight (arXiv 2303.09556); 5 is usual
-    max_timestep: int | None = None  # the noisiest that is trained; below the last for models that start at partial strength
+    max_timestep: int | None = None  # the noisiest trained; lower for a model that starts at partial strength
     condition_dropout: float = 0.1  # probability of training without the prompt, for classifier-free guidance
     perceptual_weight: float = 0.5  # LPIPS on VGG16, for the VAE
     kl_weight: float = 1e-6
