@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.random_weights import random_state_dict
 
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json
@@ -17,6 +16,7 @@ from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import shapes_of, write_network
 from cassr_jax.weights.configs import AttachedConfig
+from tests.random_weights import random_state_dict
 
 UNET = UNetConfig(
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

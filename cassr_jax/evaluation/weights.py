@@ -105,8 +105,9 @@ def _plain(node: Any, what: str, seen: set[int]) -> Any:
         if dtype.code not in _DTYPES or dtype.state[1] not in "<=" or not isinstance(data, bytes):
             raise TypeError("little-endian floats are expected")
         flat = np.frombuffer(data, np.dtype("<" + dtype.code))
-        return flat.reshape(shape, order="F" if fortran else "C").astype(np.float32, copy=False)
-    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        with np.errstate(over="raise"):
+            return flat.reshape(shape, order="F" if fortran else "C").astype(np.float32, copy=False)
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise InputError(f"{what}: an array in it is damaged or of an unknown kind ({error})") from error
 
 

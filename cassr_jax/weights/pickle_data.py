@@ -5,7 +5,8 @@ instructions that put data together; a global stays a name, and a call is made o
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -64,7 +65,7 @@ def read_pickle(
 
     try:
         argument: Any
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in _instructions(stream):
             name = opcode.name
             if name in _LITERALS:
                 stack.append(argument)
@@ -132,3 +133,16 @@ def read_pickle(
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise InputError(f"{what}: its pickle is damaged ({error})") from error
     raise InputError(f"{what}: its pickle has no end")
+
+
+def _instructions(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """The pickle's instructions. Text with an unknown escape is warned at when it is read; here it is refused later,
+    with the instruction that holds it."""
+    instructions = pickletools.genops(stream)
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            instruction = next(instructions, None)
+        if instruction is None:
+            return
+        yield instruction

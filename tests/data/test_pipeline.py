@@ -13,6 +13,7 @@ from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.pipeline import DataConfig, batches, record_maker, visits
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.io import bicubic
 from tests.data.measures import picture
 
 PICTURES = 7
@@ -200,4 +201,4 @@ def test_a_record_is_made_by_the_public_functions(folder):
     made = record_maker(config, source, windows)(3, np.random.default_rng(1))
     rng = np.random.default_rng(1)
     lr, hr = degrade(random_crop(rng, source[3], 32, windows[3], sharp=0.9), rng, PRESETS["realesrgan"])
-    assert_equal([made], [{"record": np.int32(3), "hr": hr, "lr": lr}])
+    assert_equal([made], [{"record": np.int32(3), "hr": hr, "lr": lr, "lq": bicubic(lr, (32, 32))}])

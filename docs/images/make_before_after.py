@@ -1,0 +1,46 @@
+"""The picture at the top of README.md, from what `sample.py` makes of the examples.
+
+    python sample.py examples --output restored
+    python docs/images/make_before_after.py --results restored --output docs/images/before_after.jpg
+
+Left of each pair the bicubic enlargement, right the result, both cut to the same part and nothing else done to them.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cassr_jax.imaging import io
+
+SIDE = 352  # of each part, in px of the enlarged picture
+GAP = 6
+
+
+def part(image: np.ndarray) -> np.ndarray:
+    """The middle SIDE x SIDE of a picture."""
+    top, left = ((side - SIDE) // 2 for side in image.shape[:2])
+    return image[top : top + SIDE, left : left + SIDE]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=Path, default=Path("examples"))
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    cells = []
+    for example in sorted(arguments.examples.glob("*.jpg")):
+        result = io.read(next(arguments.results.glob(f"{example.stem}.*"))).rgb
+        bicubic = io.bicubic(io.read(example).rgb, result.shape[:2])
+        cells += [part(bicubic), part(result)]
+    sheet = np.full((SIDE, len(cells) * SIDE + (len(cells) // 2 - 1) * GAP, 3), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        left = i * SIDE + i // 2 * GAP
+        sheet[:, left : left + SIDE] = cell
+    Image.fromarray(sheet).save(arguments.output, quality=90)
+
+
+if __name__ == "__main__":
+    main()
