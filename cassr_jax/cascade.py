@@ -196,13 +196,13 @@ class CasSR:
         configs = self.networks.configs
         factor = configs["vae"].factor
         unit = factor * 2 ** (len(configs["unet"].block_out_channels) - 1)
-        tile = tile or self.config.tile
-        if tile < unit:
-            raise InputError(f"tile is {tile} px, expected at least {unit}")
-        tile -= tile % unit
-        step = -(-tile // 8 // unit) * unit
-        rows, columns = (-(-side // s) * s for side in (height, width) for s in (step if side <= tile else unit,))
-        side = min(tile, max(rows, columns)) // factor
+        wanted = tile or self.config.tile
+        if wanted < unit:
+            raise InputError(f"tile is {wanted} px, expected at least {unit}")
+        longest = wanted - wanted % unit
+        step = -(-longest // 8 // unit) * unit
+        rows, columns = (-(-side // s) * s for side in (height, width) for s in (step if side <= longest else unit,))
+        side = min(longest, max(rows, columns)) // factor
         tiles = tiling.plan(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
         return Canvas(tiles, factor, self.config.tiles_at_once)
 
@@ -210,8 +210,8 @@ class CasSR:
         """Enlarged by the network's own scale, in tiles; (h * s, w * s, 3) uint8."""
         height, width = rgb.shape[:2]
         scale = self.networks.configs["rrdbnet"].scale
-        side = max((chosen.tile or self.config.tile) // scale, 16)
-        tiles = tiling.plan(height, width, min(side, max(height, width, 16)), side // 4)
+        side = min(max((chosen.tile or self.config.tile) // scale, 16), max(height, width, 16))
+        tiles = tiling.plan(height, width, side, side // 4)
         image = self._enlarge(self.networks.params, rgb[None].astype(np.float32) / 255, tiles=tiles, scale=scale)
         return _to_uint8(np.asarray(image)[0] * 2 - 1, "reference")
 
