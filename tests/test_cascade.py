@@ -18,7 +18,7 @@ from cassr_jax.imaging import io
 from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.networks import merge_all, write_network
-from cassr_jax.stage import Method, run
+from cassr_jax.stage import Method, make_method, make_plan, run
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
 
@@ -219,3 +219,32 @@ def test_the_canvas_covers_the_picture_with_whole_units(cassr: CasSR):
         assert canvas.tiles.height % 2 == canvas.tiles.width % 2 == canvas.tiles.tile % 2 == 0
         assert canvas.pixels.tile <= TILE
     assert io.output_size(3, 5, 4) == (12, 20)
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_pictures_own_arrays_only(cassr: CasSR):
+    """Temporaries of the compiled sampling loop, decoder and encoder, by side of the picture at a fixed tile."""
+
+    def temporaries(side: int) -> int:
+        canvas, method = cassr._canvas(side, side, TILE), make_method(cassr.config.sampling)
+        plan = make_plan(cassr.config.schedule, cassr.config.sampling)
+        params, key, scale = cassr.networks.params, jax.random.key(0), np.float32(2)
+        image = jax.ShapeDtypeStruct((1, canvas.pixels.height, canvas.pixels.width, 3), jnp.float32)
+        text = cassr._text(cassr.config.sampling)
+        static = {"canvas": canvas, "method": method}
+        carry = jax.eval_shape(lambda: cassr._start(params, jnp.zeros(image.shape), key, plan, canvas=canvas))
+        conditions = jax.eval_shape(
+            lambda: cassr._condition["result"](params, text, (jnp.zeros(image.shape),) * 2, plan, **static)
+        )
+        lowered = (
+            cassr._start.lower(params, image, key, plan, canvas=canvas),
+            cassr._condition["result"].lower(params, text, (image, image), plan, **static),
+            cassr._denoise["result"].lower(params, conditions, carry, plan, scale, 0, 3, **static),
+            cassr._decode.lower(params, carry, canvas=canvas),
+        )
+        return max(each.compile().memory_analysis().temp_size_in_bytes for each in lowered)
+
+    small, large = temporaries(512), temporaries(1024)
+    per_pixel = (large - small) / (1024**2 - 512**2)
+    # A picture is 12 bytes a pixel in float32; overlapping tiles and their merging hold it a few times over.
+    assert per_pixel < 12 * 12
