@@ -144,10 +144,10 @@ def diffusion_outputs(unet: UNet, controlnet: ControlNet, given: Inputs) -> dict
     }
 
 
-def vae_outputs(vae: AutoencoderKL, images: jax.Array) -> dict[str, jax.Array]:
-    """`mean`, `logvar` and `decoded`, the decoded mean, of images in [-1, 1]."""
-    mean, logvar = vae.moments(images)
-    return {"mean": mean, "logvar": logvar, "decoded": vae.decode(mean * vae.config.scaling_factor)}
+def vae_outputs(vae: AutoencoderKL, given: Inputs) -> dict[str, jax.Array]:
+    """`mean` and `logvar` of the images, moved to [-1, 1], and the latents `decoded`."""
+    mean, logvar = vae.moments(2 * given.images - 1)
+    return {"mean": mean, "logvar": logvar, "decoded": vae.decode(given.latents)}
 
 
 @cache
@@ -166,8 +166,7 @@ def run_diffusion(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dic
 @cache
 def run_vae(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dict[str, jax.Array]:
     graphdef, params = random_network(vae_factory(name, dtype), gain=gain)
-    images = 2 * inputs().images - 1
-    return jax.jit(lambda params, images: vae_outputs(merge(graphdef, params), images))(params, images)
+    return jax.jit(lambda params, given: vae_outputs(merge(graphdef, params), given))(params, inputs())
 
 
 GUIDES = {

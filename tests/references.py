@@ -78,13 +78,13 @@ def diffusion_outputs(unet: UNet2DConditionModel, controlnet: ControlNetModel, g
 
 
 @torch.no_grad()
-def vae_outputs(vae: AutoencoderKL, images: np.ndarray) -> Arrays:
+def vae_outputs(vae: AutoencoderKL, given: Inputs) -> Arrays:
     """As `narrow.vae_outputs`."""
-    posterior = vae.encode(nchw(images)).latent_dist
+    posterior = vae.encode(nchw(2 * given.images - 1)).latent_dist
     return {
         "mean": nhwc(posterior.mean),
         "logvar": nhwc(posterior.logvar),
-        "decoded": nhwc(vae.decode(posterior.mean).sample),
+        "decoded": nhwc(vae.decode(nchw(given.latents) / vae.config.scaling_factor).sample),
     }
 
 
@@ -95,7 +95,7 @@ def run_diffusion(name: str) -> Arrays:
 
 
 def run_vae(name: str) -> Arrays:
-    return vae_outputs(randomise(vae(VAES[name])), 2 * inputs().images - 1)
+    return vae_outputs(randomise(vae(VAES[name])), inputs())
 
 
 class Attention(torch.nn.Module):

@@ -173,15 +173,16 @@ def test_vae_is_the_same():
         layers_per_block=VAE.layers_per_block,
     )
     graphdef, params = narrow.random_network(lambda rngs: AutoencoderKL(VAE, rngs=rngs))
-    images = 2 * given().images - 1
+    inputs = given()
+    images, latents = nchw(2 * inputs.images - 1), nchw(inputs.latents / VAE.scaling_factor)
 
     @jax.jit
-    def run(params, images):
+    def run(params, images, latents):
         posterior = net.apply({"params": params}, images, method=net.encode).latent_dist
-        decoded = net.apply({"params": params}, posterior.mean, method=net.decode).sample
+        decoded = net.apply({"params": params}, latents, method=net.decode).sample
         return {"mean": posterior.mean, "logvar": posterior.logvar, "decoded": decoded.transpose(0, 2, 3, 1)}
 
-    expected = run(flax_params(params, VAE_NAMES), jnp.asarray(nchw(images)))
-    actual = jax.jit(lambda params, x: narrow.vae_outputs(merge(graphdef, params), x))(params, images)
+    expected = run(flax_params(params, VAE_NAMES), jnp.asarray(images), jnp.asarray(latents))
+    actual = jax.jit(lambda params, given: narrow.vae_outputs(merge(graphdef, params), given))(params, inputs)
     errors = narrow.errors(actual, expected)
     assert max(errors.values()) <= 1e-5, errors
