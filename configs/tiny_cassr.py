@@ -25,5 +25,5 @@ config = replace(
     # The small model starts at partial strength, from where a picture is already to be seen.
     loss=replace(base["config"].loss, max_timestep=500),
     optimizer=replace(base["config"].optimizer, learning_rate=6e-4),
-    num_steps=800,
+    num_steps=500,
 )
