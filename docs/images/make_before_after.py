@@ -1,7 +1,7 @@
 """The picture at the top of README.md, from what `sample.py` makes of the examples.
 
     python sample.py examples --output restored
-    python docs/images/make_before_after.py --results restored --output docs/images/before_after.jpg
+    PYTHONPATH=. python docs/images/make_before_after.py --results restored --output docs/images/before_after.jpg
 
 Left of each pair the bicubic enlargement, right the result, both cut to the same part and nothing else done to them.
 """
