@@ -95,7 +95,7 @@ class MultipleAttention(nnx.Module):
         self,
         lr_features: Sequence[jax.Array],
         reference_features: Sequence[jax.Array],
-        switches: GuidanceSwitches = GuidanceSwitches(),  # noqa: B008 (frozen)
+        switches: GuidanceSwitches = GuidanceSwitches(),
     ) -> list[list[BoundGuide]]:
         """Guides for `UNet.decode` from the ControlNet's features of every skip, before its zero convolutions."""
         return [
