@@ -201,7 +201,10 @@ class CasSR:
             raise InputError(f"tile is {wanted} px, expected at least {unit}")
         longest = wanted - wanted % unit
         step = -(-longest // 8 // unit) * unit
-        rows, columns = (-(-side // s) * s for side in (height, width) for s in (step if side <= longest else unit,))
+        least = min(4 * unit, longest)  # a network that sees a single coarse position drifts in colour
+        rows, columns = (
+            max(-(-side // s) * s, least) for side in (height, width) for s in (step if side <= longest else unit,)
+        )
         side = min(longest, max(rows, columns)) // factor
         tiles = tiling.plan(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
         return Canvas(tiles, factor, self.config.tiles_at_once)
