@@ -55,7 +55,8 @@ class Options:
         start, strength: of the second stage; see `SamplingConfig`.
         color_fix: adain, wavelet or none.
         tile: side of a tile in px of the output.
-        progress: called as `progress(stage, steps done, steps in all)`, stage "reference" or "result".
+        progress: called as `progress(stage, steps done, steps in all)`, stage "reference" or "result", with the number
+            of tiles where there are several.
     """
 
     scale: float = 4
@@ -185,7 +186,9 @@ class CasSR:
             )
             if chosen.progress is not None:
                 jax.block_until_ready(carry)
-                chosen.progress(stage, last, sampling.num_steps)
+                count = canvas.tiles.count
+                label = stage if count == 1 else f"{stage}, {count} tiles"
+                chosen.progress(label, last, sampling.num_steps)
         image = np.asarray(self._decode(params, carry, canvas=canvas))[0, :height, :width]
         fix = COLOR_FIXES[chosen.color_fix or self.config.color_fix]
         return _to_uint8(fix(image, _to_float(bicubic)), stage)
