@@ -1,7 +1,7 @@
 """What a run is made of. Every field here can be set in a file of `configs/` and changed on the command line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cassr_jax.data.pipeline import DataConfig
@@ -98,6 +98,3 @@ class TrainConfig:
     save_every: int = 1000
     log_every: int = 50
     keep_checkpoints: int = 2
-
-    def with_overrides(self, **changes: Any) -> "TrainConfig":
-        return replace(self, **changes)
