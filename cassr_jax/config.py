@@ -64,12 +64,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """`diffusion`: mean squared error on the schedule's target. `vae`: L1 + perceptual + KL."""
+    """Diffusion stages: squared error on the schedule's target, and the picture's own if asked for. `vae`: the
+    picture's L1 + perceptual + KL."""
 
     snr_gamma: float | None = None  # min-SNR weight (arXiv 2303.09556); 5 is usual
     max_timestep: int | None = None  # the noisiest trained; lower for a model that starts at partial strength
     condition_dropout: float = 0.1  # probability of training without the prompt, for classifier-free guidance
-    perceptual_weight: float = 0.5  # LPIPS on VGG16, for the VAE
+    start: Start = "lr"  # whose latents an example of `start_fraction` begins with: lr or reference
+    start_fraction: float = 0.0  # share of examples that are a sampler's first step, from `start` at start_timestep
+    start_timestep: int = 200
+    image_weight: float = 0.0  # of the picture's loss, between the decoded x_0 and the target, on those examples
+    perceptual_weight: float = 0.5  # LPIPS on VGG16, beside L1
     kl_weight: float = 1e-6
     latent_noise: float = 0.0  # standard deviation added to the VAE's latents before decoding, over their own
 

@@ -10,25 +10,29 @@ from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.unet import UNetConfig
 
 unet = UNetConfig(
+    in_channels=8,
+    out_channels=8,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(48, 72, 96),
+    block_out_channels=(80, 120, 160),
     layers_per_block=1,
     attention_head_dim=4,
     cross_attention_dim=64,
-    norm_num_groups=12,
+    norm_num_groups=20,
 )
 schedule = Schedule(prediction_type="v_prediction", timestep_spacing="trailing")
 
 config = TrainConfig(
     stage="base",
-    data=DataConfig(path="runs/crops", crop_size=128, preset="light"),
+    data=DataConfig(path="runs/pairs", crop_size=128, resident=True),
     components={"vae": "runs/vae/export/vae"},
     new={"unet": unet, "text_encoder": LearnedContextConfig(num_tokens=4, hidden_size=64)},
     schedule=schedule,
     loss=LossConfig(snr_gamma=5.0),
-    optimizer=OptimizerConfig(learning_rate=6e-4, warmup_steps=100, decay="cosine"),
-    batch_size=12,
-    num_steps=1300,
-    save_every=250,
+    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=200, decay="cosine"),
+    batch_size=64,
+    num_steps=4000,
+    log_every=200,
+    save_every=2000,
+    dtype="bfloat16",
 )

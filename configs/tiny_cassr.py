@@ -1,4 +1,7 @@
-"""The embedded model, stage 4 of 4: the ControlNet and the multiple attention, on pairs with references."""
+"""The embedded model, stage 4 of 4: the ControlNet and the multiple attention, on pairs with references.
+
+Most examples are the one step that the embedded cascade takes: from the reference's latents at timestep 200.
+"""
 
 import runpy
 from dataclasses import replace
@@ -8,22 +11,17 @@ from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.weights.configs import AttachedConfig
 
 base = runpy.run_path(str(Path(__file__).with_name("tiny_base.py")))
+scedit = runpy.run_path(str(Path(__file__).with_name("tiny_scedit.py")))["config"]
 
 config = replace(
-    base["config"],
+    scedit,
     stage="cassr",
-    data=replace(base["config"].data, path="runs/pairs"),
-    components={
-        "vae": "runs/vae/export/vae",
-        "unet": "runs/base/export/unet",
-        "text_encoder": "runs/base/export/text_encoder",
-    },
+    data=replace(scedit.data, path="runs/references"),
     new={
-        "controlnet": AttachedConfig(base["unet"], ControlNetConfig(conditioning_embedding_out_channels=(16, 32, 64))),
+        "controlnet": AttachedConfig(base["unet"], ControlNetConfig(conditioning_embedding_out_channels=(32, 64, 96))),
         "multiple_attention": base["unet"],
     },
-    # The small model starts at partial strength, from where a picture is already to be seen.
-    loss=replace(base["config"].loss, max_timestep=500),
-    optimizer=replace(base["config"].optimizer, learning_rate=6e-4),
-    num_steps=500,
+    loss=replace(scedit.loss, start="reference"),
+    optimizer=replace(scedit.optimizer, learning_rate=5e-4),
+    num_steps=3000,
 )

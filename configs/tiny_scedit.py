@@ -1,9 +1,14 @@
-"""The embedded model, stage 3 of 4: SCEdit's tuners, which make the reference image."""
+"""The embedded model, stage 3 of 4: SCEdit's tuners, which make the reference image.
+
+Most examples are the one step that the embedded cascade takes: from the LR image's latents at timestep 200. Their
+decoded picture is judged too, as OSEDiff (arXiv 2406.08177) does for its single step.
+"""
 
 import runpy
 from dataclasses import replace
 from pathlib import Path
 
+from cassr_jax.config import LossConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.weights.configs import AttachedConfig
 
@@ -17,7 +22,9 @@ config = replace(
         "unet": "runs/base/export/unet",
         "text_encoder": "runs/base/export/text_encoder",
     },
-    new={"scedit": AttachedConfig(base["unet"], SCEditConfig(hint_channels=(16, 32, 64)))},
+    new={"scedit": AttachedConfig(base["unet"], SCEditConfig(hint_channels=(32, 64, 96)))},
+    loss=LossConfig(snr_gamma=5.0, start_fraction=0.75, image_weight=2.0, perceptual_weight=1.0),
     optimizer=replace(base["config"].optimizer, learning_rate=1e-3),
-    num_steps=600,
+    batch_size=32,
+    num_steps=3000,
 )

@@ -1,4 +1,5 @@
-"""The embedded model, stage 1 of 4: the autoencoder. Factor 4, so that a few widths suffice for sharp decoding."""
+"""The embedded model, stage 1 of 4: the autoencoder. Factor 4, so that a few widths suffice for sharp decoding, and
+eight channels, so that texture survives."""
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.pipeline import DataConfig
@@ -6,19 +7,21 @@ from cassr_jax.models.vae import VAEConfig
 
 config = TrainConfig(
     stage="vae",
-    data=DataConfig(path="../shared/photos/train", crop_size=64),
+    data=DataConfig(path="runs/pairs", crop_size=128, resident=True),
     new={
         "vae": VAEConfig(
-            block_out_channels=(32, 48, 96),
+            block_out_channels=(32, 64, 128),
             layers_per_block=1,
+            latent_channels=8,
             norm_num_groups=16,
             scaling_factor=1.0,
             mid_block_add_attention=False,
         )
     },
-    loss=LossConfig(perceptual_weight=0.5, kl_weight=1e-6, latent_noise=0.05),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine"),
-    batch_size=8,
-    num_steps=1800,
-    save_every=250,
+    loss=LossConfig(perceptual_weight=1.0, kl_weight=1e-6, latent_noise=0.05),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
+    batch_size=16,
+    num_steps=8000,
+    log_every=200,
+    save_every=4000,
 )

@@ -37,6 +37,7 @@ class DataConfig:
     num_threads: int = 2  # threads that make records (in each worker process)
     num_workers: int = 0  # worker processes; 0 makes records in threads of this process
     prefetch: int = 64  # records kept ready
+    resident: bool = False  # keep all prepared records on the device and cut crop_size windows out of them there
     cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
 
     def __post_init__(self) -> None:

@@ -38,7 +38,8 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 
 
 def record_files(folder: Path) -> list[Path]:
-    return sorted(Path(folder).glob(f"*{SUFFIX}"))
+    """The files of a folder and its subfolders, by name: sets made apart from each other are one set together."""
+    return sorted(Path(folder).rglob(f"*{SUFFIX}"))
 
 
 def count_records(path: Path) -> int:

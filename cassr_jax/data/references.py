@@ -2,9 +2,11 @@
 
     python -m cassr_jax.data.references --config configs/tiny_scedit.py --records 6000 --output runs/pairs
 
-takes the data and the networks of a training configuration. Where these include a trained `scedit`, its restored image
-is stored with each record, rounded to 8 bit as it will be at inference. The same command again goes on where it
-stopped: files are complete or not there.
+takes the data and the networks of a training configuration. Where these include a vae, the target's latents are
+stored with each record; where they include a trained `scedit`, or an `rrdbnet`, the image that it restores, rounded to
+8 bit as it will be at inference.
+Data that are prepared records already are completed, in their order. The same command again goes on where it stopped:
+files are complete or not there.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import override, read_config
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import Batch, batches
-from cassr_jax.data.prepared import SUFFIX, count_records, record_files, write_records
+from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -33,7 +35,7 @@ from cassr_jax.prompts import prompt_ids
 from cassr_jax.stage import Canvas, make_method, make_plan, run
 
 RECORDS_PER_FILE = 512
-_KEPT = ("record", "lr")
+_KEPT = ("record", "lr", "hr")
 
 
 def make_references(
@@ -63,33 +65,37 @@ def make_references(
 
 
 def prepare(config: TrainConfig, sampling: SamplingConfig, color_fix: str, records: int, output: Path) -> None:
-    """Write `records` records, rounded up to whole batches, below `output`.
+    """Write `records` records, rounded up to whole batches, below `output`; of prepared ones at most all.
 
     Raises:
-        InputError: the configuration degrades nothing, takes records that are prepared already, or lacks a network.
+        InputError: the configuration degrades nothing, or lacks a network.
     """
-    if config.data.preset is None:
+    prepared = PreparedSource(config.data.path) if record_files(Path(config.data.path)) else None
+    if prepared is not None:
+        records = min(records, len(prepared) // config.batch_size * config.batch_size)
+    elif config.data.preset is None:
         raise InputError(f"data.preset is null, expected one of {', '.join(PRESETS)}: pairs are degraded pictures")
-    if record_files(Path(config.data.path)):
-        raise InputError(f"{config.data.path}: holds prepared records, expected pictures")
     networks = Networks()
-    for kind in ("vae", "unet", "text_encoder", "scedit"):
+    for kind in ("vae", "unet", "text_encoder", "scedit", "rrdbnet"):
         if kind in config.components:
             networks = networks.with_read(kind, config.components[kind], config.dtype)
-    needed = ("vae", "unet", "text_encoder") if "scedit" in networks.configs else ("vae",)
+    needed = ("vae", "unet", "text_encoder") if "scedit" in networks.configs else ()
     if missing := [kind for kind in needed if kind not in networks.configs]:
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(needed)}")
     restore = make_references(networks, config, sampling, color_fix) if "scedit" in networks.configs else None
+    enlarge = jax.jit(lambda params, lr: merge_all(networks.graphdefs, params)["rrdbnet"](lr / 255.0) * 2 - 1)
     encode = jax.jit(lambda params, hr: merge_all(networks.graphdefs, params)["vae"].encode(_to_float(hr)))
 
     def complete(batch: Batch, number: int) -> dict[str, np.ndarray]:
         made = {name: batch[name] for name in _KEPT}
-        made["latents"] = np.asarray(encode(networks.params, batch["hr"]), np.float16)
-        if restore is not None:
+        if "vae" in networks.configs:
+            made["latents"] = np.asarray(encode(networks.params, batch["hr"]), np.float16)
+        if "rrdbnet" in networks.configs:
+            made["reference"] = _to_uint8(enlarge(networks.params, batch["lr"]))
+        elif restore is not None:
             lq = np.stack([io.bicubic(lr, batch["hr"].shape[1:3]) for lr in batch["lr"]])
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            images = np.asarray(restore(networks.params, _to_float(lq), key))
-            made["reference"] = np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
+            made["reference"] = _to_uint8(restore(networks.params, _to_float(lq), key))
         return made
 
     per_file = math.ceil(RECORDS_PER_FILE / config.batch_size)
@@ -101,8 +107,16 @@ def prepare(config: TrainConfig, sampling: SamplingConfig, color_fix: str, recor
         if path.exists() and count_records(path) >= len(numbers) * config.batch_size:
             continue
         # Every file has a stream of its own, so that making it needs none of the files before.
-        stream = batches(config.data, batch_size=config.batch_size, seed=config.seed * 1_000_003 + first)
+        if prepared is not None:
+            stream = (_batched(prepared, number, config.batch_size) for number in numbers)
+        else:
+            stream = batches(config.data, batch_size=config.batch_size, seed=config.seed * 1_000_003 + first)
         write_records(path, _unbatched(complete(next(stream), number) for number in numbers))
+
+
+def _batched(source: PreparedSource, number: int, size: int) -> Batch:
+    chosen = [source[index] for index in range(number * size, (number + 1) * size)]
+    return {name: np.stack([record[name] for record in chosen]) for name in _KEPT}
 
 
 def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
@@ -113,6 +127,10 @@ def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[s
 
 def _to_float(images: np.ndarray | jax.Array) -> jax.Array:
     return jnp.asarray(images, jnp.float32) / 127.5 - 1
+
+
+def _to_uint8(images: jax.Array) -> np.ndarray:
+    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -119,6 +119,11 @@ class Schedule:
         signal, noise_level = self._levels(t, x0.ndim)
         return signal * x0.astype(jnp.float32) + noise_level * noise.astype(jnp.float32)
 
+    def implied_noise(self, x0: jax.Array, x_t: jax.Array, t: jax.Array | int) -> jax.Array:
+        """The noise that leads from x_0 to x_t, wherever x_t comes from. (B, ...) float32."""
+        signal, noise_level = self._levels(t, x0.ndim)
+        return (x_t.astype(jnp.float32) - signal * x0.astype(jnp.float32)) / noise_level
+
     def velocity(self, x0: jax.Array, noise: jax.Array, t: jax.Array | int) -> jax.Array:
         """v = sqrt(abar) noise - sqrt(1 - abar) x_0, (B, ...) float32."""
         signal, noise_level = self._levels(t, x0.ndim)

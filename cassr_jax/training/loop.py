@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from cassr_jax.config import Stage, TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.data.pipeline import Batch, batches
+from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.weights import lpips_weights
 from cassr_jax.models.parameters import Params, merge, nest, select
@@ -24,7 +26,7 @@ from cassr_jax.networks import Networks, write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.masking import TRAINABLE, partition
-from cassr_jax.training.objectives import make_objective, to_float
+from cassr_jax.training.objectives import from_pool, make_objective, needs_lpips, to_float
 from cassr_jax.training.state import TrainState, make_optimizer
 from cassr_jax.training.step import make_step
 
@@ -68,13 +70,18 @@ def train(config: TrainConfig, workdir: Path) -> Path:
     for name in ("batch_size", "num_steps", "save_every", "log_every", "keep_checkpoints"):
         if getattr(config, name) < 1:
             raise InputError(f"{name} is {getattr(config, name)}, expected at least 1")
+    loss = config.loss
+    if not 0 <= loss.start_fraction <= 1:
+        raise InputError(f"loss.start_fraction is {loss.start_fraction}, expected 0 to 1")
+    if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
+        raise InputError("loss.image_weight is set, but loss.start_fraction gives no example to decode")
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: a file, expected a folder for checkpoints, logs and the export")
     networks = build(config)
     trainable, frozen = partition(networks.params, config.stage)
     frozen = jax.tree.map(lambda x: jnp.asarray(x, config.frozen_dtype), frozen)
     trainable = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trainable)
-    if config.stage == "vae" and config.loss.perceptual_weight:
+    if needs_lpips(config):
         frozen |= nest("lpips", jax.tree.map(jnp.asarray, lpips_weights("vgg16")))
     networks = replace(networks, params={})
 
@@ -83,9 +90,12 @@ def train(config: TrainConfig, workdir: Path) -> Path:
         tokenizer = config.components.get("tokenizer")
         ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt], config.prompt)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    step_fn = make_step(make_objective(config, networks.graphdefs, ids), optimizer, config.optimizer, config.seed)
+    objective = make_objective(config, networks.graphdefs, ids)
+    if config.data.resident:
+        objective = from_pool(objective, config.batch_size, config.data.crop_size)
+    step_fn = make_step(objective, optimizer, config.optimizer, config.seed)
     state = TrainState.create(trainable, optimizer)
-    data = batches(config.data, batch_size=config.batch_size, seed=config.seed)
+    data = _data(config)
     with closing(Checkpoints(workdir, config.keep_checkpoints)) as checkpoints:
         if checkpoints.latest_step is not None:
             _check_same_run(config, workdir / CONFIG_FILE)
@@ -118,6 +128,12 @@ def train(config: TrainConfig, workdir: Path) -> Path:
     return export(config, networks, trained, workdir)
 
 
+def _data(config: TrainConfig) -> Any:
+    if config.data.resident:
+        return ResidentPool(config.data.path, config.data.crop_size)
+    return batches(config.data, batch_size=config.batch_size, seed=config.seed)
+
+
 def _check_same_run(config: TrainConfig, file: Path) -> None:
     """Refuse to take up a run that trains something else; all other fields may change."""
     before = json.loads(file.read_text("utf-8")) if file.is_file() else {}
@@ -135,11 +151,14 @@ def _write_config(config: TrainConfig, file: Path) -> None:
 def _for_step(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
     """What the stage reads of a batch: its images, and `latents` or, where these are not prepared, `hr`."""
     target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
-    needed = (target, *_IMAGES[config.stage])
+    needed = {target, *_IMAGES[config.stage]}
+    if config.loss.image_weight:
+        needed |= {"hr"}
+    if config.data.resident:
+        needed = {"lr" if name == "lq" else name for name in needed}  # enlarged where it lies
     if missing := [name for name in needed if name not in batch]:
-        raise InputError(
-            f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {', '.join(missing)}"
-        )
+        missing = ", ".join(sorted(missing))
+        raise InputError(f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
     if target == "hr" and "vae" not in networks.configs:
         raise InputError(f"{config.data.path}: gives no latents, so that stage {config.stage} needs a vae")
     return {name: batch[name] for name in needed}
@@ -151,13 +170,15 @@ def export(config: TrainConfig, networks: Networks, trained: Params, workdir: Pa
     for kind in TRAINABLE[config.stage]:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:
-            batch = next(batches(config.data, batch_size=64, seed=config.seed))
+            batch = next(_data(replace(config, batch_size=64)))
+            if config.data.resident:
+                batch = draw(batch, jax.random.key(config.seed), 64, config.data.crop_size)
             network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
         write_network(folder / kind, kind, network, params)
     return folder
 
 
-def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Batch) -> float:
+def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Mapping[str, Any]) -> float:
     """One over the standard deviation of the latents, so that a diffusion model sees them at unit size."""
     mean, logvar = jax.jit(lambda params, hr: merge(graphdef, params).moments(to_float(hr)))(params, batch["hr"])
     return float(1 / jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cassr_jax.config import TrainConfig
+from cassr_jax.config import LossConfig, TrainConfig
+from cassr_jax.data.resident import draw
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
 from cassr_jax.evaluation.perceptual import lpips
 from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
@@ -52,13 +53,33 @@ def _vae_loss(
         level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(0, 1, 2)))
         latents = latents + level * jax.random.normal(noise_key, mean.shape)
     decoded = vae.decode(latents * vae.config.scaling_factor).astype(jnp.float32)
-    l1 = jnp.mean(jnp.abs(decoded - images))
+    image_loss, metrics = _image_loss(loss_config, params, decoded, images)
     kl = 0.5 * jnp.mean(jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar, axis=(1, 2, 3)))
+    return image_loss + loss_config.kl_weight * kl, metrics | {"kl": kl}
+
+
+def from_pool(objective: Objective, batch_size: int, crop_size: int) -> Objective:
+    """The same objective on batches drawn, on the device, of a set that lies there (`cassr_jax.data.resident`)."""
+
+    def loss(params: Params, pool: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        draw_key, key = jax.random.split(key)
+        return objective(params, draw(pool, draw_key, batch_size, crop_size), key)
+
+    return loss
+
+
+def needs_lpips(config: TrainConfig) -> bool:
+    """Whether the stage's loss reads LPIPS's weights, `lpips.*`, beside the networks'."""
+    return bool(config.loss.perceptual_weight and (config.stage == "vae" or config.loss.image_weight))
+
+
+def _image_loss(config: LossConfig, params: Params, decoded: jax.Array, images: jax.Array) -> tuple[jax.Array, Metrics]:
+    """L1 + LPIPS on VGG16 of pictures (B, S, S, 3) in [-1, 1]."""
+    l1 = jnp.mean(jnp.abs(decoded - images))
     perceptual = jnp.zeros(())
-    if loss_config.perceptual_weight:
-        perceptual = jnp.mean(lpips(select(params, "lpips"), decoded, images, "vgg16"))
-    loss = l1 + loss_config.perceptual_weight * perceptual + loss_config.kl_weight * kl
-    return loss, {"l1": l1, "lpips": perceptual, "kl": kl}
+    if config.perceptual_weight:
+        perceptual = jnp.mean(lpips(select(params, "lpips"), decoded, images, "vgg16", precision=None))
+    return l1 + config.perceptual_weight * perceptual, {"l1": l1, "lpips": perceptual}
 
 
 def _diffusion_loss(
@@ -69,7 +90,13 @@ def _diffusion_loss(
     batch: Batch,
     key: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """|| target - network(x_t, t, text, images) ||^2 at uniformly drawn timesteps (the paper's equation 5)."""
+    """|| target - network(x_t, t, text, images) ||^2 at uniformly drawn timesteps (the paper's equation 5).
+
+    A model that samples in a few steps meets, in the first of them, the noised latents of the LR image or of the
+    reference, not those of the target: `start_fraction` of the examples are of that kind. Their target is the one
+    that leads to the same x_0. `image_weight` adds what the decoded x_0 lacks as a picture.
+    """
+    settings = config.loss
     modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
     latent_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
     if "latents" in batch:
@@ -80,6 +107,13 @@ def _diffusion_loss(
     timesteps = sample_timesteps(time_key, size, config.schedule, maximum=config.loss.max_timestep)
     noise = sample_noise(noise_key, latents.shape)
     noisy = config.schedule.add_noise(latents, noise, timesteps)
+    started = round(settings.start_fraction * size)
+    if started:
+        image = to_float(batch["reference" if settings.start == "reference" else "lq"][:started])
+        begun = jax.lax.stop_gradient(modules["vae"].encode(image))
+        timesteps = timesteps.at[:started].set(settings.start_timestep)
+        noisy = noisy.at[:started].set(config.schedule.add_noise(begun, noise[:started], settings.start_timestep))
+        noise = config.schedule.implied_noise(latents, noisy, timesteps)
 
     empty, prompt = modules["text_encoder"](prompt_ids)
     dropped = jax.random.bernoulli(drop_key, config.loss.condition_dropout, (size, 1, 1))
@@ -89,8 +123,14 @@ def _diffusion_loss(
     prediction = denoiser(
         noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), denoiser.embed_images(*images)
     )
-    losses = denoising_loss(config.schedule, prediction, latents, noise, timesteps, gamma=config.loss.snr_gamma)
-    return jnp.mean(losses), {}
+    losses = denoising_loss(config.schedule, prediction, latents, noise, timesteps, gamma=settings.snr_gamma)
+    loss = jnp.mean(losses)
+    if not settings.image_weight:
+        return loss, {}
+    x0 = config.schedule.to_x0(prediction, noisy, timesteps)[:started]
+    decoded = modules["vae"].decode(x0).astype(jnp.float32)
+    image_loss, metrics = _image_loss(settings, params, decoded, to_float(batch["hr"][:started]))
+    return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
 
 
 def _denoiser(

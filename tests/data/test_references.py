@@ -81,9 +81,10 @@ def test_records_are_the_streams_pictures_with_latents_and_references(folder, ma
             latents = encoder.encode(jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1)
             for i in range(BATCH):
                 record = source[index]
-                assert set(record) == {"record", "lr", "latents", "reference"}
+                assert set(record) == {"record", "lr", "hr", "latents", "reference"}
                 assert record["record"] == batch["record"][i]
-                np.testing.assert_array_equal(record["lr"], batch["lr"][i])
+                for name in ("lr", "hr"):
+                    np.testing.assert_array_equal(record[name], batch[name][i])
                 assert record["latents"].dtype == np.float16
                 np.testing.assert_allclose(record["latents"], latents[i], rtol=2e-3, atol=2e-3)
                 assert record["reference"].dtype == np.uint8
@@ -99,6 +100,7 @@ def test_a_batch_of_them_is_what_the_second_stage_reads(made):
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
         "record": ((4,), np.int32),
         "lr": ((4, SIDE // 4, SIDE // 4, 3), np.uint8),
+        "hr": ((4, SIDE, SIDE, 3), np.uint8),
         "lq": ((4, SIDE, SIDE, 3), np.uint8),
         "latents": ((4, SIDE // 4, SIDE // 4, 4), np.float16),
         "reference": ((4, SIDE, SIDE, 3), np.uint8),
@@ -135,16 +137,28 @@ def test_without_a_first_stage_there_are_no_references(folder, tmp_path):
     (tmp_path / "config.py").write_text(config)
     arguments = ["--config", str(tmp_path / "config.py"), "--records", "1", "--output", str(tmp_path / "pairs")]
     assert references.main(arguments) == 0
-    assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "latents"}
+    assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "hr", "latents"}
+
+
+def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
+    config = (folder / "config.py").read_text() + "\ndel config.components['scedit'], config.components['vae']\n"
+    (tmp_path / "config.py").write_text(config)
+    arguments = ["--config", str(tmp_path / "config.py"), "--records", "6", "--output", str(tmp_path / "plain")]
+    assert references.main(arguments) == 0
+    plain = PreparedSource(tmp_path / "plain")
+    assert set(plain[0]) == {"record", "lr", "hr"}
+    assert make(folder, tmp_path / "whole", 100, "--set", f"data.path={tmp_path / 'plain'}") == 0
+    for found, record, expected in zip(PreparedSource(tmp_path / "whole"), plain, PreparedSource(made), strict=True):
+        assert found.keys() == expected.keys()
+        for name in record:
+            np.testing.assert_array_equal(found[name], record[name])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["--set", "data.preset=null"], "data.preset is null, expected one of light, realesrgan, stablesr"),
-        (["--set", "components={}"], "the components lack vae, expected vae"),
         (["--set", 'components={"scedit": "SCEDIT"}'], "the components lack vae, unet, text_encoder, expected vae, "),
-        (["--set", "data.path=PAIRS"], "holds prepared records, expected pictures"),
         (["--set", "data.path=/nowhere"], "/nowhere: is not a folder"),
         (["--sampler", "heun"], "heun"),
         (["--records", "0"], "--records is 0, expected at least 1"),

@@ -1,0 +1,97 @@
+"""Prepared records that lie on the device as a whole: batches are cut there, and the host has nothing to do.
+
+A small model on a fast device outruns any pipeline of pictures. A few gigabytes of records, drawn from with fresh
+windows and mirrorings at every step, feed it without a copy.
+"""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.data.prepared import PreparedSource
+from cassr_jax.errors import InputError
+
+Pool = Mapping[str, jax.Array]  # name -> (N, s, s, 3) uint8; `lr` at 1 / scale of the others' size
+_IMAGES = ("hr", "lr", "reference")
+
+
+class ResidentPool(Iterator[Pool]):
+    """The images of a folder of prepared records, on the device; yields the same pool for ever.
+
+    What a step draws of it depends on the step alone (`draw`), so that the iterator has no state of its own.
+
+    Raises:
+        InputError: the records hold no `hr`, are of several sizes, or smaller than `crop_size`.
+    """
+
+    def __init__(self, path: str | Path, crop_size: int):
+        source = PreparedSource(path)
+        names = [name for name in _IMAGES if name in source[0]]
+        if "hr" not in names:
+            raise InputError(f"{path}: the records hold {', '.join(source[0])}, expected hr for a set on the device")
+        pool = {name: np.empty((len(source), *source[0][name].shape), np.uint8) for name in names}
+
+        def place(index: int) -> None:
+            record = source[index]
+            for name, images in pool.items():
+                if record[name].shape != images.shape[1:]:
+                    raise InputError(
+                        f"{path}: record {index} has {name} {record[name].shape}, expected {images.shape[1:]} as in "
+                        "the first"
+                    )
+                images[index] = record[name]
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(place, range(len(source))))
+        side = min(source[0]["hr"].shape[:2])
+        if side < crop_size:
+            raise InputError(f"{path}: the records' shorter side is {side} px, expected at least crop_size {crop_size}")
+        self.pool: Pool = jax.tree.map(jnp.asarray, pool)
+
+    def __next__(self) -> Pool:
+        return self.pool
+
+    def get_state(self) -> dict:
+        return {}
+
+    def set_state(self, state: dict) -> None:
+        del state  # nothing to go back to
+
+
+def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
+    """A batch of windows (B, S, S, 3) uint8, mirrored and turned at random; `lr` becomes `lq`, enlarged to their size.
+
+    Windows start at whole pixels of the low-resolution picture, so that the pairs stay in register.
+    """
+    index_key, corner_key, turn_key = jax.random.split(key, 3)
+    count, height, width = pool["hr"].shape[:3]
+    index = jax.random.randint(index_key, (batch_size,), 0, count)
+    step = height // pool["lr"].shape[1] if "lr" in pool else 1
+    limit = jnp.asarray([height - crop_size, width - crop_size]) // step
+    corners = step * jax.random.randint(corner_key, (batch_size, 2), 0, limit + 1)
+    turns = jax.random.bits(turn_key, (batch_size,), jnp.uint8)
+
+    def cut(image: jax.Array, corner: jax.Array, turn: jax.Array) -> jax.Array:
+        image = jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (crop_size, crop_size, 3))
+        image = jnp.where(turn & 1, image[::-1], image)
+        image = jnp.where(turn & 2, image[:, ::-1], image)
+        return jnp.where(turn & 4, image.swapaxes(0, 1), image)
+
+    batch = {}
+    for name, images in pool.items():
+        chosen = images[index]
+        if name == "lr":
+            name, chosen = "lq", _enlarge(chosen, height, width)
+        batch[name] = jax.vmap(cut)(chosen, corners, turns)
+    return batch
+
+
+def _enlarge(images: jax.Array, height: int, width: int) -> jax.Array:
+    """Bicubic (Keys, a = -1/2) and rounded to 8 bit, as `cassr_jax.imaging.io.bicubic`."""
+    size = (len(images), height, width, 3)
+    enlarged = jax.image.resize(images.astype(jnp.float32), size, "cubic", antialias=False)
+    return jnp.clip(jnp.round(enlarged), 0, 255).astype(jnp.uint8)
