@@ -17,6 +17,8 @@ base = runpy.run_path(str(Path(__file__).with_name("tiny_base.py")))
 config = replace(
     base["config"],
     stage="scedit",
+    # The attention meets, at inference, the many positions of a large tile.
+    data=replace(base["config"].data, crop_size=192),
     components={
         "vae": "runs/vae/export/vae",
         "unet": "runs/base/export/unet",
@@ -25,6 +27,6 @@ config = replace(
     new={"scedit": AttachedConfig(base["unet"], SCEditConfig(hint_channels=(32, 64, 96)))},
     loss=LossConfig(snr_gamma=5.0, start_fraction=0.75, image_weight=2.0, perceptual_weight=1.0),
     optimizer=replace(base["config"].optimizer, learning_rate=1e-3),
-    batch_size=32,
+    batch_size=16,
     num_steps=3000,
 )
