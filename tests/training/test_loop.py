@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.config import OptimizerConfig, TrainConfig
+from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json
 from cassr_jax.data.pipeline import DataConfig, batches
 from cassr_jax.data.prepared import write_records
@@ -242,6 +242,11 @@ def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, fi
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"num_steps": -1}, "num_steps is -1, expected at least 1"),
         ({"save_every": 0}, "save_every is 0, expected at least 1"),
+        ({"loss": LossConfig(start_fraction=1.5)}, "loss.start_fraction is 1.5, expected 0 to 1"),
+        (
+            {"stage": "base", "loss": LossConfig(image_weight=1.0)},
+            "loss.image_weight is set, but loss.start_fraction gives no example to decode",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(config, tmp_path, change, message):

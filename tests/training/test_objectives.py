@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from cassr_jax.config import LossConfig
+from cassr_jax.data.resident import draw
+from cassr_jax.diffusion.loss import sample_noise, training_target
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.models.parameters import Params, merge, nest, select
 from cassr_jax.networks import Networks
+from cassr_jax.training import objectives
 from cassr_jax.training.objectives import Objective, to_float
 from tests.training.runs import STAGES, configure, make_batch, objective_and_params
 
@@ -164,3 +167,63 @@ def test_the_schedule_and_the_min_snr_weight_are_the_configurations(networks):
     plain = loss()
     assert loss(schedule=Schedule(prediction_type="v_prediction")) != plain
     assert loss(loss=LossConfig(snr_gamma=1e-6)) < 1e-2 * plain
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("source", ["lr", "reference"])
+def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatch, prediction, source):
+    """A network that knows the target has no loss, whatever it starts from, and its picture is the autoencoder's."""
+    schedule = Schedule(prediction_type=prediction)
+    settings = LossConfig(
+        start=source, start_fraction=0.5, start_timestep=200, image_weight=2.0, perceptual_weight=0.0, max_timestep=100
+    )
+    objective, trainable, frozen = objective_and_params(
+        configure("cassr", networks, loss=settings, schedule=schedule, batch_size=4)
+    )
+    batch = make_batch("cassr", 4)
+    vae = Networks().with_read("vae", str(networks / "vae"), "float32")
+    module = merge(vae.graphdefs["vae"], select(vae.params, "vae"))
+    latents = module.encode(to_float(jnp.asarray(batch["hr"])))
+    begun = module.encode(to_float(jnp.asarray(batch["lq" if source == "lr" else "reference"])))
+    seen = {}
+
+    class Oracle:
+        def embed_time(self, timesteps):
+            return timesteps
+
+        def embed_text(self, text):
+            return None
+
+        def embed_images(self, *images):
+            return None
+
+        def __call__(self, noisy, timesteps, text, hints):
+            seen.update(noisy=noisy, timesteps=timesteps)
+            noise = schedule.implied_noise(latents, noisy, timesteps)
+            return training_target(schedule, latents, noise, timesteps)
+
+    monkeypatch.setattr(objectives, "_denoiser", lambda *_: (Oracle(), ()))
+    loss, metrics = objective(frozen | trainable, batch | {"latents": latents}, jax.random.key(0))
+    assert seen["timesteps"][:2].tolist() == [200, 200]
+    assert (seen["timesteps"][2:] <= 100).all()
+    # What is noised is the start in the first half, the target in the second.
+    noise = sample_noise(jax.random.split(jax.random.key(0), 4)[1], latents.shape)
+    expected = schedule.add_noise(jnp.concatenate([begun[:2], latents[2:]]), noise, seen["timesteps"])
+    np.testing.assert_allclose(seen["noisy"], expected, atol=1e-5)
+    l1 = np.abs(np.asarray(module.decode(latents[:2])) - np.asarray(to_float(jnp.asarray(batch["hr"][:2])))).mean()
+    assert metrics["diffusion"] < 1e-8
+    np.testing.assert_allclose(metrics["l1"], l1, rtol=1e-3)
+    np.testing.assert_allclose(loss, 2 * l1, rtol=1e-3)
+
+
+def test_a_batch_drawn_of_a_set_on_the_device_has_the_loss_of_that_batch(networks, starts):
+    start = starts("scedit")
+    pool = {name: jnp.asarray(image) for name, image in make_batch("scedit", 3).items()}
+    pool["lr"] = pool.pop("lq")[:, ::4, ::4]
+    key = jax.random.key(5)
+    draw_key, loss_key = jax.random.split(key)
+    batch = draw(pool, draw_key, 2, 16)
+    params = start.frozen | start.trainable
+    loss, _ = jax.jit(objectives.from_pool(start.objective, 2, 16))(params, pool, key)
+    expected, _ = jax.jit(start.objective)(params, batch, loss_key)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
