@@ -3,58 +3,30 @@
 import json
 import os
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from tqdm import tqdm
 
-from cassr_jax.config import Stage, TrainConfig
+from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.data.pipeline import Batch, batches
-from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.weights import lpips_weights
-from cassr_jax.models.parameters import Params, merge, nest, select
-from cassr_jax.networks import Networks, write_network
+from cassr_jax.models.parameters import Params, nest
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.training.assembly import build, for_stage, open_data
 from cassr_jax.training.checkpoint import Checkpoints
-from cassr_jax.training.masking import TRAINABLE, partition
-from cassr_jax.training.objectives import from_pool, make_objective, needs_lpips, to_float
+from cassr_jax.training.export import export
+from cassr_jax.training.masking import partition
+from cassr_jax.training.objectives import from_pool, make_objective, needs_lpips
 from cassr_jax.training.state import TrainState, make_optimizer
 from cassr_jax.training.step import make_step
 
 CONFIG_FILE = "config.json"
-# What a stage reads of a batch besides its target.
-_IMAGES: Mapping[Stage, tuple[str, ...]] = {
-    "vae": (),
-    "base": (),
-    "scedit": ("lq",),
-    "controlnet": ("lq",),
-    "cassr": ("lq", "reference"),
-}
-
-
-def build(config: TrainConfig) -> Networks:
-    """Everything the stage uses, read or new."""
-    kinds = {*config.components, *config.new}
-    needed = TRAINABLE[config.stage] + (() if config.stage == "vae" else ("unet", "text_encoder"))
-    if missing := [kind for kind in dict.fromkeys(needed) if kind not in kinds]:
-        raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
-    networks = Networks()
-    for kind, source in config.components.items():
-        if kind != "tokenizer":
-            networks = networks.with_read(kind, source, config.dtype)
-    for i, (kind, network) in enumerate(config.new.items()):
-        key = jax.random.fold_in(jax.random.key(config.seed), i)
-        networks = networks.with_new(kind, network, config.dtype, key)
-    return networks
 
 
 def train(config: TrainConfig, workdir: Path) -> Path:
@@ -95,7 +67,7 @@ def train(config: TrainConfig, workdir: Path) -> Path:
         objective = from_pool(objective, config.batch_size, config.data.crop_size)
     step_fn = make_step(objective, optimizer, config.optimizer, config.seed)
     state = TrainState.create(trainable, optimizer)
-    data = _data(config)
+    data = open_data(config)
     with closing(Checkpoints(workdir, config.keep_checkpoints)) as checkpoints:
         if checkpoints.latest_step is not None:
             _check_same_run(config, workdir / CONFIG_FILE)
@@ -113,7 +85,7 @@ def train(config: TrainConfig, workdir: Path) -> Path:
             for step in bar:
                 if step % config.save_every == 0 and step > start:
                     checkpoints.save(state, data.get_state())
-                state, metrics = step_fn(state, frozen, _for_step(config, networks, next(data)))
+                state, metrics = step_fn(state, frozen, for_stage(config, networks, next(data)))
                 pending.append(metrics)
                 if (step + 1) % config.log_every == 0 or step + 1 == config.num_steps:
                     # The one wait for the device in this many steps.
@@ -125,13 +97,7 @@ def train(config: TrainConfig, workdir: Path) -> Path:
                     pending = []
         checkpoints.save(state, data.get_state())
     trained = state.ema if config.optimizer.ema_decay else state.params
-    return export(config, networks, trained, workdir)
-
-
-def _data(config: TrainConfig) -> Any:
-    if config.data.resident:
-        return ResidentPool(config.data.path, config.data.crop_size)
-    return batches(config.data, batch_size=config.batch_size, seed=config.seed)
+    return export(config, networks, trained, workdir / "export")
 
 
 def _check_same_run(config: TrainConfig, file: Path) -> None:
@@ -146,42 +112,6 @@ def _write_config(config: TrainConfig, file: Path) -> None:
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(to_json(config), indent=2) + "\n", "utf-8")
     os.replace(unfinished, file)
-
-
-def _for_step(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
-    """What the stage reads of a batch: its images, and `latents` or, where these are not prepared, `hr`."""
-    target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
-    needed = {target, *_IMAGES[config.stage]}
-    if config.loss.image_weight:
-        needed |= {"hr"}
-    if config.data.resident:
-        needed = {"lr" if name == "lq" else name for name in needed}  # enlarged where it lies
-    if missing := [name for name in needed if name not in batch]:
-        missing = ", ".join(sorted(missing))
-        raise InputError(f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
-    if target == "hr" and "vae" not in networks.configs:
-        raise InputError(f"{config.data.path}: gives no latents, so that stage {config.stage} needs a vae")
-    return {name: batch[name] for name in needed}
-
-
-def export(config: TrainConfig, networks: Networks, trained: Params, workdir: Path) -> Path:
-    """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them."""
-    folder = workdir / "export"
-    for kind in TRAINABLE[config.stage]:
-        network, params = networks.configs[kind], select(trained, kind)
-        if kind == "vae" and kind in config.new:
-            batch = next(_data(replace(config, batch_size=64)))
-            if config.data.resident:
-                batch = draw(batch, jax.random.key(config.seed), 64, config.data.crop_size)
-            network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
-        write_network(folder / kind, kind, network, params)
-    return folder
-
-
-def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Mapping[str, Any]) -> float:
-    """One over the standard deviation of the latents, so that a diffusion model sees them at unit size."""
-    mean, logvar = jax.jit(lambda params, hr: merge(graphdef, params).moments(to_float(hr)))(params, batch["hr"])
-    return float(1 / jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))))
 
 
 def _summary(config: TrainConfig, trainable: Params, frozen: Params, start: int) -> str:

@@ -37,9 +37,9 @@ CHANGES = ["batch_size=3", "optimizer.learning_rate=2e-3"]
 KILLED = """
 import os, signal, sys
 import train
-from cassr_jax.training import loop
+from cassr_jax.training import assembly
 
-def batches(*args, made=loop.batches, **kwargs):
+def batches(*args, made=assembly.batches, **kwargs):
     stream = made(*args, **kwargs)
     class Stream:
         count = 0
@@ -51,7 +51,7 @@ def batches(*args, made=loop.batches, **kwargs):
             return next(stream)
     return Stream()
 
-loop.batches = batches
+assembly.batches = batches
 sys.exit(train.main(sys.argv[1:]))
 """
 

@@ -11,8 +11,8 @@ from cassr_jax.config import LossConfig, OptimizerConfig, Stage, TrainConfig
 from cassr_jax.data.pipeline import DataConfig
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.training.assembly import build
 from cassr_jax.training.checkpoint import Checkpoints
-from cassr_jax.training.loop import build
 from cassr_jax.training.masking import TRAINABLE, partition
 from cassr_jax.training.objectives import Objective, make_objective
 from cassr_jax.training.state import TrainState, make_optimizer

@@ -20,8 +20,9 @@ from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import abstract, merge, select
 from cassr_jax.networks import Networks
-from cassr_jax.training import loop
+from cassr_jax.training import assembly, loop
 from cassr_jax.training.checkpoint import Checkpoints
+from cassr_jax.training.export import export
 from cassr_jax.training.objectives import to_float
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, write_random_cascade
@@ -66,7 +67,7 @@ def watch(monkeypatch) -> Callable[..., list]:
             stream = batches(data, batch_size=batch_size, seed=seed)
             return Watched(stream, keys, stop) if batch_size == config.batch_size else stream
 
-        monkeypatch.setattr(loop, "batches", watched)
+        monkeypatch.setattr(assembly, "batches", watched)
         return keys
 
     return start
@@ -116,8 +117,8 @@ def test_the_export_is_the_average(config, finished):
 
 
 def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(config, tmp_path):
-    networks = loop.build(config)
-    loop.export(replace(config, new={"vae": NETWORKS["vae"]}), networks, networks.params, tmp_path)
+    networks = assembly.build(config)
+    export(replace(config, new={"vae": NETWORKS["vae"]}), networks, networks.params, tmp_path / "export")
     vae = Networks().with_read("vae", str(tmp_path / "export" / "vae"), "float32")
     factor = vae.configs["vae"].scaling_factor
     assert vae.configs["vae"] == replace(NETWORKS["vae"], scaling_factor=factor)
@@ -138,7 +139,7 @@ def test_a_new_controlnet_starts_as_the_unets_encoder(networks, monkeypatch):
     monkeypatch.setattr("cassr_jax.networks.initialise", zeros)
     config = configure("controlnet", networks)
     del config.components["activation_controlnet"]
-    params = loop.build(replace(config, new={"activation_controlnet": NETWORKS["activation_controlnet"]})).params
+    params = assembly.build(replace(config, new={"activation_controlnet": NETWORKS["activation_controlnet"]})).params
     unet, controlnet = select(params, "unet"), select(params, "activation_controlnet")
     parts = {name.split(".")[0] for name in controlnet.keys() & unet.keys()}
     assert parts == {"conv_in", "time_embedding", "down_blocks", "mid_block"}

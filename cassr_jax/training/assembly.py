@@ -1,0 +1,65 @@
+"""What a run is put together from: its networks, its stream of batches, and what a stage reads of a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from cassr_jax.config import Stage, TrainConfig
+from cassr_jax.data.pipeline import Batch, batches
+from cassr_jax.data.resident import ResidentPool
+from cassr_jax.errors import InputError
+from cassr_jax.networks import Networks
+from cassr_jax.training.masking import TRAINABLE
+
+# What a stage reads of a batch besides its target.
+_IMAGES: Mapping[Stage, tuple[str, ...]] = {
+    "vae": (),
+    "base": (),
+    "scedit": ("lq",),
+    "controlnet": ("lq",),
+    "cassr": ("lq", "reference"),
+}
+
+
+def build(config: TrainConfig) -> Networks:
+    """Everything the stage uses, read or new."""
+    kinds = {*config.components, *config.new}
+    needed = TRAINABLE[config.stage] + (() if config.stage == "vae" else ("unet", "text_encoder"))
+    if missing := [kind for kind in dict.fromkeys(needed) if kind not in kinds]:
+        raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
+    networks = Networks()
+    for kind, source in config.components.items():
+        if kind != "tokenizer":
+            networks = networks.with_read(kind, source, config.dtype)
+    for i, (kind, network) in enumerate(config.new.items()):
+        key = jax.random.fold_in(jax.random.key(config.seed), i)
+        networks = networks.with_new(kind, network, config.dtype, key)
+    return networks
+
+
+def open_data(config: TrainConfig) -> Any:
+    """An endless iterator over batches, whose state can be taken and set."""
+    if config.data.resident:
+        return ResidentPool(config.data.path, config.data.crop_size)
+    return batches(config.data, batch_size=config.batch_size, seed=config.seed)
+
+
+def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
+    """What the stage reads of a batch: its images, and `latents` or, where these are not prepared, `hr`.
+
+    Raises:
+        InputError: the data do not give what the stage reads, or there is no autoencoder to make the latents.
+    """
+    target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
+    needed = {target, *_IMAGES[config.stage]}
+    if config.loss.image_weight:
+        needed |= {"hr"}
+    if config.data.resident:
+        needed = {"lr" if name == "lq" else name for name in needed}  # enlarged where it lies
+    if missing := [name for name in needed if name not in batch]:
+        missing = ", ".join(sorted(missing))
+        raise InputError(f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
+    if target == "hr" and "vae" not in networks.configs:
+        raise InputError(f"{config.data.path}: gives no latents, so that stage {config.stage} needs a vae")
+    return {name: batch[name] for name in needed}
