@@ -69,8 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # 2. The networks. Only now: JAX alone takes seconds to import.
         keep_compiled_functions()
         import cassr_jax
+        from cassr_jax.loading import trained
 
         cassr = cassr_jax.load(args.config, activation=args.activation, dtype=PRECISIONS.get(args.precision))
+        if (found := trained(args.config)) is not None:
+            say(f"{found[0]}: {found[1]['weights']} weights of step {found[1]['step']}")
     except InputError as error:
         complain(error)
         return 2

@@ -13,7 +13,10 @@ from cassr_jax.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
+    parser.add_argument("-h", "--help", nargs=0, action=Help, help="this, and every field of a configuration")
     parser.add_argument("--config", required=True, type=Path, help="a Python file that defines `config`, a TrainConfig")
     parser.add_argument(
         "--workdir", required=True, type=Path, help="where checkpoints, logs and the export are written"
@@ -26,18 +29,47 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FIELD=VALUE",
         help="change fields of the configuration, e.g. --set batch_size=2 optimizer.learning_rate=1e-4",
     )
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="write the newest checkpoint's weights, do not train"
+    )
+    parser.add_argument("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
     arguments = parser.parse_args(argv)
     try:
         from cassr_jax.config_files import override, read_config
         from cassr_jax.training.loop import train
+        from cassr_jax.training.signals import Stopped
 
         changes = arguments.set + ([f"num_steps={arguments.steps}"] if arguments.steps is not None else [])
-        folder = train(override(read_config(arguments.config), changes), arguments.workdir)
+        config = override(read_config(arguments.config), changes)
+        try:
+            folder = train(config, arguments.workdir, export_to=arguments.export, profile=arguments.profile)
+        except Stopped as stopped:
+            print(stopped, flush=True)
+            return 0
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     print(f"trained weights are in {folder}")
     return 0
+
+
+def steps(text: str) -> tuple[int, int]:
+    first, found, last = text.partition(":")
+    if not (found and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, two steps with A before B")
+    return int(first), int(last)
+
+
+class Help(argparse.Action):
+    """--help, followed by the fields of a configuration; they are read only when they are asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from cassr_jax.config import TrainConfig
+        from cassr_jax.config_files import describe_fields
+
+        parser.print_help()
+        print("\nfields of a configuration, for --set:", describe_fields(TrainConfig), sep="\n")
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from cassr_jax.models.multiple_attention import GuidanceSwitches
 Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
 Start = Literal["lr", "reference", "noise"]
 Stage = Literal["vae", "base", "scedit", "controlnet", "cassr"]
+Reference = Literal["prepared", "identity"]
 DType = Literal["float32", "bfloat16", "float16"]
 
 
@@ -95,6 +96,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     prompt: str = "clean, high-resolution"
+    reference: Reference = "prepared"  # stage cassr: the data's, or the LR image itself (the paper's ablation)
     batch_size: int = 4
     num_steps: int = 100_000
     seed: int = 0
@@ -102,4 +104,8 @@ class TrainConfig:
     frozen_dtype: DType = "float32"  # of the weights that do not train
     save_every: int = 1000
     log_every: int = 50
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest ones
+    keep_best: int = 0  # besides these, the ones with the lowest mean loss since the save before
+    skip_limit: int = 10  # updates in a row whose loss or gradient is not finite, after which the run stops
+    preview_every: int = 0  # steps between pictures of what the averaged weights do; 0 makes none
+    preview_count: int = 2  # examples in such a picture

@@ -1,8 +1,11 @@
 """Configurations as Python files and as JSON, and changes to them from the command line."""
 
 import dataclasses
+import inspect
+import itertools
 import json
 import math
+import re
 import runpy
 import traceback
 import types
@@ -115,6 +118,34 @@ def _parsed(hint: Any, text: str, what: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(f"{what} is {text!r}, expected {_described(hint)}") from error
     return _typed(hint, value, what)
+
+
+def describe_fields(cls: type, prefix: str = "") -> str:
+    """One line for every field of a configuration and of those in it: name, default, and its comment in the source."""
+    hints, lines = get_type_hints(cls), []
+    comments = _comments(cls)
+    for field in dataclasses.fields(cls):
+        (inner, *_) = _alternatives(hints[field.name])
+        if dataclasses.is_dataclass(inner):
+            lines.append(describe_fields(inner, f"{prefix}{field.name}."))  # pyright: ignore[reportArgumentType]
+            continue
+        default = "" if field.default is dataclasses.MISSING else f" = {_plain(field.default, hints[field.name])}"
+        comment = f"  # {comments[field.name]}" if field.name in comments else ""
+        lines.append(f"  {prefix}{field.name}{default}{comment}")
+    return "\n".join(lines)
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """The comment at the end of each field's line, or else above it, or what the docstring's Attributes say."""
+    lines = [line.strip() for line in inspect.getsource(cls).splitlines()]
+    found = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE))
+    found |= dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE))
+    comments = {name: " ".join(text.split()) for name, text in found.items()}
+    for above, line in itertools.pairwise(lines):
+        if field := re.match(r"(\w+): [^#]*?(?:#\s*(.*))?$", line):
+            text = field[2] or (above[1:].strip() if above.startswith("#") else None)
+            comments |= {field[1]: text} if text else {}
+    return comments
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.networks import Networks
 
 CASCADE_FILE = "cassr.json"
+TRAINED_FILE = "trained.json"  # beside it, where a training run wrote both: its stage, step, and which weights
 # What each way of making the reference needs besides the second stage.
 _ALWAYS = ("vae", "unet", "text_encoder", "controlnet", "multiple_attention")
 _OF_ACTIVATION: Mapping[str, tuple[str, ...]] = {
@@ -29,8 +30,9 @@ def load(source: str | Path = "tiny", *, activation: Activation | None = None, d
     """Load a cascade.
 
     Args:
-        source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, or a Python file that
-            defines `cascade`, a `CascadeConfig` (see `configs/`).
+        source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, the working folder of a
+            finished training run of stage `cassr`, or a Python file that defines `cascade`, a `CascadeConfig` (see
+            `configs/`).
         activation: how the reference is made: scedit, controlnet, rrdbnet or identity; by default the cascade's own.
         dtype: precision of the networks and of their weights, float32 (default), bfloat16 or float16.
 
@@ -73,6 +75,14 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
                 f"{source}: neither an embedded cascade ({', '.join(embedded_names())}), nor a folder, nor a .py file"
             )
         path = embedded
+    if (exported := trained(path)) is not None:
+        path, found = exported
+        if found["stage"] != "cassr":
+            raise InputError(
+                f"{source}: a run of stage {found['stage']}, which is a part of a cascade only; expected one of cassr"
+            )
+    elif (path / "checkpoints").is_dir():
+        raise InputError(f"{path}: a training run that is not exported yet; train.py does so at its end or by --export")
     file = path / CASCADE_FILE
     if not file.is_file():
         raise InputError(f"{path}: holds no {CASCADE_FILE}, expected a folder with a cascade's configuration")
@@ -81,6 +91,14 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     except ValueError as error:
         raise InputError(f"{file}: not JSON ({error})") from error
     return from_json(CascadeConfig, data, str(file)), path
+
+
+def trained(source: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """Where a training run's working folder or export has its weights, and what it says of them; None for all else."""
+    for folder in (Path(source), Path(source) / "export"):
+        if (folder / TRAINED_FILE).is_file():
+            return folder, json.loads((folder / TRAINED_FILE).read_text("utf-8"))
+    return None
 
 
 def embedded_names() -> list[str]:

@@ -23,14 +23,14 @@ _IMAGES: Mapping[Stage, tuple[str, ...]] = {
 
 
 def build(config: TrainConfig) -> Networks:
-    """Everything the stage uses, read or new."""
+    """Everything the stage uses, read or new. Components that it does not use are those of the exported cascade."""
     kinds = {*config.components, *config.new}
     needed = TRAINABLE[config.stage] + (() if config.stage == "vae" else ("unet", "text_encoder"))
     if missing := [kind for kind in dict.fromkeys(needed) if kind not in kinds]:
         raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
     networks = Networks()
     for kind, source in config.components.items():
-        if kind != "tokenizer":
+        if kind in (*needed, "vae"):
             networks = networks.with_read(kind, source, config.dtype)
     for i, (kind, network) in enumerate(config.new.items()):
         key = jax.random.fold_in(jax.random.key(config.seed), i)
@@ -53,6 +53,8 @@ def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
     """
     target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
     needed = {target, *_IMAGES[config.stage]}
+    if config.reference == "identity":
+        needed -= {"reference"}
     if config.loss.image_weight:
         needed |= {"hr"}
     if config.data.resident:
@@ -62,4 +64,7 @@ def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
         raise InputError(f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
     if target == "hr" and "vae" not in networks.configs:
         raise InputError(f"{config.data.path}: gives no latents, so that stage {config.stage} needs a vae")
-    return {name: batch[name] for name in needed}
+    chosen = {name: batch[name] for name in needed}
+    if config.stage == "cassr" and config.reference == "identity":
+        chosen["reference"] = batch["lq"]
+    return chosen

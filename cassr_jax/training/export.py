@@ -1,5 +1,6 @@
-"""What a run leaves behind: the trained networks, as folders that a cascade's `components` can name."""
+"""What a run leaves behind: the trained networks as folders, and the cascade that they belong to."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,31 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cassr_jax.config import TrainConfig
+from cassr_jax.config import CascadeConfig, TrainConfig
+from cassr_jax.config_files import to_json
 from cassr_jax.data.resident import draw
+from cassr_jax.imaging.io import replaced
+from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.training.assembly import open_data
 from cassr_jax.training.masking import TRAINABLE
 from cassr_jax.training.objectives import to_float
+from cassr_jax.training.previews import sampling_of
+from cassr_jax.training.state import TrainState
+
+_ACTIVATIONS = {"scedit": "scedit", "activation_controlnet": "controlnet", "rrdbnet": "rrdbnet"}
 
 
-def export(config: TrainConfig, networks: Networks, trained: Params, folder: Path) -> Path:
-    """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them."""
+def export(config: TrainConfig, networks: Networks, state: TrainState, frozen: Params, folder: Path) -> Path:
+    """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them.
+
+    These are the averaged weights where there is an average; `trained.json` says so. Stage `cassr` completes a cascade:
+    its folder is one that `cassr_jax.load` takes, with the frozen networks named by their sources, or written too where
+    they are new.
+    """
+    averaged = bool(config.optimizer.ema_decay)
+    trained = state.ema if averaged else state.params
     for kind in TRAINABLE[config.stage]:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:
@@ -28,7 +43,34 @@ def export(config: TrainConfig, networks: Networks, trained: Params, folder: Pat
                 batch = draw(batch, jax.random.key(config.seed), 64, config.data.crop_size)
             network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
         write_network(folder / kind, kind, network, params)
+    _write_json(
+        folder / TRAINED_FILE,
+        {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
+    )
+    if config.stage == "cassr":
+        for kind in config.new.keys() - set(TRAINABLE["cassr"]):
+            write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
+        _write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
     return folder
+
+
+def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
+    sources = {k: str(Path(s).resolve()) if Path(s).exists() else s for k, s in config.components.items()}
+    activation: Any = next((name for kind, name in _ACTIVATIONS.items() if kind in sources), "identity")
+    sampling = sampling_of(config)
+    return CascadeConfig(
+        components=sources | {kind: kind for kind in (*config.new, *TRAINABLE["cassr"])},
+        activation="identity" if config.reference == "identity" else activation,
+        schedule=config.schedule,
+        activation_sampling=replace(sampling, start="lr"),
+        sampling=sampling,
+        tile=config.data.crop_size,
+    )
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    with replaced(path) as file:
+        file.write((json.dumps(data, indent=2) + "\n").encode())
 
 
 def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Mapping[str, Any]) -> float:

@@ -1,60 +1,65 @@
 """The training loop: save, next batch, step."""
 
 import json
+import math
 import os
-import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.weights import lpips_weights
-from cassr_jax.models.parameters import Params, nest
+from cassr_jax.imaging import io
+from cassr_jax.models.parameters import nest
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.training.assembly import build, for_stage, open_data
-from cassr_jax.training.checkpoint import Checkpoints
+from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
+from cassr_jax.training.guard import Guard
+from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.masking import partition
-from cassr_jax.training.objectives import from_pool, make_objective, needs_lpips
-from cassr_jax.training.state import TrainState, make_optimizer
+from cassr_jax.training.objectives import Batch, Metrics, from_pool, make_objective, needs_lpips
+from cassr_jax.training.previews import make_preview
+from cassr_jax.training.signals import Stopped, watch_sigterm
+from cassr_jax.training.state import TrainState, learning_rate, make_optimizer
 from cassr_jax.training.step import make_step
+from cassr_jax.training.table import parameter_table
 
 CONFIG_FILE = "config.json"
 
 
-def train(config: TrainConfig, workdir: Path) -> Path:
+def train(
+    config: TrainConfig, workdir: Path, *, export_to: Path | None = None, profile: tuple[int, int] | None = None
+) -> Path:
     """Run or take up `config` in `workdir`; returns the folder of exported weights, `workdir/export`.
 
-    `workdir/config.json` holds the configuration, `workdir/metrics.jsonl` the means of every `log_every` steps. A run
-    that is done already is exported again.
+    `workdir/config.json` holds the configuration, `workdir/metrics.jsonl` and `workdir/tensorboard` the means of every
+    `log_every` steps, `workdir/previews` the pictures. A run that is done already is exported again.
+
+    Args:
+        export_to: write the newest checkpoint's weights to this folder instead of training.
+        profile: first and last step, of which `workdir/profile` gets a trace.
 
     Raises:
-        InputError: a network or an entry of the batches is missing, a field is out of range, or `workdir` holds the
-            run of another stage or of other networks.
+        InputError: a network or an entry of the batches is missing, a field is out of range, `workdir` holds the run of
+            another stage, of other networks or on other frozen weights, a checkpoint cannot be written, or too many
+            updates in a row were not finite.
+        Stopped: the process was asked to stop by SIGTERM; the state is saved.
     """
-    for name in ("batch_size", "num_steps", "save_every", "log_every", "keep_checkpoints"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{name} is {getattr(config, name)}, expected at least 1")
-    loss = config.loss
-    if not 0 <= loss.start_fraction <= 1:
-        raise InputError(f"loss.start_fraction is {loss.start_fraction}, expected 0 to 1")
-    if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
-        raise InputError("loss.image_weight is set, but loss.start_fraction gives no example to decode")
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: a file, expected a folder for checkpoints, logs and the export")
+    _check(config, workdir)
     networks = build(config)
     trainable, frozen = partition(networks.params, config.stage)
-    frozen = jax.tree.map(lambda x: jnp.asarray(x, config.frozen_dtype), frozen)
-    trainable = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trainable)
     if needs_lpips(config):
         frozen |= nest("lpips", jax.tree.map(jnp.asarray, lpips_weights("vgg16")))
+    run = {"config": to_json(config), "frozen": origins(config, frozen)}
+    frozen = jax.tree.map(lambda x: jnp.asarray(x, config.frozen_dtype), frozen)
+    trainable = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trainable)
     networks = replace(networks, params={})
 
     ids = None
@@ -68,36 +73,106 @@ def train(config: TrainConfig, workdir: Path) -> Path:
     step_fn = make_step(objective, optimizer, config.optimizer, config.seed)
     state = TrainState.create(trainable, optimizer)
     data = open_data(config)
-    with closing(Checkpoints(workdir, config.keep_checkpoints)) as checkpoints:
+    first_process = jax.process_index() == 0
+    with (
+        watch_sigterm() as asked_to_stop,
+        closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, run)) as checkpoints,
+    ):
         if checkpoints.latest_step is not None:
             _check_same_run(config, workdir / CONFIG_FILE)
             state, data_state = checkpoints.restore(state)
             data.set_state(data_state)
-        _write_config(config, workdir / CONFIG_FILE)
         start = int(state.step)
-        print(_summary(config, trainable, frozen, start), flush=True)
-        if start >= config.num_steps:
-            print(f"{workdir}: done already, {start} of {config.num_steps} steps; exporting again", flush=True)
+        if export_to is not None:
+            if checkpoints.latest_step is None:
+                raise InputError(f"{workdir}: holds no checkpoint to export")
+            return export(config, networks, state, frozen, export_to)
+        if first_process:
+            _write_config(config, workdir / CONFIG_FILE)
+            taken = f", taken up at step {start}" if start else ""
+            print(f"stage {config.stage}{taken}", parameter_table(trainable, frozen, state), sep="\n", flush=True)
+            if start >= config.num_steps:
+                print(f"{workdir}: done already, {start} of {config.num_steps} steps; exporting again", flush=True)
+        del trainable
 
-        bar = tqdm(range(start, config.num_steps), initial=start, total=config.num_steps, unit="step", mininterval=5)
-        pending, since = [], time.perf_counter()
-        with (workdir / "metrics.jsonl").open("a") as log:
+        preview = make_preview(config, networks, ids) if config.preview_every else None
+        rate = learning_rate(config.optimizer, config.num_steps)
+        guard = Guard(config.skip_limit, workdir / "nonfinite")
+        meter = Meter(config.batch_size, jax.devices()[0].device_kind)
+        bar = tqdm(
+            range(start, config.num_steps),
+            initial=start,
+            total=config.num_steps,
+            unit="step",
+            mininterval=5,
+            disable=not first_process,
+        )
+        running: tuple[int, Batch, Metrics] | None = None  # the one step that the device may be busy with
+
+        def settle() -> None:
+            nonlocal running
+            if running is not None:
+                (step, batch, metrics), running = running, None
+                found = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                found["learning_rate"] = float(rate(step))
+                guard.check(step, batch, found, state.params)
+                meter.add(found)
+
+        compiled = None
+        with closing(Logs(workdir)) as logs:
             for step in bar:
                 if step % config.save_every == 0 and step > start:
-                    checkpoints.save(state, data.get_state())
-                state, metrics = step_fn(state, frozen, for_stage(config, networks, next(data)))
-                pending.append(metrics)
-                if (step + 1) % config.log_every == 0 or step + 1 == config.num_steps:
-                    # The one wait for the device in this many steps.
-                    means = {name: float(np.mean([m[name] for m in pending])) for name in metrics}
-                    seconds, since = (time.perf_counter() - since) / len(pending), time.perf_counter()
-                    log.write(json.dumps({"step": step + 1, "seconds_per_step": seconds} | means) + "\n")
-                    log.flush()
-                    bar.set_postfix(loss=f"{means['loss']:.4f}")
-                    pending = []
-        checkpoints.save(state, data.get_state())
-    trained = state.ema if config.optimizer.ema_decay else state.params
-    return export(config, networks, trained, workdir / "export")
+                    settle()
+                    checkpoints.save(state, data.get_state(), meter.loss_since_last())
+                if profile is not None and step == profile[0]:
+                    jax.profiler.start_trace(str(workdir / "profile"))
+                with meter.waiting():
+                    batch = next(data)
+                chosen = for_stage(config, networks, batch)
+                if compiled is None:  # ahead of time: XLA's count of its work comes with it
+                    compiled = step_fn.lower(state, frozen, chosen).compile()
+                    meter.begin(compiled)
+                new, metrics = compiled(state, frozen, chosen)
+                settle()
+                state, running = new, (step, batch, metrics)
+                done = step + 1
+                if profile is not None and done == profile[1]:
+                    settle()
+                    jax.profiler.stop_trace()
+                if done % config.log_every == 0 or done == config.num_steps:
+                    settle()
+                    means = meter.summary()
+                    logs.write(done, means)
+                    bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
+                if preview is not None and done % config.preview_every == 0:
+                    picture = preview(frozen | state.ema)
+                    if first_process:
+                        io.write(workdir / "previews" / f"{done:08d}.png", io.Picture(picture))
+                        logs.show(done, "preview", picture)
+                if asked_to_stop(done):
+                    break
+            settle()
+        checkpoints.save(state, data.get_state(), meter.loss_since_last())
+        checkpoints.wait()
+        if int(state.step) < config.num_steps:
+            raise Stopped(int(state.step))
+    return export(config, networks, state, frozen, workdir / "export")
+
+
+def _check(config: TrainConfig, workdir: Path) -> None:
+    for name in ("batch_size", "num_steps", "save_every", "log_every", "keep_checkpoints", "skip_limit"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} is {getattr(config, name)}, expected at least 1")
+    for name, least in (("keep_best", 0), ("preview_every", 0), ("preview_count", 1)):
+        if getattr(config, name) < least:
+            raise InputError(f"{name} is {getattr(config, name)}, expected at least {least}")
+    loss = config.loss
+    if not 0 <= loss.start_fraction <= 1:
+        raise InputError(f"loss.start_fraction is {loss.start_fraction}, expected 0 to 1")
+    if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
+        raise InputError("loss.image_weight is set, but loss.start_fraction gives no example to decode")
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir}: a file, expected a folder for checkpoints, logs and the export")
 
 
 def _check_same_run(config: TrainConfig, file: Path) -> None:
@@ -112,12 +187,3 @@ def _write_config(config: TrainConfig, file: Path) -> None:
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(to_json(config), indent=2) + "\n", "utf-8")
     os.replace(unfinished, file)
-
-
-def _summary(config: TrainConfig, trainable: Params, frozen: Params, start: int) -> str:
-    def describe(params: Params) -> str:
-        count, size = sum(p.size for p in params.values()), sum(p.nbytes for p in params.values())
-        return f"{count / 1e6:.2f} M parameters, {size / 2**20:.1f} MiB"
-
-    taken = f", taken up at step {start}" if start else ""
-    return f"stage {config.stage}{taken}: trainable {describe(trainable)}; frozen {describe(frozen)}"

@@ -13,7 +13,7 @@ from cassr_jax.models.parameters import Params
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`params` and `ema` hold the trainable parameters only, float32; `step` counts finished updates."""
+    """`params` and `ema` hold the trainable parameters only, float32; `step` counts updates, the skipped ones too."""
 
     step: jax.Array
     params: Params

@@ -1,7 +1,6 @@
 """One update, compiled once."""
 
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from cassr_jax.models.parameters import Params
 from cassr_jax.training.objectives import Batch, Metrics, Objective
 from cassr_jax.training.state import TrainState
 
-Step = Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]
+Step = Any  # a jitted (TrainState, frozen Params, Batch) -> (TrainState, Metrics)
 
 
 def make_step(
@@ -20,7 +19,8 @@ def make_step(
 ) -> Step:
     """`step(state, frozen, batch)`: the state is donated, the frozen parameters are not differentiated.
 
-    All randomness is derived from (seed, step): a run taken up at a step draws what it would have drawn.
+    All randomness is derived from (seed, step): a run taken up at a step draws what it would have drawn. Where the loss
+    or its gradient is not finite, the step is counted and all else stays as it was; the metric `skipped` is then 1.
     """
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -35,7 +35,11 @@ def make_step(
         # The average starts as the running mean of what it has seen, so that early exports are not the initial weights.
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         ema = cast(Params, optax.incremental_update(params, state.ema, 1 - decay))
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)} | metrics
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite} | metrics
+        return TrainState(state.step + 1, *kept), metrics
 
     return jax.jit(step, donate_argnums=0)

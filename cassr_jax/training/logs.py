@@ -1,0 +1,116 @@
+"""What a run says of itself while it runs: means over steps, as JSON lines and for TensorBoard."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+# Dense bfloat16 FLOP/s of one device as `jax.Device.device_kind` names it, from the makers' data sheets.
+PEAK_FLOPS: Mapping[str, float] = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+class Meter:
+    """Collects the metrics of steps and sums them up.
+
+    Args:
+        batch_size: pictures of one step, over all devices.
+        device_kind: for the peak; utilisation is left out where it is unknown.
+    """
+
+    def __init__(self, batch_size: int, device_kind: str):
+        self.batch_size = batch_size
+        self.flops = 0.0
+        self.peak = PEAK_FLOPS.get(device_kind)
+        self._steps: list[Mapping[str, float]] = []
+        self._losses: list[float] = []
+        self._waited = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        self._steps.append(metrics)
+        if not metrics["skipped"]:
+            self._losses.append(metrics["loss"])
+
+    def begin(self, step: jax.stages.Compiled) -> None:
+        """Time counts from here. The work of a step on one device is what XLA counts, where it says."""
+        costs = step.cost_analysis()
+        self.flops = float(costs.get("flops", 0.0)) if isinstance(costs, Mapping) else 0.0
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For data."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    def loss_since_last(self) -> float | None:
+        """Mean loss since this was last asked; None where no update was made."""
+        losses, self._losses = self._losses, []
+        return float(np.mean(losses)) if losses else None
+
+    def summary(self) -> dict[str, float]:
+        """Means since the last summary. Skipped updates are counted, and are in no mean but that of time."""
+        steps, self._steps = self._steps, []
+        waited, self._waited = self._waited, 0.0
+        before, self._since = self._since, time.perf_counter()
+        seconds = (self._since - before) / len(steps)
+        kept = [metrics for metrics in steps if not metrics["skipped"]]
+        names = [name for name in steps[0] if name != "skipped"]
+        found = {name: float(np.mean([metrics[name] for metrics in kept])) for name in names} if kept else {}
+        found |= {
+            "skipped": float(sum(metrics["skipped"] for metrics in steps)),
+            "seconds_per_step": seconds,
+            "images_per_second": self.batch_size / seconds,
+            "data_wait": waited / len(steps),
+        }
+        if self.peak and self.flops:
+            found["flop_utilisation"] = self.flops / seconds / self.peak
+        return found
+
+
+class Logs:
+    """`metrics.jsonl` and TensorBoard's events in `workdir`, written by the first process alone."""
+
+    def __init__(self, workdir: Path):
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def show(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A picture (H, W, 3) uint8."""
+        if self._writes:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._writes:
+            self._file.close()
+            self._board.close()

@@ -1,0 +1,81 @@
+"""Pictures of what a run can do so far: the same examples and the same noise every time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax import stage as stages
+from cassr_jax.config import SamplingConfig, TrainConfig
+from cassr_jax.data.resident import draw
+from cassr_jax.imaging import tiling
+from cassr_jax.models.parameters import Params
+from cassr_jax.networks import Networks, merge_all
+from cassr_jax.stage import Canvas
+from cassr_jax.training import objectives
+from cassr_jax.training.assembly import open_data
+
+Preview = Callable[[Params], np.ndarray]
+_NUM_STEPS = 20
+
+
+def sampling_of(config: TrainConfig) -> SamplingConfig:
+    """How what `config` trains is to be sampled: from the timestep and in the steps that its examples were made for."""
+    loss, last = config.loss, config.schedule.num_train_timesteps - 1
+    if loss.start_fraction:
+        strength = loss.start_timestep / last
+        return SamplingConfig(
+            num_steps=1, guidance_scale=1.0, start=loss.start, strength=strength, prompt=config.prompt
+        )
+    strength = 1.0 if loss.max_timestep is None else loss.max_timestep / last
+    start = "noise" if config.stage == "base" else "lr"
+    return SamplingConfig(start=start, strength=strength, prompt=config.prompt)
+
+
+def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray | None) -> Preview:
+    """A function of all parameters: rows of examples, (N * S, K * S, 3) uint8, LR | reference | output | HR side by
+    side as far as the data hold them. The autoencoder shows its reconstruction, stage `base` a picture from noise."""
+    count, size = config.preview_count, config.data.crop_size
+    # Streams of their own: the run's neither move nor are waited for.
+    found = next(open_data(replace(config, batch_size=count, data=replace(config.data, num_workers=0))))
+    if config.data.resident:
+        found = draw(found, jax.random.key(config.seed), count, size)
+    batch: dict[str, Any] = dict(found)
+    if config.reference == "identity" and "lq" in batch:
+        batch["reference"] = batch["lq"]
+    batch = {name: np.asarray(value) for name, value in batch.items() if name != "record"}
+    sampling = sampling_of(config)
+    sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
+
+    def run(params: Params) -> dict[str, jax.Array]:
+        modules = merge_all(networks.graphdefs, {k: v for k, v in params.items() if not k.startswith("lpips.")})
+        vae = modules["vae"]
+        if config.stage == "vae":
+            return {"output": vae.decode(vae.encode(objectives.to_float(batch["hr"])))}
+        plan, method = stages.make_plan(config.schedule, sampling), stages.make_method(sampling)
+        denoiser, images = objectives._denoiser(config, modules, batch)
+        side = size // vae.config.factor
+        canvas = Canvas(tiling.plan(side, side, side, 0), vae.config.factor, count)
+        text = modules["text_encoder"](prompt_ids)  # (2, L, C): without and with the prompt
+        noise = jax.random.normal(jax.random.key(config.seed), (count, side, side, vae.config.latent_channels))
+        started = {"lr": "lq", "reference": "reference", "noise": None}[sampling.start]
+        start = objectives.to_float(batch[started]) if started else None
+        scale = jnp.float32(sampling.guidance_scale)
+        made = {"output": stages.run(vae, denoiser, text, images, start, noise, plan, scale, canvas, method)}
+        return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
+
+    compiled = jax.jit(run)
+
+    def preview(params: Params) -> np.ndarray:
+        made = {name: _to_uint8(np.asarray(image, np.float32)) for name, image in compiled(params).items()}
+        shown = [(batch | made)[name] for name in ("lq", "reference", "output", "hr") if name in batch | made]
+        return np.concatenate([image.reshape(-1, *image.shape[2:]) for image in shown], axis=1)
+
+    return preview
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint((np.nan_to_num(image) + 1) * 127.5), 0, 255).astype(np.uint8)

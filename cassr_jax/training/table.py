@@ -1,0 +1,25 @@
+"""What a run holds, by network: said once, at its start."""
+
+from math import prod
+
+import jax
+
+from cassr_jax.models.parameters import Params
+
+
+def parameter_table(trainable: Params, frozen: Params, state: object) -> str:
+    """Parameters and MiB on each device of every network, and of the whole training state."""
+    rows = [("network", "", "parameters", "MiB per device")]
+    for role, params in (("trainable", trainable), ("frozen", frozen)):
+        for kind in dict.fromkeys(name.split(".", 1)[0] for name in params):
+            own = [value for name, value in params.items() if name.split(".", 1)[0] == kind]
+            rows.append((kind, role, f"{sum(p.size for p in own):,}", _mebibytes(own)))
+    rows.append(("state", "with optimizer and average", "", _mebibytes(jax.tree.leaves(state))))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    align = (str.ljust, str.ljust, str.rjust, str.rjust)
+    lines = ("  ".join(a(cell, w) for a, cell, w in zip(align, row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _mebibytes(leaves: list[jax.Array]) -> str:
+    return f"{sum(prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves) / 2**20:.2f}"

@@ -1,0 +1,136 @@
+"""`configs/smoke.py` as a process that is asked to stop, killed, and refused its disk."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from cassr_jax.config_files import read_config
+from tests.training.runs import assert_same, restore
+
+ROOT = Path(train.__file__).parent
+# The same program, which cannot write a file of more than 64 KiB once it has trained four steps: a full disk.
+FULL = """
+import resource, sys
+import train
+from cassr_jax.training import assembly, loop
+
+def open_data(config, made=assembly.open_data):
+    stream = made(config)
+    class Stream:
+        count = 0
+        get_state = stream.get_state
+        def __next__(self):
+            self.count += 1
+            if self.count == 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+            return next(stream)
+    return Stream()
+
+loop.open_data = open_data
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[str, str]:
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def start(workdir: Path, compiled: dict[str, str], *changes: str, program: tuple[str, ...] = ("train.py",)):
+    settings = ["--set", "log_every=1", "preview_every=0", *changes]
+    command = [sys.executable, *program, "--config", "configs/smoke.py", "--workdir", str(workdir), *settings]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | compiled, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def logged(workdir: Path) -> int:
+    """The last step that the run says it has made; a line cut off by a kill does not count."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.is_file() else []
+    return max((json.loads(line)["step"] for line in lines if line.startswith("{") and line.endswith("}")), default=0)
+
+
+def saved(workdir: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in (workdir / "checkpoints").glob("step_?") if path)
+
+
+def lines_until(process: subprocess.Popen, what: str) -> Iterator[str]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        if what in line:
+            return
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, compiled):
+    process = start(tmp_path, compiled, "num_steps=100000", "save_every=100000")
+    assert any("state" in line for line in lines_until(process, "state"))
+    while logged(tmp_path) < 3:
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    (step,) = map(int, re.findall(r"stopped at step (\d+); the same command goes on", out))
+    assert step >= 3
+    assert not (tmp_path / "export").exists()
+    again = start(tmp_path, compiled, f"num_steps={step + 1}")
+    out, error = again.communicate(timeout=300)
+    assert again.returncode == 0, error
+    assert f"taken up at step {step}" in out
+    assert (tmp_path / "export" / "cassr.json").is_file()
+
+
+def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path, compiled):
+    process = start(tmp_path, compiled, program=("-c", FULL))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 2, error
+    assert re.search(r"train\.py: .*checkpoints: step 4 could not be written \(.*\); older checkpoints are", error)
+    assert saved(tmp_path) == [2]
+    process = start(tmp_path, compiled, "num_steps=4")
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert "taken up at step 2" in out
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments(tmp_path, compiled):
+    """During steps and saves. A save is complete when the next one begins, so that a kill costs what was done since
+    the last one begun, or, if it comes while that is being written, since the one before."""
+    rng = np.random.default_rng(0)
+    every, losses, resumed = 2, [], 0
+    for trial in range(30):
+        process = start(tmp_path / "killed", compiled, "num_steps=100000", f"save_every={every}", "keep_checkpoints=3")
+        first = next(line for line in lines_until(process, "stage cassr") if line.startswith("stage cassr"))
+        found = re.search(r"taken up at step (\d+)", first)
+        resumed = int(found[1]) if found else 0
+        done = logged(tmp_path / "killed")
+        losses.append(done - resumed)
+        assert resumed >= done // every * every - every, trial
+        before = resumed
+        while logged(tmp_path / "killed") <= before and trial % 3:  # two of three: not before it trains
+            assert process.poll() is None
+        try:
+            process.wait(timeout=rng.uniform(0, 3))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+    print(f"steps lost by each kill: {losses[1:]}")
+    assert resumed > 30  # it went on all the time
+    for name in ("killed", "whole"):
+        process = start(tmp_path / name, compiled, f"num_steps={resumed + 10}", "save_every=50")
+        _, error = process.communicate(timeout=900)
+        assert process.returncode == 0, error
+    config = read_config(ROOT / "configs" / "smoke.py")
+    for found, whole in zip(restore(config, tmp_path / "killed"), restore(config, tmp_path / "whole"), strict=True):
+        assert_same(found, whole)
