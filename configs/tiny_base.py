@@ -31,7 +31,7 @@ config = TrainConfig(
     loss=LossConfig(snr_gamma=5.0),
     optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=200, decay="cosine"),
     batch_size=64,
-    num_steps=4000,
+    num_steps=4700,
     log_every=200,
     save_every=2000,
     dtype="bfloat16",

@@ -23,5 +23,5 @@ config = replace(
     },
     loss=replace(scedit.loss, start="reference"),
     optimizer=replace(scedit.optimizer, learning_rate=5e-4),
-    num_steps=3000,
+    num_steps=1800,
 )

@@ -28,5 +28,5 @@ config = replace(
     loss=LossConfig(snr_gamma=5.0, start_fraction=0.75, image_weight=2.0, perceptual_weight=1.0),
     optimizer=replace(base["config"].optimizer, learning_rate=1e-3),
     batch_size=16,
-    num_steps=3000,
+    num_steps=2000,
 )

@@ -21,7 +21,7 @@ config = TrainConfig(
     loss=LossConfig(perceptual_weight=1.0, kl_weight=1e-6, latent_noise=0.05),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
     batch_size=16,
-    num_steps=8000,
+    num_steps=4450,
     log_every=200,
     save_every=4000,
 )
