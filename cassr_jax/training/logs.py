@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 # Dense bfloat16 FLOP/s of one device as `jax.Device.device_kind` names it, from the makers' data sheets.
 PEAK_FLOPS: Mapping[str, float] = {
@@ -94,6 +93,8 @@ class Logs:
     def __init__(self, workdir: Path):
         self._writes = jax.process_index() == 0
         if self._writes:
+            from tensorboardX import SummaryWriter  # imports torch where that is installed
+
             self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
             self._board = SummaryWriter(str(workdir / "tensorboard"))
 

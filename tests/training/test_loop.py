@@ -24,6 +24,7 @@ from cassr_jax.training import assembly, loop
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.export import export
 from cassr_jax.training.objectives import to_float
+from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, write_random_cascade
 from tests.training.runs import SIDE, assert_same, configure, restore, write_pictures
@@ -118,7 +119,8 @@ def test_the_export_is_the_average(config, finished):
 
 def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(config, tmp_path):
     networks = assembly.build(config)
-    export(replace(config, new={"vae": NETWORKS["vae"]}), networks, networks.params, tmp_path / "export")
+    state = TrainState.create(networks.params, make_optimizer(config.optimizer, config.num_steps))
+    export(replace(config, new={"vae": NETWORKS["vae"]}), networks, state, {}, tmp_path / "export")
     vae = Networks().with_read("vae", str(tmp_path / "export" / "vae"), "float32")
     factor = vae.configs["vae"].scaling_factor
     assert vae.configs["vae"] == replace(NETWORKS["vae"], scaling_factor=factor)
