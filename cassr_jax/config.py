@@ -7,12 +7,14 @@ from typing import Any, Literal
 from cassr_jax.data.pipeline import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.models.multiple_attention import GuidanceSwitches
+from cassr_jax.sharding.strategies import Strategy
 
 Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
 Start = Literal["lr", "reference", "noise"]
 Stage = Literal["vae", "base", "scedit", "controlnet", "cassr"]
 Reference = Literal["prepared", "identity"]
 DType = Literal["float32", "bfloat16", "float16"]
+Remat = Literal["none", "blocks", "all"]
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,15 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     prompt: str = "clean, high-resolution"
     reference: Reference = "prepared"  # stage cassr: the data's, or the LR image itself (the paper's ablation)
-    batch_size: int = 4
+    strategy: Strategy = field(default_factory=Strategy)  # how the step is divided among devices
+    batch_size: int = 4  # examples of one update, over all devices and processes
+    accumulate: int = 1  # parts of a batch that are worked on one after the other, each with its share of the memory
     num_steps: int = 100_000
     seed: int = 0
     dtype: DType = "float32"  # of the computation; trained weights are always float32
     frozen_dtype: DType = "float32"  # of the weights that do not train
+    # What the backward pass computes again instead of keeping it: nothing, the inside of blocks, or everything.
+    remat: Remat = "none"
     save_every: int = 1000
     log_every: int = 50
     keep_checkpoints: int = 2  # the newest ones

@@ -160,7 +160,9 @@ def _plain(value: Any, hint: Any) -> Any:
         return named | to_json(value)
     if isinstance(value, Mapping):
         return {key: _plain(entry, get_args(hint)[1]) for key, entry in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(entry, get_args(hint)[0]) if get_args(hint) else entry for entry in value]
+    return value
 
 
 def from_json(cls: type[T], data: Any, what: str) -> T:

@@ -34,6 +34,7 @@ ALLOWED = {
     "weights": {"models"},
     "data": {"imaging"},
     "evaluation": {"imaging", "weights", "data"},
+    "sharding": set(),
 }
 COMMANDS = {"data/references.py", "evaluation/quality.py"}  # programs, which stand on top of everything
 

@@ -5,9 +5,10 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from cassr_jax.models.layers import GroupNorm, Identity, LayerNorm, Linear
+from cassr_jax.models.layers import BLOCK_OUTPUT, GroupNorm, Identity, LayerNorm, Linear
 
 KeyValue = tuple[jax.Array, jax.Array]  # (B, M, C) each
 
@@ -150,4 +151,4 @@ class Transformer2D(nnx.Module):
         batch, height, width, channels = x.shape
         h = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
         h = self.transformer_blocks[0](h, text, guide)
-        return x + self.proj_out(h).reshape(x.shape)
+        return checkpoint_name(x + self.proj_out(h).reshape(x.shape), BLOCK_OUTPUT)

@@ -7,7 +7,12 @@ promote bfloat16 activations. Attribute names are those of diffusers.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
+
+# Marks on values, by which a training step can choose what it keeps for the backward pass; without effect otherwise.
+BLOCK_OUTPUT = "block_output"
+NETWORK_INPUT = "network_input"
 
 _ZEROS = nnx.initializers.zeros_init()
 # torch's default for convolutions and linear layers, kaiming-uniform with a = sqrt(5): U(-1, 1) / sqrt(fan_in).
@@ -131,7 +136,7 @@ class ResnetBlock(nnx.Module):
         if temb is not None:
             h = h + self.time_emb_proj(nnx.silu(temb))[:, None, None, :]
         h = self.conv2(nnx.silu(self.norm2(h)))
-        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+        return checkpoint_name((self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h, BLOCK_OUTPUT)
 
 
 class Downsample(nnx.Module):
@@ -142,7 +147,7 @@ class Downsample(nnx.Module):
         self.conv = Conv(channels, channels, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.conv(x)
+        return checkpoint_name(self.conv(x), BLOCK_OUTPUT)
 
 
 class Upsample(nnx.Module):
@@ -158,7 +163,7 @@ class Upsample(nnx.Module):
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         if shape is not None:
             x = x[:, : shape[0], : shape[1]]
-        return self.conv(x)
+        return checkpoint_name(self.conv(x), BLOCK_OUTPUT)
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:

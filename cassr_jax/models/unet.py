@@ -18,10 +18,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import ImageGuide, KeyValue, Transformer2D
 from cassr_jax.models.layers import (
+    BLOCK_OUTPUT,
     Conv,
     Downsample,
     GroupNorm,
@@ -234,6 +236,7 @@ class UNetEncoder(nnx.Module):
         x = self.conv_in(x)
         if hint is not None:
             x = x + hint
+        x = checkpoint_name(x, BLOCK_OUTPUT)
         skips = [x]
         for block, key_values in zip(self.down_blocks, text.down, strict=True):
             x, made = block(x, temb, key_values)

@@ -18,17 +18,18 @@ from cassr_jax.evaluation.weights import lpips_weights
 from cassr_jax.imaging import io
 from cassr_jax.models.parameters import nest
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.sharding.plan import Plan
 from cassr_jax.training.assembly import build, for_stage, open_data
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
 from cassr_jax.training.guard import Guard
 from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.masking import partition
-from cassr_jax.training.objectives import Batch, Metrics, from_pool, make_objective, needs_lpips
+from cassr_jax.training.objectives import Batch, Metrics, make_objective, needs_lpips
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.signals import Stopped, watch_sigterm
-from cassr_jax.training.state import TrainState, learning_rate, make_optimizer
-from cassr_jax.training.step import make_step
+from cassr_jax.training.state import learning_rate, make_optimizer, new_state
+from cassr_jax.training.step import check_division, make_step
 from cassr_jax.training.table import parameter_table
 
 CONFIG_FILE = "config.json"
@@ -53,6 +54,8 @@ def train(
         Stopped: the process was asked to stop by SIGTERM; the state is saved.
     """
     _check(config, workdir)
+    plan = Plan.of(config.strategy)
+    check_division(config, plan)
     networks = build(config)
     trainable, frozen = partition(networks.params, config.stage)
     if needs_lpips(config):
@@ -68,11 +71,12 @@ def train(
         ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt], config.prompt)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = make_objective(config, networks.graphdefs, ids)
-    if config.data.resident:
-        objective = from_pool(objective, config.batch_size, config.data.crop_size)
-    step_fn = make_step(objective, optimizer, config.optimizer, config.seed)
-    state = TrainState.create(trainable, optimizer)
+    state, frozen = new_state(trainable, optimizer, plan), plan.place(frozen)
+    step_fn = make_step(objective, optimizer, config, plan, state, frozen)
     data = open_data(config)
+    if config.data.resident:
+        data.pool = plan.place_whole(data.pool)
+    to_devices = plan.place_whole if config.data.resident else plan.place_batch
     first_process = jax.process_index() == 0
     with (
         watch_sigterm() as asked_to_stop,
@@ -128,7 +132,7 @@ def train(
                     jax.profiler.start_trace(str(workdir / "profile"))
                 with meter.waiting():
                     batch = next(data)
-                chosen = for_stage(config, networks, batch)
+                chosen = to_devices(for_stage(config, networks, batch))
                 if compiled is None:  # ahead of time: XLA's count of its work comes with it
                     compiled = step_fn.lower(state, frozen, chosen).compile()
                     meter.begin(compiled)

@@ -1,7 +1,10 @@
-"""What each stage minimises: pure functions of parameters, a batch and a key.
+"""What each stage minimises: pure functions of parameters, a batch and one key for each example.
 
 Batches hold uint8 images (B, S, S, 3): `hr`, and for the conditioned stages `lq` (the low-resolution image upsampled to
 the same size) and `reference`. Where the target was encoded beforehand, `latents` (B, s, s, C) stands instead of `hr`.
+
+An example's random numbers come from its own key: they are the same wherever and in whatever part of a batch it is
+worked on. A loss is the mean over examples, so that equal parts of a batch average to the whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from cassr_jax.config import LossConfig, TrainConfig
-from cassr_jax.data.resident import draw
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
 from cassr_jax.evaluation.perceptual import lpips
 from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
+from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import Params, merge, select
 
@@ -39,33 +43,23 @@ def make_objective(config: TrainConfig, graphdefs: GraphDefs, prompt_ids: np.nda
 
 
 def _vae_loss(
-    config: TrainConfig, graphdefs: GraphDefs, params: Params, batch: Batch, key: jax.Array
+    config: TrainConfig, graphdefs: GraphDefs, params: Params, batch: Batch, keys: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """L1 + perceptual + KL, per pixel (Rombach et al. 2022, arXiv 2112.10752, without the adversary)."""
     loss_config = config.loss
     vae = merge(graphdefs["vae"], select(params, "vae"))
     images = to_float(batch["hr"])
-    sample_key, noise_key = jax.random.split(key)
+    sample_keys, noise_keys = _split(keys, 2)
     mean, logvar = vae.moments(images)
-    latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(sample_key, mean.shape)
+    latents = mean + jnp.exp(0.5 * logvar) * _normal(sample_keys, mean.shape)
     if loss_config.latent_noise:
         # A decoder that has seen slightly wrong latents forgives those that a diffusion model makes.
         level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(0, 1, 2)))
-        latents = latents + level * jax.random.normal(noise_key, mean.shape)
+        latents = latents + level * _normal(noise_keys, mean.shape)
     decoded = vae.decode(latents * vae.config.scaling_factor).astype(jnp.float32)
     image_loss, metrics = _image_loss(loss_config, params, decoded, images)
     kl = 0.5 * jnp.mean(jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar, axis=(1, 2, 3)))
     return image_loss + loss_config.kl_weight * kl, metrics | {"kl": kl}
-
-
-def from_pool(objective: Objective, batch_size: int, crop_size: int) -> Objective:
-    """The same objective on batches drawn, on the device, of a set that lies there (`cassr_jax.data.resident`)."""
-
-    def loss(params: Params, pool: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        draw_key, key = jax.random.split(key)
-        return objective(params, draw(pool, draw_key, batch_size, crop_size), key)
-
-    return loss
 
 
 def needs_lpips(config: TrainConfig) -> bool:
@@ -88,7 +82,7 @@ def _diffusion_loss(
     prompt_ids: np.ndarray | None,
     params: Params,
     batch: Batch,
-    key: jax.Array,
+    keys: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
     """|| target - network(x_t, t, text, images) ||^2 at uniformly drawn timesteps (the paper's equation 5).
 
@@ -98,26 +92,30 @@ def _diffusion_loss(
     """
     settings = config.loss
     modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
-    latent_key, noise_key, time_key, drop_key = jax.random.split(key, 4)
+    latent_keys, noise_keys, time_keys, drop_keys = _split(keys, 4)
     if "latents" in batch:
         latents = batch["latents"].astype(jnp.float32)
     else:
-        latents = jax.lax.stop_gradient(modules["vae"].encode(to_float(batch["hr"]), latent_key))
+        mean, logvar = modules["vae"].moments(to_float(batch["hr"]))
+        sampled = mean + jnp.exp(0.5 * logvar) * _normal(latent_keys, mean.shape)
+        latents = jax.lax.stop_gradient(sampled * modules["vae"].config.scaling_factor)
+    latents = checkpoint_name(latents, NETWORK_INPUT)
     size = len(latents)
-    timesteps = sample_timesteps(time_key, size, config.schedule, maximum=config.loss.max_timestep)
-    noise = sample_noise(noise_key, latents.shape)
+    times = partial(sample_timesteps, batch=1, schedule=config.schedule, maximum=settings.max_timestep)
+    timesteps = jax.vmap(times)(time_keys)[:, 0]
+    noise = jax.vmap(lambda key: sample_noise(key, (1, *latents.shape[1:])))(noise_keys)[:, 0]
     noisy = config.schedule.add_noise(latents, noise, timesteps)
     started = round(settings.start_fraction * size)
     if started:
         image = to_float(batch["reference" if settings.start == "reference" else "lq"][:started])
-        begun = jax.lax.stop_gradient(modules["vae"].encode(image))
+        begun = checkpoint_name(jax.lax.stop_gradient(modules["vae"].encode(image)), NETWORK_INPUT)
         timesteps = timesteps.at[:started].set(settings.start_timestep)
         noisy = noisy.at[:started].set(config.schedule.add_noise(begun, noise[:started], settings.start_timestep))
         noise = config.schedule.implied_noise(latents, noisy, timesteps)
 
     empty, prompt = modules["text_encoder"](prompt_ids)
-    dropped = jax.random.bernoulli(drop_key, config.loss.condition_dropout, (size, 1, 1))
-    text = jnp.where(dropped, empty, prompt)
+    dropped = jax.vmap(partial(jax.random.bernoulli, p=settings.condition_dropout))(drop_keys)
+    text = checkpoint_name(jnp.where(dropped[:, None, None], empty, prompt), NETWORK_INPUT)
 
     denoiser, images = _denoiser(config, modules, batch)
     prediction = denoiser(
@@ -131,6 +129,16 @@ def _diffusion_loss(
     decoded = modules["vae"].decode(x0).astype(jnp.float32)
     image_loss, metrics = _image_loss(settings, params, decoded, to_float(batch["hr"][:started]))
     return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
+
+
+def _split(keys: jax.Array, num: int) -> jax.Array:
+    """Keys (B,) -> (num, B)."""
+    return jax.vmap(partial(jax.random.split, num=num), out_axes=1)(keys)
+
+
+def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Unit normal (B, ...), each example of its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
 def _denoiser(

@@ -8,6 +8,7 @@ import optax
 
 from cassr_jax.config import OptimizerConfig
 from cassr_jax.models.parameters import Params
+from cassr_jax.sharding.plan import Plan
 
 
 @jax.tree_util.register_dataclass
@@ -25,12 +26,30 @@ class TrainState:
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params))
 
 
+def abstract_state(params: Params, optimizer: optax.GradientTransformation, plan: Plan) -> TrainState:
+    """Shapes, types and layout of a state, of parameters or their shapes; nothing is computed."""
+    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        plan.stored(state),
+    )
+
+
+def new_state(params: Params, optimizer: optax.GradientTransformation, plan: Plan) -> TrainState:
+    """The state before the first update, made in its layout from parameters that every process holds whole."""
+    layout = plan.stored(abstract_state(params, optimizer, plan))
+    return jax.jit(lambda params: TrainState.create(params, optimizer), out_shardings=layout)(plan.place(params))
+
+
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """Linear warm-up to the peak, then constant or a half cosine to a hundredth of it."""
     peak = config.learning_rate
     if config.decay == "constant":
         return optax.warmup_constant_schedule(0.0, peak, max(config.warmup_steps, 1))
-    return optax.warmup_cosine_decay_schedule(0.0, peak, max(config.warmup_steps, 1), num_steps, peak / 100)
+    warmup = max(config.warmup_steps, 1)
+    # A run that ends within its warm-up has no step left to fall in.
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num_steps, warmup + 1), peak / 100)
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:

@@ -1,13 +1,18 @@
-"""One update, compiled once."""
+"""One update, compiled once for a mesh of devices."""
 
+from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cassr_jax.config import OptimizerConfig
+from cassr_jax.config import Remat, TrainConfig
+from cassr_jax.data.resident import draw
+from cassr_jax.errors import InputError
+from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
 from cassr_jax.models.parameters import Params
+from cassr_jax.sharding.plan import Plan
 from cassr_jax.training.objectives import Batch, Metrics, Objective
 from cassr_jax.training.state import TrainState
 
@@ -15,25 +20,59 @@ Step = Any  # a jitted (TrainState, frozen Params, Batch) -> (TrainState, Metric
 
 
 def make_step(
-    objective: Objective, optimizer: optax.GradientTransformation, config: OptimizerConfig, seed: int
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    plan: Plan,
+    state: TrainState,
+    frozen: Params,
 ) -> Step:
-    """`step(state, frozen, batch)`: the state is donated, the frozen parameters are not differentiated.
+    """`step(state, frozen, batch) -> (state, metrics)`, jitted; of `state` and `frozen` only shapes are read here.
 
-    All randomness is derived from (seed, step): a run taken up at a step draws what it would have drawn. Where the loss
-    or its gradient is not finite, the step is counted and all else stays as it was; the metric `skipped` is then 1.
+    The state is donated, the frozen parameters are not differentiated. The gradient is the mean over
+    `config.accumulate` parts of the batch, one after the other, which is that of the whole batch. With
+    `config.data.resident`, the batch is a set that lies on every device, from which the step draws its own.
+
+    All randomness is derived from (seed, step, number of the example in the batch): a run taken up at a step draws what
+    it would have drawn, on any number of devices and processes, in any number of parts. Where the loss or its gradient
+    is not finite, the step is counted and all else stays as it was; the metric `skipped` is then 1.
     """
+    loss_of = _with_remat(objective, config.remat)
+    parts, resident = config.accumulate, config.data.resident
+
+    def gradient(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics, Params]:
+        value_and_grad = jax.value_and_grad(lambda p: loss_of(frozen | p, batch, keys), has_aux=True)
+        (loss, metrics), gradients = value_and_grad(params)
+        return loss, metrics, jax.lax.with_sharding_constraint(gradients, plan.stored(gradients))
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        if resident:
+            draw_key, key = jax.random.split(key)
+            batch = draw(batch, draw_key, config.batch_size, config.data.crop_size)
+        batch = plan.divide(batch)
+        size = len(jax.tree.leaves(batch)[0])
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(size))
 
-        def loss_of(params: Params) -> tuple[jax.Array, Metrics]:
-            return objective(frozen | params, batch, key)
+        params = jax.lax.with_sharding_constraint(state.params, plan.used(state.params))
+        gathered = jax.lax.with_sharding_constraint(frozen, plan.used(frozen))
+        if parts == 1:
+            loss, metrics, gradients = gradient(params, gathered, batch, plan.divide(keys))
+        else:
+            shapes = jax.eval_shape(gradient, params, gathered, *_part(batch, keys, parts))
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+                found = gradient(params, gathered, *plan.divide(part))
+                return jax.tree.map(jnp.add, total, found), None
+
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            total, _ = jax.lax.scan(add, zeros, jax.tree.map(partial(_parted, parts=parts), (batch, keys)))
+            loss, metrics, gradients = jax.tree.map(lambda x: x / parts, total)
+
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         # The average starts as the running mean of what it has seen, so that early exports are not the initial weights.
-        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+        decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
         ema = cast(Params, optax.incremental_update(params, state.ema, 1 - decay))
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -42,4 +81,53 @@ def make_step(
         metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite} | metrics
         return TrainState(state.step + 1, *kept), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    states = plan.stored(state)
+    return jax.jit(
+        step,
+        in_shardings=(states, plan.stored(frozen), plan.whole if resident else plan.examples),
+        out_shardings=(states, plan.whole),
+        donate_argnums=0,
+    )
+
+
+def check_division(config: TrainConfig, plan: Plan) -> None:
+    """
+    Raises:
+        InputError: the batch cannot be divided into equal parts for `accumulate` and the devices of the mesh.
+    """
+    if config.accumulate < 1:
+        raise InputError(f"accumulate is {config.accumulate}, expected at least 1")
+    parts = plan.batch_shards * config.accumulate
+    if config.batch_size % parts:
+        raise InputError(
+            f"batch_size is {config.batch_size}, expected a multiple of {parts}: {plan.batch_shards} parts of the mesh "
+            f"{dict(plan.mesh.shape)} times accumulate {config.accumulate}"
+        )
+    started = round(config.loss.start_fraction * config.batch_size)
+    if started % config.accumulate:
+        raise InputError(
+            f"loss.start_fraction {config.loss.start_fraction} of batch_size {config.batch_size} is {started}, "
+            f"expected a multiple of accumulate, {config.accumulate}"
+        )
+    if plan.batch_shards % jax.process_count():
+        raise InputError(
+            f"the mesh {dict(plan.mesh.shape)} divides a batch into {plan.batch_shards} parts, expected a multiple of "
+            f"the {jax.process_count()} processes"
+        )
+
+
+def _parted(x: jax.Array, parts: int) -> jax.Array:
+    """(B, ...) -> (parts, B / parts, ...), every part with examples of every device: none has to move."""
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _part(batch: Batch, keys: jax.Array, parts: int) -> tuple[Batch, jax.Array]:
+    return jax.tree.map(lambda x: x[: len(x) // parts], (batch, keys))
+
+
+def _with_remat(objective: Objective, remat: Remat) -> Objective:
+    """The objective, of whose forward pass no more is kept for the backward one than `remat` says."""
+    if remat == "none":
+        return objective
+    policy = jax.checkpoint_policies.save_only_these_names(NETWORK_INPUT, *[BLOCK_OUTPUT] * (remat == "blocks"))
+    return jax.checkpoint(objective, policy=policy)

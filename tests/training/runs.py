@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -11,6 +12,7 @@ from cassr_jax.config import LossConfig, OptimizerConfig, Stage, TrainConfig
 from cassr_jax.data.pipeline import DataConfig
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.sharding.strategies import MeshConfig, Strategy
 from cassr_jax.training.assembly import build
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.masking import TRAINABLE, partition
@@ -21,6 +23,7 @@ from tests.random_cascade import NETWORKS, random_params
 
 STAGES: tuple[Stage, ...] = ("vae", "base", "scedit", "controlnet", "cassr")
 SIDE = 32  # of crops, in px
+ONE_DEVICE = Strategy(MeshConfig(data=1))
 _FROZEN = ("vae", "unet", "text_encoder")
 
 
@@ -49,6 +52,7 @@ def configure(stage: Stage, networks: Path, data: DataConfig | Path | str = "unu
         "components": {kind: str(networks / kind) for kind in read},
         "loss": LossConfig(perceptual_weight=0.0),
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
+        "strategy": ONE_DEVICE,
         "batch_size": 2,
         "num_steps": 6,
         "save_every": 2,
@@ -64,6 +68,11 @@ def objective_and_params(config: TrainConfig) -> tuple[Objective, dict[str, jax.
     if "text_encoder" in networks.configs:
         ids = prompt_ids(networks.configs["text_encoder"], None, ["", config.prompt], config.prompt)
     return make_objective(config, networks.graphdefs, ids), *partition(networks.params, config.stage)
+
+
+def example_keys(key: jax.Array, size: int = 2) -> jax.Array:
+    """One key for each example, as a step derives them."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
 
 
 def make_batch(stage: Stage, size: int = 2) -> dict[str, np.ndarray]:

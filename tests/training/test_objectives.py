@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from cassr_jax.config import LossConfig
-from cassr_jax.data.resident import draw
 from cassr_jax.diffusion.loss import sample_noise, training_target
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.models.parameters import Params, merge, nest, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import objectives
 from cassr_jax.training.objectives import Objective, to_float
-from tests.training.runs import STAGES, configure, make_batch, objective_and_params
+from tests.training.runs import STAGES, configure, example_keys, make_batch, objective_and_params
 
 # What moves in the first update of a new network; everything else waits for these.
 FIRST = {
@@ -45,7 +44,7 @@ def starts(networks):
             objective, trainable, frozen = objective_and_params(config)
 
             def loss(trainable, frozen, batch, key):
-                return objective(frozen | trainable, batch, key)
+                return objective(frozen | trainable, batch, example_keys(key))
 
             made[stage] = Start(objective, trainable, frozen, jax.jit(jax.value_and_grad(loss, has_aux=True)))
         return made[stage]
@@ -101,7 +100,7 @@ def test_the_vae_loss_is_l1_and_kl(starts, networks):
     vae = merge(graphdefs["vae"], select(start.trainable, "vae"))
     images = to_float(batch["hr"])
     mean, logvar = vae.moments(images)
-    noise = jax.random.normal(jax.random.split(key)[0], mean.shape)
+    noise = jnp.stack([jax.random.normal(jax.random.split(k)[0], mean.shape[1:]) for k in example_keys(key)])
     decoded = vae.decode((mean + jnp.exp(logvar / 2) * noise) * vae.config.scaling_factor)
     mean, logvar = np.asarray(mean, np.float64), np.asarray(logvar, np.float64)
     kl = 0.5 * np.sum(mean**2 + np.exp(logvar) - 1 - logvar, axis=(1, 2, 3)).mean()
@@ -120,7 +119,7 @@ def test_the_vae_is_also_trained_by_a_perceptual_loss(networks):
     config = configure("vae", networks, loss=LossConfig(perceptual_weight=0.5, latent_noise=0.1))
     objective, trainable, _ = objective_and_params(config)
     frozen = nest("lpips", {name: jnp.asarray(value) for name, value in lpips_weights("vgg16").items()})
-    loss, metrics = jax.jit(objective)(frozen | trainable, make_batch("vae", 1), jax.random.key(0))
+    loss, metrics = jax.jit(objective)(frozen | trainable, make_batch("vae", 1), example_keys(jax.random.key(0), 1))
     assert 0.05 < metrics["lpips"] < 2  # a new decoder's picture is unlike the target
     np.testing.assert_allclose(loss, metrics["l1"] + 0.5 * metrics["lpips"] + 1e-6 * metrics["kl"], rtol=1e-5)
 
@@ -132,7 +131,7 @@ def test_prepared_latents_stand_for_the_target(starts):
 
     @jax.jit
     def loss(batch):
-        return start.objective(start.frozen | start.trainable, batch, jax.random.key(0))[0]
+        return start.objective(start.frozen | start.trainable, batch, example_keys(jax.random.key(0)))[0]
 
     given = loss({"latents": latents})
     assert given == loss({"latents": latents.astype(np.float32)})
@@ -150,7 +149,7 @@ def test_the_prompt_is_dropped_with_its_probability(dropout, networks):
     @jax.jit
     @jax.grad
     def gradient(contexts):
-        return objective(frozen | trainable | {name: contexts}, batch, jax.random.key(0))[0]
+        return objective(frozen | trainable | {name: contexts}, batch, example_keys(jax.random.key(0)))[0]
 
     found = np.abs(gradient(trainable[name])).reshape(2, -1).max(axis=1) > 0
     assert found.tolist() == [dropout == 1, dropout == 0]
@@ -158,11 +157,11 @@ def test_the_prompt_is_dropped_with_its_probability(dropout, networks):
 
 def test_the_schedule_and_the_min_snr_weight_are_the_configurations(networks):
     latents = {"latents": np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)}
-    key = jax.random.key(1)
+    keys = example_keys(jax.random.key(1))
 
     def loss(**changes) -> float:
         objective, trainable, frozen = objective_and_params(configure("base", networks, **changes))
-        return float(jax.jit(objective)(frozen | trainable, latents, key)[0])
+        return float(jax.jit(objective)(frozen | trainable, latents, keys)[0])
 
     plain = loss()
     assert loss(schedule=Schedule(prediction_type="v_prediction")) != plain
@@ -202,28 +201,16 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
             noise = schedule.implied_noise(latents, noisy, timesteps)
             return training_target(schedule, latents, noise, timesteps)
 
+    keys = example_keys(jax.random.key(0), len(latents))
     monkeypatch.setattr(objectives, "_denoiser", lambda *_: (Oracle(), ()))
-    loss, metrics = objective(frozen | trainable, batch | {"latents": latents}, jax.random.key(0))
+    loss, metrics = objective(frozen | trainable, batch | {"latents": latents}, keys)
     assert seen["timesteps"][:2].tolist() == [200, 200]
     assert (seen["timesteps"][2:] <= 100).all()
     # What is noised is the start in the first half, the target in the second.
-    noise = sample_noise(jax.random.split(jax.random.key(0), 4)[1], latents.shape)
+    noise = jnp.concatenate([sample_noise(jax.random.split(k, 4)[1], (1, *latents.shape[1:])) for k in keys])
     expected = schedule.add_noise(jnp.concatenate([begun[:2], latents[2:]]), noise, seen["timesteps"])
     np.testing.assert_allclose(seen["noisy"], expected, atol=1e-5)
     l1 = np.abs(np.asarray(module.decode(latents[:2])) - np.asarray(to_float(jnp.asarray(batch["hr"][:2])))).mean()
     assert metrics["diffusion"] < 1e-8
     np.testing.assert_allclose(metrics["l1"], l1, rtol=1e-3)
     np.testing.assert_allclose(loss, 2 * l1, rtol=1e-3)
-
-
-def test_a_batch_drawn_of_a_set_on_the_device_has_the_loss_of_that_batch(networks, starts):
-    start = starts("scedit")
-    pool = {name: jnp.asarray(image) for name, image in make_batch("scedit", 3).items()}
-    pool["lr"] = pool.pop("lq")[:, ::4, ::4]
-    key = jax.random.key(5)
-    draw_key, loss_key = jax.random.split(key)
-    batch = draw(pool, draw_key, 2, 16)
-    params = start.frozen | start.trainable
-    loss, _ = jax.jit(objectives.from_pool(start.objective, 2, 16))(params, pool, key)
-    expected, _ = jax.jit(start.objective)(params, batch, loss_key)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)

@@ -1,27 +1,33 @@
 """The compiled step: one trace, a donated state, frozen parameters untouched, randomness from (seed, step) alone."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassr_jax.config import LossConfig, OptimizerConfig
-from cassr_jax.training.state import TrainState, make_optimizer
+from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.sharding.plan import Plan
+from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
-from tests.training.runs import assert_same, configure, make_batch, objective_and_params
+from tests.training.runs import ONE_DEVICE, assert_same, configure, example_keys, make_batch, objective_and_params
 
 OPTIMIZER = OptimizerConfig(learning_rate=0.1, warmup_steps=1, ema_decay=0.8)
 
 
-def line(params, batch, key):
-    """A loss whose gradient and noise are plain to see: mean((w x + f - y)^2), and a number from the key."""
+def line(params, batch, keys):
+    """A loss whose gradient and noise are plain to see: mean((w x + f - y)^2), and a number from the keys."""
     error = params["w"] * batch["x"] + params["frozen"] - batch["y"]
-    return jnp.mean(error**2), {"drawn": jax.random.normal(key)}
+    return jnp.mean(error**2), {"drawn": jnp.mean(jax.vmap(jax.random.normal)(keys))}
 
 
 def toy(seed: int = 0, config: OptimizerConfig = OPTIMIZER):
-    optimizer = make_optimizer(config, 100)
-    return make_step(line, optimizer, config, seed), TrainState.create({"w": jnp.asarray([1.0, 2.0])}, optimizer)
+    optimizer, plan = make_optimizer(config, 100), Plan.of(ONE_DEVICE)
+    state = new_state({"w": jnp.asarray([1.0, 2.0])}, optimizer, plan)
+    run = TrainConfig("vae", DataConfig("unused"), optimizer=config, seed=seed)
+    return make_step(line, optimizer, run, plan, state, FROZEN), state
 
 
 FROZEN = {"frozen": jnp.asarray([0.5, -0.5])}
@@ -34,7 +40,7 @@ def test_metrics_are_of_the_parameters_before_the_update():
     _, metrics = step(state, FROZEN, BATCH)
     np.testing.assert_allclose(metrics["loss"], np.mean([1.5**2, 4.5**2]))
     np.testing.assert_allclose(metrics["gradient_norm"], np.linalg.norm(gradient), rtol=1e-6)
-    assert set(metrics) == {"loss", "gradient_norm", "drawn"}
+    assert set(metrics) == {"loss", "gradient_norm", "skipped", "drawn"}
 
 
 def test_the_average_follows_the_weights():
@@ -59,7 +65,7 @@ def test_an_average_with_decay_zero_is_the_weights_themselves():
 def test_randomness_is_derived_from_the_seed_and_the_step():
     def draws(seed: int, first: int, count: int) -> list[float]:
         step, state = toy(seed)
-        state = TrainState(jnp.asarray(first, jnp.int32), state.params, state.opt_state, state.ema)
+        state = replace(state, step=jnp.asarray(first, jnp.int32))
         found = []
         for _ in range(count):
             np.random.rand()  # noqa: NPY002
@@ -96,15 +102,15 @@ def test_one_compiled_step_learns_a_batch_by_heart(stage, rate, left, networks):
     objective, trainable, frozen = objective_and_params(config)
     traces = []
 
-    def counted(params, batch, key):
+    def counted(params, batch, keys):
         traces.append(stage)
         # The same noise at the same times in every step, so that the loss falls by learning alone.
-        return objective(params, batch, jax.random.key(0))
+        return objective(params, batch, example_keys(jax.random.key(0)))
 
-    optimizer = make_optimizer(config.optimizer, 60)
-    step = make_step(counted, optimizer, config.optimizer, config.seed)
-    state = TrainState.create(trainable, optimizer)
     before = jax.tree.map(np.array, (trainable, frozen))
+    optimizer, plan = make_optimizer(config.optimizer, 60), Plan.of(config.strategy)
+    state, frozen = new_state(trainable, optimizer, plan), plan.place(frozen)
+    step = make_step(counted, optimizer, config, plan, state, frozen)
     batch, losses = make_batch(stage), []
     for _ in range(60):
         state, metrics = step(state, frozen, batch)

@@ -1,0 +1,32 @@
+"""A mesh of devices from its configuration."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from cassr_jax.errors import InputError
+from cassr_jax.sharding.strategies import AXES, MeshConfig
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of `config` over `devices`, by default all of them, in an order that suits their network.
+
+    Where every size is given and there are more devices, the first ones are used.
+
+    Raises:
+        InputError: the sizes do not divide the devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    given = math.prod(size for size in sizes.values() if size != -1)
+    if given > len(devices) or (-1 in sizes.values() and len(devices) % given):
+        asked = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+        raise InputError(f"strategy.mesh is {asked}, which does not divide the {len(devices)} devices found")
+    shape = [len(devices) // given if size == -1 else size for size in sizes.values()]
+    used = devices[: math.prod(shape)]
+    arranged = mesh_utils.create_device_mesh(shape, used, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))

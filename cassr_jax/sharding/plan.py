@@ -1,0 +1,111 @@
+"""Where everything in a training step lies: a strategy applied to a mesh, to names and to shapes."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cassr_jax.sharding.mesh import make_mesh
+from cassr_jax.sharding.strategies import Rule, Strategy
+
+T = TypeVar("T")
+
+BATCH_AXES = ("data", "fsdp")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A mesh and the rules on it. Trees are flat mappings by parameter name, or hold such mappings, as the state of an
+    optimizer does: a leaf is laid out by the last name on its path."""
+
+    mesh: Mesh
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def of(cls, strategy: Strategy, devices: Sequence[Any] | None = None) -> "Plan":
+        return cls(make_mesh(strategy.mesh, devices), strategy.rules)
+
+    @property
+    def whole(self) -> NamedSharding:
+        """The same on every device."""
+        return NamedSharding(self.mesh, P())
+
+    @property
+    def batch_shards(self) -> int:
+        """Into how many parts the examples of a batch are divided."""
+        return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+
+    def spec(self, name: str, shape: Sequence[int]) -> P:
+        """How the parameter `name` is stored."""
+        for rule in self.rules:
+            if re.search(rule.pattern, name) and self._fits(rule.spec, shape):
+                # An axis of one device divides nothing: without it, equal layouts are equal specs.
+                axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in rule.spec]
+                return P(*[None] * (len(shape) - len(axes)), *axes)
+        return P()
+
+    def _fits(self, spec: Sequence[str | None], shape: Sequence[int]) -> bool:
+        if len(spec) > len(shape):
+            return False
+        last = shape[len(shape) - len(spec) :]
+        return all(size % self.mesh.shape[axis] == 0 for size, axis in zip(last, spec, strict=True) if axis)
+
+    def stored(self, tree: Any) -> Any:
+        """The sharding of every leaf between steps."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: NamedSharding(self.mesh, self.spec(_name(path), leaf.shape)), tree
+        )
+
+    def used(self, tree: Any) -> Any:
+        """The sharding of every parameter while the networks run: gathered over `fsdp`, which divides storage only."""
+
+        def gathered(sharding: NamedSharding) -> NamedSharding:
+            return NamedSharding(self.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
+
+        return jax.tree.map(gathered, self.stored(tree))
+
+    @property
+    def examples(self) -> NamedSharding:
+        """Of an array (B, ...): its examples over `data` and `fsdp`."""
+        return NamedSharding(self.mesh, P(BATCH_AXES))
+
+    def divide(self, batch: T) -> T:
+        """Inside a traced function: `batch` divided by examples, and rows of pictures (B, H, W, C) over `spatial`."""
+        pictures = NamedSharding(self.mesh, P(BATCH_AXES, "spatial"))
+        return jax.tree.map(
+            lambda x: jax.lax.with_sharding_constraint(x, pictures if x.ndim == 4 else self.examples), batch
+        )
+
+    def place(self, tree: T) -> T:
+        """Arrays that every process holds whole, laid out as they are stored."""
+        return jax.tree.map(_placed, tree, self.stored(tree))
+
+    def place_whole(self, tree: T) -> T:
+        """Arrays that every process holds whole, copied to every device."""
+        return jax.tree.map(lambda x: _placed(x, self.whole), tree)
+
+    def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's examples as its part of the whole batch; process p holds the p-th block of it."""
+        return {
+            name: jax.make_array_from_process_local_data(self.examples, np.asarray(value))
+            for name, value in batch.items()
+        }
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    return str(names[-1]) if names else ""
+
+
+def _placed(value: Any, sharding: NamedSharding) -> jax.Array:
+    """For shardings over several processes as well, where `device_put` would compare the values of all of them."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    value = np.asarray(value)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

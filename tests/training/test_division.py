@@ -1,0 +1,244 @@
+"""A step divided among eight simulated devices: the same numbers as on one, an eighth of the work, the state once."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cassr_jax.config import OptimizerConfig, TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.resident import draw
+from cassr_jax.errors import InputError
+from cassr_jax.models.attention import Transformer2D
+from cassr_jax.models.layers import Conv, ResnetBlock
+from cassr_jax.models.parameters import initialise, merge
+from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
+from cassr_jax.training.state import make_optimizer, new_state
+from cassr_jax.training.step import check_division, make_step
+from tests.training.runs import ONE_DEVICE, assert_same, configure, make_batch, objective_and_params
+
+# Fixed work, as the optimizer's under `dp`, must be little beside the examples': a few per cent at this size.
+BATCH = 128
+STEPS = 3
+
+
+class Run(NamedTuple):
+    losses: list[float]
+    params: dict[str, np.ndarray]
+    flops: float
+    aliased: int
+    state_bytes: int  # on one device
+
+
+class Net(nnx.Module):
+    """One of each kind of layer that the rules speak of; compiles in a fraction of a U-Net's time."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        kwargs: dict[str, Any] = {"dtype": jnp.float32, "rngs": rngs}
+        self.conv_in = Conv(4, 8, 3, **kwargs)
+        self.resnets = nnx.List([ResnetBlock(8, 16, temb_channels=8, groups=4, eps=1e-5, **kwargs)])
+        self.attentions = nnx.List([Transformer2D(16, 8, num_heads=2, groups=4, **kwargs)])
+        self.conv_out = Conv(16, 4, 3, **kwargs)
+
+    def __call__(self, x: jax.Array, temb: jax.Array, text: jax.Array) -> jax.Array:
+        h = self.resnets[0](self.conv_in(x), temb)
+        return self.conv_out(self.attentions[0](h, self.attentions[0].text_key_value(text)))
+
+
+def make_run(objective, trainable, frozen, config: TrainConfig, batch: dict[str, np.ndarray]):
+    """A function of strategy and number of parts: what three updates give, each division run once."""
+    made: dict[Any, Run] = {}
+
+    def run(strategy: Strategy, accumulate: int = 1) -> Run:
+        if (strategy, accumulate) in made:
+            return made[strategy, accumulate]
+        plan, optimizer = Plan.of(strategy), make_optimizer(config.optimizer, 100)
+        state, placed = new_state(trainable, optimizer, plan), plan.place(frozen)
+        changed = replace(config, batch_size=len(next(iter(batch.values()))), accumulate=accumulate)
+        check_division(changed, plan)
+        step, examples = make_step(objective, optimizer, changed, plan, state, placed), plan.place_batch(batch)
+        compiled = step.lower(state, placed, examples).compile()
+        losses = []
+        for _ in range(STEPS):
+            state, metrics = compiled(state, placed, examples)
+            losses.append(float(metrics["loss"]))
+        made[strategy, accumulate] = Run(
+            losses,
+            jax.tree.map(np.asarray, state.params),
+            compiled.cost_analysis()["flops"],
+            compiled.memory_analysis().alias_size_in_bytes,
+            sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)),
+        )
+        return made[strategy, accumulate]
+
+    return run
+
+
+def small_problem():
+    """An objective with noise from each example's key, its parameters, a configuration and a batch."""
+    graphdef, params = initialise(Net, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = {name: value + 0.1 * rng.normal(size=value.shape).astype(np.float32) for name, value in params.items()}
+
+    def loss(params, batch, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, batch["x"].shape[1:]))(keys)
+        temb, text = batch["x"][:, 0, :2].reshape(-1, 8), batch["x"][:, 1, :4].reshape(-1, 2, 8)
+        return jnp.mean((merge(graphdef, params)(batch["x"] + noise, temb, text) - noise) ** 2), {}
+
+    optimizer = OptimizerConfig(learning_rate=1e-4, warmup_steps=1)
+    config = TrainConfig("base", DataConfig("unused"), optimizer=optimizer)
+    return loss, params, config, {"x": rng.normal(size=(BATCH, 8, 8, 4)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def run():
+    objective, params, config, batch = small_problem()
+    return make_run(objective, params, {}, config, batch)
+
+
+def assert_close(found: Run, expected: Run) -> None:
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
+    for name, value in expected.params.items():
+        error = np.linalg.norm(found.params[name] - value) / np.linalg.norm(value)
+        assert error < 1e-5, name
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_eight_devices_do_what_one_does_with_an_eighth_of_the_work_each(name, run):
+    found, expected = run(STRATEGIES[name]), run(ONE_DEVICE)
+    assert_close(found, expected)
+    assert expected.losses[2] != expected.losses[1]
+    assert found.flops <= 1.05 * expected.flops / 8
+    assert found.aliased == found.state_bytes  # every byte of the state is written over, none is held twice
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_parts_of_a_batch_average_to_the_whole(name, run):
+    assert_close(run(STRATEGIES[name], accumulate=2), run(ONE_DEVICE))
+
+
+def test_stored_parameters_are_divided(run):
+    one = run(ONE_DEVICE).state_bytes
+    assert run(STRATEGIES["dp"]).state_bytes == one
+    assert run(STRATEGIES["fsdp"]).state_bytes < one / 4
+    assert run(STRATEGIES["fsdp_tp"]).state_bytes < one / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["base", "cassr"])
+def test_whole_networks_are_divided_as_well(stage, networks):
+    config = configure(stage, networks, optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=1))
+    batch = make_batch(stage, 64)
+    if stage == "base":  # without the autoencoder, the optimizer's share of the work is larger
+        batch = {"latents": np.random.default_rng(0).normal(size=(BATCH, 8, 8, 4)).astype(np.float32)}
+    run = make_run(*objective_and_params(config), config, batch)
+    for strategy in STRATEGIES.values():
+        found, expected = run(strategy), run(ONE_DEVICE)
+        assert_close(found, expected)
+        assert found.flops <= 1.05 * expected.flops / 8
+        assert_close(run(strategy, 2), expected)
+
+
+def test_a_step_jitted_once_is_traced_once():
+    traces = []
+
+    def loss(params, batch, keys):
+        traces.append(1)
+        drawn = jnp.mean(jax.vmap(jax.random.normal)(keys))
+        return jnp.mean((params["w.kernel"] * batch["x"][:, None]) ** 2) + 0 * drawn, {}
+
+    plan, optimizer = Plan.of(STRATEGIES["fsdp"]), make_optimizer(OptimizerConfig(), 30)
+    state = new_state({"w.kernel": jnp.ones((8, 8))}, optimizer, plan)
+    config = TrainConfig("vae", DataConfig("unused"), batch_size=8)
+    step = make_step(loss, optimizer, config, plan, state, {})
+    for i in range(20):
+        state, metrics = step(state, {}, plan.place_batch({"x": np.full(8, i, np.float32)}))
+        jax.block_until_ready(metrics)
+    assert len(traces) == 1
+    assert state.params["w.kernel"].sharding.spec == plan.spec("w.kernel", (8, 8))
+    assert not state.params["w.kernel"].sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("strategy", [ONE_DEVICE, STRATEGIES["dp"]])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_draws_the_same_of_a_set_on_the_device(strategy, accumulate):
+    rng = np.random.default_rng(0)
+    pool = {"hr": rng.integers(0, 256, (5, 8, 8, 3), np.uint8)}
+    data = DataConfig("unused", crop_size=4, resident=True)
+    config = TrainConfig("vae", data, batch_size=16, accumulate=accumulate, seed=3)
+
+    def loss(params, batch, keys):
+        return params["w"] * jnp.mean(batch["hr"] / 255), {"drawn": jnp.mean(jax.vmap(jax.random.uniform)(keys))}
+
+    plan, optimizer = Plan.of(strategy), make_optimizer(config.optimizer, 10)
+    state = new_state({"w": jnp.ones(())}, optimizer, plan)
+    step = make_step(loss, optimizer, config, plan, state, {})
+    _, metrics = step(state, {}, plan.place_whole(pool))
+    draw_key, key = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
+    expected = np.mean(np.asarray(draw(pool, draw_key, 16, 4)["hr"]) / 255)
+    drawn = np.mean([jax.random.uniform(jax.random.fold_in(key, i)) for i in range(16)])
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
+    np.testing.assert_allclose(metrics["drawn"], drawn, rtol=1e-6)
+
+
+@pytest.mark.parametrize("remat", ["blocks", "all"])
+def test_what_is_computed_again_changes_no_gradient(remat):
+    objective, params, config, batch = small_problem()
+    plan, optimizer = Plan.of(ONE_DEVICE), make_optimizer(config.optimizer, 100)
+    found = {}
+    for kind in ("none", remat):
+        state = new_state(params, optimizer, plan)
+        lowered = make_step(objective, optimizer, replace(config, remat=kind), plan, state, {}).lower(state, {}, batch)
+        flops = lowered.cost_analysis()["flops"]
+        _, metrics = lowered.compile()(state, {}, batch)
+        found[kind] = metrics["gradient_norm"], flops
+    (before, plain), (after, again) = found["none"], found[remat]
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+    assert again > 1.1 * plain  # else nothing is computed again, and nothing saved
+
+
+def test_frozen_parameters_have_no_state_and_stay_to_the_bit_for_a_hundred_steps():
+    frozen = {"unet.w": np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)}
+
+    def loss(params, batch, keys):
+        return jnp.mean((params["unet.w"] @ params["net.w"] - batch["x"].mean()) ** 2), {}
+
+    plan, optimizer = Plan.of(STRATEGIES["dp"]), make_optimizer(OptimizerConfig(learning_rate=1e-2), 100)
+    state, placed = new_state({"net.w": jnp.ones(40)}, optimizer, plan), plan.place(frozen)
+    trained = 40 * 4
+    # Weight, average and Adam's two moments of the trained parameter, and three counters.
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= 4 * trained + 12
+    config = TrainConfig("vae", DataConfig("unused"), batch_size=8)
+    step = make_step(loss, optimizer, config, plan, state, placed)
+    before = state.params["net.w"].copy()
+    batch = plan.place_batch({"x": np.ones(8, np.float32)})
+    for _ in range(100):
+        state, metrics = step(state, placed, batch)
+        jax.block_until_ready(metrics)  # simulated devices share too few threads for many steps at once
+    assert_same(placed, frozen)
+    assert (np.asarray(state.params["net.w"]) != np.asarray(before)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "batch_size is 12, expected a multiple of 8"),
+        ({"batch_size": 8, "accumulate": 2}, "batch_size is 8, expected a multiple of 16"),
+        ({"accumulate": 0}, "accumulate is 0, expected at least 1"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(changes, message):
+    config = replace(TrainConfig("vae", DataConfig("unused"), batch_size=16), **changes)
+    with pytest.raises(InputError, match=message):
+        check_division(config, Plan.of(STRATEGIES["dp"]))
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    for mesh in (MeshConfig(tensor=3), MeshConfig(data=16)):
+        with pytest.raises(InputError, match="does not divide the 8 devices found"):
+            Plan.of(Strategy(mesh))
