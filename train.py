@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, Stopped
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,15 +37,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from cassr_jax.config_files import override, read_config
         from cassr_jax.training.loop import train
-        from cassr_jax.training.signals import Stopped
 
         changes = arguments.set + ([f"num_steps={arguments.steps}"] if arguments.steps is not None else [])
         config = override(read_config(arguments.config), changes)
-        try:
-            folder = train(config, arguments.workdir, export_to=arguments.export, profile=arguments.profile)
-        except Stopped as stopped:
-            print(stopped, flush=True)
-            return 0
+        folder = train(config, arguments.workdir, export_to=arguments.export, profile=arguments.profile)
+    except Stopped as stopped:
+        print(stopped)
+        return 0
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

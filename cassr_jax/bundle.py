@@ -7,7 +7,6 @@ relative to itself: the folder can be moved, or put on a hub.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import replaced
+from cassr_jax.files import write_json
 from cassr_jax.loading import CASCADE_FILE, read_cascade, resolve
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
@@ -34,9 +33,7 @@ def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
         networks = Networks().with_read(kind, resolve(source, base), "float32")
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
         components[kind] = kind
-    text = json.dumps(to_json(replace(config, components=components)), indent=2) + "\n"
-    with replaced(output / CASCADE_FILE) as file:
-        file.write(text.encode())
+    write_json(output / CASCADE_FILE, to_json(replace(config, components=components)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from cassr_jax.diffusion.samplers import SAMPLERS, Carry, Plan
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.denoisers import CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, merge_all
@@ -191,7 +192,7 @@ class CasSR:
                 chosen.progress(label, last, sampling.num_steps)
         image = np.asarray(self._decode(params, carry, canvas=canvas))[0, :height, :width]
         fix = COLOR_FIXES[chosen.color_fix or self.config.color_fix]
-        return _to_uint8(fix(image, _to_float(bicubic)), stage)
+        return _checked(fix(image, to_float(bicubic)), stage)
 
     def _canvas(self, height: int, width: int, tile: int | None) -> Canvas:
         """Tiles over a canvas a little larger than the picture: a whole number of the U-Net's coarsest positions, or,
@@ -219,7 +220,7 @@ class CasSR:
         side = min(max((chosen.tile or self.config.tile) // scale, 16), max(height, width, 16))
         tiles = tiling.plan(height, width, side, side // 4)
         image = self._enlarge(self.networks.params, rgb[None].astype(np.float32) / 255, tiles=tiles, scale=scale)
-        return _to_uint8(np.asarray(image)[0] * 2 - 1, "reference")
+        return _checked(np.asarray(image)[0] * 2 - 1, "reference")
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """(2, L, C): the embeddings of the negative prompt and of the prompt, made once."""
@@ -310,20 +311,20 @@ def _key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed & 0xFFFFFFFF), seed >> 32)
 
 
-def _to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 [0, 255] -> float32 [-1, 1]."""
-    return image.astype(np.float32) / 127.5 - 1
-
-
 def _to_canvas(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (h, w, 3) -> float32 (1, H, W, 3) in [-1, 1], the border repeated below and to the right."""
     margin = [(0, full - own) for full, own in zip(size, image.shape[:2], strict=True)]
-    return np.pad(_to_float(image), [*margin, (0, 0)], mode="edge")[None]
+    return np.pad(to_float(image), [*margin, (0, 0)], mode="edge")[None]
 
 
-def _to_uint8(image: np.ndarray, stage: Stage) -> np.ndarray:
+def _checked(image: np.ndarray, stage: Stage) -> np.ndarray:
+    """Of a picture in [-1, 1], its 8 bit.
+
+    Raises:
+        InputError: it has numbers that are not finite.
+    """
     if not np.isfinite(image).all():
         raise InputError(
             f"the {stage} has numbers that are not finite: the weights overflow at this precision, try float32"
         )
-    return np.clip(np.rint((image + 1) * 127.5), 0, 255).astype(np.uint8)
+    return to_uint8(image)

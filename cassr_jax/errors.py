@@ -1,4 +1,4 @@
-"""The one kind of error that is a person's to mend."""
+"""What ends a program that is not a fault of its own."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     The scripts print it and exit with code 2; everything else is a fault of the program and keeps its traceback.
     """
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and its state is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}; the same command goes on from there")
+        self.step = step

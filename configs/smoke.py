@@ -12,6 +12,7 @@ from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
+from cassr_jax.sharding.strategies import MeshConfig, Strategy
 from cassr_jax.weights.configs import AttachedConfig
 
 unet = UNetConfig(
@@ -38,6 +39,7 @@ config = TrainConfig(
     reference="identity",
     loss=LossConfig(start_fraction=0.5),  # examples of the one step that it samples in
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+    strategy=Strategy(MeshConfig(data=1)),  # two examples need no more than one device
     batch_size=2,
     num_steps=12,
     save_every=2,

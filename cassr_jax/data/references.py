@@ -28,6 +28,7 @@ from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, recor
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.denoisers import SCEditDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
@@ -40,7 +41,7 @@ _KEPT = ("record", "lr", "hr")
 
 def make_references(
     networks: Networks, config: TrainConfig, sampling: SamplingConfig, color_fix: str
-) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+) -> Callable[[Params, np.ndarray, jax.Array], jax.Array]:
     """Jitted: parameters, lq images (B, S, S, 3) in [-1, 1], a key -> restored images of the same shape and range."""
     vae = networks.configs["vae"]
     plan, method = make_plan(config.schedule, sampling), make_method(sampling)
@@ -84,18 +85,18 @@ def prepare(config: TrainConfig, sampling: SamplingConfig, color_fix: str, recor
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(needed)}")
     restore = make_references(networks, config, sampling, color_fix) if "scedit" in networks.configs else None
     enlarge = jax.jit(lambda params, lr: merge_all(networks.graphdefs, params)["rrdbnet"](lr / 255.0) * 2 - 1)
-    encode = jax.jit(lambda params, hr: merge_all(networks.graphdefs, params)["vae"].encode(_to_float(hr)))
+    encode = jax.jit(lambda params, hr: merge_all(networks.graphdefs, params)["vae"].encode(to_float(hr)))
 
     def complete(batch: Batch, number: int) -> dict[str, np.ndarray]:
         made = {name: batch[name] for name in _KEPT}
         if "vae" in networks.configs:
             made["latents"] = np.asarray(encode(networks.params, batch["hr"]), np.float16)
         if "rrdbnet" in networks.configs:
-            made["reference"] = _to_uint8(enlarge(networks.params, batch["lr"]))
+            made["reference"] = to_uint8(enlarge(networks.params, batch["lr"]))
         elif restore is not None:
             lq = np.stack([io.bicubic(lr, batch["hr"].shape[1:3]) for lr in batch["lr"]])
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            made["reference"] = _to_uint8(restore(networks.params, _to_float(lq), key))
+            made["reference"] = to_uint8(restore(networks.params, to_float(lq), key))
         return made
 
     per_file = math.ceil(RECORDS_PER_FILE / config.batch_size)
@@ -123,14 +124,6 @@ def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[s
     for batch in batches_made:
         for i in range(len(batch["record"])):
             yield {name: value[i] for name, value in batch.items()}
-
-
-def _to_float(images: np.ndarray | jax.Array) -> jax.Array:
-    return jnp.asarray(images, jnp.float32) / 127.5 - 1
-
-
-def _to_uint8(images: jax.Array) -> np.ndarray:
-    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def main(argv: list[str] | None = None) -> int:

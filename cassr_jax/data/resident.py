@@ -7,6 +7,7 @@ windows and mirrorings at every step, feed it without a copy.
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,12 @@ import numpy as np
 from cassr_jax.data.prepared import PreparedSource
 from cassr_jax.errors import InputError
 
-Pool = Mapping[str, jax.Array]  # name -> (N, s, s, 3) uint8; `lr` at 1 / scale of the others' size
+Pool = Mapping[str, Any]  # name -> (N, s, s, 3) uint8; `lr` at 1 / scale of the others' size
 _IMAGES = ("hr", "lr", "reference")
 
 
 class ResidentPool(Iterator[Pool]):
-    """The images of a folder of prepared records, on the device; yields the same pool for ever.
+    """The images of a folder of prepared records, to be put on the device; yields the same pool for ever.
 
     What a step draws of it depends on the step alone (`draw`), so that the iterator has no state of its own.
 
@@ -50,7 +51,7 @@ class ResidentPool(Iterator[Pool]):
         side = min(source[0]["hr"].shape[:2])
         if side < crop_size:
             raise InputError(f"{path}: the records' shorter side is {side} px, expected at least crop_size {crop_size}")
-        self.pool: Pool = jax.tree.map(jnp.asarray, pool)
+        self.pool: Pool = pool
 
     def __next__(self) -> Pool:
         return self.pool
@@ -67,6 +68,7 @@ def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
 
     Windows start at whole pixels of the low-resolution picture, so that the pairs stay in register.
     """
+    pool = jax.tree.map(jnp.asarray, pool)
     index_key, corner_key, turn_key = jax.random.split(key, 3)
     count, height, width = pool["hr"].shape[:3]
     index = jax.random.randint(index_key, (batch_size,), 0, count)
@@ -91,7 +93,8 @@ def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
 
 
 def _enlarge(images: jax.Array, height: int, width: int) -> jax.Array:
-    """Bicubic (Keys, a = -1/2) and rounded to 8 bit, as `cassr_jax.imaging.io.bicubic`."""
-    size = (len(images), height, width, 3)
-    enlarged = jax.image.resize(images.astype(jnp.float32), size, "cubic", antialias=False)
-    return jnp.clip(jnp.round(enlarged), 0, 255).astype(jnp.uint8)
+    """Bicubic (Keys, a = -1/2) as `cassr_jax.imaging.io.bicubic`: the rows, rounded to 8 bit, then the columns."""
+    for size in ((*images.shape[:2], width, 3), (len(images), height, width, 3)):
+        resized = jax.image.resize(images.astype(jnp.float32), size, "cubic", antialias=False)
+        images = jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)
+    return images

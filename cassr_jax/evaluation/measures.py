@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.evaluation.fidelity import luma, psnr, ssim
 from cassr_jax.evaluation.perceptual import Params, dists, lpips
 from cassr_jax.evaluation.weights import dists_weights, lpips_weights
+from cassr_jax.imaging.pixels import to_float
 
 Values = dict[str, float]  # measure -> value
 Measure = Callable[[np.ndarray, Sequence[np.ndarray]], list[Values]]
@@ -51,7 +51,7 @@ def make_measure(lpips_params: Any = None, dists_params: Any = None) -> Measure:
 
     @jax.jit
     def learned(params: tuple[Params, Params], images: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-        a, b = (x.astype(jnp.float32) / 127.5 - 1 for x in (images, truth))
+        a, b = to_float(images), to_float(truth)
         return lpips(params[0], a, b), dists(params[1], a, b)
 
     def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:

@@ -9,7 +9,6 @@ reference and the result.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import COLUMNS, Measure, Values, make_measure, spread, table
 from cassr_jax.evaluation.tiles import Pair, degraded_tiles, ready_pairs
+from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
 
 Restore = Callable[[Pair, int], Sequence[np.ndarray]]  # (pair, seed) -> one picture for each of KINDS
@@ -81,12 +81,9 @@ def write_report(folder: Path, records: Sequence[Record], settings: dict[str, ob
     }
     versions = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
     content = {"settings": settings, "versions": versions, "summary": means, "pictures": [asdict(r) for r in records]}
-    for name, data in (
-        ("quality.md", text + "\n"),
-        ("quality.json", json.dumps(content, indent=1, default=str) + "\n"),
-    ):
-        with io.replaced(folder / name) as file:
-            file.write(data.encode())
+    with replaced(folder / "quality.md") as file:
+        file.write((text + "\n").encode())
+    write_json(folder / "quality.json", content)
     return text
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import replaced
 
 MAX_INPUT_PIXELS = 2**26  # 67 million; read from the header, before a byte of the picture is decoded
 MAX_OUTPUT_PIXELS = 2**28  # 268 million: 3.2 GB as float32 RGB
@@ -262,26 +263,6 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
     image = Image.fromarray(picture.rgb) if format == "JPEG" else to_pil(picture)
     with replaced(path) as file:
         image.save(file, format, icc_profile=picture.icc, **SAVE_OPTIONS[format])
-
-
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[io.BufferedWriter]:
-    """A binary file that takes the place of `path` in one step when the block ends, and leaves nothing if it fails.
-
-    Raises:
-        InputError: the folder or file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                yield file
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 class _StrictAndQuiet:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import replaced
+from cassr_jax.files import write_json
 
 NAME = "manifest.json"
 VERSION = 1
@@ -69,8 +69,7 @@ class Manifest:
         """Adds entries or replaces those with the same result file."""
         self.entries |= {entry.outputs["result"]: entry for entry in entries}
         content = {"version": VERSION, "pictures": [asdict(entry) for entry in self.entries.values()]}
-        with replaced(self.path) as file:
-            file.write(json.dumps(content, indent=1).encode())
+        write_json(self.path, content)
 
     def finished(self, wanted: Entry) -> bool:
         """Whether this very picture was restored with these very settings, and each wanted file is still there."""

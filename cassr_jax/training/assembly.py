@@ -1,13 +1,14 @@
 """What a run is put together from: its networks, its stream of batches, and what a stage reads of a batch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 
 from cassr_jax.config import Stage, TrainConfig
 from cassr_jax.data.pipeline import Batch, batches
-from cassr_jax.data.resident import ResidentPool
+from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.networks import Networks
 from cassr_jax.training.masking import TRAINABLE
@@ -45,6 +46,15 @@ def open_data(config: TrainConfig) -> Any:
     return batches(config.data, batch_size=config.batch_size, seed=config.seed)
 
 
+def sample_batch(config: TrainConfig, size: int) -> Batch:
+    """`size` examples as the run meets them, of a stream apart from its own, which neither moves nor is waited for."""
+    apart = replace(config, batch_size=size, data=replace(config.data, num_workers=0))
+    batch = next(open_data(apart))
+    if not config.data.resident:
+        return batch
+    return dict(draw(batch, jax.random.key(config.seed), size, config.data.crop_size))
+
+
 def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
     """What the stage reads of a batch: its images, and `latents` or, where these are not prepared, `hr`.
 
@@ -64,7 +74,4 @@ def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
         raise InputError(f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
     if target == "hr" and "vae" not in networks.configs:
         raise InputError(f"{config.data.path}: gives no latents, so that stage {config.stage} needs a vae")
-    chosen = {name: batch[name] for name in needed}
-    if config.stage == "cassr" and config.reference == "identity":
-        chosen["reference"] = batch["lq"]
-    return chosen
+    return {name: batch[name] for name in needed}

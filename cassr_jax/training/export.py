@@ -1,6 +1,5 @@
 """What a run leaves behind: the trained networks as folders, and the cascade that they belong to."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,13 @@ from flax import nnx
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.data.resident import draw
-from cassr_jax.imaging.io import replaced
+from cassr_jax.files import write_json
+from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
-from cassr_jax.training.assembly import open_data
+from cassr_jax.training.assembly import sample_batch
 from cassr_jax.training.masking import TRAINABLE
-from cassr_jax.training.objectives import to_float
 from cassr_jax.training.previews import sampling_of
 from cassr_jax.training.state import TrainState
 
@@ -38,19 +36,17 @@ def export(config: TrainConfig, networks: Networks, state: TrainState, frozen: P
     for kind in TRAINABLE[config.stage]:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:
-            batch = next(open_data(replace(config, batch_size=64)))
-            if config.data.resident:
-                batch = draw(batch, jax.random.key(config.seed), 64, config.data.crop_size)
+            batch = sample_batch(config, 64)
             network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
         write_network(folder / kind, kind, network, params)
-    _write_json(
+    write_json(
         folder / TRAINED_FILE,
         {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
     )
     if config.stage == "cassr":
         for kind in config.new.keys() - set(TRAINABLE["cassr"]):
             write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
-        _write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
+        write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
     return folder
 
 
@@ -66,11 +62,6 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
         sampling=sampling,
         tile=config.data.crop_size,
     )
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    with replaced(path) as file:
-        file.write((json.dumps(data, indent=2) + "\n").encode())
 
 
 def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Mapping[str, Any]) -> float:

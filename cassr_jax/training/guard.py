@@ -43,7 +43,7 @@ class Guard:
     def _dump(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step_{step}_process_{jax.process_index()}.npz"
-        arrays = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}
+        arrays: dict[str, Any] = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}
         arrays |= {f"params/{name}": np.asarray(value) for name, value in params.items() if value.is_fully_addressable}
         np.savez(file, metrics=np.array(json.dumps({name: float(value) for name, value in metrics.items()})), **arrays)
         return file

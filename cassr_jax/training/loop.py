@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from tqdm import tqdm
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, Stopped
 from cassr_jax.evaluation.weights import lpips_weights
+from cassr_jax.files import write_json
 from cassr_jax.imaging import io
 from cassr_jax.models.parameters import nest
 from cassr_jax.prompts import prompt_ids
@@ -27,8 +27,8 @@ from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.masking import partition
 from cassr_jax.training.objectives import Batch, Metrics, make_objective, needs_lpips
 from cassr_jax.training.previews import make_preview
-from cassr_jax.training.signals import Stopped, watch_sigterm
-from cassr_jax.training.state import learning_rate, make_optimizer, new_state
+from cassr_jax.training.signals import watch_sigterm
+from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import check_division, make_step
 from cassr_jax.training.table import parameter_table
 
@@ -74,9 +74,7 @@ def train(
     state, frozen = new_state(trainable, optimizer, plan), plan.place(frozen)
     step_fn = make_step(objective, optimizer, config, plan, state, frozen)
     data = open_data(config)
-    if config.data.resident:
-        data.pool = plan.place_whole(data.pool)
-    to_devices = plan.place_whole if config.data.resident else plan.place_batch
+    pool = plan.place_whole(for_stage(config, networks, next(data))) if config.data.resident else None
     first_process = jax.process_index() == 0
     with (
         watch_sigterm() as asked_to_stop,
@@ -92,7 +90,7 @@ def train(
                 raise InputError(f"{workdir}: holds no checkpoint to export")
             return export(config, networks, state, frozen, export_to)
         if first_process:
-            _write_config(config, workdir / CONFIG_FILE)
+            write_json(workdir / CONFIG_FILE, to_json(config))
             taken = f", taken up at step {start}" if start else ""
             print(f"stage {config.stage}{taken}", parameter_table(trainable, frozen, state), sep="\n", flush=True)
             if start >= config.num_steps:
@@ -100,7 +98,6 @@ def train(
         del trainable
 
         preview = make_preview(config, networks, ids) if config.preview_every else None
-        rate = learning_rate(config.optimizer, config.num_steps)
         guard = Guard(config.skip_limit, workdir / "nonfinite")
         meter = Meter(config.batch_size, jax.devices()[0].device_kind)
         bar = tqdm(
@@ -117,8 +114,7 @@ def train(
             nonlocal running
             if running is not None:
                 (step, batch, metrics), running = running, None
-                found = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                found["learning_rate"] = float(rate(step))
+                found = {name: value.item() for name, value in jax.device_get(metrics).items()}
                 guard.check(step, batch, found, state.params)
                 meter.add(found)
 
@@ -131,8 +127,8 @@ def train(
                 if profile is not None and step == profile[0]:
                     jax.profiler.start_trace(str(workdir / "profile"))
                 with meter.waiting():
-                    batch = next(data)
-                chosen = to_devices(for_stage(config, networks, batch))
+                    batch = next(data) if pool is None else {}
+                chosen = plan.place_batch(for_stage(config, networks, batch)) if pool is None else pool
                 if compiled is None:  # ahead of time: XLA's count of its work comes with it
                     compiled = step_fn.lower(state, frozen, chosen).compile()
                     meter.begin(compiled)
@@ -173,6 +169,11 @@ def _check(config: TrainConfig, workdir: Path) -> None:
     loss = config.loss
     if not 0 <= loss.start_fraction <= 1:
         raise InputError(f"loss.start_fraction is {loss.start_fraction}, expected 0 to 1")
+    last = config.schedule.num_train_timesteps - 1
+    if not 0 <= loss.start_timestep <= last:
+        raise InputError(f"loss.start_timestep is {loss.start_timestep}, expected 0 to {last}")
+    if loss.start == "noise":
+        raise InputError("loss.start is noise, expected lr or reference: all other examples start from noise")
     if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
         raise InputError("loss.image_weight is set, but loss.start_fraction gives no example to decode")
     if workdir.exists() and not workdir.is_dir():
@@ -185,9 +186,3 @@ def _check_same_run(config: TrainConfig, file: Path) -> None:
     for name, expected in to_json(config).items():
         if name in ("stage", "new") and before.get(name, expected) != expected:
             raise InputError(f"{file}: {name} is {before[name]!r}, expected {expected!r}, or another folder")
-
-
-def _write_config(config: TrainConfig, file: Path) -> None:
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(to_json(config), indent=2) + "\n", "utf-8")
-    os.replace(unfinished, file)

@@ -9,6 +9,7 @@ worked on. A loss is the mean over examples, so that equal parts of a batch aver
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +20,16 @@ from jax.ad_checkpoint import checkpoint_name
 from cassr_jax.config import LossConfig, TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
 from cassr_jax.evaluation.perceptual import lpips
+from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import Params, merge, select
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Any]  # name -> array, of NumPy until it is traced
 Metrics = dict[str, jax.Array]
 Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 GraphDefs = Mapping[str, nnx.GraphDef]
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 [0, 255] -> float32 [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1
 
 
 def make_objective(config: TrainConfig, graphdefs: GraphDefs, prompt_ids: np.ndarray | None) -> Objective:
@@ -107,7 +104,7 @@ def _diffusion_loss(
     noisy = config.schedule.add_noise(latents, noise, timesteps)
     started = round(settings.start_fraction * size)
     if started:
-        image = to_float(batch["reference" if settings.start == "reference" else "lq"][:started])
+        image = to_float(starting_images(config, batch)[:started])
         begun = checkpoint_name(jax.lax.stop_gradient(modules["vae"].encode(image)), NETWORK_INPUT)
         timesteps = timesteps.at[:started].set(settings.start_timestep)
         noisy = noisy.at[:started].set(config.schedule.add_noise(begun, noise[:started], settings.start_timestep))
@@ -117,7 +114,7 @@ def _diffusion_loss(
     dropped = jax.vmap(partial(jax.random.bernoulli, p=settings.condition_dropout))(drop_keys)
     text = checkpoint_name(jnp.where(dropped[:, None, None], empty, prompt), NETWORK_INPUT)
 
-    denoiser, images = _denoiser(config, modules, batch)
+    denoiser, images = make_denoiser(config, modules, batch)
     prediction = denoiser(
         noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), denoiser.embed_images(*images)
     )
@@ -141,7 +138,7 @@ def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
 
 
-def _denoiser(
+def make_denoiser(
     config: TrainConfig, modules: Mapping[str, nnx.Module], batch: Batch
 ) -> tuple[Denoiser, tuple[jax.Array, ...]]:
     """The networks of the stage, and the images in [-1, 1] that they read."""
@@ -153,6 +150,15 @@ def _denoiser(
             return ControlNetDenoiser(m["unet"], m["activation_controlnet"]), (to_float(batch["lq"]),)
         case "cassr":
             denoiser = CasSRDenoiser(m["unet"], m["controlnet"], m["multiple_attention"], GuidanceSwitches())
-            return denoiser, (to_float(batch["lq"]), to_float(batch["reference"]))
+            return denoiser, (to_float(batch["lq"]), to_float(_reference(config, batch)))
         case _:
             return BaseDenoiser(m["unet"]), ()
+
+
+def starting_images(config: TrainConfig, batch: Batch) -> jax.Array:
+    """The pictures whose latents a sampler's first step begins with."""
+    return _reference(config, batch) if config.loss.start == "reference" else batch["lq"]
+
+
+def _reference(config: TrainConfig, batch: Batch) -> jax.Array:
+    return batch["lq" if config.reference == "identity" else "reference"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,13 @@ import numpy as np
 
 from cassr_jax import stage as stages
 from cassr_jax.config import SamplingConfig, TrainConfig
-from cassr_jax.data.resident import draw
 from cassr_jax.imaging import tiling
+from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.stage import Canvas
-from cassr_jax.training import objectives
-from cassr_jax.training.assembly import open_data
+from cassr_jax.training.assembly import sample_batch
+from cassr_jax.training.objectives import make_denoiser, starting_images
 
 Preview = Callable[[Params], np.ndarray]
 _NUM_STEPS = 20
@@ -39,14 +38,7 @@ def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray
     """A function of all parameters: rows of examples, (N * S, K * S, 3) uint8, LR | reference | output | HR side by
     side as far as the data hold them. The autoencoder shows its reconstruction, stage `base` a picture from noise."""
     count, size = config.preview_count, config.data.crop_size
-    # Streams of their own: the run's neither move nor are waited for.
-    found = next(open_data(replace(config, batch_size=count, data=replace(config.data, num_workers=0))))
-    if config.data.resident:
-        found = draw(found, jax.random.key(config.seed), count, size)
-    batch: dict[str, Any] = dict(found)
-    if config.reference == "identity" and "lq" in batch:
-        batch["reference"] = batch["lq"]
-    batch = {name: np.asarray(value) for name, value in batch.items() if name != "record"}
+    batch = {name: np.asarray(value) for name, value in sample_batch(config, count).items() if name != "record"}
     sampling = sampling_of(config)
     sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
 
@@ -54,15 +46,14 @@ def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray
         modules = merge_all(networks.graphdefs, {k: v for k, v in params.items() if not k.startswith("lpips.")})
         vae = modules["vae"]
         if config.stage == "vae":
-            return {"output": vae.decode(vae.encode(objectives.to_float(batch["hr"])))}
+            return {"output": vae.decode(vae.encode(to_float(batch["hr"])))}
         plan, method = stages.make_plan(config.schedule, sampling), stages.make_method(sampling)
-        denoiser, images = objectives._denoiser(config, modules, batch)
+        denoiser, images = make_denoiser(config, modules, batch)
         side = size // vae.config.factor
         canvas = Canvas(tiling.plan(side, side, side, 0), vae.config.factor, count)
         text = modules["text_encoder"](prompt_ids)  # (2, L, C): without and with the prompt
         noise = jax.random.normal(jax.random.key(config.seed), (count, side, side, vae.config.latent_channels))
-        started = {"lr": "lq", "reference": "reference", "noise": None}[sampling.start]
-        start = objectives.to_float(batch[started]) if started else None
+        start = None if sampling.start == "noise" else to_float(starting_images(config, batch))
         scale = jnp.float32(sampling.guidance_scale)
         made = {"output": stages.run(vae, denoiser, text, images, start, noise, plan, scale, canvas, method)}
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
@@ -70,12 +61,8 @@ def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray
     compiled = jax.jit(run)
 
     def preview(params: Params) -> np.ndarray:
-        made = {name: _to_uint8(np.asarray(image, np.float32)) for name, image in compiled(params).items()}
+        made = {name: to_uint8(image) for name, image in compiled(params).items()}
         shown = [(batch | made)[name] for name in ("lq", "reference", "output", "hr") if name in batch | made]
         return np.concatenate([image.reshape(-1, *image.shape[2:]) for image in shown], axis=1)
 
     return preview
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint((np.nan_to_num(image) + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -9,14 +9,6 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and its state is saved."""
-
-    def __init__(self, step: int):
-        super().__init__(f"stopped at step {step}; the same command goes on from there")
-        self.step = step
-
-
 @contextmanager
 def watch_sigterm() -> Iterator[Callable[[int], bool]]:
     """Gives `asked(step)`: whether the run is to save and stop after `step` steps.

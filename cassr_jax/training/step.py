@@ -14,7 +14,7 @@ from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
 from cassr_jax.models.parameters import Params
 from cassr_jax.sharding.plan import Plan
 from cassr_jax.training.objectives import Batch, Metrics, Objective
-from cassr_jax.training.state import TrainState
+from cassr_jax.training.state import TrainState, learning_rate
 
 Step = Any  # a jitted (TrainState, frozen Params, Batch) -> (TrainState, Metrics)
 
@@ -38,6 +38,7 @@ def make_step(
     is not finite, the step is counted and all else stays as it was; the metric `skipped` is then 1.
     """
     loss_of = _with_remat(objective, config.remat)
+    rate = learning_rate(config.optimizer, config.num_steps)
     parts, resident = config.accumulate, config.data.resident
 
     def gradient(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics, Params]:
@@ -78,7 +79,12 @@ def make_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        metrics = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite} | metrics
+        metrics |= {
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": jnp.asarray(rate(state.step)),
+            "skipped": 1.0 - finite,
+        }
         return TrainState(state.step + 1, *kept), metrics
 
     states = plan.stored(state)

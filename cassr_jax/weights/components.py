@@ -4,10 +4,7 @@ Names and layouts on disk are torch's. U-Nets, ControlNets and autoencoders writ
 diffusers loads, text encoders such that transformers loads.
 """
 
-import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
 from cassr_jax.models.parameters import Params
 from cassr_jax.weights.configs import AttachedConfig, Config, write_config
 from cassr_jax.weights.convert import to_torch, torch_name
@@ -67,7 +65,7 @@ def write_component(
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / "config.json", json.dumps(write_config(kind, config), indent=2, sort_keys=True) + "\n")
+    write_json(folder / "config.json", dict(sorted(write_config(kind, config).items())))
     write_safetensors(folder / COMPONENTS[kind].file, {name: (v.shape, v.dtype) for name, v in views.items()}, read)
 
 
@@ -94,10 +92,3 @@ def _published(kind: str, name: str, array: np.ndarray) -> np.ndarray:
 def _stored_type(value: ArrayLike, dtype: DTypeLike | None) -> np.dtype:
     own = np.dtype(getattr(value, "dtype", np.float32))
     return own if dtype is None or not is_float(own) else jnp.dtype(dtype)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

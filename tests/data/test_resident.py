@@ -41,7 +41,7 @@ def test_pairs_stay_in_register_and_are_enlarged_as_at_inference(folder):
 
 def test_every_record_turn_and_corner_is_drawn(folder):
     pool = next(ResidentPool(folder, CROP))
-    batch = draw(pool, jax.random.key(0), 3000, CROP)
+    batch = draw(pool, jax.random.key(0), 6000, CROP)
     kinds = {np.asarray(image).tobytes() for image in np.asarray(batch["hr"])}
     assert len(kinds) == 3 * 8 * ((SIDE - CROP) // SCALE + 1) ** 2
 

@@ -20,6 +20,7 @@ ROOT = Path(train.__file__).parent
 CONFIG = """
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.sharding.strategies import MeshConfig, Strategy
 
 config = TrainConfig(
     stage="vae",
@@ -27,6 +28,7 @@ config = TrainConfig(
     components={{"vae": {vae!r}}},
     loss=LossConfig(perceptual_weight=0.0),
     optimizer=OptimizerConfig(warmup_steps=1),
+    strategy=Strategy(MeshConfig(data=1)),
     num_steps=5,
     save_every=2,
     log_every=1,

@@ -18,12 +18,12 @@ from cassr_jax.config_files import from_json
 from cassr_jax.data.pipeline import DataConfig, batches
 from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.parameters import abstract, merge, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import assembly, loop
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.export import export
-from cassr_jax.training.objectives import to_float
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, write_random_cascade
@@ -99,12 +99,13 @@ def steps_of(workdir: Path, config: TrainConfig) -> list[int]:
 
 def test_a_finished_run_leaves_its_checkpoints_its_metrics_and_its_configuration(config, finished):
     assert steps_of(finished, config) == [6, 7]
-    assert {path.name for path in finished.iterdir()} == {"checkpoints", "config.json", "export", "metrics.jsonl"}
+    expected = {"checkpoints", "config.json", "export", "metrics.jsonl", "tensorboard"}
+    assert {path.name for path in finished.iterdir()} == expected
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 7]
-    assert all(
-        set(line) == {"step", "seconds_per_step", "loss", "gradient_norm", "l1", "lpips", "kl"} for line in lines
-    )
+    measured = {"loss", "gradient_norm", "learning_rate", "skipped", "l1", "lpips", "kl"}
+    timed = {"seconds_per_step", "images_per_second", "data_wait"}
+    assert all(set(line) == {"step"} | measured | timed for line in lines)
     assert from_json(TrainConfig, json.loads((finished / "config.json").read_text()), "config.json") == config
 
 

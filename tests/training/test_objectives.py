@@ -12,10 +12,11 @@ import pytest
 from cassr_jax.config import LossConfig
 from cassr_jax.diffusion.loss import sample_noise, training_target
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.parameters import Params, merge, nest, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import objectives
-from cassr_jax.training.objectives import Objective, to_float
+from cassr_jax.training.objectives import Objective
 from tests.training.runs import STAGES, configure, example_keys, make_batch, objective_and_params
 
 # What moves in the first update of a new network; everything else waits for these.
@@ -202,7 +203,7 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
             return training_target(schedule, latents, noise, timesteps)
 
     keys = example_keys(jax.random.key(0), len(latents))
-    monkeypatch.setattr(objectives, "_denoiser", lambda *_: (Oracle(), ()))
+    monkeypatch.setattr(objectives, "make_denoiser", lambda *_: (Oracle(), ()))
     loss, metrics = objective(frozen | trainable, batch | {"latents": latents}, keys)
     assert seen["timesteps"][:2].tolist() == [200, 200]
     assert (seen["timesteps"][2:] <= 100).all()

@@ -40,7 +40,7 @@ def test_metrics_are_of_the_parameters_before_the_update():
     _, metrics = step(state, FROZEN, BATCH)
     np.testing.assert_allclose(metrics["loss"], np.mean([1.5**2, 4.5**2]))
     np.testing.assert_allclose(metrics["gradient_norm"], np.linalg.norm(gradient), rtol=1e-6)
-    assert set(metrics) == {"loss", "gradient_norm", "skipped", "drawn"}
+    assert set(metrics) == {"loss", "gradient_norm", "learning_rate", "skipped", "drawn"}
 
 
 def test_the_average_follows_the_weights():

@@ -1,0 +1,19 @@
+"""Between pictures of 8 bit and the range [-1, 1] that the networks work in."""
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
+
+
+def to_float(images: ArrayT) -> ArrayT:
+    """uint8 [0, 255] -> float32 [-1, 1]; what lies on a device stays there."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
+    """[-1, 1], of any floating type -> uint8 [0, 255], rounded and clipped, on the host. NaN becomes grey."""
+    values = np.nan_to_num(np.asarray(images, np.float32))
+    return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
