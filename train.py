@@ -32,11 +32,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="write the newest checkpoint's weights, do not train"
     )
+    parser.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar="WHERE",
+        help="run as one of several processes. Alone: as the cluster says (TPU pod, Slurm, MPI). With three words, "
+        "HOST:PORT N I: the address of process 0, how many there are, and which of them this is",
+    )
     parser.add_argument("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
     arguments = parser.parse_args(argv)
     try:
         from cassr_jax.config_files import override, read_config
+        from cassr_jax.sharding.mesh import join_processes
         from cassr_jax.training.loop import train
+
+        if arguments.distributed is not None:
+            join_processes(arguments.distributed)
 
         changes = arguments.set + ([f"num_steps={arguments.steps}"] if arguments.steps is not None else [])
         config = override(read_config(arguments.config), changes)

@@ -4,6 +4,7 @@ Record i of the stream depends on (seed, i) alone: not on batches, threads, work
 state is a small dictionary (`get_state`, `set_state`), so that a run can be taken up where it stopped.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from cassr_jax.data.prepared import PreparedSource, record_files
 from cassr_jax.data.sources import FolderSource, PictureSource
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic
+
+_ENDLESS = 2**30  # epochs; a data set repeated without end has more records than a length can count once it is batched
 
 Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
 
@@ -56,21 +59,22 @@ def batches(
 
     A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the source's picture, and, with a
     preset, "lr" uint8 (B, S / scale, S / scale, 3) and "lq" (B, S, S, 3), the same enlarged. A folder of prepared
-    records (`cassr_jax.data.prepared`) gives what these hold, and "lq". `batch_size` is this process's. Process p of n
-    takes records p, p + n, ... of the one global stream.
+    records (`cassr_jax.data.prepared`) gives what these hold, and "lq". `batch_size` is this process's: of every n
+    times as many records of the one global stream, process p of n takes the p-th block. The state counts batches, so
+    that one taken from n processes serves any other number that divides the same whole batch.
     """
     # Records are made in parallel; OpenCV's own threads would only get in each other's way.
     cv2.setNumThreads(1)
     records = _prepared(config) if record_files(Path(config.path)) else _from_pictures(config)
-    dataset = records(seed)[process_index::process_count]
-    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=config.prefetch)
+    dataset = records(seed).batch(batch_size)[process_index::process_count]
+    ready = max(math.ceil(config.prefetch / batch_size), config.num_threads)
+    loaded = dataset.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
     if config.num_workers == 0:
-        return iter(dataset.to_iter_dataset(options).batch(batch_size))
-    # Batched after the workers' records are merged: before, each worker would batch its own share of the records.
+        return iter(loaded)
     if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which need no command line
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=config.num_workers)
-    return iter(dataset.to_iter_dataset(options).mp_prefetch(workers).batch(batch_size))
+    return iter(loaded.mp_prefetch(workers))
 
 
 def _from_pictures(config: DataConfig) -> Callable[[int], grain.MapDataset]:
@@ -78,13 +82,13 @@ def _from_pictures(config: DataConfig) -> Callable[[int], grain.MapDataset]:
     windows = find_all_windows(source, config.crop_size)
     visited = grain.MapDataset.source(visits(windows).tolist())
     make = record_maker(config, source, windows)
-    return lambda seed: visited.seed(seed).shuffle().repeat().random_map(make)
+    return lambda seed: visited.seed(seed).shuffle().repeat(_ENDLESS).random_map(make)
 
 
 def _prepared(config: DataConfig) -> Callable[[int], grain.MapDataset]:
     source = PreparedSource(config.path)
     return lambda seed: (
-        grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(partial(with_lq, scale=config.scale))
+        grain.MapDataset.source(source).seed(seed).shuffle().repeat(_ENDLESS).map(partial(with_lq, scale=config.scale))
     )
 
 

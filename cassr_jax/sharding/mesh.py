@@ -1,4 +1,4 @@
-"""A mesh of devices from its configuration."""
+"""The devices: those of all processes, and a mesh of them from its configuration."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,27 @@ from jax.sharding import AxisType, Mesh
 
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.strategies import AXES, MeshConfig
+
+
+def join_processes(where: Sequence[str]) -> None:
+    """Become one of several processes that see each other's devices; before anything is computed.
+
+    Args:
+        where: nothing, where the cluster tells JAX; or the address HOST:PORT of process 0, the number of processes, and
+            the number of this one.
+
+    Raises:
+        InputError: it is neither, or the others cannot be found.
+    """
+    try:
+        if not where:
+            jax.distributed.initialize()
+            return
+        address, count, index = where
+        jax.distributed.initialize(address, num_processes=int(count), process_id=int(index))
+    except (ValueError, RuntimeError) as error:
+        found = " ".join(where) or "no address"
+        raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({error})") from error
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

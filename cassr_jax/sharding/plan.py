@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -96,6 +97,13 @@ class Plan:
             name: jax.make_array_from_process_local_data(self.examples, np.asarray(value))
             for name, value in batch.items()
         }
+
+
+def gathered(tree: T) -> T:
+    """The same arrays, each whole in every process; all processes have to ask."""
+    return jax.tree.map(
+        lambda x: x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True), tree
+    )
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -40,19 +40,25 @@ def build(config: TrainConfig) -> Networks:
 
 
 def open_data(config: TrainConfig) -> Any:
-    """An endless iterator over batches, whose state can be taken and set."""
+    """An endless iterator over this process's parts of the batches, whose state can be taken and set."""
     if config.data.resident:
         return ResidentPool(config.data.path, config.data.crop_size)
-    return batches(config.data, batch_size=config.batch_size, seed=config.seed)
+    processes = jax.process_count()
+    return batches(
+        config.data,
+        batch_size=config.batch_size // processes,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=processes,
+    )
 
 
 def sample_batch(config: TrainConfig, size: int) -> Batch:
     """`size` examples as the run meets them, of a stream apart from its own, which neither moves nor is waited for."""
     apart = replace(config, batch_size=size, data=replace(config.data, num_workers=0))
-    batch = next(open_data(apart))
-    if not config.data.resident:
-        return batch
-    return dict(draw(batch, jax.random.key(config.seed), size, config.data.crop_size))
+    if not apart.data.resident:
+        return next(batches(apart.data, batch_size=size, seed=config.seed))
+    return dict(draw(next(open_data(apart)), jax.random.key(config.seed), size, config.data.crop_size))
 
 
 def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:

@@ -16,6 +16,7 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.sharding.plan import gathered
 from cassr_jax.training.assembly import sample_batch
 from cassr_jax.training.masking import TRAINABLE
 from cassr_jax.training.previews import sampling_of
@@ -32,7 +33,10 @@ def export(config: TrainConfig, networks: Networks, state: TrainState, frozen: P
     they are new.
     """
     averaged = bool(config.optimizer.ema_decay)
-    trained = state.ema if averaged else state.params
+    trained = gathered(state.ema if averaged else state.params)
+    frozen = gathered({name: value for name, value in frozen.items() if name.split(".", 1)[0] in config.new})
+    if jax.process_index() > 0:
+        return folder
     for kind in TRAINABLE[config.stage]:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:

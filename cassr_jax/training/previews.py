@@ -13,6 +13,7 @@ from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
+from cassr_jax.sharding.plan import gathered
 from cassr_jax.stage import Canvas
 from cassr_jax.training.assembly import sample_batch
 from cassr_jax.training.objectives import make_denoiser, starting_images
@@ -61,7 +62,7 @@ def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray
     compiled = jax.jit(run)
 
     def preview(params: Params) -> np.ndarray:
-        made = {name: to_uint8(image) for name, image in compiled(params).items()}
+        made = {name: to_uint8(image) for name, image in gathered(compiled(params)).items()}
         shown = [(batch | made)[name] for name in ("lq", "reference", "output", "hr") if name in batch | made]
         return np.concatenate([image.reshape(-1, *image.shape[2:]) for image in shown], axis=1)
 

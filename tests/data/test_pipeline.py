@@ -103,11 +103,18 @@ def test_records_depend_neither_on_threads_nor_on_the_batch(folder, threads):
 
 def test_processes_share_the_one_stream(folder):
     config = configure(folder, preset="light")
-    whole = records(take(batches(config, batch_size=6, seed=1), 5))
-    shares = [
-        records(take(batches(config, batch_size=2, seed=1, process_index=p, process_count=3), 5)) for p in range(3)
-    ]
-    assert_equal([record for group in zip(*shares, strict=True) for record in group], whole)
+    one = batches(config, batch_size=6, seed=1)
+    three = [batches(config, batch_size=2, seed=1, process_index=p, process_count=3) for p in range(3)]
+
+    def joined(count: int) -> list[dict[str, np.ndarray]]:
+        return records([part for _ in range(count) for part in map(next, three)])
+
+    assert_equal(joined(5), records(take(one, 5)))
+    # Taken up from the state of any number of processes.
+    state = three[1].get_state()
+    take(one, 3)
+    one.set_state(state)
+    assert_equal(records(take(one, 2)), joined(2))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5])
