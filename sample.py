@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         import cassr_jax
         from cassr_jax.loading import trained
 
-        cassr = cassr_jax.load(args.config, activation=args.activation, dtype=PRECISIONS.get(args.precision))
+        dtype = PRECISIONS.get(args.precision)
+        cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
         if (found := trained(args.config)) is not None:
             say(f"{found[0]}: {found[1]['weights']} weights of step {found[1]['step']}")
     except InputError as error:
@@ -244,6 +245,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--start", choices=STARTS, help="what the initial noise is mixed into: the input, the reference, nothing")
     add("--strength", type=strength, help="in (0, 1]: how far from that start the sampling may go")
     add("--tile", type=positive(int), metavar="PX", help="side of a tile of the output; smaller needs less memory")
+    add("--devices", type=positive(int), metavar="N", help="that share a picture's tiles (default: all, or one CPU)")
     add("--precision", choices=list(PRECISIONS), help="of the computation")
     args = parser.parse_args(argv)
     output = args.output.resolve()

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cassr_jax import stage as stages
 from cassr_jax.config import CascadeConfig, SamplingConfig, Start
@@ -101,10 +102,20 @@ class CasSR:
         config: how both stages are sampled.
         networks: what they are made of.
         tokenizer: folder or hub id of CLIP's tokenizer, where the text encoder is CLIP.
+        devices: how many share the tiles of a picture; by default all accelerators of this process, or one CPU.
+
+    Raises:
+        InputError: there are fewer devices.
     """
 
-    def __init__(self, config: CascadeConfig, networks: Networks, tokenizer: str | None = None):
+    def __init__(
+        self, config: CascadeConfig, networks: Networks, tokenizer: str | None = None, devices: int | None = None
+    ):
         self.config = config
+        self._mesh = _mesh(devices)
+        if self._mesh is not None:
+            everywhere = NamedSharding(self._mesh, PartitionSpec())
+            networks = replace(networks, params=jax.device_put(networks.params, everywhere))
         self.networks = networks
         self._tokenizer = tokenizer
         self._texts: dict[tuple[str, str], jax.Array] = {}
@@ -120,7 +131,7 @@ class CasSR:
             }
             for function in (_condition, _denoise)
         )
-        self._enlarge = jax.jit(partial(_enlarge, graphdefs), static_argnames=("tiles", "scale"))
+        self._enlarge = jax.jit(partial(_enlarge, graphdefs), static_argnames="canvas")
 
     def upscale(self, image: Any, **options: Any) -> Any:
         """The picture restored and enlarged: a PIL image for a PIL image, an array for an array.
@@ -211,7 +222,7 @@ class CasSR:
         )
         side = min(longest, max(rows, columns)) // factor
         tiles = tiling.plan(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
-        return Canvas(tiles, factor, self.config.tiles_at_once)
+        return Canvas(tiles, factor, self.config.tiles_at_once, self._mesh)
 
     def _run_rrdbnet(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
         """Enlarged by the network's own scale, in tiles; (h * s, w * s, 3) uint8."""
@@ -219,7 +230,8 @@ class CasSR:
         scale = self.networks.configs["rrdbnet"].scale
         side = min(max((chosen.tile or self.config.tile) // scale, 16), max(height, width, 16))
         tiles = tiling.plan(height, width, side, side // 4)
-        image = self._enlarge(self.networks.params, rgb[None].astype(np.float32) / 255, tiles=tiles, scale=scale)
+        canvas = Canvas(tiles, scale, 1, self._mesh)
+        image = self._enlarge(self.networks.params, rgb[None].astype(np.float32) / 255, canvas=canvas)
         return _checked(np.asarray(image)[0] * 2 - 1, "reference")
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
@@ -283,9 +295,16 @@ def _decode(graphdefs: GraphDefs, params: Params, carry: Carry, *, canvas: Canva
     return stages.decode(merge(graphdefs["vae"], select(params, "vae")), carry, canvas)
 
 
-def _enlarge(graphdefs: GraphDefs, params: Params, rgb: jax.Array, *, tiles: tiling.Tiles, scale: int) -> jax.Array:
-    network = merge(graphdefs["rrdbnet"], select(params, "rrdbnet"))
-    return tiling.merge(stages.map_tiles(network, tiling.gather(rgb, tiles), 1), tiles.scaled(scale))
+def _enlarge(graphdefs: GraphDefs, params: Params, rgb: jax.Array, *, canvas: Canvas) -> jax.Array:
+    return stages.enlarge(merge(graphdefs["rrdbnet"], select(params, "rrdbnet")), rgb, canvas)
+
+
+def _mesh(devices: int | None) -> Mesh | None:
+    present = jax.local_devices()
+    wanted = (1 if present[0].platform == "cpu" else len(present)) if devices is None else devices
+    if not 1 <= wanted <= len(present):
+        raise InputError(f"devices is {wanted}, expected 1 to {len(present)}, as many as there are")
+    return None if wanted == 1 else Mesh(np.array(present[:wanted]), ("tiles",))
 
 
 def _activation(config: CascadeConfig) -> MakeDenoiser:

@@ -26,7 +26,13 @@ _OF_ACTIVATION: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def load(source: str | Path = "tiny", *, activation: Activation | None = None, dtype: DType | None = None) -> CasSR:
+def load(
+    source: str | Path = "tiny",
+    *,
+    activation: Activation | None = None,
+    dtype: DType | None = None,
+    devices: int | None = None,
+) -> CasSR:
     """Load a cascade.
 
     Args:
@@ -35,9 +41,10 @@ def load(source: str | Path = "tiny", *, activation: Activation | None = None, d
             `configs/`).
         activation: how the reference is made: scedit, controlnet, rrdbnet or identity; by default the cascade's own.
         dtype: precision of the networks and of their weights, float32 (default), bfloat16 or float16.
+        devices: how many share the tiles of a picture; by default all accelerators of this process, or one CPU.
 
     Raises:
-        InputError: the source is none of these, or weights are missing or do not fit.
+        InputError: the source is none of these, weights are missing or do not fit, or there are fewer devices.
     """
     config, base = read_cascade(source)
     if activation is not None:
@@ -55,7 +62,7 @@ def load(source: str | Path = "tiny", *, activation: Activation | None = None, d
             )
         networks = networks.with_read(kind, resolve(config.components[kind], base), dtype, dtype)
     tokenizer = config.components.get("tokenizer")
-    return CasSR(config, networks, None if tokenizer is None else resolve(tokenizer, base))
+    return CasSR(config, networks, None if tokenizer is None else resolve(tokenizer, base), devices)
 
 
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:

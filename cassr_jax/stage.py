@@ -3,7 +3,7 @@
 A picture is a canvas of latents covered by tiles of one size. In every step all tiles are denoised, a few at a time,
 and their predictions merged with Gaussian weights (MultiDiffusion, arXiv 2302.08113), so that the sampler itself sees
 one picture. Encoding, hints and decoding go by the same tiles: nothing larger than a few of them is ever inside a
-network, and memory grows with the picture's own arrays only.
+network, and memory grows with the picture's own arrays only. Several devices share the tiles.
 
 `run` is the whole stage. Its parts are apart so that each can be compiled on its own: both stages share the compiled
 encoder and decoder, and a caller who shows progress runs `denoise`, which holds the sampling loop, in a few pieces.
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
@@ -32,16 +34,22 @@ class Canvas:
     Attributes:
         tiles: over the latents.
         factor: pixels per latent along a side.
-        at_once: tiles in one call of a network.
+        at_once: tiles in one call of a network, on each device.
+        mesh: of one axis, the devices that share the tiles; None for one device.
     """
 
     tiles: tiling.Tiles
     factor: int
     at_once: int
+    mesh: Mesh | None = None
 
     @property
     def pixels(self) -> tiling.Tiles:
         return self.tiles.scaled(self.factor)
+
+    def in_a_call(self, count: int) -> int:
+        """Of `count` tiles, those that a network is given at once on each device."""
+        return min(self.at_once, -(-count // (self.mesh.size if self.mesh else 1)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def start(vae: AutoencoderKL, image: jax.Array | None, noise: jax.Array, plan: P
     """
     latents = jnp.zeros_like(noise)
     if image is not None:
-        latents = tiling.merge(map_tiles(vae.encode, tiling.gather(image, canvas.pixels), canvas.at_once), canvas.tiles)
+        latents = _merge(map_tiles(vae.encode, tiling.gather(image, canvas.pixels), canvas), canvas.tiles, canvas)
     return begin(start_latents(plan, latents, noise))
 
 
@@ -99,9 +107,9 @@ def condition(
         images: what the denoiser reads, (B, H, W, 3) in [-1, 1] each, H and W those of the canvas.
     """
     cuts = tuple(tiling.gather(image, canvas.pixels) for image in images)
-    hints = map_tiles(lambda cut: denoiser.embed_images(*cut), cuts, canvas.at_once) if cuts else None
+    hints = map_tiles(lambda cut: denoiser.embed_images(*cut), cuts, canvas) if cuts else None
     prompts = encoder_hidden_states if method.guided else encoder_hidden_states[1:]
-    at_once = min(canvas.at_once, len(cuts[0]) if cuts else canvas.tiles.count)
+    at_once = canvas.in_a_call(len(cuts[0]) if cuts else canvas.tiles.count)
     text = denoiser.embed_text(jnp.repeat(prompts, at_once, axis=0))
     return Condition(text, hints, denoiser.embed_time(jnp.asarray(plan.timesteps)))
 
@@ -131,7 +139,7 @@ def denoise(
             return guide(negative, positive, guidance_scale)
 
         cuts = (tiling.gather(x, canvas.tiles), conditions.hints)
-        return tiling.merge(map_tiles(predict_tiles, cuts, canvas.at_once), canvas.tiles)
+        return _merge(map_tiles(predict_tiles, cuts, canvas), canvas.tiles, canvas)
 
     return advance(predict, method.sampler, plan, carry, first, last)
 
@@ -139,8 +147,13 @@ def denoise(
 def decode(vae: AutoencoderKL, carry: Carry, canvas: Canvas) -> jax.Array:
     """(B, H, W, 3) float32, about [-1, 1], not clipped."""
     cuts = tiling.gather(carry.latents, canvas.tiles)
-    images = map_tiles(lambda cut: vae.decode(cut).astype(jnp.float32), cuts, canvas.at_once)
-    return tiling.merge(images, canvas.pixels)
+    images = map_tiles(lambda cut: vae.decode(cut).astype(jnp.float32), cuts, canvas)
+    return _merge(images, canvas.pixels, canvas)
+
+
+def enlarge(network: Callable[[jax.Array], jax.Array], rgb: jax.Array, canvas: Canvas) -> jax.Array:
+    """(B, h, w, 3) through a network that enlarges by the canvas's factor: (B, h * factor, w * factor, 3)."""
+    return _merge(map_tiles(network, tiling.gather(rgb, canvas.tiles), canvas), canvas.pixels, canvas)
 
 
 def run(
@@ -163,14 +176,36 @@ def run(
     return decode(vae, carry, canvas)
 
 
-def map_tiles(function: Callable[[Any], Any], tiles: Any, at_once: int) -> Any:
-    """`function` over the first axis of a tree, `at_once` entries a call; the last call is filled up with the last
-    entry, so that all have one shape."""
+def map_tiles(function: Callable[[Any], Any], tiles: Any, canvas: Canvas) -> Any:
+    """`function` over the first axis of a tree, a few entries a call, all calls of one shape. Each device of the canvas
+    has its share of the entries."""
     count = len(jax.tree.leaves(tiles)[0])
-    at_once = min(at_once, count)
-    calls = -(-count // at_once)
-    if calls == 1:
+    at_once = canvas.in_a_call(count)
+    if canvas.mesh is None:
+        return _map_calls(function, tiles, at_once)
+    axis, filled_up = PartitionSpec(*canvas.mesh.axis_names), _filled_up(count, canvas.mesh.size)
+    mapped = jax.shard_map(
+        lambda share: _map_calls(function, share, at_once), mesh=canvas.mesh, in_specs=axis, out_specs=axis
+    )(jax.tree.map(lambda x: x[filled_up], tiles))
+    return jax.tree.map(lambda x: x[:count], mapped)
+
+
+def _map_calls(function: Callable[[Any], Any], tiles: Any, at_once: int) -> Any:
+    count = len(jax.tree.leaves(tiles)[0])
+    if count <= at_once:
         return function(tiles)
-    index = jnp.minimum(jnp.arange(calls * at_once), count - 1).reshape(calls, at_once)
+    index = jnp.asarray(_filled_up(count, at_once).reshape(-1, at_once))
     mapped = jax.lax.map(lambda i: function(jax.tree.map(lambda x: x[i], tiles)), index)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], mapped)
+
+
+def _filled_up(count: int, unit: int) -> np.ndarray:
+    """Indices of `count` entries, the last repeated up to a multiple of `unit`."""
+    return np.minimum(np.arange(-(-count // unit) * unit), count - 1)
+
+
+def _merge(tiles: jax.Array, plan: tiling.Tiles, canvas: Canvas) -> jax.Array:
+    """The plane of tiles, whole on every device: what follows is little work, and always laid out the same."""
+    if canvas.mesh is not None:
+        tiles = jax.lax.with_sharding_constraint(tiles, NamedSharding(canvas.mesh, PartitionSpec()))
+    return tiling.merge(tiles, plan)

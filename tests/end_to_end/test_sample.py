@@ -99,8 +99,9 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     flat(folder / "a.png", "red")
     arguments = "--config somewhere --scale 2 --seed 9223372036854775807 --steps 7 --guidance 1.5 --activation identity"
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
+    arguments += " --devices 2"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
-    assert cascade.loaded == [("somewhere", {"activation": "identity", "dtype": "bfloat16"})]
+    assert cascade.loaded == [("somewhere", {"activation": "identity", "dtype": "bfloat16", "devices": 2})]
     expected = {
         "scale": 2.0,
         "seed": 2**63 - 1,
@@ -121,7 +122,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
 def test_left_out_settings_are_the_configurations(folder, cascade):
     flat(folder / "a.png", "red")
     assert run("in/a.png", "--output", "out") == 0
-    assert cascade.loaded == [("tiny", {"activation": None, "dtype": None})]
+    assert cascade.loaded == [("tiny", {"activation": None, "dtype": None, "devices": None})]
     (call,) = cascade.calls
     assert (call.pop("size"), call.pop("scale"), call.pop("seed")) == ((8, 12), 4.0, 0)
     assert set(call.values()) == {None}
