@@ -3,7 +3,8 @@
 A picture is a canvas of latents covered by tiles of one size. In every step all tiles are denoised, a few at a time,
 and their predictions merged with Gaussian weights (MultiDiffusion, arXiv 2302.08113), so that the sampler itself sees
 one picture. Encoding, hints and decoding go by the same tiles: nothing larger than a few of them is ever inside a
-network, and memory grows with the picture's own arrays only. Several devices share the tiles.
+network, and memory grows with the picture's own arrays only. The decoder normalises all tiles of a picture by the
+moments of a view of the whole, so that they fit. Several devices share the tiles.
 
 `run` is the whole stage. Its parts are apart so that each can be compiled on its own: both stages share the compiled
 encoder and decoder, and a caller who shows progress runs `denoise`, which holds the sampling loop, in a few pieces.
@@ -24,6 +25,7 @@ from cassr_jax.diffusion.samplers import Carry, Plan, Sampler, advance, begin, m
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging import tiling
 from cassr_jax.models.denoisers import Denoiser
+from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.vae import AutoencoderKL
 
 
@@ -146,9 +148,22 @@ def denoise(
 
 def decode(vae: AutoencoderKL, carry: Carry, canvas: Canvas) -> jax.Array:
     """(B, H, W, 3) float32, about [-1, 1], not clipped."""
+
+    def decode_tiles(latents: jax.Array) -> jax.Array:
+        return vae.decode(latents).astype(jnp.float32)
+
+    def decode_alike(cut: tuple[jax.Array, list[Moments]]) -> jax.Array:
+        with given(cut[1]):
+            return decode_tiles(cut[0])
+
     cuts = tiling.gather(carry.latents, canvas.tiles)
-    images = map_tiles(lambda cut: vae.decode(cut).astype(jnp.float32), cuts, canvas)
-    return _merge(images, canvas.pixels, canvas)
+    if canvas.tiles.count == 1:
+        return _merge(map_tiles(decode_tiles, cuts, canvas), canvas.pixels, canvas)
+    # The encoder and the denoiser go by each tile's own moments: measured, those of a view take them further off.
+    with recorded() as moments:
+        decode_tiles(tiling.survey(carry.latents, canvas.tiles))
+    moments = jax.tree.map(lambda x: jnp.repeat(x, canvas.tiles.count, axis=0), moments)
+    return _merge(map_tiles(decode_alike, (cuts, moments), canvas), canvas.pixels, canvas)
 
 
 def enlarge(network: Callable[[jax.Array], jax.Array], rgb: jax.Array, canvas: Canvas) -> jax.Array:

@@ -10,6 +10,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from cassr_jax.models.moments import Moments, moments
+
 # Marks on values, by which a training step can choose what it keeps for the backward pass; without effect otherwise.
 BLOCK_OUTPUT = "block_output"
 NETWORK_INPUT = "network_input"
@@ -78,7 +80,7 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation of (B, ..., C); statistics in float32.
+    """Group normalisation of (B, ..., C); statistics in float32, its input's own or those given by `models.moments`.
 
     The two moments are taken per channel and combined per group afterwards: the reduction then runs along contiguous
     memory, 2.4 times faster on a CPU than reducing a (B, H, W, groups, C / groups) view.
@@ -98,12 +100,16 @@ class GroupNorm(nnx.Module):
         batch, features = x.shape[0], x.shape[-1]
         spatial = tuple(range(1, x.ndim - 1))
         wide = x.astype(jnp.float32)
-        mean_c = jnp.mean(wide, axis=spatial)  # (B, C)
-        # Centred per channel, so that nothing cancels where a channel's mean is far above its deviation.
-        var_c = jnp.mean(jnp.square(wide - jnp.expand_dims(mean_c, spatial)), axis=spatial)
-        grouped = mean_c.reshape(batch, self.groups, -1)
-        mean = jnp.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
-        var = jnp.mean(var_c.reshape(grouped.shape) + jnp.square(grouped - mean), axis=-1, keepdims=True)
+
+        def measure() -> Moments:
+            mean_c = jnp.mean(wide, axis=spatial)  # (B, C)
+            # Centred per channel, so that nothing cancels where a channel's mean is far above its deviation.
+            var_c = jnp.mean(jnp.square(wide - jnp.expand_dims(mean_c, spatial)), axis=spatial)
+            grouped = mean_c.reshape(batch, self.groups, -1)
+            mean = jnp.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
+            return Moments(mean, jnp.mean(var_c.reshape(grouped.shape) + jnp.square(grouped - mean), -1, keepdims=True))
+
+        mean, var = moments(measure)
         scale = jax.lax.rsqrt(var + self.eps) * self.scale.astype(jnp.float32).reshape(self.groups, -1)
         mean = jnp.broadcast_to(mean, scale.shape)
         mean, scale = (jnp.expand_dims(a.reshape(batch, features), spatial) for a in (mean, scale))
