@@ -1,18 +1,25 @@
 """Pictures of several tiles beside the same picture in one."""
 
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+import cassr_jax
 from cassr_jax.diffusion.samplers import begin
 from cassr_jax.imaging import tiling
 from cassr_jax.models.parameters import merge
-from cassr_jax.networks import Networks
+from cassr_jax.models.vae import AutoencoderKL
+from cassr_jax.networks import Networks, merge_all
 from cassr_jax.stage import Canvas, decode
 from tests.random_cascade import NETWORKS, random_params
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +51,35 @@ def test_decoded_tiles_fit_whatever_is_in_them(decoder, kind: Callable[[np.rando
     assert (len(tiles.tops), len(tiles.lefts)) == (3, 4)
     difference = decoder(latents, Canvas(tiles, 4, at_once=4)) - decoder(latents, None)
     assert np.abs(difference).mean() * 127.5 < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("picture", ["gradient", "bridge"])
+def test_the_embedded_decoder_shows_no_tile_border(picture: str):
+    """160x120 times four, in 3x3 of its tiles, beside one tile: row and column means, and on a photograph the gradient
+    where tiles overlap beside that where they do not (on so weak a ramp that is 4 % off, of next to nothing). The
+    outermost 8 pixels, the picture's own border, are left out."""
+    cassr = cassr_jax.load("tiny", activation="identity")
+    canvas = cassr._canvas(480, 640, None)
+    tiles = canvas.pixels
+    assert canvas.tiles.count == 9
+    if picture == "gradient":
+        y, x = np.mgrid[0:480, 0:640] / np.array([480, 640])[:, None, None]
+        rgb = np.stack([60 + 120 * x, 90 + 100 * y, 200 - 60 * (x + y)], -1)
+    else:
+        with Image.open(EXAMPLES / "bridge.jpg") as image:
+            rgb = np.asarray(image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC), np.float32)
+    vae: AutoencoderKL = merge_all(cassr.networks.graphdefs, cassr.networks.params)["vae"]
+    latents = jax.jit(vae.encode)((rgb / 127.5 - 1)[None].astype(np.float32))
+    whole = np.asarray(jax.jit(vae.decode)(latents))[0] * 127.5
+    in_tiles = np.asarray(cassr._decode(cassr.networks.params, begin(latents), canvas=canvas))[0] * 127.5
+    for axis, starts in ((0, tiles.tops), (1, tiles.lefts)):
+        other = (1 - axis, 2)
+        steps = np.abs(np.diff((in_tiles - whole).mean(1 - axis), axis=0))
+        assert steps[8:-8].max() < 1
+        shared = np.zeros(len(steps), bool)
+        for first, second in pairwise(starts):
+            shared[second : first + tiles.tile] = True
+        one, many = (np.abs(np.diff(image, axis=axis)).mean(other) for image in (whole, in_tiles))
+        at_borders, elsewhere = ((many * where)[8:-8].sum() / (one * where)[8:-8].sum() for where in (shared, ~shared))
+        assert picture == "gradient" or abs(at_borders / elsewhere - 1) < 0.02
