@@ -4,6 +4,7 @@ Much of many photographs is out of focus. A model trained on such areas learns b
 invents texture where there is none, so most crops, not all, are taken where the picture is sharp.
 """
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from cassr_jax.data.sources import PictureSource
+from cassr_jax.errors import InputError
 
 SHARP = 100.0  # variance of the Laplacian of 8-bit grey from which a window counts as sharp
 TILE = 256  # side of the tiles that say how much of a picture is sharp
@@ -70,10 +72,21 @@ def find_windows(image: np.ndarray, size: int) -> Windows:
     return Windows(corners, stride, tiles)
 
 
-def find_all_windows(images: PictureSource, size: int, *, threads: int = 2) -> list[Windows]:
-    """`find_windows` of every record of a source; pictures are decoded as they are needed, `threads` at a time."""
+def find_all_windows(images: PictureSource, size: int, *, threads: int = 2) -> list[Windows | None]:
+    """`find_windows` of every record of a source, None for one that cannot be read, which is named on stderr.
+
+    Pictures are decoded as they are needed, `threads` at a time.
+    """
+
+    def find(index: int) -> Windows | None:
+        try:
+            return find_windows(images[index], size)
+        except InputError as error:
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+            return None
+
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda index: find_windows(images[index], size), range(len(images))))
+        return list(pool.map(find, range(len(images))))
 
 
 def random_crop(

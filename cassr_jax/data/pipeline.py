@@ -1,13 +1,15 @@
-"""From a folder of pictures to batches: shuffled, cropped, degraded, the same for the same seed.
+"""From sets of pictures to batches: shuffled, mixed, cropped, degraded, the same for the same seed.
 
 Record i of the stream depends on (seed, i) alone: not on batches, threads, worker processes or hosts. The iterator's
 state is a small dictionary (`get_state`, `set_state`), so that a run can be taken up where it stopped.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from cassr_jax.data.crops import Windows, find_all_windows, random_crop
+from cassr_jax.data.crops import Windows, find_all_windows, find_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.prepared import PreparedSource, record_files
-from cassr_jax.data.sources import FolderSource, PictureSource
+from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic
 
@@ -32,7 +34,8 @@ Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first ax
 class DataConfig:
     """What to train on, and how it is cut and degraded."""
 
-    path: str  # folder of pictures, or of records prepared by cassr_jax.data.references
+    path: str = ""  # pictures, a set built by cassr_jax.data.build, or records prepared by cassr_jax.data.references
+    mixture: Mapping[str, float] = field(default_factory=dict)  # several such paths instead, each with its weight
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
     preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
@@ -50,46 +53,138 @@ class DataConfig:
             raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
         if not 0.0 <= self.sharp_fraction <= 1.0:
             raise InputError(f"sharp_fraction: {self.sharp_fraction} is not between 0 and 1")
+        for path, weight in self.mixture.items():
+            if not 0 < weight < math.inf:
+                raise InputError(f"mixture: the weight of {path} is {weight}, expected a positive number")
+        if self.resident and self.mixture:
+            raise InputError("mixture: cannot be resident, expected one folder of prepared records as path")
+
+    def weights(self) -> Mapping[str, float]:
+        """Each set's path and weight.
+
+        Raises:
+            InputError: there is no set, or both a path and a mixture.
+        """
+        if bool(self.path) == bool(self.mixture):
+            found = f"path {self.path!r} and a mixture" if self.path else "neither path nor mixture"
+            raise InputError(f"data: found {found}, expected one of the two")
+        return self.mixture or {self.path: 1.0}
+
+
+class Batches(Iterator[Batch]):
+    """The endless iterator that `batches` gives.
+
+    `skipped` counts the records that were damaged, so that others stand in their place; each is named on stderr where
+    it is met.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator) -> None:
+        self._batches = batches
+        self.skipped = 0
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise InputError(
+                f"data.num_workers: a worker process has died ({str(error).partition('.')[0]}; -9 is mostly a lack of "
+                "memory), expected it to live: fewer workers, or smaller data.prefetch and data.cache_bytes, need less"
+            ) from error
+        skipped = int(batch.pop("skipped").sum())
+        if skipped:
+            self.skipped += skipped
+            print(f"left out so far: {self.skipped} damaged records", file=sys.stderr, flush=True)
+        return batch
+
+    def get_state(self) -> Any:
+        return self._batches.get_state()
+
+    def set_state(self, state: Any) -> None:
+        self._batches.set_state(state)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._batches.close()
 
 
 def batches(
     config: DataConfig, *, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator:
+) -> Batches:
     """An endless iterator over batches of this process's share of the records.
 
-    A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the source's picture, and, with a
-    preset, "lr" uint8 (B, S / scale, S / scale, 3) and "lq" (B, S, S, 3), the same enlarged. A folder of prepared
-    records (`cassr_jax.data.prepared`) gives what these hold, and "lq". `batch_size` is this process's: of every n
-    times as many records of the one global stream, process p of n takes the p-th block. The state counts batches, so
-    that one taken from n processes serves any other number that divides the same whole batch.
+    A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the picture, and, with a preset,
+    "lr" uint8 (B, S / scale, S / scale, 3) and "lq" (B, S, S, 3), the same enlarged. Folders of prepared records
+    (`cassr_jax.data.prepared`) give what these hold, and "lq". `batch_size` is this process's: of every n times as many
+    records of the one global stream, process p of n takes the p-th block. The state counts batches, so that one taken
+    from n processes serves any other number that divides the same whole batch. In every stretch of the stream each set
+    of a mixture has its share; a set is visited as a whole before any of its pictures comes again.
+
+    Raises:
+        InputError: a set cannot be used, or sets of pictures and of prepared records are mixed; on iteration, when a
+            worker process has died, or too much is damaged.
     """
     # Records are made in parallel; OpenCV's own threads would only get in each other's way.
     cv2.setNumThreads(1)
-    records = _prepared(config) if record_files(Path(config.path)) else _from_pictures(config)
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected at least 0")
+    weights = config.weights()
+    prepared = [path for path in weights if record_files(Path(path))]
+    if prepared and len(prepared) < len(weights):
+        others = [path for path in weights if path not in prepared]
+        raise InputError(f"mixture: {prepared[0]} holds prepared records, {others[0]} pictures, expected one kind")
+    records = (_prepared if prepared else _from_pictures)(config, weights)
     dataset = records(seed).batch(batch_size)[process_index::process_count]
     ready = max(math.ceil(config.prefetch / batch_size), config.num_threads)
     loaded = dataset.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
     if config.num_workers == 0:
-        return iter(loaded)
+        return Batches(iter(loaded))
     if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which need no command line
         flags.FLAGS.mark_as_parsed()
     workers = grain.MultiprocessingOptions(num_workers=config.num_workers)
-    return iter(loaded.mp_prefetch(workers))
+    return Batches(iter(loaded.mp_prefetch(workers)))
 
 
-def _from_pictures(config: DataConfig) -> Callable[[int], grain.MapDataset]:
-    source = FolderSource(config.path, cache_bytes=config.cache_bytes)
+def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
+    """The pictures of a set that `cassr_jax.data.build` or tfds has built, or else of a folder."""
+    if (built := find_set(path)) is not None:
+        from cassr_jax.data.tfds_sets import TFDSSource  # its import takes seconds, which a folder need not wait for
+
+        return TFDSSource(built, cache_bytes=cache_bytes)
+    return FolderSource(path, cache_bytes=cache_bytes)
+
+
+def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Callable[[int], grain.MapDataset]:
+    cache_bytes = config.cache_bytes // len(weights)
+    source = Joined([open_pictures(path, cache_bytes=cache_bytes) for path in weights])
     windows = find_all_windows(source, config.crop_size)
-    visited = grain.MapDataset.source(visits(windows).tolist())
+    visited = visits(windows)
+    parts = [visited[(first <= visited) & (visited < end)] for first, end in pairwise(source.bounds)]
+    for path, part in zip(weights, parts, strict=True):
+        if not len(part):
+            raise InputError(f"{path}: none of its pictures can be read")
     make = record_maker(config, source, windows)
-    return lambda seed: visited.seed(seed).shuffle().repeat(_ENDLESS).random_map(make)
+    return lambda seed: _mixed([part.tolist() for part in parts], weights, seed).random_map(make)
 
 
-def _prepared(config: DataConfig) -> Callable[[int], grain.MapDataset]:
-    source = PreparedSource(config.path)
-    return lambda seed: (
-        grain.MapDataset.source(source).seed(seed).shuffle().repeat(_ENDLESS).map(partial(with_lq, scale=config.scale))
-    )
+def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Callable[[int], grain.MapDataset]:
+    source = Joined([PreparedSource(path) for path in weights])
+    parts = [range(first, end) for first, end in pairwise(source.bounds)]
+    read = partial(read_prepared, source, scale=config.scale)
+    return lambda seed: _mixed(parts, weights, seed).map(read)
+
+
+def _mixed(parts: Sequence[Sequence[int]], weights: Mapping[str, float], seed: int) -> grain.MapDataset:
+    """Record numbers without end: each part's shuffled anew in every epoch, the parts mixed by their weights."""
+    shuffled = [grain.MapDataset.source(part).seed(seed).shuffle().repeat(_ENDLESS) for part in parts]
+    return grain.MapDataset.mix(shuffled, list(weights.values())) if len(shuffled) > 1 else shuffled[0]
+
+
+def read_prepared(source: Source[Batch], index: int, *, scale: int) -> Batch:
+    """Record `index`, or one in its place where it is damaged, with its low-resolution picture enlarged as well."""
+    _, record, skipped = read_or_replace(source, index)
+    return with_lq(record, scale) | {"skipped": np.int32(skipped)}
 
 
 def with_lq(record: Batch, scale: int) -> Batch:
@@ -98,24 +193,25 @@ def with_lq(record: Batch, scale: int) -> Batch:
     return record | {"lq": bicubic(record["lr"], (height * scale, width * scale))}
 
 
-def visits(windows: list[Windows]) -> np.ndarray:
-    """Record numbers of one epoch: each picture once for every sharp tile it has, and at least once.
+def visits(windows: Sequence[Windows | None]) -> np.ndarray:
+    """Record numbers of one epoch: each picture once for every sharp tile it has, and at least once; None is left out.
 
     So a crop is about as likely to come from one sharp tile as from another, and a picture that is soft all over,
     though never left out, does not fill the share of sharp crops with soft ones.
     """
-    return np.repeat(np.arange(len(windows), dtype=np.int32), [max(1, w.tiles) for w in windows])
+    return np.repeat(np.arange(len(windows), dtype=np.int32), [max(1, w.tiles) if w else 0 for w in windows])
 
 
 def record_maker(
-    config: DataConfig, source: PictureSource, windows: list[Windows]
+    config: DataConfig, source: PictureSource, windows: Sequence[Windows | None]
 ) -> Callable[[Any, np.random.Generator], Batch]:
     """The function that makes one record from a picture's number and a generator of its own."""
 
     def make(record: Any, rng: np.random.Generator) -> Batch:
-        index = int(record)
-        hr = random_crop(rng, source[index], config.crop_size, windows[index], sharp=config.sharp_fraction)
-        made = {"record": np.int32(index)}
+        index, image, skipped = read_or_replace(source, int(record))
+        found = windows[index] or find_windows(image, config.crop_size)  # it could not be read before, and now it can
+        hr = random_crop(rng, image, config.crop_size, found, sharp=config.sharp_fraction)
+        made = {"record": np.int32(index), "skipped": np.int32(skipped)}
         if config.preset is None:
             return made | {"hr": hr}
         lr, hr = degrade(hr, rng, PRESETS[config.preset], scale=config.scale)

@@ -1,9 +1,14 @@
 """Where training pictures come from: random access to 8-bit RGB arrays by record number."""
 
+import sys
+from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import accumulate, count
+from math import gcd
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,16 +18,82 @@ from cassr_jax.imaging.io import fill_hidden, read
 EXTENSIONS = frozenset(
     (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+SET_INFO = "dataset_info.json"  # what TFDS puts beside a set's records
+ATTEMPTS = 16  # records in a row that may be unreadable before the whole set counts as gone
 
-_DECODING = Lock()  # `read` sets switches of the whole process (Pillow's, those of warnings): one at a time
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class PictureSource(Protocol):
-    """Random access to pictures, uint8 RGB (H, W, 3)."""
+class Source(Protocol[T_co]):
+    """Random access to records of one kind; InputError on access to a damaged one."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> np.ndarray: ...
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
+PictureSource = Source[np.ndarray]
+"""Random access to pictures, uint8 RGB (H, W, 3)."""
+
+
+class PictureCache:
+    """The most recently used pictures, kept decoded up to `max_bytes`; safe among threads. A pickled copy is empty."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def get(self, index: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
+        """Picture `index`, decoded now if it is not kept; read-only, since later readers share it."""
+        with self._lock:
+            if index in self._pictures:
+                self._pictures.move_to_end(index)
+                return self._pictures[index]
+        image = decode()
+        image.flags.writeable = False
+        with self._lock:
+            if index not in self._pictures:
+                self._pictures[index] = image
+                self._bytes += image.nbytes
+            while self._bytes > self.max_bytes:
+                self._bytes -= self._pictures.popitem(last=False)[1].nbytes
+        return image
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return PictureCache, (self.max_bytes,)
+
+
+def picture_files(folder: str | Path) -> list[str]:
+    """The pictures of a folder and of its subfolders, as paths relative to it, sorted.
+
+    Raises:
+        InputError: the folder is missing or holds no picture.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; expected a folder of pictures")
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    keys = sorted(path.relative_to(folder).as_posix() for path in files)
+    if not keys:
+        raise InputError(f"{folder}: holds no picture; expected files ending in {', '.join(sorted(EXTENSIONS))}")
+    return keys
+
+
+def find_set(path: str | Path) -> Path | None:
+    """The folder of a set that TFDS prepared: `path` or, below it, NAME/VERSION or NAME/CONFIG/VERSION; else None.
+
+    Raises:
+        InputError: there are several.
+    """
+    found = [
+        file.parent for depth in ("", "*/", "*/*/", "*/*/*/") for file in sorted(Path(path).glob(depth + SET_INFO))
+    ]
+    if len(found) > 1:
+        raise InputError(f"{path}: holds several sets, expected one of {', '.join(map(str, found))}")
+    return found[0] if found else None
 
 
 class FolderSource:
@@ -30,54 +101,61 @@ class FolderSource:
 
     Grey is repeated, 16 bit brought to 8, CMYK converted, alpha dropped (see `cassr_jax.imaging.io`).
     `keys[i]` is record i's path relative to the folder. Pictures are decoded when asked for; the most recently used
-    ones are kept decoded, up to `cache_bytes`. Safe to read from several threads; a pickled copy starts with an empty
-    cache, so that worker processes each fill their own.
+    ones are kept decoded, up to `cache_bytes`. Safe to read from several threads, which decode at the same time; a
+    pickled copy starts with an empty cache, so that worker processes each fill their own.
 
     Raises InputError when the folder is missing or holds no picture, and, on access, when a picture cannot be read.
     """
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 30) -> None:
         self.path = Path(path)
-        self.cache_bytes = cache_bytes
-        if not self.path.is_dir():
-            raise InputError(f"{self.path}: is not a folder; expected a folder of pictures")
-        files = (p for p in self.path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-        self.keys = sorted(p.relative_to(self.path).as_posix() for p in files)
-        if not self.keys:
-            raise InputError(f"{self.path}: holds no picture; expected files ending in {', '.join(sorted(EXTENSIONS))}")
-        self._clear()
+        self.keys = picture_files(path)
+        self._cache = PictureCache(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> np.ndarray:
         index = range(len(self.keys))[index]
-        with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return self._cache[index]
-        with _DECODING:
-            image = fill_hidden(read(self.path / self.keys[index]))
-        image.flags.writeable = False  # shared by every later reader
-        with self._lock:
-            if index not in self._cache:
-                self._cache[index] = image
-                self._cached_bytes += image.nbytes
-            while self._cached_bytes > self.cache_bytes:
-                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return image
+        return self._cache.get(index, lambda: fill_hidden(read(self.path / self.keys[index])))
 
     def __repr__(self) -> str:
         return f"FolderSource({str(self.path)!r}, {len(self.keys)} pictures)"
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "cache_bytes": self.cache_bytes, "keys": self.keys}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._clear()
+class Joined(Sequence[T]):
+    """The records of several sources, one source after the other; source i's are `bounds[i]` to `bounds[i + 1]` - 1."""
 
-    def _clear(self) -> None:
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cached_bytes = 0
-        self._lock = Lock()
+    def __init__(self, sources: Sequence[Source[T]]) -> None:
+        self.sources = sources
+        self.bounds = list(accumulate(map(len, sources), initial=0))
+
+    def __len__(self) -> int:
+        return self.bounds[-1]
+
+    def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        index = range(len(self))[index]
+        number = bisect_right(self.bounds, index) - 1
+        return self.sources[number][index - self.bounds[number]]
+
+
+def read_or_replace(source: Source[T], index: int) -> tuple[int, T, int]:
+    """Record `index`, or another one in its place where it cannot be read: number, record, how many were passed over.
+
+    Which one depends on `index` alone, so a damaged record changes no other place of a stream, however many threads,
+    processes or hosts make it. What is left out is named on stderr.
+
+    Raises:
+        InputError: ATTEMPTS records in a row cannot be read: it is not the records that are damaged.
+    """
+    size = len(source)
+    # Far away, since the neighbours of a damaged record lie in the same file; and every record in its turn.
+    stride = next(step for step in count(max(1, round(0.618 * size))) if gcd(step, size) == 1)
+    errors: list[InputError] = []
+    for number in ((index + attempt * stride) % size for attempt in range(min(ATTEMPTS, size))):
+        try:
+            return number, source[number], len(errors)
+        except InputError as error:
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+            errors.append(error)
+    raise InputError(f"{len(errors)} records in a row cannot be read; the last one: {errors[-1]}") from errors[-1]

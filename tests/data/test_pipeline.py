@@ -1,16 +1,21 @@
 """The stream of batches: the same for the same seed, whoever makes it; taken up anywhere; covering the set."""
 
 import itertools
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cassr_jax.data import build
 from cassr_jax.data.crops import Windows, find_all_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
-from cassr_jax.data.pipeline import DataConfig, batches, record_maker, visits
+from cassr_jax.data.pipeline import DataConfig, batches, open_pictures, record_maker, visits
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic
@@ -143,7 +148,7 @@ def test_every_epoch_visits_every_picture_in_another_order(folder):
 
 def test_a_picture_is_visited_once_for_each_sharp_tile_and_at_least_once():
     none = np.zeros((0, 2), np.int32)
-    assert visits([Windows(none, 8, tiles) for tiles in (0, 3, 1)]).tolist() == [0, 1, 1, 1, 2]
+    assert visits([*(Windows(none, 8, tiles) for tiles in (0, 3, 1)), None]).tolist() == [0, 1, 1, 1, 2]
 
 
 def test_crops_of_one_picture_differ_from_visit_to_visit(folder):
@@ -169,6 +174,108 @@ def test_small_and_odd_pictures_give_whole_crops(tmp_path):
         assert record["lr"].shape == (12, 12, 3)
 
 
+@pytest.fixture(scope="module")
+def sets(folder, tmp_path_factory):
+    """The folder's pictures again, built, after three others in a folder: numbers 0 to 2 and 3 to 9 of a mixture."""
+    path = tmp_path_factory.mktemp("sets")
+    (path / "plain").mkdir()
+    for index in range(3):
+        Image.fromarray(picture(80, seed=100 + index)).save(path / "plain" / f"{index}.png")
+    assert build.main(["--dataset", "folder", "--images", folder, "--output", str(path / "built")]) == 0
+    return {str(path / "plain"): 1.0, str(path / "built"): 2.0}
+
+
+def mix(sets, **settings: Any) -> DataConfig:
+    return DataConfig(mixture=sets, crop_size=32, prefetch=2, **settings)
+
+
+def test_a_mixture_has_its_shares_and_visits_each_set_as_a_whole(sets):
+    order = [int(r["record"]) for r in records(take(batches(mix(sets), batch_size=6, seed=0), 21))]
+    for i in range(0, len(order), 6):
+        assert sum(index < 3 for index in order[i : i + 6]) == 2
+    for numbers in (range(3), range(3, 10)):
+        visited = [index for index in order if index in numbers]
+        epochs = [visited[i : i + len(numbers)] for i in range(0, len(visited), len(numbers))]
+        assert all(sorted(epoch) == list(numbers) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 2
+
+
+def test_a_mixture_is_one_stream_for_all_processes_and_is_taken_up(sets):
+    config = mix(sets, preset="light")
+    whole = records(take(batches(config, batch_size=6, seed=1), 4))
+    shares = [take(batches(config, batch_size=2, seed=1, process_index=p, process_count=3), 4) for p in range(3)]
+    assert_equal(records([part for parts in zip(*shares, strict=True) for part in parts]), whole)
+    stream = batches(config, batch_size=6, seed=1)
+    take(stream, 2)
+    fresh = batches(config, batch_size=6, seed=1)
+    fresh.set_state(stream.get_state())
+    assert_equal(records(take(fresh, 2)), whole[12:])
+
+
+def test_a_built_set_gives_crops_of_the_pictures_it_names(sets):
+    (_, built) = sets
+    source = open_pictures(built, cache_bytes=0)
+    for record in records(take(batches(configure(built), batch_size=4, seed=0), 2)):
+        blue = source[int(record["record"])][0, 0, 2]
+        assert np.all(record["hr"][..., 2] == blue)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig(), "data: found neither path nor mixture, expected one of the two"),
+        (DataConfig("a", mixture={"b": 1.0}), "data: found path 'a' and a mixture, expected one of the two"),
+        (DataConfig(mixture={"nowhere": 1.0}), "nowhere: is not a folder"),
+    ],
+)
+def test_one_path_or_a_mixture_is_expected(config, message):
+    with pytest.raises(InputError, match=message):
+        batches(config, batch_size=1, seed=0)
+
+
+def test_damaged_pictures_are_left_out_and_named(folder, tmp_path, capfd):
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(Path(folder, f"{index}.png").read_bytes())
+    (tmp_path / "1.png").write_bytes(b"nothing")
+    stream = batches(configure(str(tmp_path)), batch_size=4, seed=0)
+    assert {int(record["record"]) for record in records(take(stream, 4))} == {0, 2}
+    assert stream.skipped == 0  # it was known before the first record was made
+    assert "left out: " + str(tmp_path / "1.png") in capfd.readouterr().err
+    for name in ("0.png", "2.png"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="none of its pictures can be read"):
+        batches(configure(str(tmp_path)), batch_size=4, seed=0)
+
+
+def test_a_picture_that_breaks_later_is_replaced(folder, tmp_path, capfd):
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(Path(folder, f"{index}.png").read_bytes())
+    stream = batches(configure(str(tmp_path), cache_bytes=0), batch_size=6, seed=0)
+    (tmp_path / "1.png").write_bytes(b"nothing")
+    found = records(take(stream, 2))
+    assert {int(record["record"]) for record in found} == {0, 2}
+    assert stream.skipped == 4
+    assert "left out so far: 4 damaged records" in capfd.readouterr().err
+
+
+def test_seeds_of_any_size_differ(folder):
+    crops = {next(batches(configure(folder), batch_size=2, seed=seed))["hr"].tobytes() for seed in (0, 2**32, 2**64)}
+    assert len(crops) == 3
+    with pytest.raises(InputError, match="seed is -1, expected at least 0"):
+        batches(configure(folder), batch_size=2, seed=-1)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_is_an_error_and_no_hang(folder, kind):
+    config = configure(folder, preset="light", num_workers=2, num_threads=1)
+    stream = batches(config, batch_size=3, seed=0)
+    next(stream)
+    os.kill(multiprocessing.active_children()[0].pid, kind)
+    with pytest.raises(InputError, match=rf"data\.num_workers: a worker process has died .*exit code -{kind:d}"):
+        take(stream, 100)
+    stream.close()
+
+
 @pytest.mark.slow
 def test_worker_processes_give_the_same_stream_and_can_be_taken_up(folder):
     config = configure(folder, preset="light", num_threads=1)
@@ -188,6 +295,8 @@ def test_worker_processes_give_the_same_stream_and_can_be_taken_up(folder):
         ({"crop_size": 30}, "crop_size: 30 is not a positive multiple of the scale 4"),
         ({"crop_size": 0}, "crop_size: 0 is not"),
         ({"sharp_fraction": 1.5}, "sharp_fraction: 1.5 is not between 0 and 1"),
+        ({"mixture": {"a": 0.0}}, "mixture: the weight of a is 0.0, expected a positive number"),
+        ({"mixture": {"a": 1.0}, "resident": True}, "mixture: cannot be resident"),
     ],
 )
 def test_a_wrong_setting_is_named(change, message):
@@ -208,4 +317,5 @@ def test_a_record_is_made_by_the_public_functions(folder):
     made = record_maker(config, source, windows)(3, np.random.default_rng(1))
     rng = np.random.default_rng(1)
     lr, hr = degrade(random_crop(rng, source[3], 32, windows[3], sharp=0.9), rng, PRESETS["realesrgan"])
+    assert made.pop("skipped") == 0
     assert_equal([made], [{"record": np.int32(3), "hr": hr, "lr": lr, "lq": bicubic(lr, (32, 32))}])

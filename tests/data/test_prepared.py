@@ -3,6 +3,7 @@
 import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,8 +114,27 @@ def test_a_damaged_record_is_named_and_leaves_the_others_whole(folder, tmp_path)
         source[4]
     for index in (0, 3, 5, 8):
         assert_equal(source[index], record(index))
-    with pytest.raises(InputError, match=r"00001\.array_record: record 0 is damaged"):
-        take(batches(DataConfig(str(tmp_path), prefetch=2), batch_size=COUNT, seed=0), 1)
+
+
+def test_a_damaged_record_is_skipped_counted_and_named_in_every_epoch(folder, tmp_path, capfd):
+    for file in sorted(folder.glob("*.array_record")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    broken = tmp_path / "00001.array_record"
+    data = bytearray(broken.read_bytes())
+    data[500] ^= 255  # record 4 of the set
+    broken.write_bytes(data)
+    config = DataConfig(str(tmp_path), prefetch=2)
+    stream = batches(config, batch_size=COUNT, seed=0)
+    whole = take(batches(replace(config, path=str(folder)), batch_size=COUNT, seed=0), 3)
+    for found, expected in zip(take(stream, 3), whole, strict=True):
+        changed = np.flatnonzero(found["record"] != expected["record"])
+        np.testing.assert_array_equal(expected["record"][changed], [4])
+        for name in expected:
+            np.testing.assert_array_equal(np.delete(found[name], changed, 0), np.delete(expected[name], changed, 0))
+    assert stream.skipped == 3
+    lines = capfd.readouterr().err.splitlines()
+    assert "left out so far: 3 damaged records" in lines
+    assert sum("00001.array_record: record 0 is damaged" in line for line in lines) >= 3
 
 
 def test_batches_hold_the_records_and_their_enlarged_pictures(folder):
@@ -140,3 +160,18 @@ def test_a_stream_taken_up_from_its_state_goes_on_through_the_epochs(folder, sto
     fresh.set_state(stream.get_state())
     for found, expected in zip(take(fresh, 12 - stop), whole[stop:], strict=True):
         assert_equal(found, expected)
+
+
+def test_prepared_sets_are_mixed_by_weight(folder, tmp_path):
+    write_records(tmp_path / "other.array_record", (record(index) for index in range(100, 103)))
+    config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 3.0}, prefetch=2)
+    order = np.concatenate([batch["record"] for batch in take(batches(config, batch_size=12, seed=0), 3)])
+    assert np.sum(order < 100) == 9
+    assert sorted(order[order < 100]) == list(range(9))
+    assert sorted(order[order >= 100]) == sorted(9 * [100, 101, 102])
+
+
+def test_prepared_records_and_pictures_do_not_mix(folder, tmp_path):
+    config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 1.0})
+    with pytest.raises(InputError, match=r"holds prepared records, .* pictures, expected one kind"):
+        batches(config, batch_size=1, seed=0)

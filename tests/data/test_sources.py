@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cassr_jax.data import sources
-from cassr_jax.data.sources import FolderSource
+from cassr_jax.data.sources import FolderSource, Joined, read_or_replace
 from cassr_jax.errors import InputError
 from tests.data.measures import picture
 
@@ -100,3 +100,49 @@ def test_threads_may_share_a_source(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for index, image in zip(order, pool.map(source.__getitem__, order), strict=True):
             np.testing.assert_array_equal(image, picture(16, index))
+
+
+def test_joined_sources_follow_each_other():
+    joined = Joined(["ab", "", "cde"])
+    assert "".join(joined) == "abcde"
+    assert joined.bounds == [0, 2, 2, 5]
+    assert joined[-1] == "e"
+    with pytest.raises(IndexError):
+        joined[5]
+
+
+class Damaged(list):
+    """A source of its own record numbers, of which some cannot be read."""
+
+    def __init__(self, size: int, damaged: set[int]):
+        super().__init__(range(size))
+        self.damaged = damaged
+
+    def __getitem__(self, index):
+        if index in self.damaged:
+            raise InputError(f"record {index} is damaged")
+        return super().__getitem__(index)
+
+
+def test_a_damaged_record_is_named_and_replaced_by_a_distant_one(capsys):
+    source = Damaged(100, {10, 11, 72})
+    assert read_or_replace(source, 9) == (9, 9, 0)
+    assert capsys.readouterr().err == ""
+    number, record, skipped = read_or_replace(source, 11)
+    assert number == record
+    assert skipped == 1
+    assert 30 < number - 11 < 70
+    assert capsys.readouterr().err == "left out: record 11 is damaged\n"
+    assert read_or_replace(source, 11) == (number, record, skipped)
+
+
+@pytest.mark.parametrize("size", range(1, 13))
+def test_any_record_that_can_be_read_is_found_in_a_small_set(size):
+    for whole in range(size):
+        source = Damaged(size, set(range(size)) - {whole})
+        assert {read_or_replace(source, index)[0] for index in range(size)} == {whole}
+
+
+def test_a_set_that_is_damaged_as_a_whole_is_given_up():
+    with pytest.raises(InputError, match=r"16 records in a row cannot be read; the last one: record .* is damaged"):
+        read_or_replace(Damaged(1000, set(range(1000))), 5)

@@ -1,0 +1,53 @@
+"""Build a set of training pictures: one folder of ArrayRecord files that `data.path` and `data.mixture` take.
+
+    python -m cassr_jax.data.build --dataset div2k --images DIV2K_train_HR --output data
+
+writes data/div2k/1.0.0. Every picture becomes 8-bit RGB, upright. What cannot be read, or has a side shorter than
+--min-side, is left out, named, and listed in the set's metadata.json. A set that is there already stays as it is.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from cassr_jax.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    from cassr_jax.data.builders import BUILDERS, MIN_SIDE
+
+    parser = argparse.ArgumentParser(
+        prog="python -m cassr_jax.data.build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dataset", required=True, choices=BUILDERS, help="which set; `folder` is any other")
+    parser.add_argument("--images", required=True, type=Path, help="where its pictures are")
+    parser.add_argument("--output", required=True, type=Path, help="folder in which DATASET/VERSION is written")
+    parser.add_argument(
+        "--min-side", type=int, default=MIN_SIDE, help="shortest side of a picture, in px (default %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        builder = BUILDERS[arguments.dataset](
+            images=arguments.images, min_side=arguments.min_side, data_dir=arguments.output
+        )
+        folder = Path(builder.data_dir)
+        if folder.exists():
+            print(f"{folder}: there already")
+            return 0
+        with tempfile.TemporaryDirectory() as unused:  # tfds makes a folder for downloads, of which there are none
+            builder.download_and_prepare(download_dir=unused)
+    except InputError as error:
+        print(f"build: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"build: {arguments.output}: cannot be written ({error.strerror or error})", file=sys.stderr)
+        return 2
+    print(f"{folder}: {builder.info.splits['train'].num_examples} pictures, {len(builder.left_out)} left out")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

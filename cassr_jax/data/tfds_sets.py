@@ -1,0 +1,65 @@
+"""Sets of TensorFlow Datasets in ArrayRecord files, read without TensorFlow."""
+
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cassr_jax.data.sources import PictureCache
+from cassr_jax.errors import InputError
+
+NAMES = ("image", "hr")  # the feature that is the picture: of this project's builders, of tfds's own div2k
+
+
+class TFDSSource:
+    """The pictures of a set's split, uint8 RGB (H, W, 3), decoded when asked for; a cache as `FolderSource` has.
+
+    Raises InputError when the set is no ArrayRecord set of pictures, and, on access, when a record is damaged.
+    """
+
+    def __init__(self, path: str | Path, *, split: str = "train", cache_bytes: int = 1 << 30) -> None:
+        self.path = Path(path)
+        try:
+            builder: Any = tfds.builder_from_directory(self.path)
+            pictures = [name for name, kind in builder.info.features.items() if isinstance(kind, tfds.features.Image)]
+            self.name = next(name for name in NAMES if name in pictures)
+            others = {name: tfds.decode.SkipDecoding() for name in pictures if name != self.name}
+            self._records = builder.as_data_source(split=split, decoders=others or None)
+            shards = builder.info.splits[split]
+        except StopIteration:
+            raise InputError(f"{self.path}: has no picture named {' or '.join(NAMES)}") from None
+        except (AttributeError, OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise InputError(
+                f"{self.path}: cannot be read as an ArrayRecord set with a split {split!r} ({error})"
+            ) from error
+        self.files = [Path(file) for file in shards.filepaths]
+        self._starts = list(accumulate(shards.shard_lengths, initial=0))[:-1]
+        self._cache = PictureCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = range(len(self))[index]
+        return self._cache.get(index, lambda: self._decode(index))
+
+    def _decode(self, index: int) -> np.ndarray:
+        try:
+            return self._records[index][self.name]
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # TypeError: the file itself is cut short
+            shard = bisect_right(self._starts, index) - 1
+            position = index - self._starts[shard]
+            raise InputError(
+                f"{self.files[shard]}: record {position} is damaged ({error}); build the set anew"
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"TFDSSource({str(self.path)!r}, {len(self)} pictures)"
