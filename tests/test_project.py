@@ -36,7 +36,11 @@ ALLOWED = {
     "evaluation": {"imaging", "weights", "data"},
     "sharding": set(),
 }
-COMMANDS = {"data/references.py", "evaluation/quality.py"}  # programs, which stand on top of everything
+COMMANDS = {
+    "data/references.py",
+    "evaluation/cascades.py",
+    "evaluation/quality.py",
+}  # programs, which stand on top of everything
 
 
 def relative(path: Path) -> str:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +77,38 @@ def degraded_tiles(folder: Path, count: int, preset: Preset, size: int = TILE) -
         InputError: the folder holds no picture or too few sharp tiles, or a picture cannot be read.
     """
     source = FolderSource(folder)
-    pairs = []
-    for i, corner in enumerate(choose_corners(source, source.keys, count, size)):
-        tile = np.ascontiguousarray(_cut(source[corner.record], corner, size))
-        pairs.append(Pair(f"{source.keys[corner.record]}@{corner.top},{corner.left}", *degrade(tile, i, preset)))
-    return pairs
+    return _degraded(source, choose_corners(source, source.keys, count, size), preset, size)
+
+
+def sharpest_corner(picture: np.ndarray, record: int = 0, size: int = 2 * TILE) -> Corner | None:
+    """The `size` px crop on the grid of TILE px that holds most sharp tiles; None where it would hold fewer than two.
+
+    `size` is a multiple of TILE.
+    """
+    sharp = {(corner.top, corner.left) for corner in sharp_corners(picture)}
+    height, width = picture.shape[:2]
+    steps = range(0, size, TILE)
+    best, found = 1, None
+    for top in range(0, height - size + 1, TILE):
+        for left in range(0, width - size + 1, TILE):
+            count = sum((top + i, left + j) in sharp for i in steps for j in steps)
+            if count > best:
+                best, found = count, Corner(record, top, left)
+    return found
+
+
+def degraded_crops(folder: Path, count: int, preset: Preset, size: int = 2 * TILE) -> list[Pair]:
+    """`sharpest_corner` of at most `count` pictures of a folder, by name; crop i is degraded with seed i.
+
+    Raises:
+        InputError: the folder holds no picture, no picture has such a crop, or a picture cannot be read.
+    """
+    source = FolderSource(folder)
+    corners = (sharpest_corner(source[record], record, size) for record in range(len(source)))
+    chosen = list(islice((corner for corner in corners if corner is not None), count))
+    if not chosen:
+        raise InputError(f"{folder}: no picture has a crop of {size} px with two sharp tiles of {TILE} px")
+    return _degraded(source, chosen, preset, size)
 
 
 def ready_pairs(folder: Path) -> Iterator[Pair]:
@@ -100,6 +127,14 @@ def ready_pairs(folder: Path) -> Iterator[Pair]:
         if not pair.scale or found != (height * pair.scale, width * pair.scale):
             raise InputError(f"{folder / 'hr' / name}: {found} px, expected a multiple of lr's {(height, width)}")
         yield pair
+
+
+def _degraded(source: FolderSource, corners: list[Corner], preset: Preset, size: int) -> list[Pair]:
+    pairs = []
+    for i, corner in enumerate(corners):
+        tile = np.ascontiguousarray(_cut(source[corner.record], corner, size))
+        pairs.append(Pair(f"{source.keys[corner.record]}@{corner.top},{corner.left}", *degrade(tile, i, preset)))
+    return pairs
 
 
 def _cut(picture: np.ndarray, corner: Corner, size: int) -> np.ndarray:

@@ -8,7 +8,15 @@ import pytest
 
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.tiles import Corner, choose_corners, degraded_tiles, ready_pairs, sharp_corners
+from cassr_jax.evaluation.tiles import (
+    Corner,
+    choose_corners,
+    degraded_crops,
+    degraded_tiles,
+    ready_pairs,
+    sharp_corners,
+    sharpest_corner,
+)
 
 
 def picture(height: int, width: int, sharp: list[tuple[int, int]], size: int = 32) -> np.ndarray:
@@ -69,3 +77,18 @@ def test_ready_pairs(tmp_path):
     cv2.imwrite(str(tmp_path / "hr" / "y.png"), np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(InputError, match=r"y\.png is in only one"):
         list(ready_pairs(tmp_path))
+
+
+def test_the_sharpest_crop_of_a_photograph(tmp_path):
+    image = picture(800, 1050, [(0, 0), (1, 2), (2, 2), (1, 3)], size=256)
+    assert sharpest_corner(image, 7) == Corner(7, 256, 512)
+    assert sharpest_corner(picture(800, 1050, [(0, 0), (2, 3)], size=256)) is None
+    assert sharpest_corner(image[:500]) is None
+    for name, content in (("a.png", image[:500]), ("b.png", image)):
+        cv2.imwrite(str(tmp_path / name), content[..., ::-1])
+    (pair,) = degraded_crops(tmp_path, 5, PRESETS["light"])
+    assert (pair.name, pair.lr.shape) == ("b.png@256,512", (128, 128, 3))
+    np.testing.assert_array_equal(pair.hr, image[256:768, 512:1024])
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(InputError, match="two sharp tiles"):
+        degraded_crops(tmp_path, 5, PRESETS["light"])

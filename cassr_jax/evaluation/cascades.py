@@ -1,0 +1,52 @@
+"""A cascade as the evaluation's programs run it: their options, and the three pictures that it makes of one."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+import cassr_jax
+from cassr_jax.config import Activation, Start
+
+KINDS = ("bicubic", "reference", "result")
+"""What is judged: the input enlarged, the first stage's picture, the second stage's."""
+
+Restore = Callable[[np.ndarray, int, float], Sequence[np.ndarray]]
+"""(picture (h, w, 3), seed, scale) -> one picture (H, W, 3) for each of KINDS, uint8"""
+
+_SAMPLING = ("steps", "start", "strength", "guidance_scale", "sampler", "color_fix")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which cascade, and how it samples; an option left out is the cascade's own."""
+    add = parser.add_argument_group("cascade", "Left out, each is what the configuration says.").add_argument
+    add("--config", default="tiny", help="as cassr_jax.load takes it (default %(default)s)")
+    add("--activation", choices=get_args(Activation), help="how the reference is made")
+    add("--steps", type=int, help="of both stages")
+    add("--start", choices=get_args(Start), help="what the second stage starts from")
+    add("--strength", type=float, help="of the second stage, above 0, at most 1")
+    add("--guidance-scale", type=float)
+    add("--sampler")
+    add("--color-fix")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the pixels, besides the seed; None is the cascade's own."""
+    return {name: getattr(arguments, name) for name in ("config", "activation", *_SAMPLING)}
+
+
+def load_restore(chosen: Mapping[str, Any]) -> Restore:
+    """The cascade of `settings`.
+
+    Raises:
+        InputError: it cannot be loaded; the function itself raises it for an option out of range.
+    """
+    cassr = cassr_jax.load(chosen["config"], activation=chosen["activation"])
+    options = {name: chosen[name] for name in _SAMPLING if chosen.get(name) is not None}
+
+    def restore(lr: np.ndarray, seed: int, scale: float) -> tuple[np.ndarray, ...]:
+        restoration = cassr.restore(lr, seed=seed, scale=scale, **options)
+        return tuple(getattr(restoration, kind) for kind in KINDS)
+
+    return restore
