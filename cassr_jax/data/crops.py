@@ -6,13 +6,17 @@ invents texture where there is none, so most crops, not all, are taken where the
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
 from cassr_jax.data.sources import PictureSource
 from cassr_jax.errors import InputError
+from cassr_jax.files import replaced
 
 SHARP = 100.0  # variance of the Laplacian of 8-bit grey from which a window counts as sharp
 TILE = 256  # side of the tiles that say how much of a picture is sharp
@@ -72,11 +76,16 @@ def find_windows(image: np.ndarray, size: int) -> Windows:
     return Windows(corners, stride, tiles)
 
 
-def find_all_windows(images: PictureSource, size: int, *, threads: int = 2) -> list[Windows | None]:
+def find_all_windows(
+    images: PictureSource, size: int, *, threads: int = 2, file: Path | None = None
+) -> list[Windows | None]:
     """`find_windows` of every record of a source, None for one that cannot be read, which is named on stderr.
 
-    Pictures are decoded as they are needed, `threads` at a time.
+    Pictures are decoded as they are needed, `threads` at a time. Where `file` holds what was found before, they are not
+    decoded at all; else, if nothing is damaged and it can be written, it will.
     """
+    if file is not None and (kept := _read_windows(file)) is not None and len(kept) == len(images):
+        return [*kept]
 
     def find(index: int) -> Windows | None:
         try:
@@ -86,7 +95,34 @@ def find_all_windows(images: PictureSource, size: int, *, threads: int = 2) -> l
             return None
 
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(find, range(len(images))))
+        found = list(pool.map(find, range(len(images))))
+    whole = [windows for windows in found if windows is not None]
+    if file is not None and len(whole) == len(found):
+        with suppress(InputError):  # a set that others share may not be written to; then it is looked through each time
+            _write_windows(file, whole)
+    return found
+
+
+def _write_windows(file: Path, windows: list[Windows]) -> None:
+    with replaced(file) as stream:
+        np.savez(
+            stream,
+            corners=np.concatenate([w.corners for w in windows]),
+            counts=[len(w.corners) for w in windows],
+            tiles=[w.tiles for w in windows],
+            stride=windows[0].stride,
+        )
+
+
+def _read_windows(file: Path) -> list[Windows] | None:
+    """None where there is no such file, or a damaged one."""
+    try:
+        with np.load(file) as found:
+            parts = np.split(found["corners"], np.cumsum(found["counts"])[:-1])
+            stride = int(found["stride"])
+            return [Windows(part, stride, int(n)) for part, n in zip(parts, found["tiles"], strict=True)]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
 
 
 def random_crop(

@@ -28,6 +28,7 @@ from cassr_jax.imaging.io import bicubic
 _ENDLESS = 2**30  # epochs; a data set repeated without end has more records than a length can count once it is batched
 
 Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
+Records = Callable[[int], grain.MapDataset]  # the endless stream of records that belongs to a seed
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,13 @@ class Batches(Iterator[Batch]):
 
 
 def batches(
-    config: DataConfig, *, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    records: Records | None = None,
 ) -> Batches:
     """An endless iterator over batches of this process's share of the records.
 
@@ -121,20 +128,17 @@ def batches(
     from n processes serves any other number that divides the same whole batch. In every stretch of the stream each set
     of a mixture has its share; a set is visited as a whole before any of its pictures comes again.
 
+    Args:
+        records: what `open_records` gave, for several streams of sets that are opened once.
+
     Raises:
-        InputError: a set cannot be used, or sets of pictures and of prepared records are mixed; on iteration, when a
-            worker process has died, or too much is damaged.
+        InputError: as `open_records`; on iteration, when a worker process has died, or too much is damaged.
     """
     # Records are made in parallel; OpenCV's own threads would only get in each other's way.
     cv2.setNumThreads(1)
     if seed < 0:
         raise InputError(f"seed is {seed}, expected at least 0")
-    weights = config.weights()
-    prepared = [path for path in weights if record_files(Path(path))]
-    if prepared and len(prepared) < len(weights):
-        others = [path for path in weights if path not in prepared]
-        raise InputError(f"mixture: {prepared[0]} holds prepared records, {others[0]} pictures, expected one kind")
-    records = (_prepared if prepared else _from_pictures)(config, weights)
+    records = records or open_records(config)
     dataset = records(seed).batch(batch_size)[process_index::process_count]
     ready = max(math.ceil(config.prefetch / batch_size), config.num_threads)
     loaded = dataset.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
@@ -146,6 +150,20 @@ def batches(
     return Batches(iter(loaded.mp_prefetch(workers)))
 
 
+def open_records(config: DataConfig) -> Records:
+    """The streams of `config`'s sets. Pictures are looked through for sharp windows; those of a built set only once.
+
+    Raises:
+        InputError: a set cannot be used, or sets of pictures and of prepared records are mixed.
+    """
+    weights = config.weights()
+    prepared = [path for path in weights if record_files(Path(path))]
+    if prepared and len(prepared) < len(weights):
+        others = [path for path in weights if path not in prepared]
+        raise InputError(f"mixture: {prepared[0]} holds prepared records, {others[0]} pictures, expected one kind")
+    return (_prepared if prepared else _from_pictures)(config, weights)
+
+
 def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
     """The pictures of a set that `cassr_jax.data.build` or tfds has built, or else of a folder."""
     if (built := find_set(path)) is not None:
@@ -155,10 +173,14 @@ def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
     return FolderSource(path, cache_bytes=cache_bytes)
 
 
-def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Callable[[int], grain.MapDataset]:
-    cache_bytes = config.cache_bytes // len(weights)
-    source = Joined([open_pictures(path, cache_bytes=cache_bytes) for path in weights])
-    windows = find_all_windows(source, config.crop_size)
+def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
+    sources, windows = [], []
+    for path in weights:
+        source = open_pictures(path, cache_bytes=config.cache_bytes // len(weights))
+        kept = (built / f"windows_{config.crop_size}.npz") if (built := find_set(path)) else None
+        sources.append(source)
+        windows += find_all_windows(source, config.crop_size, file=kept)
+    source = Joined(sources)
     visited = visits(windows)
     parts = [visited[(first <= visited) & (visited < end)] for first, end in pairwise(source.bounds)]
     for path, part in zip(weights, parts, strict=True):
@@ -168,7 +190,7 @@ def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Callable
     return lambda seed: _mixed([part.tolist() for part in parts], weights, seed).random_map(make)
 
 
-def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Callable[[int], grain.MapDataset]:
+def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
     source = Joined([PreparedSource(path) for path in weights])
     parts = [range(first, end) for first, end in pairwise(source.bounds)]
     read = partial(read_prepared, source, scale=config.scale)

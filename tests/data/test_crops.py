@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cassr_jax.data import crops
 from cassr_jax.data.crops import SHARP, TILE, Windows, at_least, find_all_windows, find_windows, laplacian, random_crop
 from cassr_jax.data.crops import window_variances as variances
+from cassr_jax.errors import InputError
 
 
 def half_sharp(height: int = 512, width: int = 768, *, seed: int = 0) -> np.ndarray:
@@ -101,3 +103,42 @@ def test_the_index_of_a_source_is_in_its_order():
     images = [half_sharp(), np.zeros((256, 256, 3), np.uint8), half_sharp(seed=3)]
     together = find_all_windows(images, 64, threads=3)
     assert [w.tiles for w in together] == [find_windows(image, 64).tiles for image in images] == [4, 0, 4]
+
+
+def test_what_was_found_is_kept_in_a_file(tmp_path, monkeypatch):
+    images = [half_sharp(300, 300, seed=seed) for seed in range(3)]
+    file = tmp_path / "windows.npz"
+    found = find_all_windows(images, 64, file=file)
+    assert file.is_file()
+    monkeypatch.setattr(crops, "find_windows", lambda *_: pytest.fail("looked through again"))
+    for kept, expected in zip(find_all_windows(images, 64, file=file), found, strict=True):
+        np.testing.assert_array_equal(kept.corners, expected.corners)
+        assert kept.corners.dtype == expected.corners.dtype
+        assert (kept.stride, kept.tiles) == (expected.stride, expected.tiles)
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", None])
+def test_a_damaged_or_foreign_file_of_windows_is_made_anew(tmp_path, content):
+    images = [half_sharp(300, 300, seed=seed) for seed in range(3)]
+    file = tmp_path / "windows.npz"
+    find_all_windows(images[:2], 64, file=file)
+    if content is not None:
+        file.write_bytes(content)
+    assert len(find_all_windows(images, 64, file=file)) == 3
+    assert len(np.load(file)["tiles"]) == 3
+
+
+def test_windows_of_a_set_with_damage_are_not_kept(tmp_path, capsys):
+    class Damaged(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise InputError("record 1 is damaged")
+            return super().__getitem__(index)
+
+    file = tmp_path / "windows.npz"
+    found = find_all_windows(Damaged([half_sharp(300, 300, seed=0)] * 3), 64, file=file)
+    assert [windows is None for windows in found] == [False, True, False]
+    assert capsys.readouterr().err == "left out: record 1 is damaged\n"
+    assert not file.exists()
+    (tmp_path / "file").write_text("")
+    assert len(find_all_windows([half_sharp(300, 300, seed=0)], 64, file=tmp_path / "file" / "windows.npz")) == 1

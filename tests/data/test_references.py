@@ -1,10 +1,12 @@
 """`python -m cassr_jax.data.references`: pairs with latents and references, made once, goes on where it stopped."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ def make(folder: Path, output: Path, records: int = 5, *more: str) -> int:
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """Five records asked for: whole batches of two, in files of four."""
+    """Five records: batches of two, in files of four."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(references, "RECORDS_PER_FILE", 4)
         assert make(folder, folder / "pairs") == 0
@@ -67,9 +69,10 @@ def made(folder):
 
 
 def test_records_are_the_streams_pictures_with_latents_and_references(folder, made):
-    assert sorted(file.name for file in made.iterdir()) == ["00000.array_record", "00001.array_record"]
+    files = ["00000.array_record", "00001.array_record", "made_with.json"]
+    assert sorted(file.name for file in made.iterdir()) == files
     source = PreparedSource(made)
-    assert len(source) == 6
+    assert len(source) == 5
     data = DataConfig(str(folder / "pictures"), crop_size=SIDE, preset="light", prefetch=2)
     vae = Networks().with_read("vae", str(folder / "vae"), "float32")
     encoder = merge(vae.graphdefs["vae"], select(vae.params, "vae"))
@@ -79,7 +82,7 @@ def test_records_are_the_streams_pictures_with_latents_and_references(folder, ma
         for _ in range(count):
             batch = next(stream)
             latents = encoder.encode(jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1)
-            for i in range(BATCH):
+            for i in range(min(BATCH, len(source) - index)):
                 record = source[index]
                 assert set(record) == {"record", "lr", "hr", "latents", "reference"}
                 assert record["record"] == batch["record"][i]
@@ -91,8 +94,8 @@ def test_records_are_the_streams_pictures_with_latents_and_references(folder, ma
                 assert record["reference"].shape == (SIDE, SIDE, 3)
                 assert record["reference"].std() > 1
                 index += 1
-    pictures = {source[i]["reference"].tobytes() for i in range(6)}
-    assert len(pictures) == 6
+    assert index == 5
+    assert len({record["reference"].tobytes() for record in source}) == 5
 
 
 def test_a_batch_of_them_is_what_the_second_stage_reads(made):
@@ -125,7 +128,7 @@ def test_what_was_interrupted_goes_on_and_a_short_last_file_is_filled(folder, ma
     before = (tmp_path / "00001.array_record").stat().st_mtime_ns
     assert make(folder, tmp_path) == 0
     assert (tmp_path / "00001.array_record").stat().st_mtime_ns == before
-    assert [count_records(tmp_path / f"0000{i}.array_record") for i in (0, 1)] == [4, 2]
+    assert [count_records(tmp_path / f"0000{i}.array_record") for i in (0, 1)] == [4, 1]
     for found, record in zip(PreparedSource(tmp_path), expected, strict=True):
         assert found.keys() == record.keys()
         for name in record:
@@ -143,7 +146,7 @@ def test_without_a_first_stage_there_are_no_references(folder, tmp_path):
 def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
     config = (folder / "config.py").read_text() + "\ndel config.components['scedit'], config.components['vae']\n"
     (tmp_path / "config.py").write_text(config)
-    arguments = ["--config", str(tmp_path / "config.py"), "--records", "6", "--output", str(tmp_path / "plain")]
+    arguments = ["--config", str(tmp_path / "config.py"), "--records", "5", "--output", str(tmp_path / "plain")]
     assert references.main(arguments) == 0
     plain = PreparedSource(tmp_path / "plain")
     assert set(plain[0]) == {"record", "lr", "hr"}
@@ -162,6 +165,13 @@ def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
         (["--set", "data.path=/nowhere"], "/nowhere: is not a folder"),
         (["--sampler", "heun"], "heun"),
         (["--records", "0"], "--records is 0, expected at least 1"),
+        (["--set", "seed=9223372036854775808"], "seed is 9223372036854775808, expected 0 to 9223372036854775807"),
+        (["--set", "seed=-1"], "seed is -1, expected 0 to"),
+        (["--set", "data.path=", 'data.mixture={"PAIRS": 1, "/nowhere": 1}'], "are completed one set at a time"),
+        (
+            ["--set", "data.path=PAIRS", "--output", "PAIRS"],
+            "expected another folder than that of the records it reads",
+        ),
     ],
 )
 def test_what_is_missing_is_named(folder, made, tmp_path, capsys, changes, message):
@@ -177,6 +187,78 @@ def test_a_damaged_file_is_named_and_not_passed_over(folder, tmp_path, capsys):
     (tmp_path / "00000.array_record").write_bytes(b"damaged")
     assert make(folder, tmp_path) == 2
     assert "00000.array_record: not a complete ArrayRecord file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--set", "data.preset=realesrgan"], "made with data.preset 'light', expected it again and not 'realesrgan'"),
+        (["--set", "seed=4"], "made with seed 3, expected it again and not 4"),
+        (["--guidance", "2"], "made with sampling.guidance_scale 1.0, expected it again and not 2.0"),
+        (["--color-fix", "none"], "made with color_fix 'wavelet'"),
+        (["--no-latents"], "made with latents True, expected it again and not False, or another --output"),
+    ],
+)
+def test_records_of_other_settings_are_not_gone_on_with(folder, made, capsys, changes, message):
+    before = {file.name: file.read_bytes() for file in made.iterdir()}
+    assert make(folder, made, 9, *changes) == 2
+    assert message in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in made.iterdir()} == before
+    assert make(folder, made, 5, "--set", "data.num_threads=1", "data.prefetch=1") == 0
+
+
+def test_records_without_pairs_are_refused_by_name(folder, made, tmp_path, capsys):
+    records = ({name: record[name] for name in ("record", "lr", "reference")} for record in PreparedSource(made))
+    references.write_records(tmp_path / "halves" / "0.array_record", records)
+    assert make(folder, tmp_path / "new", 5, "--set", f"data.path={tmp_path / 'halves'}") == 2
+    assert "the records hold lr, record, reference and no hr, expected record, lr, hr" in capsys.readouterr().err
+
+
+def test_latents_are_left_out_where_training_makes_them(folder, tmp_path):
+    change = f'components={{"vae": "{folder / "vae"}"}}'
+    assert make(folder, tmp_path, 1, "--no-latents", "--set", change) == 0
+    (record,) = PreparedSource(tmp_path)
+    assert set(record) == {"record", "lr", "hr"}
+
+
+def test_large_seeds_make_noise_of_their_own():
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**62)
+    drawn = {np.asarray(jax.random.normal(references.seed_key(seed), (4,))).tobytes() for seed in seeds}
+    assert len(drawn) == len(seeds)
+    small = jax.random.normal(jax.random.key(7), (4,))
+    np.testing.assert_array_equal(jax.random.normal(references.seed_key(7), (4,)), small)
+
+
+@pytest.mark.parametrize("kinds", [("vae",), pytest.param(KINDS, marks=pytest.mark.slow)])
+def test_the_work_is_divided_among_the_devices(folder, tmp_path, monkeypatch, capsys, kinds):
+    """Four devices do a quarter each of the work, and make the records that one makes."""
+    flops = {}
+    over = references.over
+
+    def counted(mesh, *rest):
+        function = over(mesh, *rest)
+
+        def call(*arguments):
+            program = function.lower(*arguments).compile()
+            flops[mesh.size] = program.cost_analysis()["flops"]
+            return program(*arguments)
+
+        return call
+
+    monkeypatch.setattr(references, "over", counted)
+    components = json.dumps({kind: str(folder / kind) for kind in kinds})
+    change = ("--set", "batch_size=4", f"components={components}")
+    assert make(folder, tmp_path / "four", 4, *change) == 0
+    assert "batch_size 4 uses 4 of 8 devices" in capsys.readouterr().err
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    assert make(folder, tmp_path / "one", 4, *change) == 0
+    assert flops[4] <= 1.05 * flops[1] / 4
+    for found, expected in zip(PreparedSource(tmp_path / "four"), PreparedSource(tmp_path / "one"), strict=True):
+        for name in ("record", "lr", "hr"):
+            np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_allclose(found["latents"], expected["latents"], rtol=2e-3, atol=2e-3)
+        if "scedit" in kinds:  # rounding to 8 bit may turn the last bit of a float into one grey level
+            assert np.abs(found["reference"].astype(int) - expected["reference"]).max() <= 1
 
 
 def test_the_module_is_a_program(tmp_path):
