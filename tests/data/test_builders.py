@@ -1,5 +1,6 @@
 """Sets built by TFDS from folders: what is in them, what is left out, and that they are read as what they are."""
 
+import itertools
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 
 from cassr_jax.data.build import main
 from cassr_jax.data.builders import BUILDERS, Ffhq
+from cassr_jax.data.pipeline import DataConfig, batches
 from cassr_jax.data.sources import find_set
 from cassr_jax.data.tfds_sets import TFDSSource
 from cassr_jax.errors import InputError
@@ -70,6 +72,17 @@ def test_what_cannot_be_used_is_listed_with_its_reason(built):
     assert len(left_out) == 2
     assert "broken.png: cannot be decoded" in left_out[0]
     assert left_out[1].endswith("small.png: 63x63 px, expected sides of at least 64")
+
+
+def test_it_is_trained_on_whatever_its_pictures_were(built, capfd):
+    """Colour, grey, alpha, CMYK, 16 bit, turned; all smaller than the crop."""
+    stream = batches(DataConfig(str(built), crop_size=96, preset="light", prefetch=2), batch_size=2, seed=0)
+    for batch in itertools.islice(stream, 20):
+        assert batch["hr"].shape == (2, 96, 96, 3)
+        assert batch["lr"].shape == (2, 24, 24, 3)
+    assert stream.skipped == 0
+    assert "left out" not in capfd.readouterr().err
+    assert (built / "folder" / "1.0.0" / "windows_96.npz").is_file()
 
 
 def test_a_set_that_is_there_stays(images, built, capsys, monkeypatch):

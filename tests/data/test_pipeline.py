@@ -288,6 +288,22 @@ def test_worker_processes_give_the_same_stream_and_can_be_taken_up(folder):
     assert_equal(take(workers, 4), expected[4:])
 
 
+@pytest.mark.slow
+def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
+    """Both times inside an epoch, with more records ready than were taken, by fresh processes each time."""
+    config = mix(sets, preset="light", num_threads=1)
+    expected = take(batches(config, batch_size=6, seed=4), 14)
+    found, state = [], None
+    for steps in (7, 2, 5):
+        stream = batches(replace(config, num_workers=2), batch_size=6, seed=4)
+        if state is not None:
+            stream.set_state(state)
+        found += take(stream, steps)
+        state = stream.get_state()
+        stream.close()
+    assert_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
