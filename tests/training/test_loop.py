@@ -64,8 +64,8 @@ def watch(monkeypatch) -> Callable[..., list]:
     def start(config: TrainConfig, stop: int | None = None) -> list:
         keys: list = []
 
-        def watched(data, *, batch_size, seed):
-            stream = batches(data, batch_size=batch_size, seed=seed)
+        def watched(data, *, batch_size, **stream_of):
+            stream = batches(data, batch_size=batch_size, **stream_of)
             return Watched(stream, keys, stop) if batch_size == config.batch_size else stream
 
         monkeypatch.setattr(assembly, "batches", watched)
