@@ -43,7 +43,12 @@ class Networks:
             params |= {name: jnp.copy(encoder[name]) for name in params if name in encoder}
         return self._with(kind, config, graphdef, params)
 
-    def _with(self, kind: str, config: Any, graphdef: nnx.GraphDef, params: Mapping[str, jax.Array]) -> "Networks":
+    def with_shapes(self, kind: str, config: Any, dtype: DTypeLike) -> "Networks":
+        """With a network whose parameters are shapes alone, to reason about."""
+        graphdef, shapes = abstract(partial(_factory, kind, config, dtype))
+        return self._with(kind, config, graphdef, shapes)
+
+    def _with(self, kind: str, config: Any, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
         return Networks(
             self.configs | {kind: config}, self.graphdefs | {kind: graphdef}, self.params | nest(kind, params)
         )

@@ -110,7 +110,7 @@ class ControlNetDenoiser:
 
 @dataclass(frozen=True)
 class CasSRDenoiser:
-    """CasSR's second stage: one ControlNet reads the LR image and the reference, stacked along the batch; their
+    """CasSR's second stage: one ControlNet reads the LR image and the reference in one batch; their
     features are attended to in the up blocks, their residuals added to the skips and the middle."""
 
     unet: UNet
@@ -119,29 +119,26 @@ class CasSRDenoiser:
     switches: GuidanceSwitches
 
     def embed_text(self, encoder_hidden_states: jax.Array) -> Pair:
-        twice = jnp.concatenate([encoder_hidden_states] * 2)
-        return Pair(self.unet.text_key_values(encoder_hidden_states), self.controlnet.text_key_values(twice))
+        of_one = self.controlnet.text_key_values(encoder_hidden_states)
+        return Pair(self.unet.text_key_values(encoder_hidden_states), jax.tree.map(_twice, of_one))
 
     def embed_images(self, lq: jax.Array, reference: jax.Array) -> tuple[jax.Array, jax.Array]:
-        lq_hint, reference_hint = jnp.split(
-            self.controlnet.embed_hint(_unit_range(jnp.concatenate([lq, reference]))), 2
-        )
-        return lq_hint, reference_hint
+        return _apart(self.controlnet.embed_hint(_unit_range(_together(lq, reference))))
 
     def embed_time(self, timesteps: jax.Array) -> Pair:
         return Pair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
 
     def __call__(self, latents: jax.Array, temb: Pair, text: Pair, hints: tuple[jax.Array, jax.Array]) -> jax.Array:
-        control_temb = temb.control if len(temb.control) == 1 else jnp.concatenate([temb.control] * 2)
-        hint = jnp.concatenate([_repeat(h, len(latents)) for h in hints])
-        control = self.controlnet(jnp.concatenate([latents] * 2), control_temb, text.control, hint)
+        control_temb = temb.control if len(temb.control) == 1 else _twice(temb.control)
+        hint = _together(*(_repeat(h, len(latents)) for h in hints))
+        control = self.controlnet(_twice(latents), control_temb, text.control, hint)
         h, skips = self.unet.encode(latents, temb.unet, text.unet)
         if self.switches.residuals:
             h = h + _sum_of_both(control.middle)
             skips = [skip + _sum_of_both(r) for skip, r in zip(skips, control.residuals, strict=True)]
         guides = None
         if self.switches.attention:
-            lr, reference = zip(*(jnp.split(feature, 2) for feature in control.features), strict=True)
+            lr, reference = zip(*map(_apart, control.features), strict=True)
             guides = self.attention.bind(lr, reference, self.switches)
         return self.unet.decode(h, skips, temb.unet, text.unet, guides)
 
@@ -154,6 +151,25 @@ def _repeat(x: jax.Array, batch: int) -> jax.Array:
     return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
 
 
+# What belongs to the LR image and what to the reference stand side by side for every example. One after the other,
+# the halves of a batch that is divided among devices would have to move between them.
+
+
+def _together(lr: jax.Array, reference: jax.Array) -> jax.Array:
+    """(B, ...) each -> (2 B, ...)."""
+    return jnp.stack([lr, reference], axis=1).reshape(-1, *lr.shape[1:])
+
+
+def _twice(x: jax.Array) -> jax.Array:
+    return _together(x, x)
+
+
+def _apart(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse of `_together`."""
+    pairs = x.reshape(-1, 2, *x.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
 def _sum_of_both(x: jax.Array) -> jax.Array:
-    lr, reference = jnp.split(x, 2)
+    lr, reference = _apart(x)
     return lr + reference

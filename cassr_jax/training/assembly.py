@@ -23,19 +23,28 @@ _IMAGES: Mapping[Stage, tuple[str, ...]] = {
 }
 
 
-def build(config: TrainConfig) -> Networks:
-    """Everything the stage uses, read or new. Components that it does not use are those of the exported cascade."""
-    kinds = {*config.components, *config.new}
+def networks_of(config: TrainConfig) -> list[str]:
+    """The kinds that the stage uses, those that are read first. Other components are those of the exported cascade.
+
+    Raises:
+        InputError: one of them is neither read nor new.
+    """
     needed = TRAINABLE[config.stage] + (() if config.stage == "vae" else ("unet", "text_encoder"))
-    if missing := [kind for kind in dict.fromkeys(needed) if kind not in kinds]:
+    if missing := [kind for kind in dict.fromkeys(needed) if kind not in {*config.components, *config.new}]:
         raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
+    read = [kind for kind in config.components if kind in (*needed, "vae") and kind not in config.new]
+    return [*read, *config.new]
+
+
+def build(config: TrainConfig) -> Networks:
+    """Everything the stage uses, read or new."""
     networks = Networks()
-    for kind, source in config.components.items():
-        if kind in (*needed, "vae"):
-            networks = networks.with_read(kind, source, config.dtype)
-    for i, (kind, network) in enumerate(config.new.items()):
-        key = jax.random.fold_in(jax.random.key(config.seed), i)
-        networks = networks.with_new(kind, network, config.dtype, key)
+    for kind in networks_of(config):
+        if kind in config.new:
+            key = jax.random.fold_in(jax.random.key(config.seed), list(config.new).index(kind))
+            networks = networks.with_new(kind, config.new[kind], config.dtype, key)
+        else:
+            networks = networks.with_read(kind, config.components[kind], config.dtype)
     return networks
 
 
@@ -61,6 +70,12 @@ def sample_batch(config: TrainConfig, size: int) -> Batch:
     return dict(draw(next(open_data(apart)), jax.random.key(config.seed), size, config.data.crop_size))
 
 
+def read_by(config: TrainConfig, target: str) -> set[str]:
+    """The names of what the stage reads of a batch, whose target is `hr` or `latents`."""
+    needed = {target, *_IMAGES[config.stage]} | ({"hr"} if config.loss.image_weight else set())
+    return needed - ({"reference"} if config.reference == "identity" else set())
+
+
 def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
     """What the stage reads of a batch: its images, and `latents` or, where these are not prepared, `hr`.
 
@@ -68,16 +83,13 @@ def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
         InputError: the data do not give what the stage reads, or there is no autoencoder to make the latents.
     """
     target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
-    needed = {target, *_IMAGES[config.stage]}
-    if config.reference == "identity":
-        needed -= {"reference"}
-    if config.loss.image_weight:
-        needed |= {"hr"}
+    needed = read_by(config, target)
     if config.data.resident:
         needed = {"lr" if name == "lq" else name for name in needed}  # enlarged where it lies
+    source = ", ".join(config.data.weights())
     if missing := [name for name in needed if name not in batch]:
         missing = ", ".join(sorted(missing))
-        raise InputError(f"{config.data.path}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
+        raise InputError(f"{source}: gives {', '.join(batch)}, stage {config.stage} also needs {missing}")
     if target == "hr" and "vae" not in networks.configs:
-        raise InputError(f"{config.data.path}: gives no latents, so that stage {config.stage} needs a vae")
+        raise InputError(f"{source}: gives no latents, so that stage {config.stage} needs a vae")
     return {name: batch[name] for name in needed}

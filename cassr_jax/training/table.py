@@ -1,10 +1,9 @@
 """What a run holds, by network: said once, at its start."""
 
-from math import prod
-
 import jax
 
 from cassr_jax.models.parameters import Params
+from cassr_jax.sharding.report import bytes_per_device
 
 
 def parameter_table(trainable: Params, frozen: Params, state: object) -> str:
@@ -22,4 +21,4 @@ def parameter_table(trainable: Params, frozen: Params, state: object) -> str:
 
 
 def _mebibytes(leaves: list[jax.Array]) -> str:
-    return f"{sum(prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves) / 2**20:.2f}"
+    return f"{bytes_per_device(leaves) / 2**20:.2f}"

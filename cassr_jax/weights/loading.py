@@ -81,6 +81,13 @@ def load_params(
     return {name: load(name) for name in shapes}
 
 
+def configuration(source: str | Path, kind: str) -> Config:
+    """The config of a network whose weights need not be here: Stable Diffusion 1.5's, where no config.json is."""
+    folders = [Path(source), *(Path(source) / name for name in COMPONENTS[kind].folders)]
+    described = (folder / "config.json" for folder in folders if describes(kind, folder / "config.json"))
+    return next((read_config(kind, file) for file in described), COMPONENTS[kind].sd15)
+
+
 def locate(source: str | Path, kind: str) -> Path:
     """The weight file of a network: `source` itself, or the best one in or below that folder or hub id."""
     path = Path(source)

@@ -62,7 +62,7 @@ def logged(workdir: Path) -> int:
 
 
 def saved(workdir: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix("step_")) for path in (workdir / "checkpoints").glob("step_?") if path)
+    return sorted(int(path.name.removeprefix("step_")) for path in (workdir / "checkpoints").glob("step_?"))
 
 
 def lines_until(process: subprocess.Popen, what: str) -> Iterator[str]:

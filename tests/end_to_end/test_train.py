@@ -91,7 +91,7 @@ def test_a_run_ends_with_an_export(folder, finished):
     assert finished.returncode == 0, finished.stderr
     workdir = folder / "whole"
     assert finished.stdout.strip().splitlines()[-1] == f"trained weights are in {workdir / 'export'}"
-    assert [path.name for path in (workdir / "export").iterdir()] == ["vae"]
+    assert {path.name for path in (workdir / "export").iterdir()} == {"vae", "trained.json"}
     params = Networks().with_read("vae", str(workdir / "export" / "vae"), "float32").params
     assert all(np.isfinite(value).all() for value in params.values())
     resolved = json.loads((workdir / "config.json").read_text())

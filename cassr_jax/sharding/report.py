@@ -1,0 +1,67 @@
+"""What a compiled, divided step asks of each device: read from XLA's own account of it."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+# `name = TYPE kind(` and, where it runs beside other work, `kind-start(`; the end of such a pair carries no data again.
+_CALL = re.compile(rf"= (?P<type>\S.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_ARRAY = re.compile(r"\b(?P<type>pred|[suf]\d+\w*|bf16|c64)\[(?P<shape>[\d,]*)\]")
+_BITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """All calls of one kind: how many stand in the program, and the bytes of their results on one device.
+
+    A call inside a loop stands there once, however often it runs.
+    """
+
+    kind: str
+    count: int
+    bytes: int
+
+
+def collectives(text: str) -> list[Collective]:
+    """Of an optimised HLO module's text (`jax.stages.Compiled.as_text`), by kind."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for call in _CALL.finditer(text):
+        arrays = [_bytes(array) for array in _ARRAY.finditer(call["type"])]
+        # The asynchronous form returns its operands as well, in front of its results.
+        found[call["kind"]].append(sum(arrays[len(arrays) // 2 :] if call["start"] else arrays))
+    return [Collective(kind, len(found[kind]), sum(found[kind])) for kind in _KINDS if kind in found]
+
+
+def _bytes(array: re.Match[str]) -> int:
+    count = math.prod(int(size) for size in array["shape"].split(",") if size)
+    bits = 8 if array["type"] == "pred" else int(_BITS.findall(array["type"])[0])
+    return count * max(bits // 8, 1)
+
+
+def bytes_per_device(leaves: Iterable[Any]) -> int:
+    """Of arrays, or of their shapes, that have a sharding."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def describe(compiled: jax.stages.Compiled, held: dict[str, Any]) -> str:
+    """A table: bytes on one device of what is `held` between steps and of what a step needs besides, its FLOPs, and
+    its collectives."""
+    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    if not (memory and costs and text):
+        raise NotImplementedError("this backend gives no account of a compiled program")
+    rows = [(name, f"{bytes_per_device(jax.tree.leaves(tree)) / 2**20:,.1f} MiB") for name, tree in held.items()]
+    rows.append(("activations and gradients", f"{memory.temp_size_in_bytes / 2**20:,.1f} MiB"))
+    unshared = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + unshared
+    rows.append(("together", f"{total / 2**20:,.1f} MiB"))
+    rows.append(("FLOPs of a step", f"{costs['flops'] / 1e9:,.2f} G"))
+    for found in collectives(text):
+        rows.append((found.kind, f"{found.count} calls, {found.bytes / 2**20:,.1f} MiB"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)

@@ -1,0 +1,50 @@
+"""A step compiled for devices that are not here."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from cassr_jax.errors import InputError
+from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.strategies import STRATEGIES
+from cassr_jax.training.ahead import compile_for, lower, topology_devices
+from cassr_jax.training.state import make_optimizer, new_state
+from cassr_jax.training.step import make_step
+from tests.training.runs import configure, make_batch, objective_and_params
+
+
+def test_shapes_alone_lower_to_the_step_that_trains(networks):
+    config = replace(configure("cassr", networks, strategy=STRATEGIES["fsdp"]), batch_size=8)
+    lowered, held = lower(config, jax.devices())
+    objective, trainable, frozen = objective_and_params(config)
+    plan, optimizer = Plan.of(config.strategy), make_optimizer(config.optimizer, config.num_steps)
+    state, placed = new_state(trainable, optimizer, plan), plan.place(frozen)
+    step = make_step(objective, optimizer, config, plan, state, placed)
+    found = step.lower(state, placed, plan.place_batch(make_batch("cassr", 8)))
+    assert lowered.cost_analysis()["flops"] == found.cost_analysis()["flops"]
+    assert lowered.in_tree == found.in_tree
+    assert [x.shape for x in jax.tree.leaves(lowered.args_info)] == [x.shape for x in jax.tree.leaves(found.args_info)]
+    assert held["trained parameters"].keys() == trainable.keys()
+    assert {name: np.dtype(x.dtype) for name, x in held["frozen parameters"].items()} == dict.fromkeys(
+        frozen, np.dtype(np.float32)
+    )
+
+
+def test_a_slice_that_does_not_exist_is_refused(capsys):
+    with pytest.raises(InputError, match="v5e:3x5: no TPU slice that can be compiled for"):
+        topology_devices("v5e:3x5")
+    assert train.main(["--config", "configs/smoke.py", "--compile-for", "v5e:3x5"]) == 2
+    assert capsys.readouterr().err.startswith("train.py: v5e:3x5: no TPU slice")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_narrow_step_compiles_for_a_pod(name, networks):
+    pytest.importorskip("libtpu", reason="the extra `tpu` is not installed")
+    config = replace(configure("base", networks, strategy=STRATEGIES[name]), batch_size=8)
+    lines = compile_for(config, "v5e:2x4").splitlines()
+    assert lines[0].startswith("stage base, 8 examples a step on v5e:2x4: data")
+    assert any(line.startswith("all-reduce") for line in lines)
+    assert any(line.startswith("all-gather") for line in lines) or name == "dp"
