@@ -85,7 +85,7 @@ def test_a_mapping_can_be_set_whole():
     [
         ("batch_size", "'batch_size': expected FIELD=VALUE"),
         ("batchsize=2", "batchsize: TrainConfig has no field 'batchsize', it has stage, data, "),
-        ("data.crop=2", "data.crop: DataConfig has no field 'crop', it has path, crop_size, "),
+        ("data.crop=2", "data.crop: DataConfig has no field 'crop', it has path, mixture, "),
         ("batch_size=2.0", "batch_size is 2.0, expected a value of type int"),
         ("batch_size=two", "batch_size is 'two', expected a value of type int"),
         ("batch_size=", "batch_size is '', expected a value of type int"),

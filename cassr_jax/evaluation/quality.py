@@ -15,24 +15,19 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import get_args
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-import cassr_jax
-from cassr_jax.config import Activation, Start
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
+from cassr_jax.evaluation.cascades import KINDS, Restore, add_options, load_restore, settings
 from cassr_jax.evaluation.measures import COLUMNS, Measure, Values, make_measure, spread, table
 from cassr_jax.evaluation.tiles import Pair, degraded_tiles, ready_pairs
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
 
-Restore = Callable[[Pair, int], Sequence[np.ndarray]]  # (pair, seed) -> one picture for each of KINDS
-
-KINDS = ("bicubic", "reference", "result")
 _SHEET_ROWS, _SHEET_CELL, _SHEET_GAP = 24, 256, 4
 
 
@@ -49,7 +44,7 @@ def evaluate(
 ) -> Iterator[Record]:
     """Restores pair i with seed i and measures it; `show` is given the bicubic, reference, result and true pictures."""
     for seed, pair in enumerate(pairs):
-        pictures = restore(pair, seed)
+        pictures = restore(pair.lr, seed, pair.scale)
         show([*pictures, pair.hr])
         yield Record(pair.name, dict(zip(KINDS, measure(pair.hr, pictures), strict=True)))
 
@@ -69,7 +64,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return sheet
 
 
-def write_report(folder: Path, records: Sequence[Record], settings: dict[str, object]) -> str:
+def write_report(folder: Path, records: Sequence[Record], chosen: dict[str, object]) -> str:
     """Writes quality.md (the table) and quality.json (every value, and how it came about); returns the table."""
     rows = {kind: [record.values[kind] for record in records] for kind in KINDS}
     text = table(rows)
@@ -80,14 +75,14 @@ def write_report(folder: Path, records: Sequence[Record], settings: dict[str, ob
         for kind, values in rows.items()
     }
     versions = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
-    content = {"settings": settings, "versions": versions, "summary": means, "pictures": [asdict(r) for r in records]}
+    content = {"settings": chosen, "versions": versions, "summary": means, "pictures": [asdict(r) for r in records]}
     with replaced(folder / "quality.md") as file:
         file.write((text + "\n").encode())
     write_json(folder / "quality.json", content)
     return text
 
 
-def run(pairs: Sequence[Pair], restore: Restore, measure: Measure, output: Path, settings: dict[str, object]) -> str:
+def run(pairs: Sequence[Pair], restore: Restore, measure: Measure, output: Path, chosen: dict[str, object]) -> str:
     """Restores and measures all pairs, writes the report and the contact sheet of the first ones; returns the table."""
     sheet: list[Sequence[np.ndarray]] = []
 
@@ -97,7 +92,7 @@ def run(pairs: Sequence[Pair], restore: Restore, measure: Measure, output: Path,
 
     records = list(tqdm(evaluate(pairs, restore, measure, show), "restoring", len(pairs), unit="picture"))
     io.write(output / "sheet.png", io.Picture(contact_sheet(sheet)))
-    return write_report(output, records, settings)
+    return write_report(output, records, chosen)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -110,17 +105,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--photos", type=Path, help="folder of pictures; their sharp tiles are degraded and restored")
     what.add_argument("--pairs", type=Path, help="folder with lr/ and hr/")
     parser.add_argument("--output", type=Path, required=True, help="folder for quality.md, quality.json, sheet.png")
-    parser.add_argument(
-        "--config", default="tiny", help="the cascade, as cassr_jax.load takes it (default %(default)s)"
-    )
     parser.add_argument("--tiles", type=int, default=40, help="how many tiles, or pairs at most (default %(default)s)")
     parser.add_argument("--preset", default="light", choices=PRESETS, help="of the degradation (default %(default)s)")
-    own = "default: the cascade's own"
-    parser.add_argument("--activation", choices=get_args(Activation), help=f"how the reference is made ({own})")
-    parser.add_argument("--steps", type=int, help=own)
-    parser.add_argument("--start", choices=get_args(Start), help=f"what the second stage starts from ({own})")
-    parser.add_argument("--strength", type=float, help=f"of the second stage, above 0, at most 1 ({own})")
-    parser.add_argument("--guidance-scale", type=float, help=own)
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -134,23 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             pairs = list(islice(ready_pairs(arguments.pairs), arguments.tiles))
         measure = make_measure()
-        print(run(pairs, _restore(arguments), measure, arguments.output, vars(arguments)))
+        chosen = settings(arguments)
+        tested = {"pictures": (arguments.photos or arguments.pairs).name, "preset": arguments.preset}
+        print(run(pairs, load_restore(chosen), measure, arguments.output, chosen | tested))
     except InputError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _restore(arguments: argparse.Namespace) -> Restore:
-    cassr = cassr_jax.load(arguments.config, activation=arguments.activation)
-    names = ("steps", "start", "strength", "guidance_scale")
-    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-
-    def restore(pair: Pair, seed: int) -> tuple[np.ndarray, ...]:
-        restoration = cassr.restore(pair.lr, seed=seed, scale=pair.scale, **options)
-        return tuple(getattr(restoration, kind) for kind in KINDS)
-
-    return restore
 
 
 if __name__ == "__main__":
