@@ -17,20 +17,20 @@ from cassr_jax.config_files import read_config
 from tests.training.runs import assert_same, restore
 
 ROOT = Path(train.__file__).parent
-# The same program, which cannot write a file of more than 64 KiB once it has trained four steps: a full disk.
+# The same program, which cannot write a file of more than 64 KiB once its first checkpoint is complete: a full disk.
 FULL = """
-import resource, sys
+import pathlib, resource, sys
 import train
 from cassr_jax.training import assembly, loop
+
+first = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]) / "checkpoints" / "step_2"
 
 def open_data(config, made=assembly.open_data):
     stream = made(config)
     class Stream:
-        count = 0
         get_state = stream.get_state
         def __next__(self):
-            self.count += 1
-            if self.count == 4:
+            if first.exists():
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
             return next(stream)
     return Stream()
@@ -95,12 +95,14 @@ def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path, compiled
     process = start(tmp_path, compiled, program=("-c", FULL))
     _, error = process.communicate(timeout=300)
     assert process.returncode == 2, error
-    assert re.search(r"train\.py: .*checkpoints: step 4 could not be written \(.*\); older checkpoints are", error)
-    assert saved(tmp_path) == [2]
-    process = start(tmp_path, compiled, "num_steps=4")
+    found = re.search(r"train\.py: .*checkpoints: step (\d+) could not be written \(.*\); older checkpoints are", error)
+    assert found is not None, error
+    last = saved(tmp_path)[-1]
+    assert last == int(found[1]) - 2
+    process = start(tmp_path, compiled, f"num_steps={last + 2}")
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    assert "taken up at step 2" in out
+    assert f"taken up at step {last}" in out
 
 
 @pytest.mark.slow
