@@ -41,10 +41,10 @@ def peak(folder: Path, activation: str, call: str, side: int) -> int:
     [("identity", "upscale"), ("scedit", "upscale"), ("scedit", "reference"), ("controlnet", "reference")],
 )
 def test_memory_grows_by_the_pictures_own_arrays_in_both_stages(folder: Path, activation: str, call: str):
-    """The whole in one tile would need some hundred channels of its size; a picture's own arrays are a dozen at most,
-    as float32 RGB: input enlarged, canvas, stages' pictures, sums and weights of tiles, colour bands."""
+    """As float32 RGB: a dozen inside the compiled programs (`tests/test_cascade.py`), where overlapping tiles hold the
+    picture a few times over, and on the host some eight: enlarged input, canvas, stages' pictures, colour bands."""
     found = [peak(folder, activation, call, side) for side in SIDES]
     print(f"{activation} {call}: {[round(bytes / 2**20) for bytes in found]} MiB")
     for i in (0, 1):
         more = 12 * ((4 * SIDES[i + 1]) ** 2 - (4 * SIDES[i]) ** 2)  # bytes of one such array
-        assert found[i + 1] - found[i] < 12 * more
+        assert found[i + 1] - found[i] < 20 * more
