@@ -78,6 +78,9 @@ class LossConfig:
     start_timestep: int = 200
     image_weight: float = 0.0  # of the picture's loss, between the decoded x_0 and the target, on those examples
     perceptual_weight: float = 0.5  # LPIPS on VGG16, beside L1
+    adversarial_weight: float = (
+        0.0  # of what a `discriminator`, a new network that trains along, finds wrong, beside L1
+    )
     kl_weight: float = 1e-6
     latent_noise: float = 0.0  # standard deviation added to the VAE's latents before decoding, over their own
 

@@ -17,6 +17,7 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.discriminator import DiscriminatorConfig
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -32,6 +33,7 @@ _NETWORKS: Mapping[str, type] = {
         AttachedConfig,
         CLIPTextConfig,
         ControlNetConfig,
+        DiscriminatorConfig,
         LearnedContextConfig,
         RRDBNetConfig,
         SCEditConfig,

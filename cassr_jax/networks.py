@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from cassr_jax.models.parameters import Params, Shapes, abstract, initialise, merge, nest, select
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.weights import components
@@ -62,6 +63,8 @@ def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Ar
 def _factory(kind: str, config: Any, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
     if isinstance(config, RRDBNetConfig):
         return RRDBNet(config, dtype=dtype, rngs=rngs)
+    if isinstance(config, DiscriminatorConfig):
+        return Discriminator(config, dtype=dtype, rngs=rngs)
     return components.build(_published(kind), config, dtype=dtype, rngs=rngs)
 
 

@@ -126,12 +126,19 @@ def _read_windows(file: Path) -> list[Windows] | None:
 
 
 def random_crop(
-    rng: np.random.Generator, image: np.ndarray, size: int, windows: Windows, *, sharp: float = 0.9
+    rng: np.random.Generator,
+    image: np.ndarray,
+    size: int,
+    windows: Windows,
+    *,
+    sharp: float = 0.9,
+    min_scale: float = 1.0,
 ) -> np.ndarray:
     """A `size` px crop of a uint8 RGB picture, mirrored with probability 1/2; uint8 (size, size, 3), contiguous.
 
     With probability `sharp` it is one of the picture's sharp windows, moved by less than the windows' stride so that
-    every position can be drawn; else, and where the picture has no sharp window, it comes from anywhere.
+    every position can be drawn; else, and where the picture has no sharp window, it comes from anywhere. With a
+    `min_scale` below 1 it is a larger part of the picture around there, shrunk by a factor between that and 1.
     """
     image = at_least(image, size)
     limit = np.array(image.shape[:2]) - size
@@ -142,8 +149,14 @@ def random_crop(
         corner = np.clip(corner, 0, limit)
     else:
         corner = rng.integers(0, limit, endpoint=True)
+    side = size
+    if min_scale < 1:
+        side = min(round(size / rng.uniform(min_scale, 1)), *image.shape[:2])
+        corner = np.clip(corner - (side - size) // 2, 0, np.array(image.shape[:2]) - side)
     top, left = (int(c) for c in corner)
-    crop = image[top : top + size, left : left + size]
+    crop = image[top : top + side, left : left + side]
+    if side > size:
+        crop = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     return np.ascontiguousarray(crop)

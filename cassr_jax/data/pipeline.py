@@ -39,6 +39,7 @@ class DataConfig:
     mixture: Mapping[str, float] = field(default_factory=dict)  # several such paths instead, each with its weight
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
+    min_scale: float = 1.0  # crops are of the picture shrunk by a factor drawn between this and 1
     preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
     scale: int = 4  # the low-resolution side is crop_size / scale
     num_threads: int = 2  # threads that make records (in each worker process)
@@ -54,6 +55,8 @@ class DataConfig:
             raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
         if not 0.0 <= self.sharp_fraction <= 1.0:
             raise InputError(f"sharp_fraction: {self.sharp_fraction} is not between 0 and 1")
+        if not 0.0 < self.min_scale <= 1.0:
+            raise InputError(f"min_scale: {self.min_scale} is not above 0 and at most 1")
         for path, weight in self.mixture.items():
             if not 0 < weight < math.inf:
                 raise InputError(f"mixture: the weight of {path} is {weight}, expected a positive number")
@@ -232,7 +235,7 @@ def record_maker(
     def make(record: Any, rng: np.random.Generator) -> Batch:
         index, image, skipped = read_or_replace(source, int(record))
         found = windows[index] or find_windows(image, config.crop_size)  # it could not be read before, and now it can
-        hr = random_crop(rng, image, config.crop_size, found, sharp=config.sharp_fraction)
+        hr = random_crop(rng, image, config.crop_size, found, sharp=config.sharp_fraction, min_scale=config.min_scale)
         made = {"record": np.int32(index), "skipped": np.int32(skipped)}
         if config.preset is None:
             return made | {"hr": hr}

@@ -5,7 +5,7 @@ the linear heads. DISTS: Ding et al. 2020, "Image Quality Assessment: Unifying S
 The widths of the backbones are those of the weights (`cassr_jax.evaluation.weights`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,20 @@ def lpips(
     `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other. The two batches pass
     through the network apart from each other, so that the gradient with respect to one costs nothing for the other.
     """
-    a, b = ((x.astype(jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE for x in (a, b))
+    return lpips_between(params, *(lpips_features(params, x, net, precision) for x in (a, b)))
+
+
+def lpips_features(
+    params: Params, images: jax.Array, net: Backbone = "alexnet", precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> list[jax.Array]:
+    """The five layers that LPIPS compares, (B, h, w, C) each, of images (B, H, W, 3) in [-1, 1]."""
+    return features(params, (images.astype(jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE, net, precision)
+
+
+def lpips_between(params: Params, a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+    """`lpips` of two batches whose `lpips_features` are known: (B,) float32."""
     distances = []
-    for i, (f, g) in enumerate(
-        zip(features(params, a, net, precision), features(params, b, net, precision), strict=True)
-    ):
+    for i, (f, g) in enumerate(zip(a, b, strict=True)):
         squared = jnp.square(_unit(f) - _unit(g))  # (B, h, w, C)
         distances.append(jnp.mean(jnp.sum(squared * params[f"head.{i}"], axis=-1), axis=(1, 2)))
     return jnp.stack(distances).sum(0)
@@ -73,7 +82,7 @@ def features(
     net: Backbone = "alexnet",
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> list[jax.Array]:
-    """The five layers that LPIPS compares, (B, h, w, C) each, of normalised images (B, H, W, 3)."""
+    """As `lpips_features`, of images that are normalised already."""
     if net == "vgg16":
         return _vgg(params, x, _max_pool_2, precision)
     result = []

@@ -20,8 +20,9 @@ from cassr_jax.networks import Networks
 from cassr_jax.sharding.plan import Plan
 from cassr_jax.sharding.report import describe
 from cassr_jax.training.assembly import networks_of, read_by
+from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import partition
-from cassr_jax.training.objectives import make_objective, needs_lpips
+from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
 from cassr_jax.weights.loading import configuration

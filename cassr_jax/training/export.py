@@ -18,7 +18,7 @@ from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.sharding.plan import gathered
 from cassr_jax.training.assembly import sample_batch
-from cassr_jax.training.masking import TRAINABLE
+from cassr_jax.training.masking import DISCRIMINATOR, TRAINABLE
 from cassr_jax.training.previews import sampling_of
 from cassr_jax.training.state import TrainState
 
@@ -48,7 +48,7 @@ def export(config: TrainConfig, networks: Networks, state: TrainState, frozen: P
         {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
     )
     if config.stage == "cassr":
-        for kind in config.new.keys() - set(TRAINABLE["cassr"]):
+        for kind in config.new.keys() - {*TRAINABLE["cassr"], DISCRIMINATOR}:
             write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
         write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
     return folder
@@ -59,7 +59,8 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
     activation: Any = next((name for kind, name in _ACTIVATIONS.items() if kind in sources), "identity")
     sampling = sampling_of(config)
     return CascadeConfig(
-        components=sources | {kind: kind for kind in (*config.new, *TRAINABLE["cassr"])},
+        components=sources
+        | {kind: kind for kind in {**config.new, **dict.fromkeys(TRAINABLE["cassr"])} if kind != DISCRIMINATOR},
         activation="identity" if config.reference == "identity" else activation,
         schedule=config.schedule,
         activation_sampling=replace(sampling, start="lr"),

@@ -23,9 +23,10 @@ from cassr_jax.training.assembly import build, for_stage, open_data
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
 from cassr_jax.training.guard import Guard
+from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.logs import Logs, Meter
-from cassr_jax.training.masking import partition
-from cassr_jax.training.objectives import Batch, Metrics, make_objective, needs_lpips
+from cassr_jax.training.masking import DISCRIMINATOR, partition
+from cassr_jax.training.objectives import Batch, Metrics, make_objective
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.signals import watch_sigterm
 from cassr_jax.training.state import make_optimizer, new_state
@@ -176,6 +177,11 @@ def _check(config: TrainConfig, workdir: Path) -> None:
         raise InputError("loss.start is noise, expected lr or reference: all other examples start from noise")
     if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
         raise InputError("loss.image_weight is set, but loss.start_fraction gives no example to decode")
+    if bool(loss.adversarial_weight) != (DISCRIMINATOR in config.new):
+        raise InputError(
+            f"loss.adversarial_weight is {loss.adversarial_weight} and new holds {', '.join(config.new) or 'nothing'}, "
+            f"expected a {DISCRIMINATOR} where the weight is above 0, and there alone"
+        )
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: a file, expected a folder for checkpoints, logs and the export")
 

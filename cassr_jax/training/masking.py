@@ -18,9 +18,13 @@ TRAINABLE: dict[Stage, tuple[str, ...]] = {
 }
 
 
+# Trains along with any stage, for the stage's sake: it is not exported.
+DISCRIMINATOR = "discriminator"
+
+
 def is_trainable(name: str, stage: Stage) -> bool:
     """Whether the parameter `component.path` is trained by `stage`."""
-    return name.split(".", 1)[0] in TRAINABLE[stage]
+    return name.split(".", 1)[0] in (*TRAINABLE[stage], DISCRIMINATOR)
 
 
 def partition(params: Mapping[str, T], stage: Stage) -> tuple[dict[str, T], dict[str, T]]:

@@ -17,17 +17,16 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from cassr_jax.config import LossConfig, TrainConfig
+from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
-from cassr_jax.evaluation.perceptual import lpips
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.training.image_loss import Metrics, image_loss_of
 
 Batch = Mapping[str, Any]  # name -> array, of NumPy until it is traced
-Metrics = dict[str, jax.Array]
 Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 GraphDefs = Mapping[str, nnx.GraphDef]
 
@@ -54,23 +53,9 @@ def _vae_loss(
         level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(0, 1, 2)))
         latents = latents + level * _normal(noise_keys, mean.shape)
     decoded = vae.decode(latents * vae.config.scaling_factor).astype(jnp.float32)
-    image_loss, metrics = _image_loss(loss_config, params, decoded, images)
+    image_loss, metrics = image_loss_of(loss_config, graphdefs, params, decoded, images)
     kl = 0.5 * jnp.mean(jnp.sum(mean**2 + jnp.exp(logvar) - 1 - logvar, axis=(1, 2, 3)))
     return image_loss + loss_config.kl_weight * kl, metrics | {"kl": kl}
-
-
-def needs_lpips(config: TrainConfig) -> bool:
-    """Whether the stage's loss reads LPIPS's weights, `lpips.*`, beside the networks'."""
-    return bool(config.loss.perceptual_weight and (config.stage == "vae" or config.loss.image_weight))
-
-
-def _image_loss(config: LossConfig, params: Params, decoded: jax.Array, images: jax.Array) -> tuple[jax.Array, Metrics]:
-    """L1 + LPIPS on VGG16 of pictures (B, S, S, 3) in [-1, 1]."""
-    l1 = jnp.mean(jnp.abs(decoded - images))
-    perceptual = jnp.zeros(())
-    if config.perceptual_weight:
-        perceptual = jnp.mean(lpips(select(params, "lpips"), decoded, images, "vgg16", precision=None))
-    return l1 + config.perceptual_weight * perceptual, {"l1": l1, "lpips": perceptual}
 
 
 def _diffusion_loss(
@@ -124,7 +109,7 @@ def _diffusion_loss(
         return loss, {}
     x0 = config.schedule.to_x0(prediction, noisy, timesteps)[:started]
     decoded = modules["vae"].decode(x0).astype(jnp.float32)
-    image_loss, metrics = _image_loss(settings, params, decoded, to_float(batch["hr"][:started]))
+    image_loss, metrics = image_loss_of(settings, graphdefs, params, decoded, to_float(batch["hr"][:started]))
     return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
 
 

@@ -44,7 +44,7 @@ def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray
     sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
 
     def run(params: Params) -> dict[str, jax.Array]:
-        modules = merge_all(networks.graphdefs, {k: v for k, v in params.items() if not k.startswith("lpips.")})
+        modules = merge_all(networks.graphdefs, params)
         vae = modules["vae"]
         if config.stage == "vae":
             return {"output": vae.decode(vae.encode(to_float(batch["hr"])))}

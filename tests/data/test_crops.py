@@ -99,6 +99,22 @@ def test_a_small_picture_is_enlarged_until_its_shorter_side_fits(height, width, 
     assert crop.flags.c_contiguous
 
 
+def test_a_crop_of_a_shrunk_picture_shows_more_of_it():
+    """Of a picture whose red grows from left to right, the crop's own range of red says how much of it is seen."""
+    ramp = np.zeros((256, 512, 3), np.uint8)
+    ramp[..., 0] = np.arange(512) // 2
+    windows = find_windows(ramp, 64)
+    seen = []
+    for seed in range(200):
+        crop = random_crop(np.random.default_rng(seed), ramp, 64, windows, min_scale=0.25)
+        assert crop.shape == (64, 64, 3)
+        seen.append(2 * (int(crop[..., 0].max()) - int(crop[..., 0].min())) / 64)
+    assert min(seen) < 1.2
+    assert 3.5 < max(seen) <= 4.1  # 4: the whole height, which a quarter of 64 px asks for
+    whole = random_crop(np.random.default_rng(0), ramp[:64], 64, windows, min_scale=0.25)
+    assert whole.shape == (64, 64, 3)
+
+
 def test_the_index_of_a_source_is_in_its_order():
     images = [half_sharp(), np.zeros((256, 256, 3), np.uint8), half_sharp(seed=3)]
     together = find_all_windows(images, 64, threads=3)

@@ -1,0 +1,47 @@
+"""A discriminator that looks at pictures through a frozen network's features, for an adversarial loss.
+
+Sauer et al. 2021, "Projected GANs Converge Faster" (arXiv 2111.01007): what a network trained on ImageNet sees of a
+picture is so much easier to judge that small heads suffice, and few pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.layers import Conv
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """`feature_channels` are those of the layers that are judged; the default's are VGG16's, as LPIPS compares them."""
+
+    feature_channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+    hidden_channels: int = 64
+
+
+class Discriminator(nnx.Module):
+    """One head for each layer of features (B, h, w, C), every one a map of logits (B, h, w, 1)."""
+
+    def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.config = config
+        self.heads = nnx.List(
+            [_Head(channels, config.hidden_channels, dtype=dtype, rngs=rngs) for channels in config.feature_channels]
+        )
+
+    def __call__(self, features: Sequence[jax.Array]) -> list[jax.Array]:
+        return [head(x) for head, x in zip(self.heads, features, strict=True)]
+
+
+class _Head(nnx.Module):
+    def __init__(self, channels: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv_in = Conv(channels, hidden, 1, dtype=dtype, rngs=rngs)
+        self.conv_mid = Conv(hidden, hidden, 3, dtype=dtype, rngs=rngs)
+        self.conv_out = Conv(hidden, 1, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for conv in (self.conv_in, self.conv_mid):
+            x = nnx.leaky_relu(conv(x), 0.2)
+        return self.conv_out(x)
