@@ -100,7 +100,8 @@ def test_commands_name_what_exists(page, command):
     """Scripts, modules, configurations, lock file and examples; what is written in capitals or made by a run is not."""
     for before, word in zip(["", *command], command, strict=False):
         if before == "-m" and word.split(".")[0] in ("cassr_jax", "tests"):
-            assert (ROOT / (word.replace(".", "/") + ".py")).is_file(), word
+            module = ROOT / word.replace(".", "/")
+            assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), word
         elif before == "-c" or re.fullmatch(r"(configs|examples|cassr_jax)/.*|\w+\.py", word):
             assert (ROOT / word).exists(), word
     if extras := re.search(r"\[([\w,]+)\]", " ".join(command)):

@@ -1,0 +1,103 @@
+"""How a cascade, and other programs, do on pairs of pictures: the paper's measures in one table.
+
+    python -m cassr_jax.evaluation --lr LR --hr HR --config tiny --output FOLDER
+    python -m cassr_jax.evaluation --hr HR --results osediff=FOLDER --results seesr=FOLDER --output FOLDER
+
+With --lr, the cascade restores its pictures; --results takes what another program made, so that all stand in the same
+table. Pictures belong together by name, suffixes apart; what does not pair or fit is listed. The output folder gets
+table.md, values.csv, comparison.json, sheet.png (the worst and the best pictures) and the restored pictures. The same
+command again goes on where it stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cassr_jax.errors import InputError
+from cassr_jax.evaluation.cascades import KINDS, add_options, load_restore, settings
+from cassr_jax.evaluation.comparison import PICTURES, compare, make_measures, open_output
+from cassr_jax.evaluation.outside import OfSet, outside_measures
+from cassr_jax.evaluation.pairing import find_cases
+from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m cassr_jax.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--hr", type=Path, required=True, help="folder of the true pictures")
+    add("--lr", type=Path, help="folder of the pictures that the cascade restores")
+    add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="another program's pictures")
+    add("--output", type=Path, required=True, help="folder for the report, one for each comparison")
+    add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
+    add("--seed", type=int, default=0, help="of every picture's noise (default %(default)s)")
+    add_options(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.lr is None and not arguments.results:
+        parser.error("nothing to judge: expected --lr, --results, or both")
+    return arguments
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder) or name in KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected NAME=DIR with a name that is none of {', '.join(KINDS)}")
+    return name, Path(folder)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """The whole comparison; returns the table."""
+    results = dict(arguments.results)
+    cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
+    of_picture, of_set, missing = outside_measures()
+    measure, missing_too = make_measures(of_picture)
+    missing |= missing_too
+    chosen = {
+        "hr": str(arguments.hr.resolve()),
+        "lr": None if arguments.lr is None else str(arguments.lr.resolve()),
+        "results": {name: str(folder.resolve()) for name, folder in results.items()},
+        "pictures": [case.name for case in cases],
+        "missing": sorted(missing),
+    } | ({} if arguments.lr is None else settings(arguments) | {"seed": arguments.seed})
+    found = open_output(arguments.output, chosen)
+    open_cases = [case for case in cases if case.name not in found]
+    if open_cases:
+        restore = None if arguments.lr is None else load_restore(chosen)
+        compare(open_cases, restore, measure, arguments.seed, arguments.output)
+        found = open_output(arguments.output, chosen)
+    ordered = [found[case.name] for case in cases]
+    rows = means(ordered)
+    if not rows:
+        raise InputError(f"none of {len(cases)} pictures could be measured; the first: {ordered[0].left_out}")
+    made = {kind: arguments.output / PICTURES / kind for kind in KINDS if kind in rows}
+    missing |= _add_set_measures(rows, of_set, made | results, arguments.hr, bool(unpaired))
+    write_sheet(arguments.output, cases, ordered)
+    return write_report(arguments.output, chosen, ordered, rows, missing, unpaired, arguments.paper)
+
+
+def _add_set_measures(
+    rows: dict[str, dict[str, float]], of_set: Mapping[str, OfSet], folders: Mapping[str, Path], hr: Path, partial: bool
+) -> dict[str, str]:
+    """Adds them to the rows; returns measure -> why it was left out."""
+    if partial:
+        return dict.fromkeys(of_set, "it compares whole folders, and these do not hold the same pictures")
+    for name, of in of_set.items():
+        for program, folder in folders.items():
+            rows[program][name] = of(folder, hr)
+    return {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        print(run(arguments), end="")
+    except InputError as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
