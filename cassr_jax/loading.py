@@ -2,7 +2,7 @@
 
 import json
 import runpy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -30,6 +30,7 @@ def load(
     source: str | Path = "tiny",
     *,
     activation: Activation | None = None,
+    change: Callable[[CascadeConfig], CascadeConfig] | None = None,
     dtype: DType | None = None,
     devices: int | None = None,
 ) -> CasSR:
@@ -40,6 +41,7 @@ def load(
             finished training run of stage `cassr`, or a Python file that defines `cascade`, a `CascadeConfig` (see
             `configs/`).
         activation: how the reference is made: scedit, controlnet, rrdbnet or identity; by default the cascade's own.
+        change: applied to the cascade's configuration before anything is read, as an ablation does.
         dtype: precision of the networks and of their weights, float32 (default), bfloat16 or float16.
         devices: how many share the tiles of a picture; by default all accelerators of this process, or one CPU.
 
@@ -47,6 +49,8 @@ def load(
         InputError: the source is none of these, weights are missing or do not fit, or there are fewer devices.
     """
     config, base = read_cascade(source)
+    if change is not None:
+        config = change(config)
     if activation is not None:
         config = replace(config, activation=activation)
     if config.activation not in get_args(Activation):

@@ -12,11 +12,12 @@ command again goes on where it stopped.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import KINDS, add_options, load_restore, settings
-from cassr_jax.evaluation.comparison import PICTURES, compare, make_measures, open_output
+from cassr_jax.evaluation.comparison import PICTURES, compare, make_measures
 from cassr_jax.evaluation.outside import OfSet, outside_measures
 from cassr_jax.evaluation.pairing import find_cases
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
@@ -61,20 +62,15 @@ def run(arguments: argparse.Namespace) -> str:
         "pictures": [case.name for case in cases],
         "missing": sorted(missing),
     } | ({} if arguments.lr is None else settings(arguments) | {"seed": arguments.seed})
-    found = open_output(arguments.output, chosen)
-    open_cases = [case for case in cases if case.name not in found]
-    if open_cases:
-        restore = None if arguments.lr is None else load_restore(chosen)
-        compare(open_cases, restore, measure, arguments.seed, arguments.output)
-        found = open_output(arguments.output, chosen)
-    ordered = [found[case.name] for case in cases]
-    rows = means(ordered)
+    load = None if arguments.lr is None else partial(load_restore, chosen)
+    found = compare(cases, load, measure, arguments.output, chosen)
+    rows = means(found)
     if not rows:
-        raise InputError(f"none of {len(cases)} pictures could be measured; the first: {ordered[0].left_out}")
+        raise InputError(f"none of {len(cases)} pictures could be measured; the first: {found[0].left_out}")
     made = {kind: arguments.output / PICTURES / kind for kind in KINDS if kind in rows}
     missing |= _add_set_measures(rows, of_set, made | results, arguments.hr, bool(unpaired))
-    write_sheet(arguments.output, cases, ordered)
-    return write_report(arguments.output, chosen, ordered, rows, missing, unpaired, arguments.paper)
+    write_sheet(arguments.output, cases, found)
+    return write_report(arguments.output, chosen, found, rows, missing, unpaired, arguments.paper)
 
 
 def _add_set_measures(

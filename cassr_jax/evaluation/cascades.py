@@ -7,10 +7,12 @@ from typing import Any, get_args
 import numpy as np
 
 import cassr_jax
-from cassr_jax.config import Activation, Start
+from cassr_jax.config import Activation, CascadeConfig, Start
 
 KINDS = ("bicubic", "reference", "result")
 """What is judged: the input enlarged, the first stage's picture, the second stage's."""
+
+Change = Callable[[CascadeConfig], CascadeConfig]
 
 Restore = Callable[[np.ndarray, int, float], Sequence[np.ndarray]]
 """(picture (h, w, 3), seed, scale) -> one picture (H, W, 3) for each of KINDS, uint8"""
@@ -36,13 +38,13 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("config", "activation", *_SAMPLING)}
 
 
-def load_restore(chosen: Mapping[str, Any]) -> Restore:
-    """The cascade of `settings`.
+def load_restore(chosen: Mapping[str, Any], change: Change | None = None) -> Restore:
+    """The cascade of `settings`, its configuration passed through `change` first.
 
     Raises:
         InputError: it cannot be loaded; the function itself raises it for an option out of range.
     """
-    cassr = cassr_jax.load(chosen["config"], activation=chosen["activation"])
+    cassr = cassr_jax.load(chosen["config"], activation=chosen["activation"], change=change)
     options = {name: chosen[name] for name in _SAMPLING if chosen.get(name) is not None}
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> tuple[np.ndarray, ...]:

@@ -5,7 +5,8 @@ is finished, `pictures/` what the cascade made of it. Started again, it goes on 
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ SETTINGS, VALUES, PICTURES = "settings.json", "values.jsonl", "pictures"
 
 @dataclass(frozen=True)
 class Measured:
-    """One picture's values, by program; or why it has none."""
+    """One picture's values, by program, and how long the cascade took; or why it has none."""
 
     name: str
     values: Mapping[str, Values]
     left_out: str = ""
+    seconds: float | None = None
 
 
 def make_measures(outside: Mapping[str, OfPicture]) -> tuple[Measure, dict[str, str]]:
@@ -99,13 +101,33 @@ def _finished(file: Path) -> list[Measured]:
     return [Measured(**json.loads(line)) for line in whole.splitlines()]
 
 
-def compare(cases: Sequence[Case], restore: Restore | None, measure: Measure, seed: int, folder: Path) -> None:
-    """Measure `cases` and append what is found to the output; a case that cannot be read or does not fit says so."""
-    with (folder / VALUES).open("a", encoding="utf-8") as stream:
-        found = _measure_all(cases, restore, measure, seed, folder)
-        for measured in tqdm(found, "measuring", len(cases), unit="picture"):
-            stream.write(json.dumps(asdict(measured)) + "\n")
-            stream.flush()
+def compare(
+    cases: Sequence[Case],
+    load: Callable[[], Restore] | None,
+    measure: Measure,
+    folder: Path,
+    settings: Mapping[str, Any],
+) -> list[Measured]:
+    """Every case measured, those of an earlier start as they were found; one that cannot be read or fitted says so.
+
+    Args:
+        load: the cascade that restores the cases' LR pictures, called where any is left; None judges results alone.
+        settings: what decides the values, JSON's own types; `seed` is that of every picture's noise.
+
+    Raises:
+        InputError: see `open_output`; and whatever loading the cascade raises.
+    """
+    found = open_output(folder, settings)
+    left = [case for case in cases if case.name not in found]
+    if left:
+        restore = None if load is None else load()
+        with (folder / VALUES).open("a", encoding="utf-8") as stream:
+            measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
+            for measured in tqdm(measuring, "measuring", len(left), unit="picture"):
+                stream.write(json.dumps(asdict(measured)) + "\n")
+                stream.flush()
+                found[measured.name] = measured
+    return [found[case.name] for case in cases]
 
 
 def _measure_all(
@@ -117,13 +139,16 @@ def _measure_all(
         except InputError as error:
             yield Measured(case.name, {}, str(error))
             continue
-        shown = dict(pictures.results)
+        shown, seconds = dict(pictures.results), None
         if restore is not None and pictures.lr is not None:
+            start = time.perf_counter()
             made = dict(zip(KINDS, restore(pictures.lr, seed, pictures.scale), strict=True))
+            seconds = time.perf_counter() - start
             for kind, picture in made.items():
                 io.write(made_file(folder, kind, case.name), io.Picture(picture))
             shown = made | shown
-        yield Measured(case.name, dict(zip(shown, measure(pictures.hr, list(shown.values())), strict=True)))
+        values = measure(pictures.hr, list(shown.values()))
+        yield Measured(case.name, dict(zip(shown, values, strict=True)), seconds=seconds)
 
 
 def made_file(folder: Path, kind: str, name: str) -> Path:

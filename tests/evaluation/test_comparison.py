@@ -21,29 +21,8 @@ from cassr_jax.evaluation.fidelity import luma, psnr
 from cassr_jax.evaluation.measures import make_measure
 from cassr_jax.evaluation.pairing import find_cases
 from cassr_jax.evaluation.report import paper_rows, paper_sets, table
-from tests.data.measures import picture
+from tests.evaluation.pair_folders import arguments, write
 from tests.evaluation.test_perceptual import narrow
-
-
-def write(folder: Path, name: str, image: np.ndarray) -> Path:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(folder / name), image[..., ::-1])
-    return folder
-
-
-@pytest.fixture
-def truths() -> dict[str, np.ndarray]:
-    return {name: picture(256, seed) for seed, name in enumerate("abc")}
-
-
-@pytest.fixture
-def folders(tmp_path, truths) -> Path:
-    """lr/ and hr/ of three pictures, and what a program `peer` made of them."""
-    for name, truth in truths.items():
-        write(tmp_path / "hr", f"{name}.png", truth)
-        write(tmp_path / "lr", f"{name}.png", np.ascontiguousarray(truth[::4, ::4]))
-        write(tmp_path / "peer", f"{name}.webp", truth // 2)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +44,6 @@ def cascade(monkeypatch, learned):
     monkeypatch.setattr(comparison, "make_measure", lambda: learned)
     monkeypatch.setattr(comparison, "pristine_statistics", lambda: (np.zeros(36), np.eye(36)))
     return seen
-
-
-def arguments(folders: Path, *more: str) -> list[str]:
-    given = {"--lr": "lr", "--hr": "hr", "--output": "out"}
-    return [*(part for option, name in given.items() for part in (option, str(folders / name))), *more]
 
 
 def test_from_folders_to_a_report(folders, truths, cascade, capsys):

@@ -1,0 +1,10 @@
+"""Table 3: no description and no guidance."""
+
+from dataclasses import replace
+
+
+def change(cascade):
+    def silent(sampling):
+        return replace(sampling, prompt="", guidance_scale=1.0)
+
+    return replace(cascade, sampling=silent(cascade.sampling), activation_sampling=silent(cascade.activation_sampling))

@@ -1,0 +1,110 @@
+"""The ablations: every file changes what its name says, variants are measured once, what cannot be loaded is named."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import cassr_jax
+from cassr_jax.config import CascadeConfig
+from cassr_jax.errors import InputError
+from cassr_jax.evaluation import ablate, comparison
+from cassr_jax.evaluation.ablate import read_variants, sweeps
+from cassr_jax.evaluation.measures import make_measure
+from tests.evaluation.pair_folders import arguments
+from tests.evaluation.test_perceptual import narrow
+
+ABLATIONS = Path(__file__).parents[2] / "configs" / "ablations"
+
+
+def test_each_file_changes_what_it_says():
+    plain = CascadeConfig()
+    changed = {variant.name: variant.change(plain) for variant in read_variants(ABLATIONS)}
+    assert changed.pop("whole") == plain
+    for name in ("lr", "controlnet", "scedit", "rrdbnet"):
+        activation = {"lr": "identity"}.get(name, name)
+        assert changed.pop(f"reference_{name}").activation == activation
+    for name, switches in {
+        "none": {"reference_attention": False, "lr_attention": False},
+        "reference": {"lr_attention": False},
+        "lr": {"reference_attention": False},
+    }.items():
+        found = changed.pop(f"attention_{name}")
+        assert found.switches == type(plain.switches)(**switches)
+        assert found.sampling == plain.sampling
+    for name, scale in (("prompt_none", 1.0), ("prompt_guidance_only", plain.sampling.guidance_scale)):
+        found = changed.pop(name)
+        assert {s.prompt for s in (found.sampling, found.activation_sampling)} == {""}
+        assert {s.guidance_scale for s in (found.sampling, found.activation_sampling)} == {scale}
+    assert not changed
+
+
+def test_sweeps_are_the_unchanged_cascade_with_other_options():
+    found = {variant.name: variant.options for variant in sweeps([5, 20], [1.0, 5.5])}
+    assert found == {
+        "steps_05": {"steps": 5},
+        "steps_20": {"steps": 20},
+        "guidance_1": {"guidance_scale": 1.0},
+        "guidance_5.5": {"guidance_scale": 5.5},
+    }
+
+
+def test_a_folder_without_variants_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no Python file"):
+        read_variants(tmp_path)
+    (tmp_path / "x.py").write_text("change = 3\n")
+    with pytest.raises(InputError, match=r"x.py: defines no function `change`"):
+        read_variants(tmp_path)
+
+
+@pytest.fixture
+def cascade(monkeypatch):
+    """A cascade that is the darker the fewer steps it takes, and has no ControlNet. Lists what is loaded."""
+    loads: list[str] = []
+
+    def load(source, *, activation, change):
+        config = CascadeConfig() if change is None else change(CascadeConfig())
+        loads.append(config.activation)
+        if config.activation == "controlnet":
+            raise InputError("names no activation_controlnet")
+
+        def restore(lr: np.ndarray, *, seed: int, scale: float, steps: int = 50, **options) -> SimpleNamespace:
+            large = lr.repeat(4, 0).repeat(4, 1)
+            dark = (large * (steps / 50)).astype(np.uint8)
+            return SimpleNamespace(bicubic=large, reference=large, result=dark)
+
+        return SimpleNamespace(restore=restore)
+
+    learned = make_measure(narrow("alexnet"), narrow("vgg16"))
+    monkeypatch.setattr(cassr_jax, "load", load)
+    monkeypatch.setattr(comparison, "make_measure", lambda: learned)
+    monkeypatch.setattr(comparison, "pristine_statistics", lambda: (np.zeros(36), np.eye(36)))
+    return loads
+
+
+def test_all_variants_stand_in_one_table(folders, cascade, capsys):
+    given = arguments(folders, "--ablations", str(ABLATIONS), "--sweep-steps", "10", "25", "--sweep-guidance", "1", "3")
+    assert ablate.main(given) == 0
+    out = folders / "out"
+    text = (out / "ablations.md").read_text()
+    shown = capsys.readouterr()
+    assert shown.out == text
+    report = json.loads((out / "ablations.json").read_text())
+    assert report["left_out"] == {"reference_controlnet": "names no activation_controlnet"}
+    assert len(report["variants"]) == 9 + 4
+    darkest, dark, whole = (report["variants"][name]["means"] for name in ("steps_10", "steps_25", "whole"))
+    assert darkest["psnr_y"] < dark["psnr_y"] < whole["psnr_y"]
+    assert whole == report["variants"]["guidance_3"]["means"]
+    assert "| steps_25 |" in text
+    assert cv2.imread(str(out / "ablations.png")).shape[1] > 1000  # three columns
+    cascade.clear()
+    assert ablate.main(given) == 0
+    assert cascade == ["controlnet"]  # all others are done
+
+
+def test_a_person_s_mistake_is_one_line_and_exit_code_2(folders, cascade, capsys):
+    assert ablate.main(arguments(folders, "--ablations", str(folders / "none"))) == 2
+    assert "none: holds no Python file" in capsys.readouterr().err
