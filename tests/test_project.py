@@ -217,9 +217,14 @@ def test_imports_point_one_way(part):
 
 def test_everything_imported_is_a_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in project["dependencies"]}
+
+    def named(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
+
+    always, evaluating = named(project["dependencies"]), named(project["optional-dependencies"]["eval"])
     packages = {name: {d.lower() for d in found} for name, found in importlib.metadata.packages_distributions().items()}
     for path in MODULES + SCRIPTS:
+        declared = always | (evaluating if path.parent.name == "evaluation" else set())
         for name in {name.split(".")[0] for name in imported(path)} - {"cassr_jax"} - sys.stdlib_module_names:
             distributions = {d.replace("_", "-") for d in packages[name]}
             assert distributions & declared, f"{relative(path)} imports {name}, of {distributions}"

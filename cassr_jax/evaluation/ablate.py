@@ -9,6 +9,7 @@ steps, guidance and time) and a folder for each variant. The same command again 
 """
 
 import argparse
+import importlib.util
 import runpy
 import statistics
 import sys
@@ -91,7 +92,6 @@ def run_variant(
 
 def plot(file: Path, outcomes: Sequence[Outcome]) -> None:
     """LPIPS and DISTS against steps, guidance and seconds a picture, as far as several variants differ in them."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     def points(place: Callable[[Outcome], Any]) -> list[tuple[Any, Outcome]]:
@@ -104,7 +104,6 @@ def plot(file: Path, outcomes: Sequence[Outcome]) -> None:
     }
     columns = {title: found for title, found in columns.items() if len(found) > 1 or title.startswith("seconds")}
     figure = Figure(figsize=(4.5 * len(columns), 7), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(_MEASURES), len(columns), squeeze=False, sharey="row")
     for (name, label), row in zip(_MEASURES.items(), grid, strict=True):
         row[0].set_ylabel(f"{label}, lower is better")
@@ -139,6 +138,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace) -> str:
     """Every variant; returns the table."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError('the plots need matplotlib, which is not installed: pip install "cassr-jax[eval]"')
     variants = read_variants(arguments.ablations) + sweeps(arguments.sweep_steps, arguments.sweep_guidance)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, {})
     of_picture, _, _ = outside_measures()
