@@ -1,59 +1,63 @@
 #!/usr/bin/env python
-"""FLOPs of one training example at full size, from shapes alone: loss and gradient, before XLA's optimisation.
+"""FLOPs of one training example at full size, from shapes alone: by hand, part by part, and in the traced program.
 
     python benchmarks/step_flops.py
 
-Of the stages `scedit`, where the target is encoded in the step, and `cassr`, on prepared pairs with latents.
+Of the stages `scedit` and `cassr`, loss and gradient, where the target is encoded in the step. `traced` is the program
+without, `again` with the attention's scores that the backward pass computes a second time to save memory.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import read_config
+from cassr_jax.models import attention
 from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import Networks
+from cassr_jax.training.flops import Work, step_work, traced_flops
 from cassr_jax.training.masking import partition
 from cassr_jax.training.objectives import make_objective
 
 IMAGE = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.uint8)
-LATENTS = jax.ShapeDtypeStruct((1, 64, 64, 4), jnp.float16)
-BATCHES = {
-    "scedit": {"hr": IMAGE, "lq": IMAGE},
-    "cassr": {"latents": LATENTS, "lq": IMAGE, "reference": IMAGE},
-}
+BATCHES = {"scedit": {"hr": IMAGE, "lq": IMAGE}, "cassr": {"hr": IMAGE, "lq": IMAGE, "reference": IMAGE}}
 
 
 def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # nothing runs; a device would only be waited for
     for stage, batch in BATCHES.items():
-        print(f"{stage:8} {count(stage, batch) / 1e12:.2f} TFLOP an example")
+        config = read_config(Path(__file__).parents[1] / f"configs/sd15_{stage}.py")
+        kinds = {"vae": VAEConfig(), "unet": UNetConfig(), "text_encoder": CLIPTextConfig(), **config.new}
+        parts = step_work(config, kinds, latents=False)
+        print(f"{stage}, GFLOP an example{'forward':>18}{'to inputs':>12}{'to weights':>12}{'in all':>12}")
+        for name, work in (parts | {"by hand": sum(parts.values(), start=Work())}).items():
+            row = (work.forward, work.inputs, work.weights, work.total)
+            print(f"  {name:<30}" + "".join(f"{value / 1e9:12.1f}" for value in row))
+        again = count(config, kinds, batch)
+        blocked, attention._LONGEST_WHOLE = attention._LONGEST_WHOLE, 1 << 30
+        print(f"  traced {count(config, kinds, batch) / 1e9:.1f}, again {again / 1e9:.1f}", flush=True)
+        attention._LONGEST_WHOLE = blocked
 
 
-def count(stage: str, batch: dict[str, jax.ShapeDtypeStruct]) -> float:
-    config = read_config(Path(__file__).parents[1] / f"configs/sd15_{stage}.py")
-    kinds = {"vae": VAEConfig(), "unet": UNetConfig(), "text_encoder": CLIPTextConfig(), **config.new}
+def count(config: TrainConfig, kinds: dict[str, Any], batch: dict[str, jax.ShapeDtypeStruct]) -> float:
     built = Networks()
-
-    def draw() -> dict[str, jax.Array]:
-        nonlocal built
-        built = Networks()
-        for kind, network in kinds.items():
-            built = built.with_new(kind, network, config.dtype, jax.random.key(0))
-        return dict(built.params)
-
-    trainable, frozen = partition(jax.eval_shape(draw), config.stage)
+    for kind, network in kinds.items():
+        built = built.with_shapes(kind, network, config.dtype)
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, jnp.float32) for name, value in built.params.items()}
+    trainable, frozen = partition(shapes, config.stage)
     objective = make_objective(config, built.graphdefs, np.zeros((2, 77), np.int32))
 
     def gradient(trainable, frozen, batch, keys):
         return jax.grad(lambda params: objective(frozen | params, batch, keys), has_aux=True)(trainable)
 
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    return jax.jit(gradient).lower(trainable, frozen, batch, keys).cost_analysis()["flops"]
+    return traced_flops(jax.make_jaxpr(gradient)(trainable, frozen, batch, keys).jaxpr)
 
 
 if __name__ == "__main__":

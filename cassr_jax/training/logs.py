@@ -49,10 +49,9 @@ class Meter:
         if not metrics["skipped"]:
             self._losses.append(metrics["loss"])
 
-    def begin(self, step: jax.stages.Compiled) -> None:
-        """Time counts from here. The work of a step on one device is what XLA counts, where it says."""
-        costs = step.cost_analysis()
-        self.flops = float(costs.get("flops", 0.0)) if isinstance(costs, Mapping) else 0.0
+    def begin(self, flops: float) -> None:
+        """Time counts from here; `flops` is the work of a step on one device."""
+        self.flops = flops
         self._since, self._waited = time.perf_counter(), 0.0
 
     @contextmanager

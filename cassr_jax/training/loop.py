@@ -22,6 +22,7 @@ from cassr_jax.sharding.plan import Plan
 from cassr_jax.training.assembly import build, for_stage, open_data
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
+from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.guard import Guard
 from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.logs import Logs, Meter
@@ -130,9 +131,10 @@ def train(
                 with meter.waiting():
                     batch = next(data) if pool is None else {}
                 chosen = plan.place_batch(for_stage(config, networks, batch)) if pool is None else pool
-                if compiled is None:  # ahead of time: XLA's count of its work comes with it
-                    compiled = step_fn.lower(state, frozen, chosen).compile()
-                    meter.begin(compiled)
+                if compiled is None:  # ahead of time, so that its work can be counted
+                    traced = step_fn.trace(state, frozen, chosen)
+                    compiled = traced.lower().compile()
+                    meter.begin(traced_flops(traced.jaxpr.jaxpr) / plan.mesh.size)
                 new, metrics = compiled(state, frozen, chosen)
                 settle()
                 state, running = new, (step, batch, metrics)

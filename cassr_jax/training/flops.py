@@ -1,0 +1,261 @@
+"""The work of a training step counted twice: by hand from the configurations, part by part, and in the traced program.
+
+Only products count, convolutions and matrices: two FLOPs a multiplication. Forward, a layer costs F. Backward it costs
+F again if a gradient passes to its input, and F again if its weights train; a product of two activations, as in
+attention, F for each of the two that a gradient reaches. What a gradient does not reach costs F and no more: the
+encoder of the frozen U-Net, the autoencoder's, the text encoder. What is computed again to save memory is not counted
+by hand.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from jax.extend import core
+
+from cassr_jax.config import TrainConfig
+from cassr_jax.errors import InputError
+from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of a part: forward, and backward towards its inputs and towards its weights."""
+
+    forward: float = 0.0
+    inputs: float = 0.0
+    weights: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.forward + other.forward, self.inputs + other.inputs, self.weights + other.weights)
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(self.forward * times, self.inputs * times, self.weights * times)
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.inputs + self.weights
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a gradient does in a part: whether the part's weights train, and whether it has to reach its input."""
+
+    trains: bool = False
+    onwards: bool = False
+
+    @property
+    def inside(self) -> "Pass":
+        """Of a later layer of the same part: a gradient has to get to the earlier ones."""
+        return Pass(self.trains, self.onwards or self.trains)
+
+
+def step_work(config: TrainConfig, kinds: Mapping[str, Any], *, latents: bool) -> dict[str, Work]:
+    """Work by part of one example of stage `scedit` or `cassr`, trained as in the paper (no `start_fraction`).
+
+    Args:
+        config: the stage; `data.crop_size` is the side of the pictures.
+        kinds: the configuration of every network, as `Networks.configs`.
+        latents: whether the data hold the target's latents, so that the autoencoder has nothing to do.
+
+    Raises:
+        InputError: another stage.
+    """
+    unet, vae, text = kinds["unet"], kinds["vae"], kinds["text_encoder"]
+    side = config.data.crop_size
+    tokens = text.num_tokens if isinstance(text, LearnedContextConfig) else text.max_position_embeddings
+    rows = side // vae.factor
+    parts = {} if latents else {"autoencoder, encoder": _vae_encoder(vae, side)}
+    parts["text encoder, both prompts"] = _text(text) * 2
+    parts["U-Net, encoder and middle"] = _encoder(unet, rows, tokens, Pass())
+    parts["U-Net, decoder"] = _decoder(unet, rows, tokens, Pass(onwards=True))
+    if config.stage == "scedit":
+        parts["SCEdit"] = _scedit(unet, kinds["scedit"].own, side)
+    elif config.stage == "cassr":
+        parts["ControlNet, both images"] = _controlnet(unet, kinds["controlnet"].own, side, rows, tokens)
+        parts["multiple attention"] = _multiple_attention(unet, rows)
+    else:
+        raise InputError(f"stage is {config.stage}, expected scedit or cassr: no other is counted by hand")
+    return parts
+
+
+def traced_flops(jaxpr: core.Jaxpr) -> float:
+    """What the convolutions and matrix products of a traced function cost, the body of a loop as often as it runs.
+
+    XLA's own count takes a loop's body once, and so most of the attention at 512 px for nothing; on a GPU it leaves out
+    what a library computes.
+    """
+    return sum(map(_equation, jaxpr.eqns))
+
+
+def _equation(equation: Any) -> float:
+    params, name = equation.params, equation.primitive.name
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+    if name == "conv_general_dilated":
+        kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+        taps = math.prod(kernel[i] for i in numbers.rhs_spec[1:])
+        # A strided convolution's gradient puts zeros between its inputs; nobody has to multiply those.
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / math.prod(params["lhs_dilation"])
+    times = params["length"] if name == "scan" else 1
+    return times * sum(map(traced_flops, core.jaxprs_in_params(params)))
+
+
+def _product(multiplications: float, through: Pass) -> Work:
+    flops = 2.0 * multiplications
+    return Work(flops, flops * through.onwards, flops * through.trains)
+
+
+def _attend(queries: int, keys: int, channels: int, *, to_queries: bool, to_keys: bool) -> Work:
+    """Q K^T and the weighted sum of V; a gradient to the queries passes the weights of the sum too."""
+    flops = 2.0 * 2 * queries * keys * channels
+    return Work(flops, flops * ((to_queries or to_keys) + to_keys))
+
+
+def _resnet(area: int, before: int, after: int, temb: int, through: Pass) -> Work:
+    work = _product(area * 9 * before * after, through) + _product(area * 9 * after * after, through.inside)
+    if before != after:
+        work += _product(area * before * after, through)
+    return work + _product(temb * after, Pass(through.trains, through.trains))
+
+
+def _transformer(area: int, width: int, tokens: int, context: int, through: Pass) -> Work:
+    """A gradient goes to the text's keys and values only as far as their weights train."""
+    inside = through.inside
+    linears = (
+        3 + 1 + 2 + 12 + 1
+    )  # self-attention's q, k, v and out; cross-attention's q and out; feed-forward; proj_out
+    work = _product(area * width**2, through) + _product(area * linears * width**2, inside)
+    work += _product(2 * tokens * context * width, Pass(through.trains))
+    work += _attend(area, area, width, to_queries=inside.onwards, to_keys=inside.onwards)
+    return work + _attend(area, tokens, width, to_queries=inside.onwards, to_keys=through.trains)
+
+
+def _time(unet: UNetConfig, trains: bool) -> Work:
+    width, temb = unet.block_out_channels[0], unet.temb_channels
+    return _product(width * temb, Pass(trains)) + _product(temb**2, Pass(trains, trains))
+
+
+def _encoder(unet: UNetConfig, rows: int, tokens: int, through: Pass) -> Work:
+    widths, temb, context = unet.block_out_channels, unet.temb_channels, unet.cross_attention_dim
+    work = _time(unet, through.trains) + _product(rows**2 * 9 * unet.in_channels * widths[0], through)
+    through = through.inside
+    for level, (before, width) in enumerate(pairwise((widths[0], *widths))):
+        area = (rows >> level) ** 2
+        for layer in range(unet.layers_per_block):
+            work += _resnet(area, width if layer else before, width, temb, through)
+            if "CrossAttn" in unet.down_block_types[level]:
+                work += _transformer(area, width, tokens, context, through)
+        if level < len(widths) - 1:
+            work += _product((rows >> (level + 1)) ** 2 * 9 * width**2, through)
+    area = (rows >> (len(widths) - 1)) ** 2
+    middle = _resnet(area, widths[-1], widths[-1], temb, through) * 2
+    return work + middle + _transformer(area, widths[-1], tokens, context, through)
+
+
+def _decoder(unet: UNetConfig, rows: int, tokens: int, through: Pass) -> Work:
+    widths, skips, work = unet.block_out_channels[::-1], list(unet.skip_channels), Work()
+    below = widths[0]
+    for block, width in enumerate(widths):
+        area = (rows >> (len(widths) - 1 - block)) ** 2
+        for _ in range(unet.layers_per_block + 1):
+            work += _resnet(area, below + skips.pop(), width, unet.temb_channels, through)
+            if "CrossAttn" in unet.up_block_types[block]:
+                work += _transformer(area, width, tokens, unet.cross_attention_dim, through)
+            below = width
+        if block < len(widths) - 1:
+            work += _product(4 * area * 9 * width**2, through)
+    return work + _product(rows**2 * 9 * widths[-1] * unet.out_channels, through)
+
+
+def _convolutions(widths: list[tuple[int, int, int]], through: Pass) -> Work:
+    """3x3 convolutions one after the other: (area of the output, channels in, channels out) each."""
+    work = Work()
+    for area, before, after in widths:
+        work += _product(area * 9 * before * after, through)
+        through = through.inside
+    return work
+
+
+def _scedit(unet: UNetConfig, own: Any, side: int) -> Work:
+    hints, layers = own.hint_channels, [(side**2, 3, own.hint_channels[0]), (side**2, *own.hint_channels[:1] * 2)]
+    for i, (before, after) in enumerate(pairwise(hints), 1):
+        area = (side >> i) ** 2
+        layers.append((area, before, after))
+        if i < len(hints) - 1:
+            layers.append((area, after, after))
+    rows, before, work = side >> (len(hints) - 1), hints[-1], Work()
+    for channels, halved in unet.skips:
+        rows >>= halved
+        layers.append((rows**2, before, channels))
+        before = channels
+        work += _product(rows**2 * 2 * channels * int(channels * own.ratio), Pass(True, True))
+    return work + _convolutions(layers, Pass(trains=True))
+
+
+def _controlnet(unet: UNetConfig, own: Any, side: int, rows: int, tokens: int) -> Work:
+    """The text's keys and values are made once for both images, and so is the time embedding."""
+    trained = Pass(trains=True)
+    hints = own.conditioning_embedding_out_channels
+    layers = [(side**2, own.conditioning_channels, hints[0])]
+    for i, (before, after) in enumerate(pairwise(hints), 1):
+        layers += [((side >> (i - 1)) ** 2, before, before), ((side >> i) ** 2, before, after)]
+    layers.append((rows**2, hints[-1], unet.block_out_channels[0]))
+    work = _convolutions(layers, trained) + _encoder(unet, rows, tokens, trained)
+    level = 0
+    for channels, halved in unet.skips:
+        level += halved
+        work += _product((rows >> level) ** 2 * channels**2, trained.inside)
+    middle = unet.block_out_channels[-1]
+    both = (work + _product((rows >> level) ** 2 * middle**2, trained.inside)) * 2
+    widths = [
+        width
+        for kind, width in zip(unet.down_block_types, unet.block_out_channels, strict=True)
+        if "CrossAttn" in kind
+        for _ in range(unet.layers_per_block)
+    ]
+    once = _product(2 * tokens * unet.cross_attention_dim * sum([*widths, middle]), trained) + _time(unet, True)
+    return both + once * -1
+
+
+def _multiple_attention(unet: UNetConfig, rows: int) -> Work:
+    """Two attentions in every transformer of the up blocks, whose keys and values are made of an image's feature."""
+    trained, work = Pass(True, True), Work()
+    for block, transformers in enumerate(unet.up_transformers):
+        area = (rows >> (len(unet.up_transformers) - 1 - block)) ** 2
+        for width, skip in transformers:
+            channels = unet.skip_channels[skip]
+            one = _product(area * 2 * width**2, trained) + _product(area * 2 * channels * width, trained)
+            work += (one + _attend(area, area, width, to_queries=True, to_keys=True)) * 2
+    return work
+
+
+def _vae_encoder(vae: VAEConfig, side: int) -> Work:
+    widths, frozen = vae.block_out_channels, Pass()
+    work = _product(side**2 * 9 * vae.in_channels * widths[0], frozen)
+    for level, (before, width) in enumerate(pairwise((widths[0], *widths))):
+        area = (side >> level) ** 2
+        for layer in range(vae.layers_per_block):
+            work += _resnet(area, width if layer else before, width, 0, frozen)
+        if level < len(widths) - 1:
+            work += _product((side >> (level + 1)) ** 2 * 9 * width**2, frozen)
+    area, width, out = (side // vae.factor) ** 2, widths[-1], 2 * vae.latent_channels
+    work += _resnet(area, width, width, 0, frozen) * 2
+    if vae.mid_block_add_attention:
+        work += _product(area * 4 * width**2, frozen) + _attend(area, area, width, to_queries=False, to_keys=False)
+    return work + _product(area * (9 * width * out + out**2), frozen)
+
+
+def _text(text: CLIPTextConfig | LearnedContextConfig) -> Work:
+    if isinstance(text, LearnedContextConfig):
+        return Work()  # looked up
+    length, width = text.max_position_embeddings, text.hidden_size
+    layer = _product(length * (4 * width**2 + 2 * width * text.intermediate_size), Pass())
+    layer += _attend(length, length, width, to_queries=False, to_keys=False)
+    return layer * text.num_hidden_layers
