@@ -2,11 +2,11 @@
 
     python -m cassr_jax.data.references --config configs/tiny_scedit.py --records 6000 --output runs/pairs
 
-takes the data and the networks of a training configuration. Where these include a vae, the target's latents are stored
-with each record, unless --no-latents; where they include a trained `scedit`, or an `rrdbnet`, the image that it
-restores, rounded to 8 bit as it will be at inference. Each device of this machine has its share of every batch.
-Data that are prepared records already are completed, in their order. The same command again goes on where it stopped:
-files are complete or not there. It is refused where other settings made what is there.
+takes the data and the networks of a training configuration. Where these include a vae, the mean and the deviation of
+the target's latents are stored with each record, unless --no-latents; where they include a trained `scedit`, or an
+`rrdbnet`, the image that it restores, rounded to 8 bit as it will be at inference. Each device of this machine has its
+share of every batch. Data that are prepared records already are completed, in their order. The same command again goes
+on where it stopped: files are complete or not there. It is refused where other settings made what is there.
 """
 
 import argparse
@@ -51,7 +51,8 @@ Make = Callable[[Mapping[str, Any], Mapping[str, jax.Array]], dict[str, jax.Arra
 def make_maker(
     networks: Networks, config: TrainConfig, sampling: SamplingConfig, color_fix: str, *, latents: bool
 ) -> Make | None:
-    """What completes a batch: modules, uint8 `lr`, `hr` and `lq`, and `noise` -> `latents`, `reference` in [-1, 1].
+    """What completes a batch: modules, uint8 `lr`, `hr` and `lq`, and `noise` -> `latents` and `latents_std`, scaled,
+    and `reference` in [-1, 1].
 
     None where the networks complete nothing.
 
@@ -66,7 +67,10 @@ def make_maker(
     def make(modules: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         made = {}
         if latents:
-            made["latents"] = modules["vae"].encode(to_float(batch["hr"])).astype(jnp.float16)
+            mean, logvar = modules["vae"].moments(to_float(batch["hr"]))
+            both = {"latents": mean, "latents_std": jnp.exp(0.5 * logvar)}
+            scale = modules["vae"].config.scaling_factor
+            made |= {name: (value * scale).astype(jnp.float16) for name, value in both.items()}
         if "rrdbnet" in modules:
             made["reference"] = modules["rrdbnet"](batch["lr"] / 255.0) * 2 - 1
         elif restore is not None:

@@ -52,6 +52,7 @@ class ResidentPool(Iterator[Pool]):
         if side < crop_size:
             raise InputError(f"{path}: the records' shorter side is {side} px, expected at least crop_size {crop_size}")
         self.pool: Pool = pool
+        self.skipped = 0  # a damaged record is refused above
 
     def __next__(self) -> Pool:
         return self.pool

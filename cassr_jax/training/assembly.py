@@ -83,7 +83,7 @@ def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
         InputError: the data do not give what the stage reads, or there is no autoencoder to make the latents.
     """
     target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
-    needed = read_by(config, target)
+    needed = read_by(config, target) | ({"latents_std"} & batch.keys() if target == "latents" else set())
     if config.data.resident:
         needed = {"lr" if name == "lq" else name for name in needed}  # enlarged where it lies
     source = ", ".join(config.data.weights())

@@ -144,7 +144,7 @@ def train(
                     jax.profiler.stop_trace()
                 if done % config.log_every == 0 or done == config.num_steps:
                     settle()
-                    means = meter.summary()
+                    means = meter.summary() | ({"damaged_records": data.skipped} if data.skipped else {})
                     logs.write(done, means)
                     bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
                 if preview is not None and done % config.preview_every == 0:

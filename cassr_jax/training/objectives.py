@@ -1,7 +1,8 @@
 """What each stage minimises: pure functions of parameters, a batch and one key for each example.
 
 Batches hold uint8 images (B, S, S, 3): `hr`, and for the conditioned stages `lq` (the low-resolution image upsampled to
-the same size) and `reference`. Where the target was encoded beforehand, `latents` (B, s, s, C) stands instead of `hr`.
+the same size) and `reference`. Where the target was encoded beforehand, `latents` (B, s, s, C) stands instead of `hr`,
+the mean of its distribution, and `latents_std`, of the same shape, beside it where a sample is drawn in every step.
 
 An example's random numbers come from its own key: they are the same wherever and in whatever part of a batch it is
 worked on. A loss is the mean over examples, so that equal parts of a batch average to the whole.
@@ -47,7 +48,7 @@ def _vae_loss(
     images = to_float(batch["hr"])
     sample_keys, noise_keys = _split(keys, 2)
     mean, logvar = vae.moments(images)
-    latents = mean + jnp.exp(0.5 * logvar) * _normal(sample_keys, mean.shape)
+    latents = _sampled(mean, jnp.exp(0.5 * logvar), sample_keys)
     if loss_config.latent_noise:
         # A decoder that has seen slightly wrong latents forgives those that a diffusion model makes.
         level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(0, 1, 2)))
@@ -77,9 +78,11 @@ def _diffusion_loss(
     latent_keys, noise_keys, time_keys, drop_keys = _split(keys, 4)
     if "latents" in batch:
         latents = batch["latents"].astype(jnp.float32)
+        if "latents_std" in batch:
+            latents = _sampled(latents, batch["latents_std"].astype(jnp.float32), latent_keys)
     else:
         mean, logvar = modules["vae"].moments(to_float(batch["hr"]))
-        sampled = mean + jnp.exp(0.5 * logvar) * _normal(latent_keys, mean.shape)
+        sampled = _sampled(mean, jnp.exp(0.5 * logvar), latent_keys)
         latents = jax.lax.stop_gradient(sampled * modules["vae"].config.scaling_factor)
     latents = checkpoint_name(latents, NETWORK_INPUT)
     size = len(latents)
@@ -116,6 +119,10 @@ def _diffusion_loss(
 def _split(keys: jax.Array, num: int) -> jax.Array:
     """Keys (B,) -> (num, B)."""
     return jax.vmap(partial(jax.random.split, num=num), out_axes=1)(keys)
+
+
+def _sampled(mean: jax.Array, std: jax.Array, keys: jax.Array) -> jax.Array:
+    return mean + std * _normal(keys, mean.shape)
 
 
 def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -81,15 +81,18 @@ def test_records_are_the_streams_pictures_with_latents_and_references(folder, ma
         stream = batches(data, batch_size=BATCH, seed=SEED * 1_000_003 + first)
         for _ in range(count):
             batch = next(stream)
-            latents = encoder.encode(jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1)
+            mean, logvar = encoder.moments(jnp.asarray(batch["hr"], jnp.float32) / 127.5 - 1)
+            latents, deviations = (x * encoder.config.scaling_factor for x in (mean, jnp.exp(logvar / 2)))
             for i in range(min(BATCH, len(source) - index)):
                 record = source[index]
-                assert set(record) == {"record", "lr", "hr", "latents", "reference"}
+                assert set(record) == {"record", "lr", "hr", "latents", "latents_std", "reference"}
                 assert record["record"] == batch["record"][i]
                 for name in ("lr", "hr"):
                     np.testing.assert_array_equal(record[name], batch[name][i])
                 assert record["latents"].dtype == np.float16
                 np.testing.assert_allclose(record["latents"], latents[i], rtol=2e-3, atol=2e-3)
+                assert record["latents_std"].dtype == np.float16
+                np.testing.assert_allclose(record["latents_std"], deviations[i], rtol=2e-3)
                 assert record["reference"].dtype == np.uint8
                 assert record["reference"].shape == (SIDE, SIDE, 3)
                 assert record["reference"].std() > 1
@@ -106,6 +109,7 @@ def test_a_batch_of_them_is_what_the_second_stage_reads(made):
         "hr": ((4, SIDE, SIDE, 3), np.uint8),
         "lq": ((4, SIDE, SIDE, 3), np.uint8),
         "latents": ((4, SIDE // 4, SIDE // 4, 4), np.float16),
+        "latents_std": ((4, SIDE // 4, SIDE // 4, 4), np.float16),
         "reference": ((4, SIDE, SIDE, 3), np.uint8),
     }
 
@@ -140,7 +144,7 @@ def test_without_a_first_stage_there_are_no_references(folder, tmp_path):
     (tmp_path / "config.py").write_text(config)
     arguments = ["--config", str(tmp_path / "config.py"), "--records", "1", "--output", str(tmp_path / "pairs")]
     assert references.main(arguments) == 0
-    assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "hr", "latents"}
+    assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "hr", "latents", "latents_std"}
 
 
 def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):

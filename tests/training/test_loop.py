@@ -109,6 +109,21 @@ def test_a_finished_run_leaves_its_checkpoints_its_metrics_and_its_configuration
     assert from_json(TrainConfig, json.loads((finished / "config.json").read_text()), "config.json") == config
 
 
+def test_damaged_records_are_counted_in_the_metrics(config, networks, tmp_path, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures", 3)
+
+    def open_then_break(*args, **kwargs):
+        stream = batches(*args, **kwargs)
+        (pictures / "1.png").write_bytes(b"nothing")
+        return stream
+
+    monkeypatch.setattr(assembly, "batches", open_then_break)
+    data = replace(config.data, path=str(pictures), cache_bytes=0)
+    loop.train(replace(config, data=data, num_steps=4), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["damaged_records"] >= 2  # of eight records at least two are the broken one's
+
+
 def test_the_export_is_the_average(config, finished):
     state, _ = restore(config, finished)
     assert int(state.step) == 7

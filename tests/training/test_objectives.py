@@ -125,6 +125,25 @@ def test_the_vae_is_also_trained_by_a_perceptual_loss(networks):
     np.testing.assert_allclose(loss, metrics["l1"] + 0.5 * metrics["lpips"] + 1e-6 * metrics["kl"], rtol=1e-5)
 
 
+def test_cached_moments_give_the_loss_of_the_encoder(starts, networks):
+    """The sample is drawn anew in every step, from the keys from which the encoder's would be."""
+    start, batch, key = starts("cassr"), make_batch("cassr"), jax.random.key(1)
+    graphdef = Networks().with_read("vae", str(networks / "vae"), "float32").graphdefs["vae"]
+    vae = merge(graphdef, select(start.frozen, "vae"))
+    mean, logvar = vae.moments(to_float(batch["hr"]))
+    scale = vae.config.scaling_factor
+    cached = {"latents": mean * scale, "latents_std": jnp.exp(logvar / 2) * scale}
+    cached = {name: np.asarray(value, np.float16) for name, value in cached.items()} | batch
+    expected, found = (
+        start.value_and_grad(start.trainable, start.frozen, given, key)[0][0] for given in (batch, cached)
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    again = start.value_and_grad(start.trainable, start.frozen, cached, jax.random.key(2))[0][0]
+    assert again != found
+    without = {name: value for name, value in cached.items() if name != "latents_std"}
+    assert start.value_and_grad(start.trainable, start.frozen, without, key)[0][0] != found
+
+
 def test_prepared_latents_stand_for_the_target(starts):
     """The encoder is not asked: latents that no picture has change the loss, another picture does not."""
     start = starts("base")
