@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from cassr_jax.config import Stage, TrainConfig
-from cassr_jax.data.pipeline import Batch, batches
+from cassr_jax.data.pipeline import Batch, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.networks import Networks
@@ -48,10 +48,15 @@ def build(config: TrainConfig) -> Networks:
     return networks
 
 
-def open_data(config: TrainConfig) -> Any:
+def open_sets(config: TrainConfig) -> Records | ResidentPool:
+    """The run's sets, opened and looked through once; every stream of their records is drawn from them."""
+    return ResidentPool(config.data.path, config.data.crop_size) if config.data.resident else open_records(config.data)
+
+
+def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Any:
     """An endless iterator over this process's parts of the batches, whose state can be taken and set."""
-    if config.data.resident:
-        return ResidentPool(config.data.path, config.data.crop_size)
+    if isinstance(sets, ResidentPool):
+        return sets
     processes = jax.process_count()
     return batches(
         config.data,
@@ -59,15 +64,15 @@ def open_data(config: TrainConfig) -> Any:
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=processes,
+        records=sets,
     )
 
 
-def sample_batch(config: TrainConfig, size: int) -> Batch:
+def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -> Batch:
     """`size` examples as the run meets them, of a stream apart from its own, which neither moves nor is waited for."""
-    apart = replace(config, batch_size=size, data=replace(config.data, num_workers=0))
-    if not apart.data.resident:
-        return next(batches(apart.data, batch_size=size, seed=config.seed))
-    return dict(draw(next(open_data(apart)), jax.random.key(config.seed), size, config.data.crop_size))
+    if isinstance(sets, ResidentPool):
+        return dict(draw(sets.pool, jax.random.key(config.seed), size, config.data.crop_size))
+    return next(batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets))
 
 
 def read_by(config: TrainConfig, target: str) -> set[str]:

@@ -11,6 +11,8 @@ from flax import nnx
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.config_files import to_json
+from cassr_jax.data.pipeline import Records
+from cassr_jax.data.resident import ResidentPool
 from cassr_jax.files import write_json
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
@@ -25,7 +27,14 @@ from cassr_jax.training.state import TrainState
 _ACTIVATIONS = {"scedit": "scedit", "activation_controlnet": "controlnet", "rrdbnet": "rrdbnet"}
 
 
-def export(config: TrainConfig, networks: Networks, state: TrainState, frozen: Params, folder: Path) -> Path:
+def export(
+    config: TrainConfig,
+    networks: Networks,
+    state: TrainState,
+    frozen: Params,
+    folder: Path,
+    sets: Records | ResidentPool,
+) -> Path:
     """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them.
 
     These are the averaged weights where there is an average; `trained.json` says so. Stage `cassr` completes a cascade:
@@ -40,7 +49,7 @@ def export(config: TrainConfig, networks: Networks, state: TrainState, frozen: P
     for kind in TRAINABLE[config.stage]:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:
-            batch = sample_batch(config, 64)
+            batch = sample_batch(config, 64, sets)
             network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
         write_network(folder / kind, kind, network, params)
     write_json(

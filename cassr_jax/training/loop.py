@@ -19,7 +19,7 @@ from cassr_jax.imaging import io
 from cassr_jax.models.parameters import nest
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.plan import Plan
-from cassr_jax.training.assembly import build, for_stage, open_data
+from cassr_jax.training.assembly import build, for_stage, open_data, open_sets
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
 from cassr_jax.training.flops import traced_flops
@@ -75,7 +75,8 @@ def train(
     objective = make_objective(config, networks.graphdefs, ids)
     state, frozen = new_state(trainable, optimizer, plan), plan.place(frozen)
     step_fn = make_step(objective, optimizer, config, plan, state, frozen)
-    data = open_data(config)
+    sets = open_sets(config)
+    data = open_data(config, sets)
     pool = plan.place_whole(for_stage(config, networks, next(data))) if config.data.resident else None
     first_process = jax.process_index() == 0
     with (
@@ -90,7 +91,7 @@ def train(
         if export_to is not None:
             if checkpoints.latest_step is None:
                 raise InputError(f"{workdir}: holds no checkpoint to export")
-            return export(config, networks, state, frozen, export_to)
+            return export(config, networks, state, frozen, export_to, sets)
         if first_process:
             write_json(workdir / CONFIG_FILE, to_json(config))
             taken = f", taken up at step {start}" if start else ""
@@ -99,7 +100,7 @@ def train(
                 print(f"{workdir}: done already, {start} of {config.num_steps} steps; exporting again", flush=True)
         del trainable
 
-        preview = make_preview(config, networks, ids) if config.preview_every else None
+        preview = make_preview(config, networks, ids, sets) if config.preview_every else None
         guard = Guard(config.skip_limit, workdir / "nonfinite")
         meter = Meter(config.batch_size, jax.devices()[0].device_kind)
         bar = tqdm(
@@ -159,7 +160,7 @@ def train(
         checkpoints.wait()
         if int(state.step) < config.num_steps:
             raise Stopped(int(state.step))
-    return export(config, networks, state, frozen, workdir / "export")
+    return export(config, networks, state, frozen, workdir / "export", sets)
 
 
 def _check(config: TrainConfig, workdir: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 
 from cassr_jax import stage as stages
 from cassr_jax.config import SamplingConfig, TrainConfig
+from cassr_jax.data.pipeline import Records
+from cassr_jax.data.resident import ResidentPool
 from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
@@ -35,11 +37,13 @@ def sampling_of(config: TrainConfig) -> SamplingConfig:
     return SamplingConfig(start=start, strength=strength, prompt=config.prompt)
 
 
-def make_preview(config: TrainConfig, networks: Networks, prompt_ids: np.ndarray | None) -> Preview:
+def make_preview(
+    config: TrainConfig, networks: Networks, prompt_ids: np.ndarray | None, sets: Records | ResidentPool
+) -> Preview:
     """A function of all parameters: rows of examples, (N * S, K * S, 3) uint8, LR | reference | output | HR side by
     side as far as the data hold them. The autoencoder shows its reconstruction, stage `base` a picture from noise."""
     count, size = config.preview_count, config.data.crop_size
-    batch = {name: np.asarray(value) for name, value in sample_batch(config, count).items() if name != "record"}
+    batch = {name: np.asarray(value) for name, value in sample_batch(config, count, sets).items() if name != "record"}
     sampling = sampling_of(config)
     sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
 

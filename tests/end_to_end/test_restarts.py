@@ -25,10 +25,10 @@ from cassr_jax.training import assembly, loop
 
 first = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]) / "checkpoints" / "step_2"
 
-def open_data(config, made=assembly.open_data):
-    stream = made(config)
+def open_data(config, sets, made=assembly.open_data):
+    stream = made(config, sets)
     class Stream:
-        get_state = stream.get_state
+        get_state, skipped = stream.get_state, 0
         def __next__(self):
             if first.exists():
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))

@@ -44,7 +44,7 @@ from cassr_jax.training import assembly
 def batches(*args, made=assembly.batches, **kwargs):
     stream = made(*args, **kwargs)
     class Stream:
-        count = 0
+        count = skipped = 0
         get_state = stream.get_state
         def __next__(self):
             self.count += 1

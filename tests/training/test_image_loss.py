@@ -127,7 +127,7 @@ def test_a_discriminator_trains_along_and_is_not_exported(networks, tmp_path):
     trainable, frozen = partition(built.params, config.stage)
     assert {name.split(".")[0] for name in trainable} == {"controlnet", "multiple_attention", "discriminator"}
     state = TrainState.create(trainable, make_optimizer(config.optimizer, config.num_steps))
-    folder = export(config, built, state, frozen, tmp_path / "export")
+    folder = export(config, built, state, frozen, tmp_path / "export", lambda _: pytest.fail("no data are needed"))
     assert {path.name for path in folder.iterdir()} == {
         "cassr.json",
         "controlnet",

@@ -136,7 +136,14 @@ def test_the_export_is_the_average(config, finished):
 def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(config, tmp_path):
     networks = assembly.build(config)
     state = TrainState.create(networks.params, make_optimizer(config.optimizer, config.num_steps))
-    export(replace(config, new={"vae": NETWORKS["vae"]}), networks, state, {}, tmp_path / "export")
+    export(
+        replace(config, new={"vae": NETWORKS["vae"]}),
+        networks,
+        state,
+        {},
+        tmp_path / "export",
+        assembly.open_sets(config),
+    )
     vae = Networks().with_read("vae", str(tmp_path / "export" / "vae"), "float32")
     factor = vae.configs["vae"].scaling_factor
     assert vae.configs["vae"] == replace(NETWORKS["vae"], scaling_factor=factor)

@@ -1,0 +1,25 @@
+"""A trial after stage 3 of the embedded model: SCEdit's tuners against a discriminator, which asks for texture where the
+other losses are content with its mean. docs/tiny.md says what it gave; the embedded weights are not of it."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+from cassr_jax.models.discriminator import DiscriminatorConfig
+
+config = runpy.run_path(str(Path(__file__).with_name("tiny_scedit.py")))["config"]
+
+config = replace(
+    config,
+    data=replace(config.data, path="runs/pairs_160", crop_size=128),
+    components=config.components | {"scedit": "runs/scedit/export/scedit"},
+    new={"discriminator": DiscriminatorConfig()},
+    loss=replace(config.loss, start_fraction=0.875, image_weight=10.0, perceptual_weight=4.0, adversarial_weight=0.1),
+    optimizer=replace(config.optimizer, learning_rate=2e-4, warmup_steps=20, decay="constant", ema_decay=0.98),
+    batch_size=8,
+    num_steps=150,
+    save_every=40,
+    log_every=10,
+    dtype="float32",
+    frozen_dtype="float32",
+)
