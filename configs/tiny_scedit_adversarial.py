@@ -1,5 +1,5 @@
-"""A trial after stage 3 of the embedded model: SCEdit's tuners against a discriminator, which asks for texture where the
-other losses are content with its mean. docs/tiny.md says what it gave; the embedded weights are not of it."""
+"""A trial after stage 3 of the embedded model: SCEdit's tuners against a discriminator, which asks for texture where
+the other losses are content with its mean. docs/tiny.md says what it gave; the embedded weights are not of it."""
 
 import runpy
 from dataclasses import replace
