@@ -15,7 +15,7 @@ Exit code: 0 the bar is met, 1 it is not, 2 an argument is wrong.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import KINDS, Restore, add_options, load_restore, settings
+from cassr_jax.evaluation.cascades import KINDS, Record, add_options, evaluate, load_restore, settings
 from cassr_jax.evaluation.measures import make_measure
 from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
-from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
+from cassr_jax.evaluation.tiles import degraded_crops, degraded_tiles
 from cassr_jax.files import write_json
 
 Means = Mapping[str, Mapping[str, float]]  # measure -> kind of picture -> mean
@@ -78,18 +78,9 @@ def judge(preset: str, means: Means) -> list[Line]:
     return lines
 
 
-def measure_pairs(
-    pairs: Sequence[Pair], restore: Restore, measure: Callable[[Pair, Sequence[np.ndarray]], list[dict[str, float]]]
-) -> Iterator[dict[str, dict[str, float]]]:
-    """Kind of picture -> values, for pair i restored with seed i."""
-    for seed, pair in enumerate(pairs):
-        values = measure(pair, restore(pair.lr, seed, pair.scale))
-        yield dict(zip(KINDS, values, strict=True))
-
-
-def mean(records: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    names = records[0][KINDS[0]]
-    return {name: {kind: float(np.mean([r[kind][name] for r in records])) for kind in KINDS} for name in names}
+def mean(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    names = records[0].values[KINDS[0]]
+    return {name: {kind: float(np.mean([r.values[kind][name] for r in records])) for kind in KINDS} for name in names}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -113,7 +104,7 @@ def run(arguments: argparse.Namespace) -> list[Line]:
         tiles = degraded_tiles(arguments.photos, arguments.limit, PRESETS[preset])
         crops = degraded_crops(arguments.photos, arguments.crops, PRESETS[preset]) if arguments.crops else []
         tile_values, crop_values = (
-            list(tqdm(measure_pairs(pairs, restore, measure), f"{preset}, {what}", len(pairs), disable=None))
+            list(tqdm(evaluate(pairs, restore, measure), f"{preset}, {what}", len(pairs), disable=None))
             for what, pairs, measure in (
                 ("tiles", tiles, lambda pair, pictures: learned(pair.hr, pictures)),
                 ("crops", crops, lambda _, pictures: [{"niqe": niqe(picture, statistics)} for picture in pictures]),
@@ -123,8 +114,8 @@ def run(arguments: argparse.Namespace) -> list[Line]:
         print(*found, sep="\n", flush=True)
         lines += found
         details[preset] = {
-            what: [{"name": pair.name} | value for pair, value in zip(pairs, values, strict=True)]
-            for what, pairs, values in (("tiles", tiles, tile_values), ("crops", crops, crop_values))
+            what: [{"name": record.name} | record.values for record in records]
+            for what, records in (("tiles", tile_values), ("crops", crop_values))
         }
     content = {
         "settings": settings(arguments) | {"photos": arguments.photos.name, "tiles": arguments.limit},

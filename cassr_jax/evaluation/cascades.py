@@ -1,13 +1,16 @@
-"""A cascade as the evaluation's programs run it: their options, and the three pictures that it makes of one."""
+"""A cascade as the evaluation's programs run it: its options, the three pictures that it makes of one, their values."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 
 import cassr_jax
 from cassr_jax.config import Activation, CascadeConfig, Start
+from cassr_jax.evaluation.measures import Values
+from cassr_jax.evaluation.tiles import Pair
 
 KINDS = ("bicubic", "reference", "result")
 """What is judged: the input enlarged, the first stage's picture, the second stage's."""
@@ -52,3 +55,20 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None) -> Res
         return tuple(getattr(restoration, kind) for kind in KINDS)
 
     return restore
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one pair: values by kind of picture."""
+
+    name: str
+    values: dict[str, Values]
+
+
+def evaluate(
+    pairs: Sequence[Pair], restore: Restore, measure: Callable[[Pair, Sequence[np.ndarray]], list[Values]]
+) -> Iterator[Record]:
+    """Restores pair i with seed i and measures its pictures of KINDS."""
+    for seed, pair in enumerate(pairs):
+        values = measure(pair, restore(pair.lr, seed, pair.scale))
+        yield Record(pair.name, dict(zip(KINDS, values, strict=True)))

@@ -10,58 +10,25 @@ reference and the result.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import KINDS, Restore, add_options, load_restore, settings
+from cassr_jax.evaluation.cascades import KINDS, Record, Restore, add_options, evaluate, load_restore, settings
 from cassr_jax.evaluation.measures import COLUMNS, Measure, Values, make_measure, spread, table
+from cassr_jax.evaluation.sheet import contact_sheet
 from cassr_jax.evaluation.tiles import Pair, degraded_tiles, ready_pairs
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
 
-_SHEET_ROWS, _SHEET_CELL, _SHEET_GAP = 24, 256, 4
-
-
-@dataclass(frozen=True)
-class Record:
-    """What was measured of one pair: values by kind of picture."""
-
-    name: str
-    values: dict[str, Values]
-
-
-def evaluate(
-    pairs: Sequence[Pair], restore: Restore, measure: Measure, show: Callable[[Sequence[np.ndarray]], None]
-) -> Iterator[Record]:
-    """Restores pair i with seed i and measures it; `show` is given the bicubic, reference, result and true pictures."""
-    for seed, pair in enumerate(pairs):
-        pictures = restore(pair.lr, seed, pair.scale)
-        show([*pictures, pair.hr])
-        yield Record(pair.name, dict(zip(KINDS, measure(pair.hr, pictures), strict=True)))
-
-
-def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of pictures, each shrunk into a square cell of 256 px, on white; uint8 (H, W, 3)."""
-    pitch = _SHEET_CELL + _SHEET_GAP
-    sheet = np.full((len(rows) * pitch - _SHEET_GAP, len(rows[0]) * pitch - _SHEET_GAP, 3), 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            shrink = min(_SHEET_CELL / max(picture.shape[:2]), 1)
-            if shrink < 1:
-                size = tuple(max(1, round(side * shrink)) for side in picture.shape[1::-1])
-                picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            height, width = picture.shape[:2]
-            sheet[i * pitch : i * pitch + height, j * pitch : j * pitch + width] = picture
-    return sheet
+_SHEET_ROWS = 24
 
 
 def write_report(folder: Path, records: Sequence[Record], chosen: dict[str, object]) -> str:
@@ -86,11 +53,12 @@ def run(pairs: Sequence[Pair], restore: Restore, measure: Measure, output: Path,
     """Restores and measures all pairs, writes the report and the contact sheet of the first ones; returns the table."""
     sheet: list[Sequence[np.ndarray]] = []
 
-    def show(pictures: Sequence[np.ndarray]) -> None:
+    def judge(pair: Pair, pictures: Sequence[np.ndarray]) -> list[Values]:
         if len(sheet) < _SHEET_ROWS:
-            sheet.append(pictures)
+            sheet.append([*pictures, pair.hr])
+        return measure(pair.hr, pictures)
 
-    records = list(tqdm(evaluate(pairs, restore, measure, show), "restoring", len(pairs), unit="picture"))
+    records = list(tqdm(evaluate(pairs, restore, judge), "restoring", len(pairs), unit="picture"))
     io.write(output / "sheet.png", io.Picture(contact_sheet(sheet)))
     return write_report(output, records, chosen)
 

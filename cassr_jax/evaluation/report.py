@@ -15,7 +15,7 @@ from cassr_jax.evaluation.cascades import KINDS
 from cassr_jax.evaluation.comparison import Measured, made_file
 from cassr_jax.evaluation.measures import COLUMNS, Column, Values
 from cassr_jax.evaluation.pairing import Case, read_case
-from cassr_jax.evaluation.quality import contact_sheet
+from cassr_jax.evaluation.sheet import contact_sheet
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
 

@@ -11,6 +11,7 @@ import cassr_jax
 from cassr_jax.evaluation import quality
 from cassr_jax.evaluation.fidelity import psnr
 from cassr_jax.evaluation.measures import COLUMNS, make_measure, spread, table
+from cassr_jax.evaluation.sheet import contact_sheet
 from tests.evaluation.test_perceptual import GOLDEN, narrow
 from tests.evaluation.test_tiles import picture
 
@@ -66,7 +67,7 @@ def test_the_table_compares_result_and_reference_picture_by_picture():
 def test_contact_sheet_places_and_shrinks():
     red, blue = np.zeros((2, 64, 32, 3), np.uint8)
     red[..., 0], blue[..., 2] = 255, 255
-    sheet = quality.contact_sheet([[red, blue], [np.full((512, 1024, 3), 9, np.uint8), red]])
+    sheet = contact_sheet([[red, blue], [np.full((512, 1024, 3), 9, np.uint8), red]])
     assert sheet.shape == (516, 516, 3)
     assert (sheet[:64, :32] == red).all()
     assert (sheet[:64, 260:292] == blue).all()
