@@ -4,7 +4,6 @@ A record is a mapping of names to arrays (`lr` and `reference` uint8 images, `la
 msgpack. Nothing in it is code, and any record can be read on its own.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +14,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from flax import serialization
 
+from cassr_jax.data.sources import find_part
 from cassr_jax.errors import InputError
 
 Record = Mapping[str, np.ndarray]
@@ -64,21 +64,18 @@ class PreparedSource(Sequence[dict[str, np.ndarray]]):
             raise InputError(f"{folder}: holds no *{SUFFIX} file")
         # One source a file, so that a damaged record is traced to its file.
         self._sources = [_open(file) for file in self.files]
-        self._ends = list(accumulate(len(source) for source in self._sources))
+        self._bounds = list(accumulate(map(len, self._sources), initial=0))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._bounds[-1]
 
     def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        index = range(len(self))[index]
-        number = bisect_right(self._ends, index)
-        source = self._sources[number]
-        position = index - self._ends[number] + len(source)
+        file, position = find_part(self._bounds, index)
         try:
-            return serialization.msgpack_restore(source[position])
+            return serialization.msgpack_restore(self._sources[file][position])
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"{self.files[number]}: record {position} is damaged ({error}); make the file anew"
+                f"{self.files[file]}: record {position} is damaged ({error}); make the file anew"
             ) from error
 
 

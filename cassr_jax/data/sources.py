@@ -123,6 +123,17 @@ class FolderSource:
         return f"FolderSource({str(self.path)!r}, {len(self.keys)} pictures)"
 
 
+def find_part(bounds: Sequence[int], index: int) -> tuple[int, int]:
+    """Which part holds record `index`, and its number there; part i holds `bounds[i]` to `bounds[i + 1]` - 1.
+
+    Raises:
+        IndexError: no part holds it. Negative numbers count from the end.
+    """
+    index = range(bounds[-1])[index]
+    part = bisect_right(bounds, index) - 1
+    return part, index - bounds[part]
+
+
 class Joined(Sequence[T]):
     """The records of several sources, one source after the other; source i's are `bounds[i]` to `bounds[i + 1]` - 1."""
 
@@ -134,9 +145,8 @@ class Joined(Sequence[T]):
         return self.bounds[-1]
 
     def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        index = range(len(self))[index]
-        number = bisect_right(self.bounds, index) - 1
-        return self.sources[number][index - self.bounds[number]]
+        part, number = find_part(self.bounds, index)
+        return self.sources[part][number]
 
 
 def read_or_replace(source: Source[T], index: int) -> tuple[int, T, int]:

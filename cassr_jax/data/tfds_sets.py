@@ -1,6 +1,5 @@
 """Sets of TensorFlow Datasets in ArrayRecord files, read without TensorFlow."""
 
-from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cassr_jax.data.sources import PictureCache
+from cassr_jax.data.sources import PictureCache, find_part
 from cassr_jax.errors import InputError
 
 NAMES = ("image", "hr")  # the feature that is the picture: of this project's builders, of tfds's own div2k
@@ -36,7 +35,7 @@ class TFDSSource:
                 f"{self.path}: cannot be read as an ArrayRecord set with a split {split!r} ({error})"
             ) from error
         self.files = [Path(file) for file in shards.filepaths]
-        self._starts = list(accumulate(shards.shard_lengths, initial=0))[:-1]
+        self._bounds = list(accumulate(shards.shard_lengths, initial=0))
         self._cache = PictureCache(cache_bytes)
 
     def __len__(self) -> int:
@@ -55,8 +54,7 @@ class TFDSSource:
             TypeError,
             AttributeError,
         ) as error:  # TypeError: the file itself is cut short
-            shard = bisect_right(self._starts, index) - 1
-            position = index - self._starts[shard]
+            shard, position = find_part(self._bounds, index)
             raise InputError(
                 f"{self.files[shard]}: record {position} is damaged ({error}); build the set anew"
             ) from error

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cassr_jax.data import sources
-from cassr_jax.data.sources import FolderSource, Joined, read_or_replace
+from cassr_jax.data.sources import FolderSource, Joined, find_part, read_or_replace
 from cassr_jax.errors import InputError
 from tests.data.measures import picture
 
@@ -100,6 +100,12 @@ def test_threads_may_share_a_source(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for index, image in zip(order, pool.map(source.__getitem__, order), strict=True):
             np.testing.assert_array_equal(image, picture(16, index))
+
+
+def test_a_record_is_found_in_its_part_and_parts_may_be_empty():
+    assert [find_part([0, 2, 2, 5], index) for index in (0, 1, 2, 4, -1)] == [(0, 0), (0, 1), (2, 0), (2, 2), (2, 2)]
+    with pytest.raises(IndexError):
+        find_part([0, 2], 2)
 
 
 def test_joined_sources_follow_each_other():
