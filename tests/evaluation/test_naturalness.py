@@ -15,9 +15,9 @@ from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
 STATISTICS = (np.zeros(36), np.eye(36))
 
 
-# pyiqa's calibration table. Of the pictures there, these two have no area so flat that rounding errors decide on which
-# side of zero its pixels lie; in the other three they move the value by up to a hundredth.
-@pytest.mark.parametrize(("picture", "published"), [("I04", 3.6549), ("I06", 3.2355)])
+# pyiqa's own row `niqe(ours)` of its calibration table; the authors' MATLAB gives 3.6549, 3.2355, 3.1840, 8.6352. The
+# fifth picture there, I03, is off by 0.006.
+@pytest.mark.parametrize(("picture", "published"), [("I04", 3.6549), ("I06", 3.2342), ("I08", 3.1922), ("I19", 9.0722)])
 def test_published_values(picture, published):
     spec = importlib.util.find_spec("pyiqa")
     path = Path(spec.origin).parents[1] / f"ResultsCalibra/dist_dir/{picture}.bmp" if spec and spec.origin else None
@@ -28,6 +28,23 @@ def test_published_values(picture, published):
     except InputError as error:
         pytest.skip(str(error))
     assert niqe(cv2.imread(str(path))[..., ::-1], statistics) == pytest.approx(published, abs=1e-3)
+
+
+def test_grey_is_rounded_exactly_but_for_halves():
+    image = np.random.default_rng(0).integers(0, 256, (500, 400, 3), np.uint8)
+    thousandths = image.astype(np.int64) @ [299, 587, 114]
+    half = thousandths % 1000 == 500
+    grey = naturalness._grey(image)
+    assert half.any()
+    np.testing.assert_array_equal(grey[~half], (thousandths[~half] + 500) // 1000)
+    assert set(grey[half] - thousandths[half] // 1000) == {0, 1}
+
+
+def test_every_flat_area_lies_on_one_side_of_its_surroundings():
+    for level in range(1, 256):
+        left, right = naturalness._features(np.full((96, 96), float(level)), 96)[0, 4:6]  # of products of neighbours
+        assert math.isnan(left)
+        assert right > 0
 
 
 @pytest.mark.parametrize(("sampler", "shape"), [("laplace", 1.0), ("normal", 2.0)])
