@@ -1,0 +1,257 @@
+"""Test sets as the paper makes them: lr/ and hr/ of the same names, and a manifest of what is in them.
+
+    python -m cassr_jax.evaluation.testset degraded --photos DIV2K_valid_HR --output data/div2k_val
+    python -m cassr_jax.evaluation.testset crops --lr RealSR/Canon/Test/4 --hr RealSR/Canon/Test/4 --output data/realsr
+    python -m cassr_jax.evaluation.testset check data/realsr
+
+`degraded`: whole photographs; picture i, in the order of the names, is degraded with seed i. `crops`: the middles of
+registered pairs, 128 px of LR and the 512 px of HR that they show. `check`: whether a set is what its manifest says.
+A set appears when it is complete, and one that is there already stays as it is.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cassr_jax.data.degradation import PRESETS, Preset, degrade
+from cassr_jax.data.sources import picture_files
+from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
+from cassr_jax.imaging import io
+from cassr_jax.imaging.record import sha256
+
+SCALE, LR_SIDE = 4, 128
+MANIFEST, VERSION = "manifest.json", 1
+# How RealSR (Canon_001_LR4.png, Canon_001_HR.png) and DRealSR (sony_1_x4.png, sony_1_x1.png) mark the two of a pair.
+_MARKS = {"lr": re.compile(r"_(LR4|x4)$"), "hr": re.compile(r"_(HR|x1)$")}
+
+Images = tuple[np.ndarray, np.ndarray]  # lr (h, w, 3) and hr (4h, 4w, 3), uint8
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A pair to be made: its name, the files that it comes from, and how; `make` raises InputError if it cannot be."""
+
+    name: str
+    sources: tuple[Path, ...]
+    make: Callable[[], Images]
+
+
+def degraded_pairs(photos: Path, preset: Preset) -> list[Planned]:
+    """Every picture of a folder whole, but for the last rows and columns where a side is no multiple of 4.
+
+    The truth is the picture itself, also where the preset degrades a sharpened one: that is a target to train on.
+
+    Raises:
+        InputError: the folder is missing, holds no picture or two of one name.
+    """
+
+    def make(path: Path, seed: int) -> Images:
+        hr = _read(path)
+        height, width = (side // SCALE * SCALE for side in hr.shape[:2])
+        if not height or not width:
+            raise InputError(f"{path}: {_size(hr)}, expected sides of at least {SCALE} px")
+        hr = np.ascontiguousarray(hr[:height, :width])
+        return degrade(hr, seed, preset, scale=SCALE)[0], hr
+
+    found = _by_name([(Path(key).with_suffix("").as_posix(), photos / key) for key in picture_files(photos)])
+    return [
+        Planned(name, (path,), lambda path=path, seed=seed: make(path, seed))
+        for seed, (name, path) in enumerate(found.items())
+    ]
+
+
+def cropped_pairs(lr: Path, hr: Path, side: int = LR_SIDE) -> tuple[list[Planned], dict[str, str]]:
+    """The middle `side` px of each LR picture with the same part of its HR one; and the names that are in one folder.
+
+    The folders may be one: what is marked as the other kind (`_HR`, `_LR4`; `_x1`, `_x4`) is passed over, and a name is
+    what is left without its mark.
+
+    Raises:
+        InputError: a folder is missing, holds no such picture or two of one name, or no name is in both.
+    """
+
+    def make(lr_path: Path, hr_path: Path) -> Images:
+        small, large = _read(lr_path), _read(hr_path)
+        if large.shape[:2] != (small.shape[0] * SCALE, small.shape[1] * SCALE):
+            raise InputError(f"{hr_path}: {_size(large)}, expected {SCALE} times the {_size(small)} of {lr_path}")
+        if min(small.shape[:2]) < side:
+            raise InputError(f"{lr_path}: {_size(small)}, expected sides of at least {side} px")
+        top, left = ((length - side) // 2 for length in small.shape[:2])
+        return _cut(small, top, left, side), _cut(large, top * SCALE, left * SCALE, side * SCALE)
+
+    small, large = _marked(lr, "lr"), _marked(hr, "hr")
+    planned = [
+        Planned(name, (small[name], large[name]), lambda name=name: make(small[name], large[name]))
+        for name in sorted(small.keys() & large.keys())
+    ]
+    if not planned:
+        raise InputError(f"no picture's name is in both {lr} and {hr}; expected pairs of one name, marks apart")
+    return planned, {name: f"only in {lr if name in small else hr}" for name in sorted(small.keys() ^ large.keys())}
+
+
+def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[str, Any], output: Path) -> str:
+    """Makes the set at `output`; returns a sentence on what is there.
+
+    Raises:
+        InputError: another set or anything else is there, no pair can be made, or the folder cannot be written.
+    """
+    if output.exists():
+        found = read_manifest(output)
+        if found["settings"] != settings:
+            raise InputError(f"{output}: made with {found['settings']}, now {settings}; expected another --output")
+        names = found["pictures"].keys() | found["left_out"].keys()
+        if changed := names ^ (left_out.keys() | {pair.name for pair in planned}):
+            raise InputError(
+                f"{output}: {min(changed)} is only in it or only in what is given; expected another --output"
+            )
+        return f"{output}: there already, pairs: {len(found['pictures'])}"
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        if partial.exists():  # of a run that was killed
+            shutil.rmtree(partial)
+        pictures = {}
+        for pair in tqdm(planned, "making pairs", unit="pair", disable=None):
+            try:
+                images = pair.make()
+            except InputError as error:
+                left_out = left_out | {pair.name: str(error)}
+                continue
+            pictures[pair.name] = {"sources": [{"file": path.name, "sha256": sha256(path)} for path in pair.sources]}
+            for kind, image in zip(("lr", "hr"), images, strict=True):
+                io.write(partial / kind / f"{pair.name}.png", io.Picture(image))
+                pictures[pair.name][kind] = pixels_sha256(image)
+        if not pictures:
+            raise InputError(f"no pair could be made, of {len(planned)}; the first: {next(iter(left_out.values()))}")
+        versions = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")}
+        content = {"settings": settings, "versions": versions, "pictures": pictures, "left_out": left_out}
+        write_json(partial / MANIFEST, {"version": VERSION} | content)
+        partial.rename(output)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from error
+    lines = [f"{output}: pairs: {len(pictures)}, left out: {len(left_out)}"]
+    return "\n".join(lines + [f"left out: {name} ({reason})" for name, reason in left_out.items()])
+
+
+def check(folder: Path) -> Iterator[str]:
+    """One sentence for everything in which a set differs from its manifest.
+
+    Raises:
+        InputError: there is no manifest.
+    """
+    pictures = read_manifest(folder)["pictures"]
+    for kind in ("lr", "hr"):
+        found = {Path(key).with_suffix("").as_posix(): folder / kind / key for key in picture_files(folder / kind)}
+        for name in sorted(found.keys() | pictures):
+            if name not in pictures:
+                yield f"{found[name]}: not in the manifest"
+            elif name not in found:
+                yield f"{folder / kind / name}: missing"
+            elif (digest := pixels_sha256(_read(found[name]))) != pictures[name][kind]:
+                yield f"{found[name]}: its pixels' SHA-256 is {digest[:12]}..., expected {pictures[name][kind][:12]}..."
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """A set's `settings`, its `pictures` (name -> sources, and hashes of lr and hr), and what was `left_out` and why.
+
+    Raises:
+        InputError: there is no manifest, or it is not one of this program.
+    """
+    file = folder / MANIFEST
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        if content["version"] != VERSION:
+            raise InputError(f"{file}: version {content['version']}, expected {VERSION}")
+        return {name: content[name] for name in ("settings", "pictures", "left_out")}
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error}); expected a test set's folder") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: no manifest of a test set ({error})") from error
+
+
+def pixels_sha256(image: np.ndarray) -> str:
+    """Of shape and pixels, not of a file: another encoder's PNG of the same picture has the same."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def _marked(folder: Path, kind: str) -> dict[str, Path]:
+    other = _MARKS["hr" if kind == "lr" else "lr"]
+    stems = ((Path(key).with_suffix("").as_posix(), folder / key) for key in picture_files(folder))
+    return _by_name([(_MARKS[kind].sub("", stem), path) for stem, path in stems if not other.search(stem)])
+
+
+def _by_name(files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in files:
+        if name in found:
+            raise InputError(f"{path}: has the name of {found[name].name}, {name}; expected one picture of a name")
+        found[name] = path
+    return found
+
+
+def _read(path: Path) -> np.ndarray:
+    return io.fill_hidden(io.read(path))
+
+
+def _cut(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]} px"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m cassr_jax.evaluation.testset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    degraded = commands.add_parser("degraded", help="whole photographs, degraded")
+    degraded.add_argument("--photos", type=Path, required=True, help="folder of sharp pictures")
+    degraded.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")
+    crops = commands.add_parser("crops", help="the middles of registered pairs")
+    crops.add_argument("--lr", type=Path, required=True, help="folder of the small pictures")
+    crops.add_argument("--hr", type=Path, required=True, help="folder of the large ones, may be the same")
+    for made in (degraded, crops):
+        made.add_argument("--output", type=Path, required=True, help="folder of the set")
+    commands.add_parser("check", help="compare a set with its manifest").add_argument("folder", type=Path)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        if arguments.command == "check":
+            wrong = list(check(arguments.folder))
+            print(*(wrong or [f"{arguments.folder}: as its manifest says"]), sep="\n")
+            return 1 if wrong else 0
+        if arguments.command == "degraded":
+            planned, left_out = degraded_pairs(arguments.photos, PRESETS[arguments.preset]), {}
+            settings = {"kind": "degraded", "preset": arguments.preset, "scale": SCALE}
+        else:
+            planned, left_out = cropped_pairs(arguments.lr, arguments.hr)
+            settings = {"kind": "crops", "lr": LR_SIDE, "hr": LR_SIDE * SCALE}
+        print(build(planned, left_out, settings, arguments.output))
+    except InputError as error:
+        print(f"testset: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
