@@ -157,7 +157,8 @@ def open_records(config: DataConfig) -> Records:
     """The streams of `config`'s sets. Pictures are looked through for sharp windows; those of a built set only once.
 
     Raises:
-        InputError: a set cannot be used, or sets of pictures and of prepared records are mixed.
+        InputError: a set cannot be used, sets of pictures and of prepared records are mixed, or prepared records are
+            not of `crop_size`.
     """
     weights = config.weights()
     prepared = [path for path in weights if record_files(Path(path))]
@@ -194,7 +195,15 @@ def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
 
 
 def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
-    source = Joined([PreparedSource(path) for path in weights])
+    sources = [PreparedSource(path) for path in weights]
+    for path, source in zip(weights, sources, strict=True):
+        height, width = read_prepared(source, 0, scale=config.scale)["lq"].shape[:2]
+        if (height, width) != (config.crop_size, config.crop_size):
+            raise InputError(
+                f"{path}: holds records of {width}x{height} px, expected data.crop_size {config.crop_size}: they are "
+                "used as they are, since latents and references belong to the whole crop"
+            )
+    source = Joined(sources)
     parts = [range(first, end) for first, end in pairwise(source.bounds)]
     read = partial(read_prepared, source, scale=config.scale)
     return lambda seed: _mixed(parts, weights, seed).map(read)

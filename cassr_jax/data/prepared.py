@@ -1,7 +1,7 @@
 """Records made beforehand: what training would otherwise compute again in every epoch, in ArrayRecord files.
 
-A record is a mapping of names to arrays (`lr` and `reference` uint8 images, `latents` of the target), packed with
-msgpack. Nothing in it is code, and any record can be read on its own.
+A record is a mapping of names to arrays (`lr`, `hr` and `reference` uint8 images, `latents` and `latents_std` of the
+target), packed with msgpack. Nothing in it is code, and any record can be read on its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

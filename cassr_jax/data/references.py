@@ -274,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-latents",
         action="store_true",
-        help="store no latents: training encodes the targets, drawing anew each time",
+        help="store no latents: training encodes the targets in every step",
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="changes to the configuration")
     arguments = parser.parse_args(argv)

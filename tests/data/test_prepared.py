@@ -13,7 +13,7 @@ from cassr_jax.data.prepared import PreparedSource, count_records, write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic
 
-COUNT = 9
+COUNT, SIDE = 9, 24
 
 
 def record(index: int) -> dict[str, np.ndarray]:
@@ -21,7 +21,7 @@ def record(index: int) -> dict[str, np.ndarray]:
     return {
         "record": np.asarray(index, np.int32),
         "lr": rng.integers(0, 256, (6, 6, 3), dtype=np.uint8),
-        "reference": rng.integers(0, 256, (24, 24, 3), dtype=np.uint8),
+        "reference": rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8),
         "latents": rng.normal(size=(6, 6, 4)).astype(np.float16),
     }
 
@@ -123,7 +123,7 @@ def test_a_damaged_record_is_skipped_counted_and_named_in_every_epoch(folder, tm
     data = bytearray(broken.read_bytes())
     data[500] ^= 255  # record 4 of the set
     broken.write_bytes(data)
-    config = DataConfig(str(tmp_path), prefetch=2)
+    config = DataConfig(str(tmp_path), crop_size=SIDE, prefetch=2)
     stream = batches(config, batch_size=COUNT, seed=0)
     whole = take(batches(replace(config, path=str(folder)), batch_size=COUNT, seed=0), 3)
     for found, expected in zip(take(stream, 3), whole, strict=True):
@@ -138,17 +138,17 @@ def test_a_damaged_record_is_skipped_counted_and_named_in_every_epoch(folder, tm
 
 
 def test_batches_hold_the_records_and_their_enlarged_pictures(folder):
-    (batch,) = take(batches(DataConfig(str(folder), prefetch=2), batch_size=4, seed=0), 1)
+    (batch,) = take(batches(DataConfig(str(folder), crop_size=SIDE, prefetch=2), batch_size=4, seed=0), 1)
     assert set(batch) == {"record", "lr", "reference", "latents", "lq"}
     for i, index in enumerate(batch["record"]):
         expected = record(int(index))
-        expected["lq"] = bicubic(expected["lr"], (24, 24))
+        expected["lq"] = bicubic(expected["lr"], (SIDE, SIDE))
         assert_equal({name: value[i] for name, value in batch.items()}, expected)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5])
 def test_a_stream_taken_up_from_its_state_goes_on_through_the_epochs(folder, stop):
-    config = DataConfig(str(folder), prefetch=3)
+    config = DataConfig(str(folder), crop_size=SIDE, prefetch=3)
     whole = take(batches(config, batch_size=4, seed=2), 12)
     order = np.concatenate([batch["record"] for batch in whole])
     epochs = [order[i : i + COUNT] for i in range(0, 45, COUNT)]
@@ -164,7 +164,7 @@ def test_a_stream_taken_up_from_its_state_goes_on_through_the_epochs(folder, sto
 
 def test_prepared_sets_are_mixed_by_weight(folder, tmp_path):
     write_records(tmp_path / "other.array_record", (record(index) for index in range(100, 103)))
-    config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 3.0}, prefetch=2)
+    config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 3.0}, crop_size=SIDE, prefetch=2)
     order = np.concatenate([batch["record"] for batch in take(batches(config, batch_size=12, seed=0), 3)])
     assert np.sum(order < 100) == 9
     assert sorted(order[order < 100]) == list(range(9))
@@ -175,3 +175,10 @@ def test_prepared_records_and_pictures_do_not_mix(folder, tmp_path):
     config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 1.0})
     with pytest.raises(InputError, match=r"holds prepared records, .* pictures, expected one kind"):
         batches(config, batch_size=1, seed=0)
+
+
+def test_records_of_another_size_than_the_crops_are_refused(folder, tmp_path):
+    whole = DataConfig(str(folder), crop_size=SIDE)
+    assert next(batches(whole, batch_size=1, seed=0))["lq"].shape == (1, SIDE, SIDE, 3)
+    with pytest.raises(InputError, match=r"prepared0: holds records of 24x24 px, expected data.crop_size 16"):
+        batches(replace(whole, crop_size=16), batch_size=1, seed=0)

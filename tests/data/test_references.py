@@ -102,7 +102,7 @@ def test_records_are_the_streams_pictures_with_latents_and_references(folder, ma
 
 
 def test_a_batch_of_them_is_what_the_second_stage_reads(made):
-    batch = next(batches(DataConfig(str(made), prefetch=2), batch_size=4, seed=0))
+    batch = next(batches(DataConfig(str(made), crop_size=SIDE, prefetch=2), batch_size=4, seed=0))
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
         "record": ((4,), np.int32),
         "lr": ((4, SIDE // 4, SIDE // 4, 3), np.uint8),
