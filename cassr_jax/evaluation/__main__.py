@@ -11,14 +11,14 @@ command again goes on where it stopped.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import KINDS, add_options, load_restore, settings
-from cassr_jax.evaluation.comparison import PICTURES, compare, make_measures
-from cassr_jax.evaluation.outside import OfSet, outside_measures
+from cassr_jax.evaluation.cascades import KINDS, add_options, fingerprint, load_restore, settings
+from cassr_jax.evaluation.comparison import compare, make_measures, result_file
+from cassr_jax.evaluation.outside import linked, outside_measures
 from cassr_jax.evaluation.pairing import find_cases
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
 
@@ -55,34 +55,27 @@ def run(arguments: argparse.Namespace) -> str:
     of_picture, of_set, missing = outside_measures()
     measure, missing_too = make_measures(of_picture)
     missing |= missing_too
+    cascade = settings(arguments)
     chosen = {
         "hr": str(arguments.hr.resolve()),
         "lr": None if arguments.lr is None else str(arguments.lr.resolve()),
         "results": {name: str(folder.resolve()) for name, folder in results.items()},
         "pictures": [case.name for case in cases],
         "missing": sorted(missing),
-    } | ({} if arguments.lr is None else settings(arguments) | {"seed": arguments.seed})
+    } | ({} if arguments.lr is None else cascade | {"seed": arguments.seed, "cascade": fingerprint(cascade)})
     load = None if arguments.lr is None else partial(load_restore, chosen)
     found = compare(cases, load, measure, arguments.output, chosen)
     rows = means(found)
     if not rows:
         raise InputError(f"none of {len(cases)} pictures could be measured; the first: {found[0].left_out}")
-    made = {kind: arguments.output / PICTURES / kind for kind in KINDS if kind in rows}
-    missing |= _add_set_measures(rows, of_set, made | results, arguments.hr, bool(unpaired))
+    measured = [case for case, of in zip(cases, found, strict=True) if of.values]
+    files = {program: [result_file(arguments.output, case, program) for case in measured] for program in rows}
+    for name, of in of_set.items():
+        for program, row in rows.items():
+            with linked(files[program]) as made, linked([case.hr for case in measured]) as truths:
+                row[name] = of(made, truths)
     write_sheet(arguments.output, cases, found)
     return write_report(arguments.output, chosen, found, rows, missing, unpaired, arguments.paper)
-
-
-def _add_set_measures(
-    rows: dict[str, dict[str, float]], of_set: Mapping[str, OfSet], folders: Mapping[str, Path], hr: Path, partial: bool
-) -> dict[str, str]:
-    """Adds them to the rows; returns measure -> why it was left out."""
-    if partial:
-        return dict.fromkeys(of_set, "it compares whole folders, and these do not hold the same pictures")
-    for name, of in of_set.items():
-        for program, folder in folders.items():
-            rows[program][name] = of(folder, hr)
-    return {}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Change, add_options, load_restore, settings
+from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import compare, make_measures
 from cassr_jax.evaluation.outside import outside_measures
 from cassr_jax.evaluation.pairing import Case, find_cases
@@ -82,7 +82,7 @@ def run_variant(
     Raises:
         InputError: the variant's cascade cannot be loaded, or no picture could be measured.
     """
-    chosen = {**chosen, **variant.options, "variant": variant.name}
+    chosen = {**chosen, **variant.options, "variant": variant.name, "cascade": fingerprint(chosen, variant.change)}
     found = compare(cases, partial(load_restore, chosen, variant.change), measure, folder / variant.name, chosen)
     rows = means(found)
     if not rows:

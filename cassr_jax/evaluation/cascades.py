@@ -1,16 +1,22 @@
 """A cascade as the evaluation's programs run it: its options, the three pictures that it makes of one, their values."""
 
 import argparse
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 import cassr_jax
 from cassr_jax.config import Activation, CascadeConfig, Start
+from cassr_jax.config_files import to_json
 from cassr_jax.evaluation.measures import Values
 from cassr_jax.evaluation.tiles import Pair
+from cassr_jax.imaging.record import sha256
+from cassr_jax.loading import read_cascade, resolve
 
 KINDS = ("bicubic", "reference", "result")
 """What is judged: the input enlarged, the first stage's picture, the second stage's."""
@@ -55,6 +61,23 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None) -> Res
         return tuple(getattr(restoration, kind) for kind in KINDS)
 
     return restore
+
+
+def fingerprint(chosen: Mapping[str, Any], change: Change | None = None) -> str:
+    """SHA-256 of the configuration and the weights of the cascade of `settings`; of what no file holds, its name.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    config, base = read_cascade(chosen["config"])
+    config = config if change is None else change(config)
+    digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode())
+    for _, component in sorted(config.components.items()):
+        path = Path(resolve(component, base))
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in filter(Path.is_file, files):
+            digest.update(sha256(file).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ An output folder belongs to one comparison: `settings.json` says which, `values.
 is finished, `pictures/` what the cascade made of it. Started again, it goes on behind the last whole line.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,18 +23,23 @@ from cassr_jax.evaluation.outside import OfPicture
 from cassr_jax.evaluation.pairing import Case, read_case
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
+from cassr_jax.imaging.record import sha256
 
 SETTINGS, VALUES, PICTURES = "settings.json", "values.jsonl", "pictures"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One picture's values, by program, and how long the cascade took; or why it has none."""
+    """One picture's values, by program, and how long the cascade took; or why it has none.
+
+    `files` is a hash of the pictures that were read.
+    """
 
     name: str
     values: Mapping[str, Values]
     left_out: str = ""
     seconds: float | None = None
+    files: str = ""
 
 
 def make_measures(outside: Mapping[str, OfPicture]) -> tuple[Measure, dict[str, str]]:
@@ -110,6 +116,8 @@ def compare(
 ) -> list[Measured]:
     """Every case measured, those of an earlier start as they were found; one that cannot be read or fitted says so.
 
+    A case whose files have changed since is measured anew.
+
     Args:
         load: the cascade that restores the cases' LR pictures, called where any is left; None judges results alone.
         settings: what decides the values, JSON's own types; `seed` is that of every picture's noise.
@@ -118,7 +126,7 @@ def compare(
         InputError: see `open_output`; and whatever loading the cascade raises.
     """
     found = open_output(folder, settings)
-    left = [case for case in cases if case.name not in found]
+    left = [case for case in cases if case.name not in found or found[case.name].files != _files_hash(case)]
     if left:
         restore = None if load is None else load()
         with (folder / VALUES).open("a", encoding="utf-8") as stream:
@@ -137,7 +145,7 @@ def _measure_all(
         try:
             pictures = read_case(case)
         except InputError as error:
-            yield Measured(case.name, {}, str(error))
+            yield Measured(case.name, {}, str(error), files=_files_hash(case))
             continue
         shown, seconds = dict(pictures.results), None
         if restore is not None and pictures.lr is not None:
@@ -148,12 +156,22 @@ def _measure_all(
                 io.write(made_file(folder, kind, case.name), io.Picture(picture))
             shown = made | shown
         values = measure(pictures.hr, list(shown.values()))
-        yield Measured(case.name, dict(zip(shown, values, strict=True)), seconds=seconds)
+        yield Measured(case.name, dict(zip(shown, values, strict=True)), seconds=seconds, files=_files_hash(case))
+
+
+def _files_hash(case: Case) -> str:
+    paths = [case.hr, *([] if case.lr is None else [case.lr]), *case.results.values()]
+    return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
 
 
 def made_file(folder: Path, kind: str, name: str) -> Path:
     """Where the output keeps what the cascade made of a picture."""
     return folder / PICTURES / kind / f"{name}.png"
+
+
+def result_file(folder: Path, case: Case, program: str) -> Path:
+    """Where a program's picture is: among those that the cascade made, or where it was given."""
+    return made_file(folder, program, case.name) if program in KINDS else case.results[program]
 
 
 def _short(value: Any) -> str:

@@ -33,7 +33,7 @@ SHOWN: Mapping[str, Column] = {
 """The paper's measures in its order, and fidelity behind them."""
 
 VARIANTS: Mapping[str, str] = {
-    "fid": "FID: pyiqa's `fid`, whole folders.",
+    "fid": "FID: pyiqa's `fid`, of the pictures measured here.",
     "lpips": "LPIPS: AlexNet, version 0.1, RGB, whole pictures.",
     "dists": "DISTS: VGG16, RGB, whole pictures.",
     "musiq": "MUSIQ: pyiqa's `musiq` (KonIQ).",
@@ -111,7 +111,7 @@ def write_report(
     left_out = dict(unpaired) | {m.name: m.left_out for m in found if m.left_out}
     quoted = paper_rows(dataset) if dataset else {}
     shown = {name for row in (*rows.values(), *quoted.values()) for name in row}
-    notes = [f"Pictures: {len(measured)}."]
+    notes = [f"Pictures: {len(measured)}, left out: {len(left_out)}."]
     notes += [text for name, text in VARIANTS.items() if name in shown]
     notes += [f"{SHOWN[name].title} is missing: {reason}." for name, reason in missing.items()]
     if quoted:

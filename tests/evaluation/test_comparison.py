@@ -103,6 +103,33 @@ def test_a_killed_comparison_goes_on(folders, cascade, monkeypatch, learned):
     assert not cascade
 
 
+def test_a_picture_that_was_changed_is_measured_anew(folders, cascade, truths):
+    peer = ("--results", f"peer={folders / 'peer'}")
+    assert command.main(arguments(folders, *peer)) == 0
+    before = json.loads((folders / "out" / "comparison.json").read_text())["pictures"]
+    write(folders / "peer", "b.webp", truths["b"] // 3)
+    cascade.clear()
+    assert command.main(arguments(folders, *peer)) == 0
+    assert len(cascade) == 1
+    after = json.loads((folders / "out" / "comparison.json").read_text())["pictures"]
+    assert after["a"] == before["a"]
+    assert after["b"]["peer"]["psnr_y"] < before["b"]["peer"]["psnr_y"]
+
+
+def test_other_weights_are_another_comparison(folders, cascade, capsys):
+    config = {"components": {"unet": "unet"}}
+    (folders / "cascade" / "unet").mkdir(parents=True)
+    (folders / "cascade" / "cassr.json").write_text(json.dumps(config))
+    weights = folders / "cascade" / "unet" / "weights.safetensors"
+    weights.write_bytes(b"some")
+    options = ("--config", str(folders / "cascade"))
+    assert command.main(arguments(folders, *options)) == 0
+    assert command.main(arguments(folders, *options)) == 0
+    weights.write_bytes(b"other")
+    assert command.main(arguments(folders, *options)) == 2
+    assert "settings.json: cascade is" in capsys.readouterr().err
+
+
 def test_another_comparison_does_not_share_an_output(folders, cascade, capsys):
     assert command.main(arguments(folders)) == 0
     assert command.main(arguments(folders, "--steps", "5")) == 2
@@ -122,7 +149,7 @@ def test_what_does_not_pair_or_fit_is_listed_and_the_rest_measured(folders, casc
     assert report["left_out"].keys() == {"b", "c", "lonely"}
     assert report["left_out"]["lonely"] == "not in lr, peer"
     assert "b.webp: 256x100 px, expected 256x256 px" in report["left_out"]["b"]
-    assert "- Pictures: 1." in (folders / "out" / "table.md").read_text()
+    assert "- Pictures: 1, left out: 3." in (folders / "out" / "table.md").read_text()
 
 
 def test_results_alone_need_no_cascade(folders, cascade):
@@ -178,12 +205,16 @@ def test_the_paper_is_quoted_as_printed():
     assert len(paper_rows("DIV2K-val")) == 9
 
 
-def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folders, cascade):
+def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folders, cascade, truths):
     def create_metric(name: str, device: str):
         if name == "musiq":
             raise OSError("no connection\nand more")
-        return lambda *given: {"fid": len(given), "clipiqa": 0.5, "maniqa-pipal": 0.25}[name]
+        if name == "fid":
+            return lambda made, truths: 10 * len(os.listdir(made)) + len(os.listdir(truths))
+        return lambda picture: {"clipiqa": 0.5, "maniqa-pipal": 0.25}[name]
 
+    write(folders / "hr", "lonely.png", truths["a"])
+    (folders / "lr" / "c.png").write_bytes(b"no picture")
     fake = SimpleNamespace(create_metric=create_metric)
     monkeypatch.setitem(sys.modules, "pyiqa", fake)
     monkeypatch.setattr(outside, "_tensor", lambda image: image)
@@ -192,7 +223,7 @@ def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folder
     assert missing == {"musiq": "pyiqa's musiq cannot be made (no connection)"}
     assert command.main(arguments(folders)) == 0
     report = json.loads((folders / "out" / "comparison.json").read_text())
-    assert (report["means"]["result"]["maniqa"], report["means"]["result"]["fid"]) == (0.25, 2)
+    assert (report["means"]["result"]["maniqa"], report["means"]["result"]["fid"]) == (0.25, 22)
 
 
 @pytest.mark.skipif(
