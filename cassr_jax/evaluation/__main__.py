@@ -18,9 +18,11 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import KINDS, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import compare, make_measures, result_file
+from cassr_jax.evaluation.frechet import vgg16_distance
 from cassr_jax.evaluation.outside import linked, outside_measures
 from cassr_jax.evaluation.pairing import find_cases
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
+from cassr_jax.evaluation.weights import lpips_weights
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,6 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="another program's pictures")
     add("--output", type=Path, required=True, help="folder for the report, one for each comparison")
     add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
+    add("--vgg16", action="store_true", help="also LPIPS of VGG16, and the Frechet distance on its features; slow")
     add("--seed", type=int, default=0, help="of every picture's noise (default %(default)s)")
     add_options(parser)
     arguments = parser.parse_args(argv)
@@ -53,7 +56,10 @@ def run(arguments: argparse.Namespace) -> str:
     results = dict(arguments.results)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
     of_picture, of_set, missing = outside_measures()
-    measure, missing_too = make_measures(of_picture)
+    vgg16 = lpips_weights("vgg16") if arguments.vgg16 else None
+    if vgg16 is not None:
+        of_set["frechet_vgg16"] = vgg16_distance(vgg16)
+    measure, missing_too = make_measures(of_picture, vgg16)
     missing |= missing_too
     cascade = settings(arguments)
     chosen = {
@@ -62,6 +68,7 @@ def run(arguments: argparse.Namespace) -> str:
         "results": {name: str(folder.resolve()) for name, folder in results.items()},
         "pictures": [case.name for case in cases],
         "missing": sorted(missing),
+        "vgg16": arguments.vgg16,
     } | ({} if arguments.lr is None else cascade | {"seed": arguments.seed, "cascade": fingerprint(cascade)})
     load = None if arguments.lr is None else partial(load_restore, chosen)
     found = compare(cases, load, measure, arguments.output, chosen)

@@ -21,6 +21,7 @@ from cassr_jax.evaluation.measures import Measure, Values, make_measure
 from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
 from cassr_jax.evaluation.outside import OfPicture
 from cassr_jax.evaluation.pairing import Case, read_case
+from cassr_jax.evaluation.weights import Weights
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.record import sha256
@@ -42,13 +43,15 @@ class Measured:
     files: str = ""
 
 
-def make_measures(outside: Mapping[str, OfPicture]) -> tuple[Measure, dict[str, str]]:
+def make_measures(outside: Mapping[str, OfPicture], vgg16: Weights | None = None) -> tuple[Measure, dict[str, str]]:
     """Every measure of a picture that is at hand, and of NIQE, if it is not, the reason.
+
+    `vgg16` are `lpips_weights("vgg16")` where that LPIPS is asked for too.
 
     Raises:
         InputError: LPIPS's or DISTS's weights are not installed.
     """
-    learned, missing, alone = make_measure(), {}, dict(outside)
+    learned, missing, alone = make_measure(vgg16_params=vgg16), {}, dict(outside)
     try:
         statistics = pristine_statistics()
         alone["niqe"] = lambda picture: niqe(picture, statistics)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,32 +35,32 @@ COLUMNS: Mapping[str, Column] = {
 }
 
 
-def make_measure(lpips_params: Any = None, dists_params: Any = None) -> Measure:
+def make_measure(lpips_params: Any = None, dists_params: Any = None, vgg16_params: Any = None) -> Measure:
     """`measure(truth, pictures)`: the values of each picture, all uint8 RGB (H, W, 3) of one size.
 
-    LPIPS is that of AlexNet. Without arguments the published weights are read; one size compiles once.
+    LPIPS is that of AlexNet, and of VGG16 beside it if `vgg16_params`, its weights, are given. The other published
+    weights are read if they are not given. One size compiles once.
 
     Raises:
         InputError: the packages with the weights are not installed.
     """
-    params = jax.device_put(
-        (
-            lpips_weights("alexnet") if lpips_params is None else lpips_params,
-            dists_weights() if dists_params is None else dists_params,
-        )
-    )
+    params = {
+        "lpips": lpips_weights("alexnet") if lpips_params is None else lpips_params,
+        "dists": dists_weights() if dists_params is None else dists_params,
+    } | ({} if vgg16_params is None else {"lpips_vgg16": vgg16_params})
+    functions = {"lpips": lpips, "dists": dists, "lpips_vgg16": partial(lpips, net="vgg16")}
+    params = jax.device_put(params)
 
     @jax.jit
-    def learned(params: tuple[Params, Params], images: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def learned(params: Mapping[str, Params], images: jax.Array, truth: jax.Array) -> dict[str, jax.Array]:
         a, b = to_float(images), to_float(truth)
-        return lpips(params[0], a, b), dists(params[1], a, b)
+        return {name: functions[name](of, a, b) for name, of in params.items()}
 
     def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:
-        perceptual, structural = map(np.asarray, learned(params, np.stack(pictures), truth[None]))
+        distances = jax.device_get(learned(params, np.stack(pictures), truth[None]))
         return [
-            {
-                "lpips": float(perceptual[i]),
-                "dists": float(structural[i]),
+            {name: float(distance[i]) for name, distance in distances.items()}
+            | {
                 "psnr_y": psnr(luma(picture), luma(truth)),
                 "ssim_y": ssim(luma(picture), luma(truth)),
                 "psnr_rgb": psnr(picture, truth),

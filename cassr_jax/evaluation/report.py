@@ -21,7 +21,9 @@ from cassr_jax.imaging import io
 
 SHOWN: Mapping[str, Column] = {
     "fid": Column("FID", 2, False),
+    "frechet_vgg16": Column("FD-VGG16", 3, False),
     "lpips": COLUMNS["lpips"],
+    "lpips_vgg16": Column("LPIPS-VGG16", 4, False),
     "dists": COLUMNS["dists"],
     "musiq": Column("MUSIQ", 2, True),
     "maniqa": Column("MANIQA", 4, True),
@@ -34,7 +36,9 @@ SHOWN: Mapping[str, Column] = {
 
 VARIANTS: Mapping[str, str] = {
     "fid": "FID: pyiqa's `fid`, of the pictures measured here.",
+    "frechet_vgg16": "FD-VGG16: the Frechet distance on VGG16's last features, their means over a picture; not FID.",
     "lpips": "LPIPS: AlexNet, version 0.1, RGB, whole pictures.",
+    "lpips_vgg16": "LPIPS-VGG16: version 0.1, RGB, whole pictures.",
     "dists": "DISTS: VGG16, RGB, whole pictures.",
     "musiq": "MUSIQ: pyiqa's `musiq` (KonIQ).",
     "maniqa": "MANIQA: pyiqa's `maniqa-pipal`, which is not its `maniqa`.",

@@ -80,7 +80,7 @@ def cascade(monkeypatch):
 
     learned = make_measure(narrow("alexnet"), narrow("vgg16"))
     monkeypatch.setattr(cassr_jax, "load", load)
-    monkeypatch.setattr(comparison, "make_measure", lambda: learned)
+    monkeypatch.setattr(comparison, "make_measure", lambda **_: learned)
     monkeypatch.setattr(comparison, "pristine_statistics", lambda: (np.zeros(36), np.eye(36)))
     return loads
 

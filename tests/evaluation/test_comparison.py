@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import sys
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from cassr_jax.evaluation import comparison, outside
 from cassr_jax.evaluation.fidelity import luma, psnr
 from cassr_jax.evaluation.measures import make_measure
 from cassr_jax.evaluation.pairing import find_cases
+from cassr_jax.evaluation.perceptual import lpips
 from cassr_jax.evaluation.report import paper_rows, paper_sets, table
 from tests.evaluation.pair_folders import arguments, write
 from tests.evaluation.test_perceptual import narrow
@@ -41,7 +43,7 @@ def cascade(monkeypatch, learned):
         return SimpleNamespace(bicubic=large, reference=large // 2, result=large // 4)
 
     monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: SimpleNamespace(restore=restore), raising=False)
-    monkeypatch.setattr(comparison, "make_measure", lambda: learned)
+    monkeypatch.setattr(comparison, "make_measure", lambda **_: learned)
     monkeypatch.setattr(comparison, "pristine_statistics", lambda: (np.zeros(36), np.eye(36)))
     return seen
 
@@ -87,7 +89,7 @@ def test_a_killed_comparison_goes_on(folders, cascade, monkeypatch, learned):
         return learned(truth, pictures)
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison, "make_measure", lambda: killed)
+        patched.setattr(comparison, "make_measure", lambda **_: killed)
         with pytest.raises(KeyboardInterrupt):
             command.main(arguments(folders))
     values = folders / "out" / "values.jsonl"
@@ -150,6 +152,26 @@ def test_what_does_not_pair_or_fit_is_listed_and_the_rest_measured(folders, casc
     assert report["left_out"]["lonely"] == "not in lr, peer"
     assert "b.webp: 256x100 px, expected 256x256 px" in report["left_out"]["b"]
     assert "- Pictures: 1, left out: 3." in (folders / "out" / "table.md").read_text()
+
+
+def test_vgg16_where_it_is_asked_for(folders, cascade, monkeypatch):
+    params = narrow("vgg16")
+    monkeypatch.setattr(command, "lpips_weights", lambda _: params)
+    monkeypatch.setattr(comparison, "make_measure", partial(make_measure, narrow("alexnet"), params))
+    assert command.main(arguments(folders, "--vgg16")) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    values = [picture["result"] for picture in report["pictures"].values()]
+    a, b = (
+        np.stack([cv2.imread(str(file))[..., ::-1] for file in sorted(folder.glob("*.png"))]).astype(np.float32) / 127.5
+        - 1
+        for folder in (folders / "out" / "pictures" / "result", folders / "hr")
+    )
+    np.testing.assert_allclose([value["lpips_vgg16"] for value in values], lpips(params, a, b, "vgg16"), rtol=1e-4)
+    distances = {name: row["frechet_vgg16"] for name, row in report["means"].items()}
+    assert distances["bicubic"] < distances["reference"] < distances["result"]
+    text = (folders / "out" / "table.md").read_text()
+    assert "| LPIPS-VGG16 ↓ |" in text
+    assert "not FID" in text
 
 
 def test_results_alone_need_no_cascade(folders, cascade):

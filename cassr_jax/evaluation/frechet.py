@@ -1,0 +1,52 @@
+"""The Frechet distance between two sets of pictures, as FID takes it, here on the features of VGG16 that are at hand.
+
+It has a name of its own: FID is this distance on the features of one certain Inception network, which is not VGG16.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cassr_jax.data.sources import picture_files
+from cassr_jax.evaluation.perceptual import Params, lpips_features
+from cassr_jax.imaging import io
+from cassr_jax.imaging.pixels import to_float
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Between the normal distributions with the means and covariances of features (n, C) and (m, C), at least two each.
+
+    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)); A = X^T X and B = Y^T Y make the last trace the sum of the singular
+    values of X Y^T, which needs no root of a matrix and is exact where there are fewer pictures than features.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features (n, C) and (m, C) of two pictures or more are expected, found {a.shape}, {b.shape}")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (a, b))
+    difference = a.mean(0) - b.mean(0)
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    return float(difference @ difference + np.square(x).sum() + np.square(y).sum() - 2 * cross)
+
+
+def vgg16_distance(params: Params) -> Callable[[Path, Path], float]:
+    """`distance(made, truths)` of the pictures of two folders, on the mean over each picture of VGG16's last features.
+
+    `params` are `lpips_weights("vgg16")`. A file is looked at once, whatever links lead to it.
+    """
+    last = jax.jit(lambda image: jnp.mean(lpips_features(params, to_float(image), "vgg16")[-1], axis=(0, 1, 2)))
+
+    @cache
+    def of_file(file: Path) -> np.ndarray:
+        return np.asarray(last(io.fill_hidden(io.read(file))[None]))
+
+    def of_folder(folder: Path) -> np.ndarray:
+        return np.stack([of_file((folder / key).resolve()) for key in picture_files(folder)])  # (n, 512)
+
+    return lambda made, truths: frechet_distance(of_folder(made), of_folder(truths))
