@@ -13,6 +13,7 @@ import numpy as np
 
 from cassr_jax.data.sources import picture_files
 from cassr_jax.evaluation.perceptual import Params, lpips_features
+from cassr_jax.evaluation.weights import Weights
 from cassr_jax.imaging import io
 from cassr_jax.imaging.pixels import to_float
 
@@ -35,16 +36,20 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference @ difference + np.square(x).sum() + np.square(y).sum() - 2 * cross)
 
 
-def vgg16_distance(params: Params) -> Callable[[Path, Path], float]:
+def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
     """`distance(made, truths)` of the pictures of two folders, on the mean over each picture of VGG16's last features.
 
-    `params` are `lpips_weights("vgg16")`. A file is looked at once, whatever links lead to it.
+    `weights` are `lpips_weights("vgg16")`. A file is looked at once, whatever links lead to it.
     """
-    last = jax.jit(lambda image: jnp.mean(lpips_features(params, to_float(image), "vgg16")[-1], axis=(0, 1, 2)))
+    params = jax.device_put(weights)
+
+    @jax.jit
+    def last(params: Params, image: jax.Array) -> jax.Array:
+        return jnp.mean(lpips_features(params, to_float(image), "vgg16")[-1], axis=(0, 1, 2))
 
     @cache
     def of_file(file: Path) -> np.ndarray:
-        return np.asarray(last(io.fill_hidden(io.read(file))[None]))
+        return np.asarray(last(params, io.fill_hidden(io.read(file))[None]))
 
     def of_folder(folder: Path) -> np.ndarray:
         return np.stack([of_file((folder / key).resolve()) for key in picture_files(folder)])  # (n, 512)
