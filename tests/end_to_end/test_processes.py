@@ -11,40 +11,21 @@ import pytest
 
 import train
 from cassr_jax.config_files import read_config
-from cassr_jax.networks import write_network
-from tests.random_cascade import NETWORKS, random_params
-from tests.training.runs import restore, write_pictures
+from tests.training.runs import restore, write_vae_run
 
 ROOT = Path(train.__file__).parent
-CONFIG = """
-from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
-from cassr_jax.sharding.strategies import STRATEGIES
-
-config = TrainConfig(
-    stage="vae",
-    data=DataConfig({pictures!r}, crop_size=16, prefetch=2),
-    components={{"vae": {vae!r}}},
-    loss=LossConfig(perceptual_weight=0.0),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
-    strategy=STRATEGIES["{strategy}"],
-    batch_size=8,
-    save_every=5,
-    log_every=1,
-)
-"""
+CHANGES = ("data.crop_size=16", "optimizer.learning_rate=1e-3", "batch_size=8", "save_every=5")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("processes")
-    write_pictures(path / "pictures")
-    write_network(path / "vae", "vae", NETWORKS["vae"], random_params("vae"))
-    return path
+def config(tmp_path_factory) -> Path:
+    return write_vae_run(tmp_path_factory.mktemp("processes"))
 
 
-def start(config: Path, workdir: Path, steps: int, devices: int, *distributed: str) -> subprocess.Popen:
+def start(config: Path, strategy: str, run: str, steps: int, devices: int, *distributed: str) -> subprocess.Popen:
+    workdir = config.parent / strategy / run
     command = [sys.executable, "train.py", "--config", config, "--workdir", workdir, "--steps", str(steps)]
+    command += ["--strategy", strategy, "--set", *CHANGES]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
     arguments = ["--distributed", *distributed] if distributed else []
@@ -66,20 +47,17 @@ def finish(*processes: subprocess.Popen) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one_does_and_one_takes_them_up(folder, strategy):
-    config = folder / f"{strategy}.py"
-    config.write_text(CONFIG.format(pictures=str(folder / "pictures"), vae=str(folder / "vae"), strategy=strategy))
-    one, two = folder / strategy / "one", folder / strategy / "two"
-    finish(start(config, one, 12, 4))
+def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy):
+    finish(start(config, strategy, "one", 12, 4))
     with socket.create_server(("localhost", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
-    first, second = finish(*(start(config, two, 10, 2, address, "2", str(i)) for i in range(2)))
+    first, second = finish(*(start(config, strategy, "two", 10, 2, address, "2", str(i)) for i in range(2)))
     assert "trained weights are in" in first
     assert "stage vae" not in second  # one of them speaks
-    (taken_up,) = finish(start(config, two, 12, 4))
+    (taken_up,) = finish(start(config, strategy, "two", 12, 4))
     assert "taken up at step 10" in taken_up
     settings = read_config(config)
-    (expected, _), (found, _) = (restore(settings, workdir) for workdir in (one, two))
+    (expected, _), (found, _) = (restore(settings, config.parent / strategy / run) for run in ("one", "two"))
     assert int(found.step) == int(expected.step) == 12
     for name, value in expected.params.items():
         moved = np.linalg.norm(np.asarray(found.params[name]) - np.asarray(value)) / np.linalg.norm(value)

@@ -12,28 +12,10 @@ import pytest
 
 import train
 from cassr_jax.config_files import read_config
-from cassr_jax.networks import Networks, write_network
-from tests.random_cascade import NETWORKS, random_params
-from tests.training.runs import assert_same, restore, write_pictures
+from cassr_jax.networks import Networks
+from tests.training.runs import assert_same, restore, write_vae_run
 
 ROOT = Path(train.__file__).parent
-CONFIG = """
-from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
-from cassr_jax.sharding.strategies import MeshConfig, Strategy
-
-config = TrainConfig(
-    stage="vae",
-    data=DataConfig({pictures!r}, crop_size=32, prefetch=2),
-    components={{"vae": {vae!r}}},
-    loss=LossConfig(perceptual_weight=0.0),
-    optimizer=OptimizerConfig(warmup_steps=1),
-    strategy=Strategy(MeshConfig(data=1)),
-    num_steps=5,
-    save_every=2,
-    log_every=1,
-)
-"""
 CHANGES = ["batch_size=3", "optimizer.learning_rate=2e-3"]
 # The same program, killed by the system when it asks for its fifth batch.
 KILLED = """
@@ -68,9 +50,7 @@ def run(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("train")
-    write_pictures(path / "pictures")
-    write_network(path / "vae", "vae", NETWORKS["vae"], random_params("vae"))
-    (path / "config.py").write_text(CONFIG.format(pictures=str(path / "pictures"), vae=str(path / "vae")))
+    write_vae_run(path)
     return path
 
 

@@ -25,6 +25,23 @@ STAGES: tuple[Stage, ...] = ("vae", "base", "scedit", "controlnet", "cassr")
 SIDE = 32  # of crops, in px
 ONE_DEVICE = Strategy(MeshConfig(data=1))
 _FROZEN = ("vae", "unet", "text_encoder")
+_VAE_CONFIG = """
+from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
+from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.sharding.strategies import MeshConfig, Strategy
+
+config = TrainConfig(
+    stage="vae",
+    data=DataConfig({pictures!r}, crop_size=32, prefetch=2),
+    components={{"vae": {vae!r}}},
+    loss=LossConfig(perceptual_weight=0.0),
+    optimizer=OptimizerConfig(warmup_steps=1),
+    strategy=Strategy(MeshConfig(data=1)),
+    num_steps=5,
+    save_every=2,
+    log_every=1,
+)
+"""
 
 
 def write_networks(folder: Path) -> Path:
@@ -42,6 +59,15 @@ def write_pictures(folder: Path, count: int = 5) -> Path:
     for seed in range(count):
         Image.fromarray(picture(48, seed)).save(folder / f"{seed}.png")
     return folder
+
+
+def write_vae_run(folder: Path) -> Path:
+    """Pictures, an autoencoder and a configuration file that trains it on them, for `train.py` as a program."""
+    pictures = write_pictures(folder / "pictures")
+    write_network(folder / "vae", "vae", NETWORKS["vae"], random_params("vae"))
+    file = folder / "config.py"
+    file.write_text(_VAE_CONFIG.format(pictures=str(pictures), vae=str(folder / "vae")))
+    return file
 
 
 def configure(stage: Stage, networks: Path, data: DataConfig | Path | str = "unused", **changes: Any) -> TrainConfig:
