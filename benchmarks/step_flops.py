@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import read_config
@@ -21,6 +20,7 @@ from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import Networks
+from cassr_jax.prompts import blank_ids
 from cassr_jax.training.flops import Work, step_work, traced_flops
 from cassr_jax.training.masking import partition
 from cassr_jax.training.objectives import make_objective
@@ -51,7 +51,7 @@ def count(config: TrainConfig, kinds: dict[str, Any], batch: dict[str, jax.Shape
         built = built.with_shapes(kind, network, config.dtype)
     shapes = {name: jax.ShapeDtypeStruct(value.shape, jnp.float32) for name, value in built.params.items()}
     trainable, frozen = partition(shapes, config.stage)
-    objective = make_objective(config, built.graphdefs, np.zeros((2, 77), np.int32))
+    objective = make_objective(config, built.graphdefs, blank_ids(kinds["text_encoder"], 2))
 
     def gradient(trainable, frozen, batch, keys):
         return jax.grad(lambda params: objective(frozen | params, batch, keys), has_aux=True)(trainable)

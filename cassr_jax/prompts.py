@@ -9,6 +9,12 @@ from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.weights.tokenizer import load_tokenizer, tokenize
 
 
+def blank_ids(text_encoder: CLIPTextConfig | LearnedContextConfig, prompts: int) -> np.ndarray:
+    """What `prompt_ids` gives for so many prompts, all zero: for programs that are counted and compiled, not run."""
+    length = 1 if isinstance(text_encoder, LearnedContextConfig) else text_encoder.max_position_embeddings
+    return np.zeros((prompts, length), np.int32)
+
+
 def prompt_ids(
     text_encoder: CLIPTextConfig | LearnedContextConfig, tokenizer: str | None, prompts: Sequence[str], positive: str
 ) -> np.ndarray:

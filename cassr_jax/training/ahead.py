@@ -13,15 +13,12 @@ from jax.experimental import topologies
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.weights import lpips_weights
-from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
+from cassr_jax.prompts import blank_ids
 from cassr_jax.sharding.plan import Plan
 from cassr_jax.sharding.report import describe
-from cassr_jax.training.assembly import networks_of, read_by
-from cassr_jax.training.image_loss import needs_lpips
-from cassr_jax.training.masking import partition
+from cassr_jax.training.assembly import networks_of, parameters_of, read_by
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
@@ -52,37 +49,34 @@ def topology_devices(name: str) -> Sequence[Any]:
         ) from error
 
 
-def lower(config: TrainConfig, devices: Sequence[Any]) -> tuple[jax.stages.Lowered, dict[str, Any]]:
-    """The step of `config` on `devices`, and the shapes of what they hold between steps; nothing is computed.
+def lower(config: TrainConfig, plan: Plan) -> tuple[jax.stages.Lowered, dict[str, Any]]:
+    """The step of `config`, and the shapes of what the devices of `plan` hold between steps; nothing is computed.
 
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
     """
     config = replace(config, data=replace(config.data, resident=False))
-    plan = Plan.of(config.strategy, devices)
     check_division(config, plan)
     networks = _networks(config)
-    shapes: dict[str, Any] = {name: Shape(value.shape, jnp.float32) for name, value in networks.params.items()}
-    trainable, frozen = partition(shapes, config.stage)
-    if needs_lpips(config):
-        weights = lpips_weights("vgg16")
-        frozen |= {f"lpips.{name}": Shape(value.shape, jnp.float32) for name, value in weights.items()}
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = abstract_state(trainable, optimizer, plan)
+    trainable, frozen = parameters_of(config, networks)
+    trainable: Any = {name: Shape(value.shape, jnp.float32) for name, value in trainable.items()}
     layout = plan.stored(frozen)
-    placed: dict[str, Any] = {
+    frozen: Any = {
         name: Shape(value.shape, config.frozen_dtype, sharding=layout[name]) for name, value in frozen.items()
     }
-    objective = make_objective(config, networks.graphdefs, _prompt_ids(networks))
-    lowered = make_step(objective, optimizer, config, plan, state, placed).lower(state, placed, _batch(config, plan))
-    return lowered, _held(state, placed)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    state = abstract_state(trainable, optimizer, plan)
+    text = networks.configs.get("text_encoder")
+    objective = make_objective(config, networks.graphdefs, None if text is None else blank_ids(text, 2))
+    step = make_step(objective, optimizer, config, plan, state, frozen)
+    return step.lower(state, frozen, _batch(config, plan)), _held(state, frozen)
 
 
 def compile_for(config: TrainConfig, topology: str) -> str:
     """What a step of `config` asks of each chip of a TPU slice: bytes, FLOPs and collectives."""
-    devices = topology_devices(topology)
-    lowered, held = lower(config, devices)
-    mesh = ", ".join(f"{axis} {size}" for axis, size in Plan.of(config.strategy, devices).mesh.shape.items())
+    plan = Plan.of(config.strategy, topology_devices(topology))
+    lowered, held = lower(config, plan)
+    mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
     title = f"stage {config.stage}, {config.batch_size} examples a step on {topology}: {mesh}; on each chip"
     return f"{title}\n{describe(lowered.compile(), held)}"
 
@@ -103,14 +97,6 @@ def _networks(config: TrainConfig) -> Networks:
         network = config.new[kind] if kind in config.new else configuration(config.components[kind], kind)
         networks = networks.with_shapes(kind, network, config.dtype)
     return networks
-
-
-def _prompt_ids(networks: Networks) -> np.ndarray | None:
-    """Tokens of the right shape; what they say changes nothing here."""
-    text = networks.configs.get("text_encoder")
-    if text is None:
-        return None
-    return np.zeros((2, 1 if isinstance(text, LearnedContextConfig) else text.max_position_embeddings), np.int32)
 
 
 def _batch(config: TrainConfig, plan: Plan) -> Mapping[str, Shape]:

@@ -5,13 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cassr_jax.config import Stage, TrainConfig
 from cassr_jax.data.pipeline import Batch, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
+from cassr_jax.evaluation.weights import lpips_weights
+from cassr_jax.models.parameters import nest
 from cassr_jax.networks import Networks
-from cassr_jax.training.masking import TRAINABLE
+from cassr_jax.training.image_loss import needs_lpips
+from cassr_jax.training.masking import TRAINABLE, partition
 
 # What a stage reads of a batch besides its target.
 _IMAGES: Mapping[Stage, tuple[str, ...]] = {
@@ -46,6 +50,14 @@ def build(config: TrainConfig) -> Networks:
         else:
             networks = networks.with_read(kind, config.components[kind], config.dtype)
     return networks
+
+
+def parameters_of(config: TrainConfig, networks: Networks) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(trainable, frozen) of all that the loss reads: the networks', and LPIPS's weights where it needs them."""
+    trainable, frozen = partition(networks.params, config.stage)
+    if needs_lpips(config):
+        frozen |= nest("lpips", jax.tree.map(jnp.asarray, lpips_weights("vgg16")))
+    return trainable, frozen
 
 
 def open_sets(config: TrainConfig) -> Records | ResidentPool:

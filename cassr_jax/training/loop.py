@@ -13,20 +13,17 @@ from tqdm import tqdm
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.evaluation.weights import lpips_weights
 from cassr_jax.files import write_json
 from cassr_jax.imaging import io
-from cassr_jax.models.parameters import nest
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.plan import Plan
-from cassr_jax.training.assembly import build, for_stage, open_data, open_sets
+from cassr_jax.training.assembly import build, for_stage, open_data, open_sets, parameters_of
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.guard import Guard
-from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.logs import Logs, Meter
-from cassr_jax.training.masking import DISCRIMINATOR, partition
+from cassr_jax.training.masking import DISCRIMINATOR
 from cassr_jax.training.objectives import Batch, Metrics, make_objective
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.signals import watch_sigterm
@@ -59,9 +56,7 @@ def train(
     plan = Plan.of(config.strategy)
     check_division(config, plan)
     networks = build(config)
-    trainable, frozen = partition(networks.params, config.stage)
-    if needs_lpips(config):
-        frozen |= nest("lpips", jax.tree.map(jnp.asarray, lpips_weights("vgg16")))
+    trainable, frozen = parameters_of(config, networks)
     run = {"config": to_json(config), "frozen": origins(config, frozen)}
     frozen = jax.tree.map(lambda x: jnp.asarray(x, config.frozen_dtype), frozen)
     trainable = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trainable)

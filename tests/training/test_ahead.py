@@ -18,9 +18,10 @@ from tests.training.runs import configure, make_batch, objective_and_params
 
 def test_shapes_alone_lower_to_the_step_that_trains(networks):
     config = replace(configure("cassr", networks, strategy=STRATEGIES["fsdp"]), batch_size=8)
-    lowered, held = lower(config, jax.devices())
+    plan = Plan.of(config.strategy)
+    lowered, held = lower(config, plan)
     objective, trainable, frozen = objective_and_params(config)
-    plan, optimizer = Plan.of(config.strategy), make_optimizer(config.optimizer, config.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
     state, placed = new_state(trainable, optimizer, plan), plan.place(frozen)
     step = make_step(objective, optimizer, config, plan, state, placed)
     found = step.lower(state, placed, plan.place_batch(make_batch("cassr", 8)))
