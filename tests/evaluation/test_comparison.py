@@ -57,6 +57,8 @@ def test_from_folders_to_a_report(folders, truths, cascade, capsys):
     assert capsys.readouterr().out == text
     report = json.loads((out / "comparison.json").read_text())
     assert list(report["means"]) == ["bicubic", "reference", "result", "peer"]
+    assert report["versions"]["numpy"] == np.__version__
+    assert "pyiqa" in report["versions"]
     enlarged = {name: truth[::4, ::4].repeat(4, 0).repeat(4, 1) for name, truth in truths.items()}
     expected = [psnr(luma(enlarged[name] // 4), luma(truth)) for name, truth in truths.items()]
     assert report["means"]["result"]["psnr_y"] == pytest.approx(np.mean(expected))
