@@ -54,11 +54,15 @@ def start(workdir: Path, compiled: dict[str, str], *changes: str, program: tuple
     )
 
 
-def logged(workdir: Path) -> int:
-    """The last step that the run says it has made; a line cut off by a kill does not count."""
+def steps_logged(workdir: Path) -> list[int]:
+    """The step of every whole line of metrics; a run that is taken up writes some of them again."""
     file = workdir / "metrics.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.is_file() else []
-    return max((json.loads(line)["step"] for line in lines if line.startswith("{") and line.endswith("}")), default=0)
+    return [json.loads(line)["step"] for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def logged(workdir: Path) -> int:
+    return max(steps_logged(workdir), default=0)
 
 
 def saved(workdir: Path) -> list[int]:
@@ -120,8 +124,8 @@ def test_thirty_kills_at_random_moments(tmp_path, compiled):
         done = logged(tmp_path / "killed")
         losses.append(done - resumed)
         assert resumed >= (done - 1) // every * every - every, trial
-        before = resumed
-        while logged(tmp_path / "killed") <= before and trial % 3:  # two of three: not before it trains
+        before = len(steps_logged(tmp_path / "killed"))
+        while len(steps_logged(tmp_path / "killed")) == before and trial % 3:  # two of three: not before it trains
             assert process.poll() is None
         try:
             process.wait(timeout=rng.uniform(0, 3))
