@@ -102,6 +102,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     prompt: str = "clean, high-resolution"
     reference: Reference = "prepared"  # stage cassr: the data's, or the LR image itself (the paper's ablation)
+    switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)  # stage cassr: an ablation leaves some out
     strategy: Strategy = field(default_factory=Strategy)  # how the step is divided among devices
     batch_size: int = 4  # examples of one update, over all devices and processes
     accumulate: int = 1  # parts of a batch that are worked on one after the other, each with its share of the memory

@@ -74,6 +74,7 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
         schedule=config.schedule,
         activation_sampling=replace(sampling, start="lr"),
         sampling=sampling,
+        switches=config.switches,
         tile=config.data.crop_size,
     )
 

@@ -23,7 +23,6 @@ from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timest
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
 from cassr_jax.models.layers import NETWORK_INPUT
-from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.training.image_loss import Metrics, image_loss_of
 
@@ -141,7 +140,7 @@ def make_denoiser(
         case "controlnet":
             return ControlNetDenoiser(m["unet"], m["activation_controlnet"]), (to_float(batch["lq"]),)
         case "cassr":
-            denoiser = CasSRDenoiser(m["unet"], m["controlnet"], m["multiple_attention"], GuidanceSwitches())
+            denoiser = CasSRDenoiser(m["unet"], m["controlnet"], m["multiple_attention"], config.switches)
             return denoiser, (to_float(batch["lq"]), to_float(_reference(config, batch)))
         case _:
             return BaseDenoiser(m["unet"]), ()

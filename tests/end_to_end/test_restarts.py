@@ -117,21 +117,23 @@ def test_thirty_kills_at_random_moments(tmp_path, compiled):
     rng = np.random.default_rng(0)
     every, losses, resumed = 2, [], 0
     for trial in range(30):
-        process = start(tmp_path / "killed", compiled, "num_steps=100000", f"save_every={every}", "keep_checkpoints=3")
-        first = next(line for line in lines_until(process, "stage cassr") if line.startswith("stage cassr"))
-        found = re.search(r"taken up at step (\d+)", first)
-        resumed = int(found[1]) if found else 0
-        done = logged(tmp_path / "killed")
-        losses.append(done - resumed)
-        assert resumed >= (done - 1) // every * every - every, trial
-        before = len(steps_logged(tmp_path / "killed"))
-        while len(steps_logged(tmp_path / "killed")) == before and trial % 3:  # two of three: not before it trains
-            assert process.poll() is None
-        try:
-            process.wait(timeout=rng.uniform(0, 3))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        assert process.wait() == -signal.SIGKILL
+        with start(
+            tmp_path / "killed", compiled, "num_steps=100000", f"save_every={every}", "keep_checkpoints=3"
+        ) as process:
+            first = next(line for line in lines_until(process, "stage cassr") if line.startswith("stage cassr"))
+            found = re.search(r"taken up at step (\d+)", first)
+            resumed = int(found[1]) if found else 0
+            done = logged(tmp_path / "killed")
+            losses.append(done - resumed)
+            assert resumed >= (done - 1) // every * every - every, trial
+            before = len(steps_logged(tmp_path / "killed"))
+            while len(steps_logged(tmp_path / "killed")) == before and trial % 3:  # two of three: not before it trains
+                assert process.poll() is None
+            try:
+                process.wait(timeout=rng.uniform(0, 3))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            assert process.wait() == -signal.SIGKILL
     print(f"steps lost by each kill: {losses[1:]}")
     assert resumed > 30  # it went on all the time
     for name in ("killed", "whole"):

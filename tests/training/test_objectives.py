@@ -13,6 +13,7 @@ from cassr_jax.config import LossConfig
 from cassr_jax.diffusion.loss import sample_noise, training_target
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import Params, merge, nest, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import objectives
@@ -81,6 +82,18 @@ def test_the_gradient_reaches_every_trained_parameter_and_no_other(stage, starts
         assert moved[2] == set(params)
     else:
         assert moved[0] == set(params)
+
+
+def test_a_model_can_be_trained_without_multiple_attention(networks):
+    loss = LossConfig(perceptual_weight=0.0)
+    switches = GuidanceSwitches(reference_attention=False, lr_attention=False)
+    objective, params, frozen = objective_and_params(configure("cassr", networks, loss=loss, switches=switches))
+
+    def value(trainable):
+        return objective(frozen | trainable, make_batch("cassr"), example_keys(jax.random.key(0)))[0]
+
+    moved = moving(jax.jit(jax.grad(value))(params))
+    assert {name.split(".", 1)[0] for name in moved} == {"controlnet"}
 
 
 @pytest.mark.parametrize("stage", ["base", "cassr"])
