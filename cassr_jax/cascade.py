@@ -55,7 +55,7 @@ class Options:
         seed: of the noise, 0 <= seed < 2**63: the same seed, the same pixels.
         steps, guidance_scale, sampler: of both stages.
         start, strength: of the second stage; see `SamplingConfig`.
-        color_fix: adain, wavelet or none.
+        color_fix: adain, contrast, wavelet or none.
         tile: side of a tile in px of the output.
         progress: called as `progress(stage, steps done, steps in all)`, stage "reference" or "result", with the number
             of tiles where there are several.
@@ -167,7 +167,9 @@ class CasSR:
             case "identity":
                 return bicubic, bicubic
             case "rrdbnet":
-                return bicubic, io.bicubic(self._run_rrdbnet(rgb, chosen), size)
+                made = to_float(io.bicubic(self._run_rrdbnet(rgb, chosen), size))
+                fix = COLOR_FIXES[chosen.color_fix or self.config.rrdbnet_color_fix]
+                return bicubic, to_uint8(fix(made, to_float(bicubic)))
         sampling = replace(chosen, start=None, strength=None).applied(self.config.activation_sampling)
         start = None if sampling.start == "noise" else bicubic
         return bicubic, self._sample("reference", sampling, (bicubic,), start, bicubic, chosen)

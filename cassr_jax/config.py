@@ -13,6 +13,7 @@ Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
 Start = Literal["lr", "reference", "noise"]
 Stage = Literal["vae", "base", "scedit", "controlnet", "cassr"]
 Reference = Literal["prepared", "identity"]
+ColorFix = Literal["adain", "contrast", "wavelet", "none"]
 DType = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "blocks", "all"]
 
@@ -45,7 +46,8 @@ class CascadeConfig:
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
-    color_fix: Literal["adain", "wavelet", "none"] = "wavelet"
+    color_fix: ColorFix = "wavelet"  # of what a diffusion stage makes
+    rrdbnet_color_fix: ColorFix = "none"  # of what an RRDBNet makes; Real-ESRGAN raises the contrast of soft pictures
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
     tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
     tiles_at_once: int = 4  # tiles in one call of a network

@@ -16,11 +16,12 @@ NOISE_SIGMA = 3.0  # of 255, each channel on its own
 JPEG_QUALITY = 80
 SEED = 0
 
-CROPS = {  # file of the photograph -> example, (left, top, right, bottom) in it
-    "european-honey-bee.jpg": ("bee.jpg", (400, 270, 1040, 782)),
-    "citrus-fruits.jpg": ("citrus.jpg", (400, 200, 912, 584)),
-    "cincinnati-bridge.jpg": ("bridge.jpg", (320, 20, 704, 532)),
-}
+CROPS = (  # example, file of the photograph, (left, top, right, bottom) in it
+    ("bee.jpg", "european-honey-bee.jpg", (400, 270, 1040, 782)),
+    ("citrus.jpg", "citrus-fruits.jpg", (400, 200, 912, 584)),
+    ("bridge.jpg", "cincinnati-bridge.jpg", (320, 20, 704, 532)),
+    ("harbour.jpg", "cincinnati-bridge.jpg", (790, 480, 1302, 864)),
+)
 
 
 def degrade(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -33,9 +34,14 @@ def degrade(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder with " + ", ".join(CROPS))
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        required=True,
+        help="folder with " + ", ".join(dict.fromkeys(photo for _, photo, _ in CROPS)),
+    )
     photos = parser.parse_args().photos
-    for number, (photo, (name, box)) in enumerate(CROPS.items()):
+    for number, (name, photo, box) in enumerate(CROPS):
         with Image.open(photos / photo) as image:
             small = degrade(image.convert("RGB").crop(box), np.random.default_rng([SEED, number]))
         small.save(Path(__file__).with_name(name), quality=JPEG_QUALITY)

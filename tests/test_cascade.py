@@ -17,6 +17,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
 from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
+from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import merge_all, write_network
 from cassr_jax.stage import Method, make_method, make_plan, run
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
@@ -93,6 +94,23 @@ def test_each_activation_gives_its_own_reference(folder: Path, cassr: CasSR, rgb
         np.testing.assert_array_equal(restoration.reference, restoration.bicubic)
     else:
         assert np.any(restoration.reference != cassr.reference(rgb))
+
+
+def test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed(cassr: CasSR):
+    """As the network makes it, in 8 bit; a network of random weights makes it grey, until its colours are fixed."""
+    rgb = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)  # one tile
+    networks = cassr.networks.with_new(
+        "rrdbnet", RRDBNetConfig(num_feat=4, num_block=1, num_grow_ch=2), jnp.float32, jax.random.key(0)
+    )
+    networks.params["rrdbnet.conv_last.bias"] += 0.5
+    made = merge_all(networks.graphdefs, networks.params)["rrdbnet"](rgb[None].astype(np.float32) / 255)[0]
+    raw = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
+    np.testing.assert_allclose(raw.reference(rgb), np.asarray(made) * 255, atol=0.51)
+    changed = CasSR(replace(raw.config, rrdbnet_color_fix="adain"), networks).reference(rgb)
+    np.testing.assert_array_equal(changed, raw.reference(rgb, color_fix="adain"))
+    source = io.bicubic(rgb, (64, 64))
+    assert np.abs(raw.reference(rgb).std((0, 1)) - source.std((0, 1))).min() > 10
+    np.testing.assert_allclose(changed.std((0, 1)), source.std((0, 1)), rtol=0.25)  # of few levels
 
 
 def test_same_seed_same_pixels_and_other_seeds_others(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):

@@ -72,7 +72,8 @@ def make_maker(
             scale = modules["vae"].config.scaling_factor
             made |= {name: (value * scale).astype(jnp.float16) for name, value in both.items()}
         if "rrdbnet" in modules:
-            made["reference"] = modules["rrdbnet"](batch["lr"] / 255.0) * 2 - 1
+            raw = jnp.clip(modules["rrdbnet"](batch["lr"] / 255.0) * 2 - 1, -1, 1)
+            made["reference"] = COLOR_FIXES[color_fix](raw, to_float(batch["lq"]))
         elif restore is not None:
             made["reference"] = restore(modules, to_float(batch["lq"]), batch["noise"])
         return made
@@ -165,11 +166,12 @@ def prepare(
         if make_share is None:
             return made
         given = {name: batch[name] for name in ("lr", "hr")}
+        side = batch["hr"].shape[1]
+        if networks.configs.keys() & {"scedit", "rrdbnet"}:
+            given["lq"] = np.stack([io.bicubic(lr, (side, side)) for lr in batch["lr"]])
         if "scedit" in networks.configs:
-            side = batch["hr"].shape[1]
             vae = networks.configs["vae"]
             shape = (size, side // vae.factor, side // vae.factor, vae.latent_channels)
-            given["lq"] = np.stack([io.bicubic(lr, (side, side)) for lr in batch["lr"]])
             given["noise"] = jax.random.normal(jax.random.fold_in(seed_of_noise, number), shape, jnp.float32)
         given = jax.device_put(given, NamedSharding(mesh, PartitionSpec("data")))
         found = jax.device_get(make_share(params, given))
@@ -270,7 +272,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sampling-steps", type=int, default=10, help="of the references (default %(default)s)")
     parser.add_argument("--guidance", type=float, default=1.0, help="of the references (default %(default)s: none)")
     parser.add_argument("--strength", type=float, default=1.0, help="of their start from the LR image (default: full)")
-    parser.add_argument("--color-fix", default="wavelet", choices=COLOR_FIXES, help="of the references")
+    parser.add_argument(
+        "--color-fix", choices=COLOR_FIXES, help="of the references (default: wavelet; an RRDBNet's: none)"
+    )
     parser.add_argument(
         "--no-latents",
         action="store_true",
@@ -291,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         prepare(
             config,
             sampling,
-            arguments.color_fix,
+            arguments.color_fix or ("none" if "rrdbnet" in config.components else "wavelet"),
             arguments.records,
             arguments.output,
             latents=not arguments.no_latents,

@@ -1,8 +1,8 @@
 """Colour fixes: the restored picture's detail with the low-resolution picture's colours.
 
 Pure functions on NumPy or JAX arrays alike (whichever is given is what comes back), traceable under `jit`. Pictures are
-(H, W, C) or (B, H, W, C) floats in any range; memory is a few copies of the picture. Both fixes follow StableSR
-(arXiv 2305.07015, its script `wavelet_color_fix`), which the peers took over.
+(H, W, C) or (B, H, W, C) floats in any range; memory is a few copies of the picture. `adain` and `wavelet` follow
+StableSR (arXiv 2305.07015, its script `wavelet_color_fix`), which the peers took over.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 Array = Any  # np.ndarray or jax.Array
 WAVELET_LEVELS = 5
 ADAIN_EPSILON = 1e-5
+CONTRAST_EPSILON = 1e-6
 
 
 def none(image: Array, source: Array) -> Array:
@@ -36,13 +37,30 @@ def wavelet(image: Array, source: Array, levels: int = WAVELET_LEVELS) -> Array:
     Split by an undecimated (à trous) decomposition: `levels` binomial blurs [1 2 1] x [1 2 1] / 16 with holes of 1, 2,
     4, ... pixels, borders repeated. The blur is linear, so high(image) + low(source) = image + low(source - image).
     """
-    low = source - image
-    for level in range(levels):
-        low = _blur(_blur(low, -3, 2**level), -2, 2**level)
-    return image + low
+    return image + _blurred(source - image, levels)
 
 
-COLOR_FIXES: dict[str, Callable[[Array, Array], Array]] = {"adain": adain, "wavelet": wavelet, "none": none}
+def contrast(image: Array, source: Array) -> Array:
+    """Takes back the contrast that `image` has gained over `source`, and gives it the source's mean colour.
+
+    The gain is the slope of the one against the other, each around its mean and blurred until the source has its
+    detail too: [1 2 1] / 4 with holes of 1 and 2 pixels, borders repeated; over all channels. A gain below 1 is left:
+    noise that was taken away looks the same.
+    """
+    xp = image.__array_namespace__()
+    mean, wanted = (xp.mean(x, axis=(-3, -2), keepdims=True) for x in (image, source))
+    low, low_wanted = (_blurred(x, 2) for x in (image - mean, source - wanted))
+    shared = xp.sum(low * low_wanted, axis=(-3, -2, -1), keepdims=True)
+    own = xp.sum(low_wanted**2, axis=(-3, -2, -1), keepdims=True)
+    return (image - mean) / xp.maximum(shared / (own + CONTRAST_EPSILON), 1.0) + wanted
+
+
+COLOR_FIXES: dict[str, Callable[[Array, Array], Array]] = {
+    "adain": adain,
+    "contrast": contrast,
+    "wavelet": wavelet,
+    "none": none,
+}
 
 
 def _mean_and_std(image: Array) -> tuple[Array, Array]:
@@ -51,6 +69,12 @@ def _mean_and_std(image: Array) -> tuple[Array, Array]:
     freedom = 1 if image.shape[-3] * image.shape[-2] > 1 else 0
     variance = xp.var(image, axis=(-3, -2), keepdims=True, ddof=freedom)
     return xp.mean(image, axis=(-3, -2), keepdims=True), xp.sqrt(variance + ADAIN_EPSILON)
+
+
+def _blurred(image: Array, levels: int) -> Array:
+    for level in range(levels):
+        image = _blur(_blur(image, -3, 2**level), -2, 2**level)
+    return image
 
 
 def _blur(image: Array, axis: int, radius: int) -> Array:

@@ -4,6 +4,7 @@
     PYTHONPATH=. python docs/images/make_before_after.py --results restored --output docs/images/before_after.jpg
 
 Left of each pair the bicubic enlargement, right the result, both cut to the same part and nothing else done to them.
+Two pairs stand in a row.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from cassr_jax.imaging import io
 
 SIDE = 352  # of each part, in px of the enlarged picture
 GAP = 6
+COLUMNS = 2
 
 
 def part(image: np.ndarray) -> np.ndarray:
@@ -30,15 +32,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    cells = []
+    pairs = []
     for example in sorted(arguments.examples.glob("*.jpg")):
         result = io.read(next(arguments.results.glob(f"{example.stem}.*"))).rgb
         bicubic = io.bicubic(io.read(example).rgb, result.shape[:2])
-        cells += [part(bicubic), part(result)]
-    sheet = np.full((SIDE, len(cells) * SIDE + (len(cells) // 2 - 1) * GAP, 3), 255, np.uint8)
-    for i, cell in enumerate(cells):
-        left = i * SIDE + i // 2 * GAP
-        sheet[:, left : left + SIDE] = cell
+        pairs.append(np.concatenate([part(bicubic), part(result)], axis=1))
+    rows = -(-len(pairs) // COLUMNS)
+    sheet = np.full((rows * (SIDE + GAP) - GAP, COLUMNS * (2 * SIDE + GAP) - GAP, 3), 255, np.uint8)
+    for i, pair in enumerate(pairs):
+        top, left = i // COLUMNS * (SIDE + GAP), i % COLUMNS * (2 * SIDE + GAP)
+        sheet[top : top + SIDE, left : left + 2 * SIDE] = pair
     Image.fromarray(sheet).save(arguments.output, quality=90)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cassr_jax.imaging.color import COLOR_FIXES, adain, none, wavelet
+from cassr_jax.imaging.color import COLOR_FIXES, adain, contrast, none, wavelet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "color.npz"
 NAMES = ("wide", "square", "narrow", "tiny")
@@ -62,6 +62,18 @@ def test_any_size_keeps_its_promise(height, width, seed):
     assert none(image, source) is image
 
 
+@pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
+def test_contrast_that_was_gained_is_taken_back_and_nothing_else(gain):
+    _, source = pictures("square")
+    moved = np.float32([0.2, 0.0, -0.1])
+    expected = source if gain >= 1 else source.mean((1, 2)) + gain * (source - source.mean((1, 2)))
+    np.testing.assert_allclose(contrast(gain * source + moved, source), expected, atol=1e-4)
+    # What a blur hides, as the edges of a sharper picture, counts little: adain would take a third of this picture.
+    checks = 0.5 * (-1.0) ** np.add.outer(np.arange(40), np.arange(40))[None, :, :, None].astype(np.float32)
+    smooth = np.linspace(-0.5, 0.5, 40, dtype=np.float32)[None, None, :, None] * np.ones((1, 40, 1, 3), np.float32)
+    np.testing.assert_allclose(contrast(smooth + checks, smooth), smooth + checks, atol=5e-3)
+
+
 @pytest.mark.parametrize("fix", COLOR_FIXES)
 def test_a_single_pixel_and_flat_pictures_stay_finite(fix):
     for shape in ((1, 1, 3), (1, 1, 1, 3), (1, 200, 3), (200, 1, 3)):
@@ -73,12 +85,12 @@ def test_a_single_pixel_and_flat_pictures_stay_finite(fix):
 
 def test_batch_members_do_not_mix():
     image, source = pictures("wide")
-    for fix in (adain, wavelet):
+    for fix in (adain, contrast, wavelet):
         for i in range(2):
             np.testing.assert_allclose(fix(image, source)[i], fix(image[i], source[i]), atol=1e-6)
 
 
 def test_under_jit():
     image, source = pictures("tiny")
-    for fix in (adain, wavelet):
+    for fix in (adain, contrast, wavelet):
         np.testing.assert_allclose(jax.jit(fix)(image, source), fix(image, source), atol=2e-6)

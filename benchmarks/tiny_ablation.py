@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""What the second stage's parts are worth, beyond the luck of one training.
+
+    python benchmarks/tiny_ablation.py --photos PHOTOS --output runs/ablation
+
+trains `configs/tiny_ablation.py` with several seeds in each arrangement: whole, without multiple attention, and with
+the LR image in the place of the restored reference. Each is measured on the same degraded tiles of photographs, tile i
+with seed i. Printed are means and standard deviations over the seeds, and those of each arrangement's difference from
+the whole with the same seed. A run that is there already is gone on with, or measured only.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import cassr_jax
+from cassr_jax.data.degradation import PRESETS
+from cassr_jax.errors import InputError
+from cassr_jax.evaluation.measures import Measure, make_measure
+from cassr_jax.evaluation.tiles import Pair, degraded_tiles
+from cassr_jax.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+WHOLE = "whole"
+ARRANGEMENTS = {
+    WHOLE: [],
+    "no multiple attention": ["switches.reference_attention=false", "switches.lr_attention=false"],
+    "LR image as reference": ["reference=identity"],
+}
+TITLES = {"lpips": "LPIPS", "dists": "DISTS", "psnr_y": "PSNR-Y"}
+
+Values = Mapping[str, float]
+
+
+def train(config: Path, workdir: Path, changes: Sequence[str], seed: int) -> None:
+    """Raises CalledProcessError where training fails; what it says stands on stderr."""
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(config), "--workdir", str(workdir)]
+    subprocess.run([*command, "--set", f"seed={seed}", *changes], check=True, stdout=subprocess.DEVNULL)
+
+
+def measure_tiles(workdir: Path, tiles: Sequence[Pair], measure: Measure) -> Values:
+    """Means over the tiles of what the trained cascade makes of them."""
+    cassr = cassr_jax.load(workdir)
+    found = []
+    for seed, tile in enumerate(tqdm(tiles, workdir.name, leave=False, disable=None)):
+        found += measure(tile.hr, [cassr.restore(tile.lr, seed=seed, scale=tile.scale).result])
+    return {name: float(np.mean([values[name] for values in found])) for name in TITLES}
+
+
+def table(runs: Mapping[str, Sequence[Values]]) -> str:
+    """Markdown: a row for each arrangement, mean ± standard deviation over its seeds, and of its difference from the
+    whole's run of the same seed."""
+
+    def spread(values: Sequence[float], sign: str = "") -> str:
+        return f"{np.mean(values):{sign}.4f} ± {np.std(values, ddof=1 if len(values) > 1 else 0):.4f}"
+
+    rows = [f"| arrangement | {' | '.join(TITLES.values())} |", "|---" * (1 + len(TITLES)) + "|"]
+    for name, values in runs.items():
+        rows.append(f"| {name} | {' | '.join(spread([v[m] for v in values]) for m in TITLES)} |")
+    for name, values in runs.items():
+        if name != WHOLE:
+            pairs = list(zip(values, runs[WHOLE], strict=True))
+            rows.append(
+                f"| {name} - {WHOLE} | {' | '.join(spread([a[m] - b[m] for a, b in pairs], '+') for m in TITLES)} |"
+            )
+    return "\n".join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--photos", type=Path, required=True, help="folder of photographs that no network saw")
+    add("--output", type=Path, required=True, help="folder for the runs and ablation.json")
+    add("--config", type=Path, default=ROOT / "configs" / "tiny_ablation.py", help="what is trained (default: that)")
+    add("--seeds", type=int, default=3, help="trainings of each arrangement (default %(default)s)")
+    add("--tiles", type=int, default=20, help="how many tiles (default %(default)s)")
+    add("--preset", default="light", choices=PRESETS, help="of the tiles (default %(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        tiles = degraded_tiles(arguments.photos, arguments.tiles, PRESETS[arguments.preset])
+        measure = make_measure()
+        runs: dict[str, list[Values]] = {name: [] for name in ARRANGEMENTS}
+        for seed in range(arguments.seeds):
+            for name, changes in ARRANGEMENTS.items():
+                workdir = arguments.output / f"{name.replace(' ', '_').lower()}_{seed}"
+                train(arguments.config, workdir, changes, seed)
+                runs[name].append(measure_tiles(workdir, tiles, measure))
+                print(f"{name}, seed {seed}: {json.dumps(runs[name][-1])}", file=sys.stderr, flush=True)
+        settings = {"tiles": arguments.tiles, "preset": arguments.preset, "seeds": arguments.seeds}
+        write_json(arguments.output / "ablation.json", {"settings": settings, "runs": runs})
+        print(table(runs))
+    except InputError as error:
+        print(f"tiny_ablation: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        print(f"tiny_ablation: training failed with exit code {error.returncode}", file=sys.stderr)
+        return error.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
