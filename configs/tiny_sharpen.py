@@ -1,5 +1,5 @@
 """The embedded model, after stage 4: some more steps of the ControlNet and the multiple attention, in which the decoded
-picture counts for more and its perceptual distance for most. The embedded weights are of step 302."""
+picture counts for more and its perceptual distance for most. The embedded weights came from step 302."""
 
 import runpy
 from dataclasses import replace
