@@ -1,5 +1,7 @@
 """A trial for `benchmarks/tiny_ablation.py`: the embedded model's second stage trained anew and briefly, in the one
-step that it takes. The benchmark changes the seed, and leaves out the multiple attention or the restored reference."""
+step that it takes. The benchmark changes the seed, and leaves out the multiple attention or the restored reference.
+
+`runs/references_128` is the part of the records of `tiny_both.py` that has SCEdit's references (docs/tiny.md)."""
 
 import runpy
 from dataclasses import replace

@@ -48,9 +48,8 @@ _OLDER_NAMES = (
 def load_rrdbnet(source: Path | str = "realesrgan-x4plus") -> tuple[RRDBNetConfig, dict[str, np.ndarray]]:
     """The configuration that a file's shapes show, and its parameters, float32.
 
-    `source` is a name in `PUBLISHED` or a file: `.pth`, `.safetensors`, or ncnn's
-    `.param` with its `.bin` beside it. Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under
-    `params_ema`, `params` or `state_dict`.
+    `source` is a name in `PUBLISHED` or a file: `.pth`, `.safetensors`, or ncnn's `.param` with its `.bin` beside it.
+    Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under `params_ema`, `params` or `state_dict`.
 
     Raises:
         InputError: the package is not installed or not the one expected, the file is absent or damaged, or its tensors
