@@ -114,7 +114,10 @@ class TrainConfig:
     frozen_dtype: DType = "float32"  # of the weights that do not train
     # What the backward pass computes again instead of keeping it: nothing, the inside of blocks, or everything.
     remat: Remat = "none"
-    save_every: int = 1000
+    save_every: int = 1000  # steps from one save to the next
+    # What a kill may cost at most; training waits for a save rather than risk more. Without, `save_every`, and twice
+    # that lets it go on while a save is written.
+    max_lost_steps: int | None = None
     log_every: int = 50
     keep_checkpoints: int = 2  # the newest ones
     keep_best: int = 0  # besides these, the ones with the lowest mean loss since the save before

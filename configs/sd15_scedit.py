@@ -20,6 +20,8 @@ config = TrainConfig(
     prompt="clean, high-resolution",
     batch_size=4,
     num_steps=100_000,
+    save_every=500,
+    max_lost_steps=1000,
     dtype="bfloat16",
     frozen_dtype="bfloat16",
 )

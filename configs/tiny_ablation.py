@@ -1,7 +1,7 @@
 """A trial for `benchmarks/tiny_ablation.py`: the embedded model's second stage trained anew and briefly, in the one
 step that it takes. The benchmark changes the seed, and leaves out the multiple attention or the restored reference.
 
-`runs/references_128` is the part of the records of `tiny_both.py` that has SCEdit's references (docs/tiny.md)."""
+The records are those of `tiny_both.py` that have SCEdit's references (docs/tiny.md)."""
 
 import runpy
 from dataclasses import replace
@@ -11,13 +11,13 @@ config = runpy.run_path(str(Path(__file__).with_name("tiny_cassr.py")))["config"
 
 config = replace(
     config,
-    data=replace(config.data, path="runs/references_128", crop_size=96),
+    data=replace(config.data, path="runs/references_both/scedit", crop_size=96),
     components=config.components | {"scedit": "runs/scedit/export/scedit"},
     loss=replace(config.loss, start_fraction=1.0, image_weight=10.0, perceptual_weight=4.0),
     optimizer=replace(config.optimizer, learning_rate=1e-3, warmup_steps=10, decay="cosine", ema_decay=0.9),
     batch_size=4,
-    num_steps=40,
-    save_every=40,
+    num_steps=80,
+    save_every=80,
     log_every=10,
     dtype="float32",
     frozen_dtype="float32",

@@ -48,7 +48,6 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int, best: int = 0, run: Mapping[str, Any] | None = None):
         self.run = dict(run or {})
-        self._writing: int | None = None
         kept: list[Any] = [policies.LatestN(keep)]
         if best:
             kept.append(
@@ -64,6 +63,8 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept),
             ),
         )
+        self._complete = self.latest_step or 0
+        self._writing: int | None = None
 
     @property
     def latest_step(self) -> int | None:
@@ -81,11 +82,12 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state), run=ocp.args.JsonSave(self.run)
         )
+        self.wait()
+        self._writing = step
         with self._written():
             saved = self.manager.save(step, args=items, metrics=None if loss is None else {"loss": loss})
         if not saved:
             raise InputError(f"{self.manager.directory}: holds step {self.latest_step}, a save at {step} was refused")
-        self._writing = step
 
     def restore(self, like: TrainState) -> tuple[TrainState, Any]:
         """The newest state, laid out as `like` is, and the data iterator's state.
@@ -124,7 +126,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{self.manager.directory}: step {self._writing or 'now'} could not be written "
+                f"{self.manager.directory}: step {self._writing} could not be written "
                 f"({' '.join(str(error).split())[:300]}); older checkpoints are intact"
             ) from error
 
@@ -134,8 +136,19 @@ class Checkpoints:
         Raises:
             InputError: it could not be written.
         """
-        with self._written():
-            self.manager.wait_until_finished()
+        if self._writing is not None:
+            with self._written():
+                self.manager.wait_until_finished()
+            self._complete, self._writing = self._writing, None
+
+    def limit_loss(self, step: int, most: int) -> None:
+        """Before a step: wait for the save that is being written, if a kill could else cost more than `most` steps.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        if self._writing is not None and step + 1 - self._complete > most:
+            self.wait()
 
     def close(self) -> None:
         """Waits for the last save."""

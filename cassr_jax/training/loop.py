@@ -122,6 +122,7 @@ def train(
                 if step % config.save_every == 0 and step > start:
                     settle()
                     checkpoints.save(state, data.get_state(), meter.loss_since_last())
+                checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)
                 if profile is not None and step == profile[0]:
                     jax.profiler.start_trace(str(workdir / "profile"))
                 with meter.waiting():
@@ -165,6 +166,10 @@ def _check(config: TrainConfig, workdir: Path) -> None:
     for name, least in (("keep_best", 0), ("preview_every", 0), ("preview_count", 1)):
         if getattr(config, name) < least:
             raise InputError(f"{name} is {getattr(config, name)}, expected at least {least}")
+    if config.max_lost_steps is not None and config.max_lost_steps < config.save_every:
+        raise InputError(
+            f"max_lost_steps is {config.max_lost_steps}, expected at least save_every, which is {config.save_every}"
+        )
     loss = config.loss
     if not 0 <= loss.start_fraction <= 1:
         raise InputError(f"loss.start_fraction is {loss.start_fraction}, expected 0 to 1")

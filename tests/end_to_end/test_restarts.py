@@ -111,21 +111,23 @@ def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path, compiled
 
 @pytest.mark.slow
 def test_thirty_kills_at_random_moments(tmp_path, compiled):
-    """During steps and saves. A save is complete when the next one begins, so that a kill costs what was done since
-    the last one begun, or, if it comes while that is being written, since the one before. The save of the step that
-    was logged last may not have begun."""
+    """During steps and saves; half of the runs wait for each save, the others only when they would risk too much."""
     rng = np.random.default_rng(0)
-    every, losses, resumed = 2, [], 0
+    most, losses, resumed = 2, [], 0
     for trial in range(30):
         with start(
-            tmp_path / "killed", compiled, "num_steps=100000", f"save_every={every}", "keep_checkpoints=3"
+            tmp_path / "killed",
+            compiled,
+            "num_steps=100000",
+            f"save_every={most if trial % 2 else most // 2}",
+            f"max_lost_steps={most}",
         ) as process:
             first = next(line for line in lines_until(process, "stage cassr") if line.startswith("stage cassr"))
             found = re.search(r"taken up at step (\d+)", first)
             resumed = int(found[1]) if found else 0
             done = logged(tmp_path / "killed")
             losses.append(done - resumed)
-            assert resumed >= (done - 1) // every * every - every, trial
+            assert losses[-1] <= most, trial
             before = len(steps_logged(tmp_path / "killed"))
             while len(steps_logged(tmp_path / "killed")) == before and trial % 3:  # two of three: not before it trains
                 assert process.poll() is None

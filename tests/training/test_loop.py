@@ -260,6 +260,22 @@ def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, fi
     checkpoints.close()
 
 
+@pytest.mark.parametrize(("save_every", "max_lost_steps", "most"), [(2, None, 2), (1, 2, 2), (2, 3, 3), (2, 4, 4)])
+def test_a_kill_costs_no_more_than_it_may(config, tmp_path, monkeypatch, save_every, max_lost_steps, most):
+    """As if every save took until it is waited for."""
+    complete, lost = [0], []
+
+    def wait(checkpoints, wait=Checkpoints.wait):
+        wait(checkpoints)
+        complete.append(checkpoints.latest_step or 0)
+
+    monkeypatch.setattr(Checkpoints, "wait", wait)
+    monkeypatch.setattr(loop.Logs, "write", lambda logs, done, means: lost.append(done - complete[-1]))
+    loop.train(replace(config, save_every=save_every, max_lost_steps=max_lost_steps, log_every=1), tmp_path)
+    assert len(lost) == config.num_steps
+    assert max(lost) == most
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -268,6 +284,7 @@ def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, fi
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"num_steps": -1}, "num_steps is -1, expected at least 1"),
         ({"save_every": 0}, "save_every is 0, expected at least 1"),
+        ({"max_lost_steps": 1}, "max_lost_steps is 1, expected at least save_every, which is 2"),
         ({"loss": LossConfig(start_fraction=1.5)}, "loss.start_fraction is 1.5, expected 0 to 1"),
         (
             {"stage": "base", "loss": LossConfig(image_weight=1.0)},
