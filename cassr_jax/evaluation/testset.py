@@ -1,12 +1,14 @@
 """Test sets as the paper makes them: lr/ and hr/ of the same names, and a manifest of what is in them.
 
     python -m cassr_jax.evaluation.testset degraded --photos DIV2K_valid_HR --output data/div2k_val
+    python -m cassr_jax.evaluation.testset tiles --photos PHOTOS --count 100 --preset light --output data/tiles
     python -m cassr_jax.evaluation.testset crops --lr RealSR/Canon/Test/4 --hr RealSR/Canon/Test/4 --output data/realsr
     python -m cassr_jax.evaluation.testset check data/realsr
 
-`degraded`: whole photographs; picture i, in the order of the names, is degraded with seed i. `crops`: the middles of
-registered pairs, 128 px of LR and the 512 px of HR that they show. `check`: whether a set is what its manifest says.
-A set appears when it is complete, and one that is there already stays as it is.
+`degraded`: whole photographs; picture i, in the order of the names, is degraded with seed i. `tiles`: sharp tiles of
+256 px spread over the photographs, as the embedded model is judged by; tile i is degraded with seed i. `crops`: the
+middles of registered pairs, 128 px of LR and the 512 px of HR that they show. `check`: whether a set is what its
+manifest says. A set appears when it is complete, and one that is there already stays as it is.
 """
 
 import argparse
@@ -24,9 +26,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS, Preset, degrade
 from cassr_jax.data.sources import picture_files
 from cassr_jax.errors import InputError
+from cassr_jax.evaluation.tiles import degraded_tiles
 from cassr_jax.files import write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.record import sha256
@@ -69,6 +73,21 @@ def degraded_pairs(photos: Path, preset: Preset) -> list[Planned]:
     return [
         Planned(name, (path,), lambda path=path, seed=seed: make(path, seed))
         for seed, (name, path) in enumerate(found.items())
+    ]
+
+
+def tiled_pairs(photos: Path, preset: Preset, count: int) -> list[Planned]:
+    """Sharp tiles, named by their picture and their top left corner; see `evaluation.tiles.degraded_tiles`.
+
+    Raises:
+        InputError: the folder is missing, holds no picture or too few sharp tiles, or a picture cannot be read.
+    """
+
+    def planned(key: str, corner: str, images: Images) -> Planned:
+        return Planned(f"{Path(key).with_suffix('').as_posix()}@{corner}", (photos / key,), lambda: images)
+
+    return [
+        planned(*tile.name.rsplit("@", 1), images=(tile.lr, tile.hr)) for tile in degraded_tiles(photos, count, preset)
     ]
 
 
@@ -222,12 +241,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     degraded = commands.add_parser("degraded", help="whole photographs, degraded")
-    degraded.add_argument("--photos", type=Path, required=True, help="folder of sharp pictures")
-    degraded.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")
+    tiles = commands.add_parser("tiles", help="sharp tiles of photographs, degraded")
+    tiles.add_argument("--count", type=int, default=100, help="how many (default %(default)s)")
+    for made in (degraded, tiles):
+        made.add_argument("--photos", type=Path, required=True, help="folder of sharp pictures")
+        made.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")
     crops = commands.add_parser("crops", help="the middles of registered pairs")
     crops.add_argument("--lr", type=Path, required=True, help="folder of the small pictures")
     crops.add_argument("--hr", type=Path, required=True, help="folder of the large ones, may be the same")
-    for made in (degraded, crops):
+    for made in (degraded, tiles, crops):
         made.add_argument("--output", type=Path, required=True, help="folder of the set")
     commands.add_parser("check", help="compare a set with its manifest").add_argument("folder", type=Path)
     return parser.parse_args(argv)
@@ -240,12 +262,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             wrong = list(check(arguments.folder))
             print(*(wrong or [f"{arguments.folder}: as its manifest says"]), sep="\n")
             return 1 if wrong else 0
-        if arguments.command == "degraded":
-            planned, left_out = degraded_pairs(arguments.photos, PRESETS[arguments.preset]), {}
-            settings = {"kind": "degraded", "preset": arguments.preset, "scale": SCALE}
-        else:
-            planned, left_out = cropped_pairs(arguments.lr, arguments.hr)
-            settings = {"kind": "crops", "lr": LR_SIDE, "hr": LR_SIDE * SCALE}
+        left_out = {}
+        match arguments.command:
+            case "degraded":
+                planned = degraded_pairs(arguments.photos, PRESETS[arguments.preset])
+                settings = {"kind": "degraded", "preset": arguments.preset, "scale": SCALE}
+            case "tiles":
+                planned = tiled_pairs(arguments.photos, PRESETS[arguments.preset], arguments.count)
+                settings = {"kind": "tiles", "preset": arguments.preset, "scale": SCALE, "hr": TILE}
+            case _:
+                planned, left_out = cropped_pairs(arguments.lr, arguments.hr)
+                settings = {"kind": "crops", "lr": LR_SIDE, "hr": LR_SIDE * SCALE}
         print(build(planned, left_out, settings, arguments.output))
     except InputError as error:
         print(f"testset: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ import pytest
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.testset import build, cropped_pairs, degraded_pairs, main, pixels_sha256
+from cassr_jax.evaluation.tiles import degraded_tiles
 from cassr_jax.imaging import io
 from tests.data.measures import picture
 from tests.evaluation.pair_folders import write
@@ -56,6 +57,24 @@ def test_whole_pictures_are_degraded_by_their_number(tmp_path, capsys):
     write(tmp_path / "photos", "c.png", picture(48, 2))
     assert main(command) == 2
     assert "c is only in it or only in what is given" in capsys.readouterr().err
+
+
+def test_tiles_are_those_that_the_embedded_model_is_judged_by(tmp_path, capsys):
+    photo = np.random.default_rng(0).integers(0, 256, (512, 300, 3), np.uint8)
+    write(tmp_path / "photos", "a.png", photo)
+    output = tmp_path / "set"
+    command = ["tiles", "--photos", str(tmp_path / "photos"), "--preset", "light", "--output", str(output)]
+    assert main([*command, "--count", "2"]) == 0
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["settings"] == {"kind": "tiles", "preset": "light", "scale": 4, "hr": 256}
+    assert sorted(manifest["pictures"]) == ["a@0,0", "a@256,0"]
+    for tile in degraded_tiles(tmp_path / "photos", 2, PRESETS["light"]):
+        name = tile.name.replace(".png", "")
+        np.testing.assert_array_equal(read(output / "lr" / f"{name}.png"), tile.lr)
+        np.testing.assert_array_equal(read(output / "hr" / f"{name}.png"), tile.hr)
+    assert main(["check", str(output)]) == 0
+    assert main([*command, "--count", "3"]) == 2
+    assert "2 sharp tiles of 256 px; 3 were asked for" in capsys.readouterr().err
 
 
 def test_the_middles_of_registered_pairs_from_one_folder(realsr, tmp_path, capsys):
