@@ -26,6 +26,7 @@ from cassr_jax.models.denoisers import CasSRDenoiser, ControlNetDenoiser, Denois
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.seeds import check_seed, seed_key
 from cassr_jax.stage import Canvas, Condition, Method
 
 Progress = Callable[[str, int, int], None]
@@ -76,8 +77,7 @@ class Options:
         for name, choices in (("sampler", SAMPLERS), ("start", get_args(Start)), ("color_fix", COLOR_FIXES)):
             if getattr(self, name) not in (None, *choices):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}, expected 0 to {2**63 - 1}")
+        check_seed(self.seed)
         if self.strength is not None and not 0 < self.strength <= 1:
             raise InputError(f"strength is {self.strength}, expected more than 0 and at most 1")
         if self.steps is not None and self.steps < 1:
@@ -189,7 +189,7 @@ class CasSR:
         canvas = self._canvas(height, width, chosen.tile)
         size = canvas.pixels.height, canvas.pixels.width
         params, scale = self.networks.params, np.float32(sampling.guidance_scale)
-        key = jax.random.fold_in(_key(chosen.seed), stage == "result")
+        key = jax.random.fold_in(seed_key(chosen.seed), stage == "result")
 
         carry = self._start(params, None if start is None else _to_canvas(start, size), key, plan, canvas=canvas)
         on_canvas = tuple(_to_canvas(image, size) for image in images)
@@ -325,11 +325,6 @@ def _pieces(steps: int, most: int) -> list[tuple[int, int]]:
     """(first, last) of at most so many runs of steps, together all of them."""
     size = -(-steps // most)
     return [(first, min(first + size, steps)) for first in range(0, steps, size)]
-
-
-def _key(seed: int) -> jax.Array:
-    """A key of all 63 bits of a seed; `jax.random.key` alone takes 32."""
-    return jax.random.fold_in(jax.random.key(seed & 0xFFFFFFFF), seed >> 32)
 
 
 def _to_canvas(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -38,6 +38,7 @@ from cassr_jax.models.denoisers import SCEditDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.seeds import seed_key
 from cassr_jax.stage import Canvas, make_method, make_plan, run
 
 RECORDS_PER_FILE = 512
@@ -127,14 +128,6 @@ def over(mesh: Mesh, networks: Networks, make: Make) -> Callable[[Params, Mappin
             check_vma=False,  # what the sampler's loop carries starts as a constant and ends as a share
         )
     )
-
-
-def seed_key(seed: int) -> jax.Array:
-    """A key of all bits of a seed below 2**63; `jax.random.key` alone takes 32."""
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed}, expected 0 to {2**63 - 1}")
-    key = jax.random.key(seed & 0xFFFFFFFF)
-    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
 
 
 def prepare(
