@@ -151,6 +151,7 @@ def restore(cassr: Any, job: Job, args: argparse.Namespace, progress: Callable[[
         steps=args.steps,
         guidance_scale=args.guidance,
         color_fix=args.color_fix,
+        reference_weight=args.reference_weight,
         tile=args.tile,
         sampler=args.sampler,
         start=args.start,
@@ -182,11 +183,12 @@ def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> di
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What decides the pixels; null is the configuration's own value."""
     names = ("config", "scale", "seed", "steps", "guidance", "activation", "color_fix", "sampler", "start", "strength")
+    names += ("reference_weight", "tile", "precision")
     try:
         program = version("cassr-jax")
     except PackageNotFoundError:
         program = None
-    return {"version": program} | {name: getattr(args, name) for name in (*names, "tile", "precision")}
+    return {"version": program} | {name: getattr(args, name) for name in names}
 
 
 def reporter(bar: tqdm, name: str) -> Callable[[str, int, int], None]:
@@ -241,6 +243,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--guidance", type=finite, metavar="S", help="classifier-free guidance scale; 1 is off and twice as fast")
     add("--activation", choices=ACTIVATIONS, help="first stage: what makes the reference picture")
     add("--color-fix", choices=sorted(COLOR_FIXES), help="how colours are brought back to the input's")
+    add("--reference-weight", type=share, metavar="W", help="in [0, 1]: share of the reference in the result")
     add("--sampler", choices=SAMPLERS)
     add("--start", choices=STARTS, help="what the initial noise is mixed into: the input, the reference, nothing")
     add("--strength", type=strength, help="in (0, 1]: how far from that start the sampling may go")
@@ -290,6 +293,13 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def share(text: str) -> float:
+    value = finite(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
+    return value
 
 
 def strength(text: str) -> float:

@@ -39,7 +39,8 @@ _MAX_REPORTS = 20  # of progress in one stage: each one waits for the device
 class Restoration:
     """What came of one picture; (H, W, 3) uint8 each.
 
-    `bicubic` is the input enlarged, `reference` what the first stage made of it, `result` the second stage's picture.
+    `bicubic` is the input enlarged, `reference` what the first stage made of it, `result` the second stage's picture,
+    into which the reference enters by `reference_weight`.
     """
 
     bicubic: np.ndarray
@@ -57,6 +58,7 @@ class Options:
         steps, guidance_scale, sampler: of both stages.
         start, strength: of the second stage; see `SamplingConfig`.
         color_fix: adain, contrast, wavelet or none.
+        reference_weight: share of the reference in the result, 0 to 1; the cascade's own is an RRDBNet's alone.
         tile: side of a tile in px of the output.
         progress: called as `progress(stage, steps done, steps in all)`, stage "reference" or "result", with the number
             of tiles where there are several.
@@ -70,6 +72,7 @@ class Options:
     start: Start | None = None
     strength: float | None = None
     color_fix: str | None = None
+    reference_weight: float | None = None
     tile: int | None = None
     progress: Progress | None = None
 
@@ -153,10 +156,17 @@ class CasSR:
             InputError: an option out of range, a picture too large, or numbers that overflowed on the way.
         """
         chosen = Options(**options)
+        weight = chosen.reference_weight
+        if weight is None:
+            weight = self.config.rrdbnet_weight if self.config.activation == "rrdbnet" else 0.0
+        if not 0 <= weight <= 1:
+            raise InputError(f"reference_weight is {weight}, expected 0 to 1")
         bicubic, reference = self._activate(rgb, chosen)
         sampling = chosen.applied(self.config.sampling)
         start = {"lr": bicubic, "reference": reference, "noise": None}[sampling.start]
         result = self._sample("result", sampling, (bicubic, reference), start, bicubic, chosen)
+        if weight:
+            result = to_uint8(weight * to_float(reference) + (1 - weight) * to_float(result))
         return Restoration(bicubic, reference, result)
 
     def _activate(self, rgb: np.ndarray, chosen: Options) -> tuple[np.ndarray, np.ndarray]:

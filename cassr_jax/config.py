@@ -48,6 +48,7 @@ class CascadeConfig:
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
     color_fix: ColorFix = "wavelet"  # of what a diffusion stage makes
     rrdbnet_color_fix: ColorFix = "none"  # of what an RRDBNet makes; Real-ESRGAN raises the contrast of soft pictures
+    rrdbnet_weight: float = 0.0  # share of an RRDBNet's reference in the result, 0 to 1: the mean of two errs less
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
     tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
     tiles_at_once: int = 4  # tiles in one call of a network

@@ -22,5 +22,6 @@ cascade = CascadeConfig(
     activation_sampling=activation_sampling,
     sampling=sampling,
     rrdbnet_color_fix="contrast",
+    rrdbnet_weight=0.5,
     tile=256,
 )

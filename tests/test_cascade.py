@@ -18,7 +18,7 @@ from cassr_jax.imaging import io
 from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.rrdbnet import RRDBNetConfig
-from cassr_jax.networks import merge_all, write_network
+from cassr_jax.networks import Networks, merge_all, write_network
 from cassr_jax.stage import Method, make_method, make_plan, run
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
@@ -96,13 +96,17 @@ def test_each_activation_gives_its_own_reference(folder: Path, cassr: CasSR, rgb
         assert np.any(restoration.reference != cassr.reference(rgb))
 
 
+def with_rrdbnet_of(networks: Networks) -> Networks:
+    config = RRDBNetConfig(num_feat=4, num_block=1, num_grow_ch=2)
+    networks = networks.with_new("rrdbnet", config, jnp.float32, jax.random.key(0))
+    networks.params["rrdbnet.conv_last.bias"] += 0.5
+    return networks
+
+
 def test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed(cassr: CasSR):
     """As the network makes it, in 8 bit; a network of random weights makes it grey, until its colours are fixed."""
     rgb = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)  # one tile
-    networks = cassr.networks.with_new(
-        "rrdbnet", RRDBNetConfig(num_feat=4, num_block=1, num_grow_ch=2), jnp.float32, jax.random.key(0)
-    )
-    networks.params["rrdbnet.conv_last.bias"] += 0.5
+    networks = with_rrdbnet_of(cassr.networks)
     made = merge_all(networks.graphdefs, networks.params)["rrdbnet"](rgb[None].astype(np.float32) / 255)[0]
     raw = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
     np.testing.assert_allclose(raw.reference(rgb), np.asarray(made) * 255, atol=0.51)
@@ -193,12 +197,29 @@ def test_upscale_of_an_array_equals_restore(cassr: CasSR, rgb: np.ndarray, resto
     assert cassr.upscale(rgb[0:1, 0:1]).shape == (4, 4, 3)
 
 
+def test_the_reference_has_its_share_in_the_result(cassr: CasSR):
+    rgb = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    alone = cassr.restore(rgb)
+    both = np.stack([alone.reference, alone.result]).astype(np.float32)
+    for weight in (0.25, 1.0):
+        mixed = cassr.restore(rgb, reference_weight=weight)
+        np.testing.assert_array_equal(mixed.reference, alone.reference)
+        np.testing.assert_allclose(mixed.result, weight * both[0] + (1 - weight) * both[1], atol=0.501)
+    config = replace(cassr.config, rrdbnet_weight=0.25)
+    np.testing.assert_array_equal(CasSR(config, cassr.networks).restore(rgb).result, alone.result)
+    with_rrdbnet = CasSR(replace(config, activation="rrdbnet"), with_rrdbnet_of(cassr.networks))
+    expected = with_rrdbnet.restore(rgb, reference_weight=0.25).result
+    np.testing.assert_array_equal(with_rrdbnet.restore(rgb).result, expected)
+    assert np.any(with_rrdbnet.restore(rgb, reference_weight=0.0).result != expected)
+
+
 def test_options_out_of_range_are_named(cassr: CasSR, rgb: np.ndarray):
     for options, message in (
         ({"sampler": "lms"}, "sampler is 'lms', expected one of ddim"),
         ({"start": "nowhere"}, "start is 'nowhere'"),
         ({"color_fix": "sepia"}, "color_fix is 'sepia'"),
         ({"strength": 0.0}, "strength is 0.0"),
+        ({"reference_weight": 1.5}, "reference_weight is 1.5, expected 0 to 1"),
         ({"steps": 0}, "steps is 0"),
         ({"tile": 4}, "tile is 4 px, expected at least 8"),
         ({"steps": 2000}, "2000"),

@@ -26,7 +26,7 @@ Change = Callable[[CascadeConfig], CascadeConfig]
 Restore = Callable[[np.ndarray, int, float], Sequence[np.ndarray]]
 """(picture (h, w, 3), seed, scale) -> one picture (H, W, 3) for each of KINDS, uint8"""
 
-_SAMPLING = ("steps", "start", "strength", "guidance_scale", "sampler", "color_fix")
+_SAMPLING = ("steps", "start", "strength", "guidance_scale", "sampler", "color_fix", "reference_weight")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=float)
     add("--sampler")
     add("--color-fix")
+    add("--reference-weight", type=float, help="share of the reference in the result, 0 to 1")
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     flat(folder / "a.png", "red")
     arguments = "--config somewhere --scale 2 --seed 9223372036854775807 --steps 7 --guidance 1.5 --activation identity"
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
-    arguments += " --devices 2"
+    arguments += " --devices 2 --reference-weight 0.25"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert cascade.loaded == [("somewhere", {"activation": "identity", "dtype": "bfloat16", "devices": 2})]
     expected = {
@@ -110,6 +110,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "sampler": "unipc",
         "start": "reference",
         "strength": 0.5,
+        "reference_weight": 0.25,
         "tile": 64,
     }
     assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, **expected}]
@@ -403,6 +404,7 @@ def test_seeds_are_recorded_as_given(folder, cascade, seed):
         "--guidance inf",
         "--strength 0",
         "--strength 1.01",
+        "--reference-weight -0.1",
         "--tile -8",
         "--activation magic",
         "--color-fix magic",
