@@ -15,7 +15,7 @@ config = replace(
     | {"controlnet": "runs/both/export/controlnet", "multiple_attention": "runs/both/export/multiple_attention"},
     loss=LossConfig(snr_gamma=5.0, start="lr", start_fraction=0.125, start_timestep=999),
     optimizer=replace(config.optimizer, decay="cosine"),
-    batch_size=16,
-    num_steps=400,
-    save_every=100,
+    batch_size=8,
+    num_steps=240,
+    save_every=80,
 )
