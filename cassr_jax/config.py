@@ -116,8 +116,7 @@ class TrainConfig:
     # What the backward pass computes again instead of keeping it: nothing, the inside of blocks, or everything.
     remat: Remat = "none"
     save_every: int = 1000  # steps from one save to the next
-    # What a kill may cost at most; training waits for a save rather than risk more. Without, `save_every`, and twice
-    # that lets it go on while a save is written.
+    # Steps that a kill may cost: training waits for a save rather than risk more. None is save_every.
     max_lost_steps: int | None = None
     log_every: int = 50
     keep_checkpoints: int = 2  # the newest ones
