@@ -21,7 +21,7 @@ ABLATIONS = Path(__file__).parents[2] / "configs" / "ablations"
 
 
 def test_each_file_changes_what_it_says():
-    plain = CascadeConfig()
+    plain = CascadeConfig(rrdbnet_weight=0.5)
     changed = {variant.name: variant.change(plain) for variant in read_variants(ABLATIONS)}
     assert changed.pop("whole") == plain
     for name in ("lr", "controlnet", "scedit", "rrdbnet"):
@@ -35,6 +35,7 @@ def test_each_file_changes_what_it_says():
         found = changed.pop(f"attention_{name}")
         assert found.switches == type(plain.switches)(**switches)
         assert found.sampling == plain.sampling
+    assert changed.pop("second_stage_alone") == CascadeConfig()
     for name, scale in (("prompt_none", 1.0), ("prompt_guidance_only", plain.sampling.guidance_scale)):
         found = changed.pop(name)
         assert {s.prompt for s in (found.sampling, found.activation_sampling)} == {""}
@@ -94,7 +95,7 @@ def test_all_variants_stand_in_one_table(folders, cascade, capsys):
     assert shown.out == text
     report = json.loads((out / "ablations.json").read_text())
     assert report["left_out"] == {"reference_controlnet": "names no activation_controlnet"}
-    assert len(report["variants"]) == 9 + 4
+    assert len(report["variants"]) == 10 + 4
     darkest, dark, whole = (report["variants"][name]["means"] for name in ("steps_10", "steps_25", "whole"))
     assert darkest["psnr_y"] < dark["psnr_y"] < whole["psnr_y"]
     assert whole == report["variants"]["guidance_3"]["means"]
