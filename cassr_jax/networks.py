@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from cassr_jax.models.parameters import Params, Shapes, abstract, initialise, merge, nest, select
+from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise, merge, nest, select
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.weights import components
 from cassr_jax.weights.rrdbnet import load_rrdbnet
@@ -33,12 +32,12 @@ class Networks:
             params = {name: jnp.asarray(value, param_dtype) for name, value in found.items()}
         else:
             config, params = components.load_weights(source, _published(kind), dtype=param_dtype)
-        graphdef, _ = abstract(partial(_factory, kind, config, dtype))
-        return self._with(kind, config, graphdef, params)
+        return self._with(kind, config, _abstract(kind, config, dtype)[0], params)
 
     def with_new(self, kind: str, config: Any, dtype: DTypeLike, key: jax.Array) -> "Networks":
         """With a freshly drawn network. A ControlNet is born as a copy of the encoder beside which it stands."""
-        graphdef, params = initialise(partial(_factory, kind, config, dtype), key)
+        make, *args = _maker(kind, config)
+        graphdef, params = initialise(lambda rngs: make(*args, dtype=jnp.dtype(dtype), rngs=rngs), key)
         if kind in ("controlnet", "activation_controlnet"):
             encoder = select(self.params, "unet")
             params |= {name: jnp.copy(encoder[name]) for name in params if name in encoder}
@@ -46,8 +45,7 @@ class Networks:
 
     def with_shapes(self, kind: str, config: Any, dtype: DTypeLike) -> "Networks":
         """With a network whose parameters are shapes alone, to reason about."""
-        graphdef, shapes = abstract(partial(_factory, kind, config, dtype))
-        return self._with(kind, config, graphdef, shapes)
+        return self._with(kind, config, *_abstract(kind, config, dtype))
 
     def _with(self, kind: str, config: Any, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
         return Networks(
@@ -60,17 +58,22 @@ def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Ar
     return {kind: merge(graphdef, select(params, kind)) for kind, graphdef in graphdefs.items()}
 
 
-def _factory(kind: str, config: Any, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Module:
+def _maker(kind: str, config: Any) -> tuple[Any, ...]:
+    """What makes the network, and its arguments besides `dtype` and `rngs`."""
     if isinstance(config, RRDBNetConfig):
-        return RRDBNet(config, dtype=dtype, rngs=rngs)
+        return RRDBNet, config
     if isinstance(config, DiscriminatorConfig):
-        return Discriminator(config, dtype=dtype, rngs=rngs)
-    return components.build(_published(kind), config, dtype=dtype, rngs=rngs)
+        return Discriminator, config
+    return components.build, _published(kind), config
+
+
+def _abstract(kind: str, config: Any, dtype: DTypeLike) -> tuple[nnx.GraphDef, Shapes]:
+    return abstract_of(*_maker(kind, config), dtype=jnp.dtype(dtype))
 
 
 def shapes_of(kind: str, config: Any) -> Shapes:
     """Shapes of a network's parameters by name; nothing is computed."""
-    return abstract(partial(_factory, kind, config, jnp.float32))[1]
+    return _abstract(kind, config, jnp.float32)[1]
 
 
 def write_network(folder: Path, kind: str, config: Any, params: Params, dtype: DTypeLike | None = None) -> None:

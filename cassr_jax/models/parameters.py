@@ -4,10 +4,12 @@ Every parameter has one name, its dotted path in the module (`down_blocks.0.resn
 training masks and sharding rules all speak of these names, so no other part of the program has to walk a module.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TypeVar, cast
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
+import numpy as np
 from flax import nnx
 
 M = TypeVar("M", bound=nnx.Module)
@@ -37,6 +39,13 @@ def abstract(factory: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Shapes]
     """Definition and parameter shapes of `factory(rngs)`, without computing or allocating any array."""
     graphdef, shapes = split(nnx.eval_shape(lambda: factory(_keys(jax.random.key(0)))))
     return graphdef, cast(Shapes, shapes)
+
+
+@functools.lru_cache(maxsize=64)
+def abstract_of(make: Callable[..., Any], *args: Hashable, dtype: np.dtype) -> tuple[nnx.GraphDef, Shapes]:
+    """`abstract` of `make(*args, dtype=dtype, rngs=rngs)`, worked out once: whoever reads weights needs the shapes, and
+    whoever computes with them the definition."""
+    return abstract(lambda rngs: make(*args, dtype=dtype, rngs=rngs))
 
 
 def initialise(factory: Callable[[nnx.Rngs], M], key: jax.Array) -> tuple[nnx.GraphDef[M], Params]:

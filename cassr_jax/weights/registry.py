@@ -1,6 +1,5 @@
 """The kinds of network of a cascade: how each is built, and where it lies in a folder of diffusers' format."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from jax.typing import DTypeLike
 from cassr_jax.models.clip_text import CLIPTextConfig, CLIPTextModel, LearnedContext, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
 from cassr_jax.models.multiple_attention import MultipleAttention
-from cassr_jax.models.parameters import Shapes, abstract
+from cassr_jax.models.parameters import Shapes, abstract_of
 from cassr_jax.models.scedit import CSCTuner, SCEditConfig
 from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
@@ -78,7 +77,6 @@ def build(kind: str, config: Config, *, dtype: DTypeLike = jnp.float32, rngs: nn
     raise TypeError(f"{type(config).__name__} is not the config of a {kind}")
 
 
-@functools.lru_cache(maxsize=32)
 def component_shapes(kind: str, config: Config) -> Shapes:
     """Shapes of the parameters by name; nothing is computed."""
-    return abstract(lambda rngs: build(kind, config, rngs=rngs))[1]
+    return abstract_of(build, kind, config, dtype=jnp.dtype("float32"))[1]

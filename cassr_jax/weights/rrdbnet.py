@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.models.parameters import abstract
+from cassr_jax.models.parameters import abstract_of
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.weights.convert import from_torch
 from cassr_jax.weights.ncnn import read_ncnn
@@ -67,7 +67,7 @@ def load_rrdbnet(source: Path | str = "realesrgan-x4plus") -> tuple[RRDBNetConfi
             names = ", ".join(PUBLISHED)
             raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
     config = infer_config(state, str(source))
-    _, shapes = abstract(lambda rngs: RRDBNet(config, rngs=rngs))
+    _, shapes = abstract_of(RRDBNet, config, dtype=np.dtype(np.float32))
     params = from_torch(state, shapes, source=str(source))
     return config, {name: np.ascontiguousarray(value, np.float32) for name, value in params.items()}
 
