@@ -22,7 +22,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.inputs import Input, find
-from cassr_jax.imaging.record import Entry, Manifest, sha256
+from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
 # Repeated from cassr_jax.config, which would bring JAX with it; a test holds them together.
 ACTIVATIONS = ("scedit", "controlnet", "rrdbnet", "identity")

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         from cassr_jax.config_files import override, read_config
         from cassr_jax.sharding.mesh import join_processes
         from cassr_jax.sharding.strategies import STRATEGIES
-        from cassr_jax.training.ahead import compile_for
+        from cassr_jax.training.compile_ahead import compile_for
         from cassr_jax.training.loop import train
 
         if arguments.distributed is not None:

@@ -15,9 +15,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cassr_jax import stage as stages
+from cassr_jax import sampling as stages
 from cassr_jax.config import CascadeConfig, SamplingConfig, Start
-from cassr_jax.diffusion.samplers import SAMPLERS, Carry, Plan
+from cassr_jax.diffusion.samplers import SAMPLERS, Carry, Trajectory
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -26,8 +26,8 @@ from cassr_jax.models.denoisers import CasSRDenoiser, ControlNetDenoiser, Denois
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.sampling import Canvas, Condition, Method
 from cassr_jax.seeds import check_seed, seed_key
-from cassr_jax.stage import Canvas, Condition, Method
 
 Progress = Callable[[str, int, int], None]
 Stage = Literal["reference", "result"]
@@ -194,19 +194,21 @@ class CasSR:
         chosen: Options,
     ) -> np.ndarray:
         """One diffusion stage on pictures of one size, (H, W, 3) uint8 in and out."""
-        plan, method = stages.make_plan(self.config.schedule, sampling), stages.make_method(sampling)
+        trajectory, method = stages.make_trajectory(self.config.schedule, sampling), stages.make_method(sampling)
         height, width = bicubic.shape[:2]
         canvas = self._canvas(height, width, chosen.tile)
         size = canvas.pixels.height, canvas.pixels.width
         params, scale = self.networks.params, np.float32(sampling.guidance_scale)
         key = jax.random.fold_in(seed_key(chosen.seed), stage == "result")
 
-        carry = self._start(params, None if start is None else _to_canvas(start, size), key, plan, canvas=canvas)
+        carry = self._start(params, None if start is None else _to_canvas(start, size), key, trajectory, canvas=canvas)
         on_canvas = tuple(_to_canvas(image, size) for image in images)
-        conditions = self._condition[stage](params, self._text(sampling), on_canvas, plan, canvas=canvas, method=method)
+        conditions = self._condition[stage](
+            params, self._text(sampling), on_canvas, trajectory, canvas=canvas, method=method
+        )
         for first, last in _pieces(sampling.num_steps, 1 if chosen.progress is None else _MAX_REPORTS):
             carry = self._denoise[stage](
-                params, conditions, carry, plan, scale, first, last, canvas=canvas, method=method
+                params, conditions, carry, trajectory, scale, first, last, canvas=canvas, method=method
             )
             if chosen.progress is not None:
                 jax.block_until_ready(carry)
@@ -233,7 +235,7 @@ class CasSR:
             max(-(-side // s) * s, least) for side in (height, width) for s in (step if side <= longest else unit,)
         )
         side = min(longest, max(rows, columns)) // factor
-        tiles = tiling.plan(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
+        tiles = tiling.grid(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
         return Canvas(tiles, factor, self.config.tiles_at_once, self._mesh)
 
     def _run_rrdbnet(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
@@ -241,7 +243,7 @@ class CasSR:
         height, width = rgb.shape[:2]
         scale = self.networks.configs["rrdbnet"].scale
         side = min(max((chosen.tile or self.config.tile) // scale, 16), max(height, width, 16))
-        tiles = tiling.plan(height, width, side, side // 4)
+        tiles = tiling.grid(height, width, side, side // 4)
         canvas = Canvas(tiles, scale, 1, self._mesh)
         image = self._enlarge(self.networks.params, rgb[None].astype(np.float32) / 255, canvas=canvas)
         return _checked(np.asarray(image)[0] * 2 - 1, "reference")
@@ -257,18 +259,24 @@ class CasSR:
         return self._texts[prompts]
 
 
-# What is compiled: the functions of `cassr_jax.stage`, from parameters instead of modules.
+# What is compiled: the functions of `cassr_jax.sampling`, from parameters instead of modules.
 
 GraphDefs = Mapping[str, nnx.GraphDef]
 MakeDenoiser = Callable[[Mapping[str, Any]], Denoiser]
 
 
 def _start(
-    graphdefs: GraphDefs, params: Params, image: jax.Array | None, key: jax.Array, plan: Plan, *, canvas: Canvas
+    graphdefs: GraphDefs,
+    params: Params,
+    image: jax.Array | None,
+    key: jax.Array,
+    trajectory: Trajectory,
+    *,
+    canvas: Canvas,
 ) -> Carry:
     vae = merge(graphdefs["vae"], select(params, "vae"))
     shape = (1, canvas.tiles.height, canvas.tiles.width, vae.config.latent_channels)
-    return stages.start(vae, image, jax.random.normal(key, shape, jnp.float32), plan, canvas)
+    return stages.start(vae, image, jax.random.normal(key, shape, jnp.float32), trajectory, canvas)
 
 
 def _condition(
@@ -277,12 +285,12 @@ def _condition(
     params: Params,
     text: jax.Array,
     images: tuple[jax.Array, ...],
-    plan: Plan,
+    trajectory: Trajectory,
     *,
     canvas: Canvas,
     method: Method,
 ) -> Condition:
-    return stages.condition(make(merge_all(graphdefs, params)), text, images, plan, canvas, method)
+    return stages.condition(make(merge_all(graphdefs, params)), text, images, trajectory, canvas, method)
 
 
 def _denoise(
@@ -291,7 +299,7 @@ def _denoise(
     params: Params,
     conditions: Condition,
     carry: Carry,
-    plan: Plan,
+    trajectory: Trajectory,
     scale: jax.Array,
     first: jax.Array,
     last: jax.Array,
@@ -300,7 +308,7 @@ def _denoise(
     method: Method,
 ) -> Carry:
     denoiser = make(merge_all(graphdefs, params))
-    return stages.denoise(denoiser, conditions, carry, plan, scale, first, last, canvas, method)
+    return stages.denoise(denoiser, conditions, carry, trajectory, scale, first, last, canvas, method)
 
 
 def _decode(graphdefs: GraphDefs, params: Params, carry: Carry, *, canvas: Canvas) -> jax.Array:

@@ -1,6 +1,6 @@
 """The ControlNet and the multiple attention on Stable Diffusion 1.5, on pairs with references, the paper's settings.
 
-`data/pairs` is what cassr_jax.data.references makes with the tuner that configs/sd15_scedit.py trained.
+`data/pairs` is what cassr_jax.commands.references makes with the tuner that configs/sd15_scedit.py trained.
 """
 
 import runpy

@@ -4,7 +4,7 @@ The paper's learning rate is 5e-4 as printed; 5e-5 is what its peers use: --set 
 """
 
 from cassr_jax.config import OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.weights.configs import AttachedConfig

@@ -1,4 +1,4 @@
-"""SCEdit's tuners on the paper's five sets, each built by `python -m cassr_jax.data.build` (docs/data.md).
+"""SCEdit's tuners on the paper's five sets, each built by `python -m cassr_jax.commands.build` (docs/data.md).
 
 The paper names the sets and no shares. The weights are the sets' numbers of pictures, so that a picture of one set is
 seen as often as one of another, as if all lay in one folder.

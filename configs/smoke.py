@@ -7,7 +7,7 @@ seeing; `python sample.py examples/bee.jpg --config runs/smoke` makes one all th
 """
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig

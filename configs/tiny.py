@@ -1,4 +1,4 @@
-"""The embedded cascade, from the exports of its training stages; `python -m cassr_jax.bundle` gathers it."""
+"""The embedded cascade, from the exports of its training stages; `python -m cassr_jax.commands.bundle` gathers it."""
 
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule

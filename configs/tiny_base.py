@@ -4,7 +4,7 @@ The target is v (arXiv 2202.00512), with which a small network keeps its colours
 """
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.unet import UNetConfig

@@ -1,8 +1,8 @@
 """The embedded model's records: sharp windows of photographs and their degraded versions, from which all its stages
-draw. `python -m cassr_jax.data.references` makes them; they fit a GPU's memory as a whole."""
+draw. `python -m cassr_jax.commands.references` makes them; they fit a GPU's memory as a whole."""
 
 from cassr_jax.config import TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 
 config = TrainConfig(
     stage="scedit",

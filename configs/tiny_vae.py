@@ -2,7 +2,7 @@
 eight channels, so that texture survives."""
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.models.vae import VAEConfig
 
 config = TrainConfig(

@@ -19,7 +19,7 @@ from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import Networks, merge_all, write_network
-from cassr_jax.stage import Method, make_method, make_plan, run
+from cassr_jax.sampling import Method, make_method, make_trajectory, run
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
 
@@ -49,7 +49,7 @@ def test_untrained_cascade_is_stable_diffusion_alone_exactly(tmp_path: Path, rgb
 
     sampling, networks = cassr.config.sampling, cassr.networks
     sampler = make_sampler(sampling.sampler)
-    plan = sampler.plan(cassr.config.schedule, sampling.num_steps)
+    trajectory = sampler.trajectory(cassr.config.schedule, sampling.num_steps)
     canvas = cassr._canvas(*restoration.bicubic.shape[:2], None)
 
     @jax.jit
@@ -58,7 +58,7 @@ def test_untrained_cascade_is_stable_diffusion_alone_exactly(tmp_path: Path, rgb
         text = modules["text_encoder"](jnp.array([[0], [1]]))
         scale = jnp.float32(sampling.guidance_scale)
         denoiser, method = BaseDenoiser(modules["unet"]), Method(sampler, guided=True)
-        return run(modules["vae"], denoiser, text, (), start, noise, plan, scale, canvas, method)
+        return run(modules["vae"], denoiser, text, (), start, noise, trajectory, scale, canvas, method)
 
     tiles = canvas.tiles
     height, width = canvas.pixels.height, canvas.pixels.width
@@ -242,12 +242,12 @@ def test_loading_names_what_is_wrong(folder: Path, tmp_path: Path):
 
 def test_start_latents_use_the_last_timestep_for_trailing_spacing(cassr: CasSR):
     schedule = replace(cassr.config.schedule, timestep_spacing="trailing")
-    plan = make_sampler("ddim").plan(schedule, SamplingConfig().num_steps)
-    assert plan.timesteps[0] == 999
+    trajectory = make_sampler("ddim").trajectory(schedule, SamplingConfig().num_steps)
+    assert trajectory.timesteps[0] == 999
     latents, noise = jnp.ones((1, 2, 2, 4)), jnp.full((1, 2, 2, 4), 2.0)
     abar = schedule.alphas_cumprod[999]
     expected = np.sqrt(abar) + np.sqrt(1 - abar) * 2.0
-    np.testing.assert_allclose(start_latents(plan, latents, noise), expected, rtol=1e-6)
+    np.testing.assert_allclose(start_latents(trajectory, latents, noise), expected, rtol=1e-6)
 
 
 def test_the_canvas_covers_the_picture_with_whole_units(cassr: CasSR):
@@ -266,19 +266,19 @@ def test_memory_grows_with_the_pictures_own_arrays_only(cassr: CasSR):
 
     def temporaries(side: int) -> int:
         canvas, method = cassr._canvas(side, side, TILE), make_method(cassr.config.sampling)
-        plan = make_plan(cassr.config.schedule, cassr.config.sampling)
+        trajectory = make_trajectory(cassr.config.schedule, cassr.config.sampling)
         params, key, scale = cassr.networks.params, jax.random.key(0), np.float32(2)
         image = jax.ShapeDtypeStruct((1, canvas.pixels.height, canvas.pixels.width, 3), jnp.float32)
         text = cassr._text(cassr.config.sampling)
         static = {"canvas": canvas, "method": method}
-        carry = jax.eval_shape(lambda: cassr._start(params, jnp.zeros(image.shape), key, plan, canvas=canvas))
+        carry = jax.eval_shape(lambda: cassr._start(params, jnp.zeros(image.shape), key, trajectory, canvas=canvas))
         conditions = jax.eval_shape(
-            lambda: cassr._condition["result"](params, text, (jnp.zeros(image.shape),) * 2, plan, **static)
+            lambda: cassr._condition["result"](params, text, (jnp.zeros(image.shape),) * 2, trajectory, **static)
         )
         lowered = (
-            cassr._start.lower(params, image, key, plan, canvas=canvas),
-            cassr._condition["result"].lower(params, text, (image, image), plan, **static),
-            cassr._denoise["result"].lower(params, conditions, carry, plan, scale, 0, 3, **static),
+            cassr._start.lower(params, image, key, trajectory, canvas=canvas),
+            cassr._condition["result"].lower(params, text, (image, image), trajectory, **static),
+            cassr._denoise["result"].lower(params, conditions, carry, trajectory, scale, 0, 3, **static),
             cassr._decode.lower(params, carry, canvas=canvas),
         )
         return max(each.compile().memory_analysis().temp_size_in_bytes for each in lowered)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
 from cassr_jax.config_files import from_json, override, read_config, to_json
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.models.multiple_attention import GuidanceSwitches
@@ -174,7 +174,7 @@ def test_wrong_json_is_named(data, message):
         from_json(TrainConfig, data, "x.json")
 
 
-HEAD = "from cassr_jax.config import TrainConfig\nfrom cassr_jax.data.pipeline import DataConfig\n"
+HEAD = "from cassr_jax.config import TrainConfig\nfrom cassr_jax.data.config import DataConfig\n"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cassr_jax.config import SamplingConfig
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, tiling
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
-from cassr_jax.stage import Canvas, enlarge
+from cassr_jax.sampling import Canvas, enlarge
 from tests.random_cascade import write_random_cascade
 
 
@@ -55,7 +55,7 @@ def test_each_device_has_its_share_and_the_weights(shared: CasSR, rgb: np.ndarra
 
 def test_tiles_of_a_network_without_diffusion_are_shared_too(rgb: np.ndarray):
     network = RRDBNet(RRDBNetConfig(num_feat=4, num_block=1, num_grow_ch=2), rngs=nnx.Rngs(0))
-    image, tiles = rgb[None].astype(np.float32) / 255, tiling.plan(30, 40, 16, 4)
+    image, tiles = rgb[None].astype(np.float32) / 255, tiling.grid(30, 40, 16, 4)
     mesh = Mesh(np.array(jax.devices()), ("tiles",))
     one, many = (
         jax.jit(lambda image, canvas=canvas: enlarge(network, image, canvas))(image)

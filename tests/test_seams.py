@@ -16,7 +16,7 @@ from cassr_jax.imaging import tiling
 from cassr_jax.models.parameters import merge
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.stage import Canvas, decode
+from cassr_jax.sampling import Canvas, decode
 from tests.random_cascade import NETWORKS, random_params
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -47,7 +47,7 @@ def plain_on_the_left(rng: np.random.Generator) -> np.ndarray:
 def test_decoded_tiles_fit_whatever_is_in_them(decoder, kind: Callable[[np.random.Generator], np.ndarray]):
     """Each by its own moments, they are 1.3 and 2.1 levels of 255 off."""
     latents = kind(np.random.default_rng(0))[None].astype(np.float32)
-    tiles = tiling.plan(30, 40, 16, 8)
+    tiles = tiling.grid(30, 40, 16, 8)
     assert (len(tiles.tops), len(tiles.lefts)) == (3, 4)
     difference = decoder(latents, Canvas(tiles, 4, at_once=4)) - decoder(latents, None)
     assert np.abs(difference).mean() * 127.5 < 0.5

@@ -7,7 +7,6 @@ state is a small dictionary (`get_state`, `set_state`), so that a run can be tak
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from cassr_jax.data.config import DataConfig
 from cassr_jax.data.crops import Windows, find_all_windows, find_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.prepared import PreparedSource, record_files
@@ -29,50 +29,6 @@ _ENDLESS = 2**30  # epochs; a data set repeated without end has more records tha
 
 Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
 Records = Callable[[int], grain.MapDataset]  # the endless stream of records that belongs to a seed
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on, and how it is cut and degraded."""
-
-    path: str = ""  # pictures, a set built by cassr_jax.data.build, or records prepared by cassr_jax.data.references
-    mixture: Mapping[str, float] = field(default_factory=dict)  # several such paths instead, each with its weight
-    crop_size: int = 512  # side of a high-resolution crop, in px
-    sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
-    min_scale: float = 1.0  # crops are of the picture shrunk by a factor drawn between this and 1
-    preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
-    scale: int = 4  # the low-resolution side is crop_size / scale
-    num_threads: int = 2  # threads that make records (in each worker process)
-    num_workers: int = 0  # worker processes; 0 makes records in threads of this process
-    prefetch: int = 64  # records kept ready
-    resident: bool = False  # keep all prepared records on the device and cut crop_size windows out of them there
-    cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
-
-    def __post_init__(self) -> None:
-        if self.preset is not None and self.preset not in PRESETS:
-            raise InputError(f"preset: {self.preset!r} is not known; expected one of {', '.join(PRESETS)}")
-        if self.crop_size <= 0 or self.crop_size % self.scale:
-            raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
-        if not 0.0 <= self.sharp_fraction <= 1.0:
-            raise InputError(f"sharp_fraction: {self.sharp_fraction} is not between 0 and 1")
-        if not 0.0 < self.min_scale <= 1.0:
-            raise InputError(f"min_scale: {self.min_scale} is not above 0 and at most 1")
-        for path, weight in self.mixture.items():
-            if not 0 < weight < math.inf:
-                raise InputError(f"mixture: the weight of {path} is {weight}, expected a positive number")
-        if self.resident and self.mixture:
-            raise InputError("mixture: cannot be resident, expected one folder of prepared records as path")
-
-    def weights(self) -> Mapping[str, float]:
-        """Each set's path and weight.
-
-        Raises:
-            InputError: there is no set, or both a path and a mixture.
-        """
-        if bool(self.path) == bool(self.mixture):
-            found = f"path {self.path!r} and a mixture" if self.path else "neither path nor mixture"
-            raise InputError(f"data: found {found}, expected one of the two")
-        return self.mixture or {self.path: 1.0}
 
 
 class Batches(Iterator[Batch]):
@@ -169,7 +125,7 @@ def open_records(config: DataConfig) -> Records:
 
 
 def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
-    """The pictures of a set that `cassr_jax.data.build` or tfds has built, or else of a folder."""
+    """The pictures of a set that `cassr_jax.commands.build` or tfds has built, or else of a folder."""
     if (built := find_set(path)) is not None:
         from cassr_jax.data.tfds_sets import TFDSSource  # its import takes seconds, which a folder need not wait for
 

@@ -1,8 +1,8 @@
 """Deterministic samplers, each equal to its torch diffusers counterpart, and the one loop that runs them.
 
-A sampler is a frozen dataclass with two methods: `plan` computes every coefficient of a run in NumPy float64, before
-anything is traced; `step` applies row i of them to the latents. All four solve the same ODE and all are linear in the
-latents and in the network's x_0 predictions, so a step is a handful of multiply-adds in float32.
+A sampler is a frozen dataclass with two methods: `trajectory` computes every coefficient of a run in NumPy float64,
+before anything is traced; `step` applies row i of them to the latents. All four solve the same ODE, and all are linear
+in the latents and in the network's x_0 predictions, so a step is a handful of multiply-adds in float32.
 
 Latents are variance-preserving throughout, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, also for the samplers whose
 authors write them in terms of sigma = sqrt((1 - abar) / abar): there x_sigma = x_t / sqrt(abar_t). The network is
@@ -22,7 +22,7 @@ from cassr_jax.errors import InputError
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
 """(latents x_t (B, ...) float32, step index () int32) -> the network's output (B, ...), of the schedule's
-prediction type, in any float dtype. The timestep of step i is `plan.timesteps[i]`."""
+prediction type, in any float dtype. The timestep of step i is `trajectory.timesteps[i]`."""
 
 
 class Coefficients(NamedTuple):
@@ -47,7 +47,7 @@ class CorrectedCoefficients(NamedTuple):
     older: np.ndarray
 
 
-class Plan(NamedTuple):
+class Trajectory(NamedTuple):
     """A run worked out in advance; a pytree, so it may be a constant of a jitted function or an argument of it.
 
     Attributes:
@@ -81,7 +81,7 @@ class Carry(NamedTuple):
 
 
 class Sampler(Protocol):
-    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan: ...
+    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory: ...
 
     def step(self, carry: Carry, coefficients: Any, model_output: jax.Array) -> Carry: ...
 
@@ -109,13 +109,13 @@ class DDIM(_LinearStep):
 
     set_alpha_to_one: bool = False
 
-    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         timesteps = schedule.spaced_timesteps(num_steps, first_timestep)
         index = timesteps.astype(np.int64)
         following = index - schedule.timestep_range(first_timestep) // num_steps
         final = 0.0 if self.set_alpha_to_one else schedule.sigmas[0]
         next_sigmas = np.where(following >= 0, schedule.sigmas[np.maximum(following, 0)], final)
-        return _linear_plan(schedule, timesteps, schedule.sigmas[index], next_sigmas)
+        return _linear_trajectory(schedule, timesteps, schedule.sigmas[index], next_sigmas)
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ class Euler(_LinearStep):
     """Euler's method in sigma (Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn); diffusers'
     EulerDiscreteScheduler. Timesteps of `linspace` stay fractional, with sigma interpolated; it ends at sigma 0."""
 
-    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         timesteps = schedule.spaced_timesteps(num_steps, first_timestep, whole=False).astype(np.float32)
         sigmas = np.interp(timesteps, np.arange(schedule.num_train_timesteps), schedule.sigmas)
-        return _linear_plan(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0))
+        return _linear_trajectory(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0))
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ class DPMSolverPP2M(_LinearStep):
     """DPM-Solver++(2M), midpoint form (Lu et al. 2022, arXiv 2211.01095, algorithm 2); diffusers'
     DPMSolverMultistepScheduler. The first step and the last, which ends at sigma 0, are of first order."""
 
-    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         timesteps = schedule.spaced_timesteps(num_steps, first_timestep, open_end=True)
         sigmas = schedule.sigmas[timesteps.astype(np.int64)]
-        return _linear_plan(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0), second_order=True)
+        return _linear_trajectory(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0), second_order=True)
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,10 @@ class UniPC:
     corrected because nothing is predicted at its end.
     """
 
-    def plan(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Plan:
+    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         timesteps = schedule.spaced_timesteps(num_steps, first_timestep, open_end=True)
         sigmas = schedule.sigmas[timesteps.astype(np.int64)]
-        plan = _linear_plan(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0), second_order=True)
+        trajectory = _linear_trajectory(schedule, timesteps, sigmas, np.append(sigmas[1:], 0.0), second_order=True)
         trust, anchor, now, last, older = np.zeros((5, num_steps))
         trust[0] = 1.0
         if num_steps > 1:
@@ -162,8 +162,8 @@ class UniPC:
             anchor[1:], now[1:], older[1:] = keep, gain * now_share, gain * older_share
             last[1:] = gain * (1 - now_share - older_share)
         corrector = (value.astype(np.float32) for value in (trust, anchor, now, last, older))
-        assert isinstance(plan.coefficients, Coefficients)
-        return plan._replace(coefficients=CorrectedCoefficients(plan.coefficients, *corrector))
+        assert isinstance(trajectory.coefficients, Coefficients)
+        return trajectory._replace(coefficients=CorrectedCoefficients(trajectory.coefficients, *corrector))
 
     def step(self, carry: Carry, coefficients: CorrectedCoefficients, model_output: jax.Array) -> Carry:
         c, p = coefficients, coefficients.predictor
@@ -209,13 +209,13 @@ def sample(
     Raises:
         InputError: the steps do not fit into the schedule.
     """
-    plan = sampler.plan(schedule, num_steps, first_timestep)
-    return advance(denoise, sampler, plan, begin(latents), 0, num_steps).latents
+    trajectory = sampler.trajectory(schedule, num_steps, first_timestep)
+    return advance(denoise, sampler, trajectory, begin(latents), 0, num_steps).latents
 
 
-def start_latents(plan: Plan, x0: jax.Array, noise: jax.Array) -> jax.Array:
-    """x_t at the plan's first timestep from x_0 (a latent to start from, or zeros) and unit noise; (B, ...) float32."""
-    return plan.signal[0] * x0.astype(jnp.float32) + plan.noise[0] * noise.astype(jnp.float32)
+def start_latents(trajectory: Trajectory, x0: jax.Array, noise: jax.Array) -> jax.Array:
+    """x_t (B, ...) float32 at the first timestep, from x_0 (a latent to start from, or zeros) and unit noise."""
+    return trajectory.signal[0] * x0.astype(jnp.float32) + trajectory.noise[0] * noise.astype(jnp.float32)
 
 
 def begin(latents: jax.Array) -> Carry:
@@ -226,7 +226,12 @@ def begin(latents: jax.Array) -> Carry:
 
 
 def advance(
-    denoise: Denoise, sampler: Sampler, plan: Plan, carry: Carry, start: int | jax.Array, stop: int | jax.Array
+    denoise: Denoise,
+    sampler: Sampler,
+    trajectory: Trajectory,
+    carry: Carry,
+    start: int | jax.Array,
+    stop: int | jax.Array,
 ) -> Carry:
     """Take the steps start <= i < stop.
 
@@ -237,16 +242,16 @@ def advance(
     """
 
     def body(i: jax.Array, carry: Carry) -> Carry:
-        coefficients = jax.tree.map(lambda column: jnp.asarray(column)[i], plan.coefficients)
+        coefficients = jax.tree.map(lambda column: jnp.asarray(column)[i], trajectory.coefficients)
         return sampler.step(carry, coefficients, denoise(carry.latents, i))
 
     return jax.lax.fori_loop(start, stop, body, carry)
 
 
-def _linear_plan(
+def _linear_trajectory(
     schedule: Schedule, timesteps: np.ndarray, sigmas: np.ndarray, next_sigmas: np.ndarray, second_order: bool = False
-) -> Plan:
-    """A plan of steps sigmas[i] -> next_sigmas[i]; of second order but for the first and the last, if asked."""
+) -> Trajectory:
+    """A trajectory of steps sigmas[i] -> next_sigmas[i]; of second order but for the first and the last, if asked."""
     signal, noise = _levels(sigmas)
     if schedule.prediction_type == "epsilon":
         x0_from_latents, x0_from_output = 1 / signal, -noise / signal
@@ -262,7 +267,7 @@ def _linear_plan(
         slope[1:-1] = 0.5 * stride[1:] / stride[:-1]
     columns = (x0_from_latents, x0_from_output, keep, gain * (1 + slope), -gain * slope)
     coefficients = Coefficients(*(column.astype(np.float32) for column in columns))
-    return Plan(timesteps.astype(np.float32), signal.astype(np.float32), noise.astype(np.float32), coefficients)
+    return Trajectory(timesteps.astype(np.float32), signal.astype(np.float32), noise.astype(np.float32), coefficients)
 
 
 def _levels(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,10 +19,10 @@ from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import KINDS, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import compare, make_measures, result_file
 from cassr_jax.evaluation.frechet import vgg16_distance
-from cassr_jax.evaluation.outside import linked, outside_measures
 from cassr_jax.evaluation.pairing import find_cases
+from cassr_jax.evaluation.pyiqa_measures import linked, pyiqa_measures
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
-from cassr_jax.evaluation.weights import lpips_weights
+from cassr_jax.weights.perceptual import lpips_weights
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> str:
     """The whole comparison; returns the table."""
     results = dict(arguments.results)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
-    of_picture, of_set, missing = outside_measures()
+    of_picture, of_set, missing = pyiqa_measures()
     vgg16 = lpips_weights("vgg16") if arguments.vgg16 else None
     if vgg16 is not None:
         of_set["frechet_vgg16"] = vgg16_distance(vgg16)

@@ -15,7 +15,7 @@ from cassr_jax.config import Activation, CascadeConfig, Start
 from cassr_jax.config_files import to_json
 from cassr_jax.evaluation.measures import Values
 from cassr_jax.evaluation.tiles import Pair
-from cassr_jax.imaging.record import sha256
+from cassr_jax.imaging.manifest import sha256
 from cassr_jax.loading import read_cascade, resolve
 
 KINDS = ("bicubic", "reference", "result")

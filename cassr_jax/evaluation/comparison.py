@@ -19,12 +19,12 @@ from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import KINDS, Restore
 from cassr_jax.evaluation.measures import Measure, Values, make_measure
 from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
-from cassr_jax.evaluation.outside import OfPicture
 from cassr_jax.evaluation.pairing import Case, read_case
-from cassr_jax.evaluation.weights import Weights
+from cassr_jax.evaluation.pyiqa_measures import OfPicture
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
-from cassr_jax.imaging.record import sha256
+from cassr_jax.imaging.manifest import sha256
+from cassr_jax.weights.perceptual import Weights
 
 SETTINGS, VALUES, PICTURES = "settings.json", "values.jsonl", "pictures"
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.data.sources import picture_files
-from cassr_jax.evaluation.perceptual import Params, lpips_features
-from cassr_jax.evaluation.weights import Weights
 from cassr_jax.imaging import io
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.perceptual import Params, lpips_features
+from cassr_jax.weights.perceptual import Weights
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:

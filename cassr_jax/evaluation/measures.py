@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from cassr_jax.evaluation.fidelity import luma, psnr, ssim
-from cassr_jax.evaluation.perceptual import Params, dists, lpips
-from cassr_jax.evaluation.weights import dists_weights, lpips_weights
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.perceptual import Params, dists, lpips
+from cassr_jax.weights.perceptual import dists_weights, lpips_weights
 
 Values = dict[str, float]  # measure -> value
 Measure = Callable[[np.ndarray, Sequence[np.ndarray]], list[Values]]

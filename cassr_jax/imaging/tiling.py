@@ -1,6 +1,6 @@
 """Planes larger than the network's field: cut into overlapping tiles, merged with Gaussian weights.
 
-The plan is made of Python integers only, so that under `jit` it is static, and gathering and merging are plain indexing
+The grid is made of Python integers only, so that under `jit` it is static, and gathering and merging are plain indexing
 with constant indices, on JAX or NumPy arrays alike (whichever is given is what comes back). As in MultiDiffusion
 (arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015).
 """
@@ -18,7 +18,7 @@ GAUSSIAN_VARIANCE = 0.01  # of the window, in tiles squared
 
 
 @dataclass(frozen=True)
-class Tiles:
+class Grid:
     """Where the tiles of one plane lie: a grid, row by row, every pixel inside at least one.
 
     Attributes:
@@ -44,9 +44,9 @@ class Tiles:
         """(top, left) of each tile, in the order in which `gather` stacks them."""
         return tuple((top, left) for top in self.tops for left in self.lefts)
 
-    def scaled(self, factor: int) -> "Tiles":
-        """The same plan for a plane `factor` times larger: the pixels of a plan over latents."""
-        return Tiles(
+    def scaled(self, factor: int) -> "Grid":
+        """The same grid for a plane `factor` times larger: the pixels of a grid over latents."""
+        return Grid(
             height=self.height * factor,
             width=self.width * factor,
             tile=self.tile * factor,
@@ -56,8 +56,8 @@ class Tiles:
         )
 
 
-def plan(height: int, width: int, tile: int, overlap: int) -> Tiles:
-    """Tiles of side `tile` over height x width, neighbours overlapping by `overlap` or more.
+def grid(height: int, width: int, tile: int, overlap: int) -> Grid:
+    """Grid of side `tile` over height x width, neighbours overlapping by `overlap` or more.
 
     Raises:
         InputError: an empty plane, or an overlap that is not in [0, tile).
@@ -67,7 +67,7 @@ def plan(height: int, width: int, tile: int, overlap: int) -> Tiles:
             f"tiles of {tile} with overlap {overlap} over {width}x{height}: expected sizes of at least 1 and "
             "an overlap from 0 to less than the tile"
         )
-    return Tiles(height, width, tile, overlap, _starts(height, tile, overlap), _starts(width, tile, overlap))
+    return Grid(height, width, tile, overlap, _starts(height, tile, overlap), _starts(width, tile, overlap))
 
 
 def gaussian_weights(tile: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def gaussian_weights(tile: int) -> np.ndarray:
     return np.exp(-(position**2) / (2 * GAUSSIAN_VARIANCE)).astype(np.float32)
 
 
-def gather(x: Array, tiles: Tiles) -> Array:
+def gather(x: Array, tiles: Grid) -> Array:
     """Cuts (B, H, W, C) into (B * N, t, t, C), N tiles of the first picture first; a small plane repeats its border."""
     rows = np.minimum(np.add.outer(tiles.tops, np.arange(tiles.tile)), tiles.height - 1)  # (Ny, t)
     columns = np.minimum(np.add.outer(tiles.lefts, np.arange(tiles.tile)), tiles.width - 1)  # (Nx, t)
@@ -84,7 +84,7 @@ def gather(x: Array, tiles: Tiles) -> Array:
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, tiles.tile, tiles.tile, x.shape[-1])
 
 
-def survey(x: Array, tiles: Tiles) -> Array:
+def survey(x: Array, tiles: Grid) -> Array:
     """The whole of (B, H, W, C), its longer side a tile's: rows and columns at even distances, (B, h, w, C).
 
     Picked, not averaged: noise stays as strong as it was.
@@ -98,7 +98,7 @@ def survey(x: Array, tiles: Tiles) -> Array:
     return x[:, rows][:, :, columns]
 
 
-def merge(x: Array, tiles: Tiles, weights: np.ndarray | None = None) -> Array:
+def merge(x: Array, tiles: Grid, weights: np.ndarray | None = None) -> Array:
     """The weighted mean of (B * N, t, t, C) where tiles overlap: (B, H, W, C), of the tiles' dtype.
 
     Weights are normalised along each axis on its own (the grid is a product of rows and columns), and each result
@@ -106,7 +106,7 @@ def merge(x: Array, tiles: Tiles, weights: np.ndarray | None = None) -> Array:
 
     Args:
         x: as `gather` stacks them.
-        tiles: the plan.
+        tiles: the grid.
         weights: (t,) positive window along a side, by default `gaussian_weights`.
     """
     window = gaussian_weights(tiles.tile) if weights is None else np.asarray(weights, np.float32)

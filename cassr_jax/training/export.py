@@ -18,10 +18,10 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
-from cassr_jax.sharding.plan import gathered
-from cassr_jax.training.assembly import sample_batch
+from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.masking import DISCRIMINATOR, TRAINABLE
 from cassr_jax.training.previews import sampling_of
+from cassr_jax.training.setup import sample_batch
 from cassr_jax.training.state import TrainState
 
 _ACTIVATIONS = {"scedit": "scedit", "activation_controlnet": "controlnet", "rrdbnet": "rrdbnet"}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cassr_jax.config import LossConfig, TrainConfig
-from cassr_jax.evaluation.perceptual import lpips_between, lpips_features
 from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.models.perceptual import lpips_between, lpips_features
 from cassr_jax.training.masking import DISCRIMINATOR
 
 Metrics = dict[str, jax.Array]

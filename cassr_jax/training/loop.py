@@ -16,8 +16,7 @@ from cassr_jax.errors import InputError, Stopped
 from cassr_jax.files import write_json
 from cassr_jax.imaging import io
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.sharding.plan import Plan
-from cassr_jax.training.assembly import build, for_stage, open_data, open_sets, parameters_of
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
 from cassr_jax.training.flops import traced_flops
@@ -26,10 +25,11 @@ from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.masking import DISCRIMINATOR
 from cassr_jax.training.objectives import Batch, Metrics, make_objective
 from cassr_jax.training.previews import make_preview
+from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of
 from cassr_jax.training.signals import watch_sigterm
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import check_division, make_step
-from cassr_jax.training.table import parameter_table
+from cassr_jax.training.summary import parameter_table
 
 CONFIG_FILE = "config.json"
 
@@ -53,8 +53,8 @@ def train(
         Stopped: the process was asked to stop by SIGTERM; the state is saved.
     """
     _check(config, workdir)
-    plan = Plan.of(config.strategy)
-    check_division(config, plan)
+    placement = Placement.of(config.strategy)
+    check_division(config, placement)
     networks = build(config)
     trainable, frozen = parameters_of(config, networks)
     run = {"config": to_json(config), "frozen": origins(config, frozen)}
@@ -68,11 +68,11 @@ def train(
         ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt], config.prompt)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = make_objective(config, networks.graphdefs, ids)
-    state, frozen = new_state(trainable, optimizer, plan), plan.place(frozen)
-    step_fn = make_step(objective, optimizer, config, plan, state, frozen)
+    state, frozen = new_state(trainable, optimizer, placement), placement.place(frozen)
+    step_fn = make_step(objective, optimizer, config, placement, state, frozen)
     sets = open_sets(config)
     data = open_data(config, sets)
-    pool = plan.place_whole(for_stage(config, networks, next(data))) if config.data.resident else None
+    pool = placement.place_whole(for_stage(config, networks, next(data))) if config.data.resident else None
     first_process = jax.process_index() == 0
     with (
         watch_sigterm() as asked_to_stop,
@@ -127,11 +127,11 @@ def train(
                     jax.profiler.start_trace(str(workdir / "profile"))
                 with meter.waiting():
                     batch = next(data) if pool is None else {}
-                chosen = plan.place_batch(for_stage(config, networks, batch)) if pool is None else pool
+                chosen = placement.place_batch(for_stage(config, networks, batch)) if pool is None else pool
                 if compiled is None:  # ahead of time, so that its work can be counted
                     traced = step_fn.trace(state, frozen, chosen)
                     compiled = traced.lower().compile()
-                    meter.begin(traced_flops(traced.jaxpr.jaxpr) / plan.mesh.size)
+                    meter.begin(traced_flops(traced.jaxpr.jaxpr) / placement.mesh.size)
                 new, metrics = compiled(state, frozen, chosen)
                 settle()
                 state, running = new, (step, batch, metrics)

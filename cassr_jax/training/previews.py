@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassr_jax import stage as stages
+from cassr_jax import sampling as stages
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.data.pipeline import Records
 from cassr_jax.data.resident import ResidentPool
@@ -15,10 +15,10 @@ from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sharding.plan import gathered
-from cassr_jax.stage import Canvas
-from cassr_jax.training.assembly import sample_batch
+from cassr_jax.sampling import Canvas
+from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.objectives import make_denoiser, starting_images
+from cassr_jax.training.setup import sample_batch
 
 Preview = Callable[[Params], np.ndarray]
 _NUM_STEPS = 20
@@ -52,15 +52,15 @@ def make_preview(
         vae = modules["vae"]
         if config.stage == "vae":
             return {"output": vae.decode(vae.encode(to_float(batch["hr"])))}
-        plan, method = stages.make_plan(config.schedule, sampling), stages.make_method(sampling)
+        placement, method = stages.make_trajectory(config.schedule, sampling), stages.make_method(sampling)
         denoiser, images = make_denoiser(config, modules, batch)
         side = size // vae.config.factor
-        canvas = Canvas(tiling.plan(side, side, side, 0), vae.config.factor, count)
+        canvas = Canvas(tiling.grid(side, side, side, 0), vae.config.factor, count)
         text = modules["text_encoder"](prompt_ids)  # (2, L, C): without and with the prompt
         noise = jax.random.normal(jax.random.key(config.seed), (count, side, side, vae.config.latent_channels))
         start = None if sampling.start == "noise" else to_float(starting_images(config, batch))
         scale = jnp.float32(sampling.guidance_scale)
-        made = {"output": stages.run(vae, denoiser, text, images, start, noise, plan, scale, canvas, method)}
+        made = {"output": stages.run(vae, denoiser, text, images, start, noise, placement, scale, canvas, method)}
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
 
     compiled = jax.jit(run)

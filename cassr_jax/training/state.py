@@ -8,7 +8,7 @@ import optax
 
 from cassr_jax.config import OptimizerConfig
 from cassr_jax.models.parameters import Params
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 
 
 @jax.tree_util.register_dataclass
@@ -26,20 +26,20 @@ class TrainState:
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params))
 
 
-def abstract_state(params: Params, optimizer: optax.GradientTransformation, plan: Plan) -> TrainState:
+def abstract_state(params: Params, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
     """Shapes, types and layout of a state, of parameters or their shapes; nothing is computed."""
     state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
-        plan.stored(state),
+        placement.stored(state),
     )
 
 
-def new_state(params: Params, optimizer: optax.GradientTransformation, plan: Plan) -> TrainState:
+def new_state(params: Params, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
     """The state before the first update, made in its layout from parameters that every process holds whole."""
-    layout = plan.stored(abstract_state(params, optimizer, plan))
-    return jax.jit(lambda params: TrainState.create(params, optimizer), out_shardings=layout)(plan.place(params))
+    layout = placement.stored(abstract_state(params, optimizer, placement))
+    return jax.jit(lambda params: TrainState.create(params, optimizer), out_shardings=layout)(placement.place(params))
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

@@ -12,7 +12,7 @@ from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
 from cassr_jax.models.parameters import Params
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.objectives import Batch, Metrics, Objective
 from cassr_jax.training.state import TrainState, learning_rate
 
@@ -23,7 +23,7 @@ def make_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
-    plan: Plan,
+    placement: Placement,
     state: TrainState,
     frozen: Params,
 ) -> Step:
@@ -44,26 +44,26 @@ def make_step(
     def gradient(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics, Params]:
         value_and_grad = jax.value_and_grad(lambda p: loss_of(frozen | p, batch, keys), has_aux=True)
         (loss, metrics), gradients = value_and_grad(params)
-        return loss, metrics, jax.lax.with_sharding_constraint(gradients, plan.stored(gradients))
+        return loss, metrics, jax.lax.with_sharding_constraint(gradients, placement.stored(gradients))
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         if resident:
             draw_key, key = jax.random.split(key)
             batch = draw(batch, draw_key, config.batch_size, config.data.crop_size)
-        batch = plan.divide(batch)
+        batch = placement.divide(batch)
         size = len(jax.tree.leaves(batch)[0])
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(size))
 
-        params = jax.lax.with_sharding_constraint(state.params, plan.used(state.params))
-        gathered = jax.lax.with_sharding_constraint(frozen, plan.used(frozen))
+        params = jax.lax.with_sharding_constraint(state.params, placement.used(state.params))
+        gathered = jax.lax.with_sharding_constraint(frozen, placement.used(frozen))
         if parts == 1:
-            loss, metrics, gradients = gradient(params, gathered, batch, plan.divide(keys))
+            loss, metrics, gradients = gradient(params, gathered, batch, placement.divide(keys))
         else:
             shapes = jax.eval_shape(gradient, params, gathered, *_part(batch, keys, parts))
 
             def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-                found = gradient(params, gathered, *plan.divide(part))
+                found = gradient(params, gathered, *placement.divide(part))
                 return jax.tree.map(jnp.add, total, found), None
 
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -87,27 +87,27 @@ def make_step(
         }
         return TrainState(state.step + 1, *kept), metrics
 
-    states = plan.stored(state)
+    states = placement.stored(state)
     return jax.jit(
         step,
-        in_shardings=(states, plan.stored(frozen), plan.whole if resident else plan.examples),
-        out_shardings=(states, plan.whole),
+        in_shardings=(states, placement.stored(frozen), placement.whole if resident else placement.examples),
+        out_shardings=(states, placement.whole),
         donate_argnums=0,
     )
 
 
-def check_division(config: TrainConfig, plan: Plan) -> None:
+def check_division(config: TrainConfig, placement: Placement) -> None:
     """
     Raises:
         InputError: the batch cannot be divided into equal parts for `accumulate` and the devices of the mesh.
     """
     if config.accumulate < 1:
         raise InputError(f"accumulate is {config.accumulate}, expected at least 1")
-    parts = plan.batch_shards * config.accumulate
+    parts = placement.batch_shards * config.accumulate
     if config.batch_size % parts:
         raise InputError(
-            f"batch_size is {config.batch_size}, expected a multiple of {parts}: {plan.batch_shards} parts of the mesh "
-            f"{dict(plan.mesh.shape)} times accumulate {config.accumulate}"
+            f"batch_size is {config.batch_size}, expected a multiple of {parts}: {placement.batch_shards} parts of the "
+            f"mesh {dict(placement.mesh.shape)} times accumulate {config.accumulate}"
         )
     started = round(config.loss.start_fraction * config.batch_size)
     if started % config.accumulate:
@@ -115,10 +115,10 @@ def check_division(config: TrainConfig, plan: Plan) -> None:
             f"loss.start_fraction {config.loss.start_fraction} of batch_size {config.batch_size} is {started}, "
             f"expected a multiple of accumulate, {config.accumulate}"
         )
-    if plan.batch_shards % jax.process_count():
+    if placement.batch_shards % jax.process_count():
         raise InputError(
-            f"the mesh {dict(plan.mesh.shape)} divides a batch into {plan.batch_shards} parts, expected a multiple of "
-            f"the {jax.process_count()} processes"
+            f"the mesh {dict(placement.mesh.shape)} divides a batch into {placement.batch_shards} parts, expected a "
+            f"multiple of the {jax.process_count()} processes"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from cassr_jax.errors import InputError
 from cassr_jax.weights.flax_msgpack import read_flax_msgpack
 from cassr_jax.weights.safetensors import read_safetensors
-from cassr_jax.weights.stored import ArrayTensor, Tensor
+from cassr_jax.weights.tensors import ArrayTensor, Tensor
 from cassr_jax.weights.torch_pickle import read_torch
 
 Tensors = Mapping[str, Tensor]

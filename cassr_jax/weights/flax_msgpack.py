@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.weights.stored import StoredTensor
+from cassr_jax.weights.tensors import StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
     **{name: np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8")},

@@ -18,7 +18,7 @@ from cassr_jax.models.parameters import Shapes
 from cassr_jax.weights.convert import check_tensors, to_flax, torch_name, torch_shapes
 from cassr_jax.weights.files import Tensors
 from cassr_jax.weights.original import controlnet_names, ema_name, unet_names, vae_names
-from cassr_jax.weights.stored import Shape
+from cassr_jax.weights.tensors import Shape
 
 logger = logging.getLogger(__name__)
 

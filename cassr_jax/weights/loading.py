@@ -17,7 +17,7 @@ from cassr_jax.weights.files import SUFFIXES, Tensors, find_weights, read_tensor
 from cassr_jax.weights.hub import fetch, is_hub_id
 from cassr_jax.weights.layouts import Layout, match
 from cassr_jax.weights.registry import COMPONENTS, component_shapes
-from cassr_jax.weights.stored import contiguous
+from cassr_jax.weights.tensors import contiguous
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.weights.stored import StoredTensor
+from cassr_jax.weights.tensors import StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),

@@ -12,9 +12,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cassr_jax.data.build import main
+from cassr_jax.commands.build import main
 from cassr_jax.data.builders import BUILDERS, Ffhq
-from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.data.config import DataConfig
+from cassr_jax.data.pipeline import batches
 from cassr_jax.data.sources import find_set
 from cassr_jax.data.tfds_sets import TFDSSource
 from cassr_jax.errors import InputError
@@ -187,7 +188,7 @@ def test_a_copy_for_another_process_reads_the_same(built):
 
 def test_the_module_is_a_program_and_needs_no_tensorflow(images, tmp_path):
     script = (
-        "import sys; from cassr_jax.data.build import main; code = main(sys.argv[1:]);"
+        "import sys; from cassr_jax.commands.build import main; code = main(sys.argv[1:]);"
         "assert 'tensorflow' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run(

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cassr_jax.data import build
+from cassr_jax.commands import build
+from cassr_jax.data.config import DataConfig
 from cassr_jax.data.crops import Windows, find_all_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
-from cassr_jax.data.pipeline import DataConfig, batches, open_pictures, record_maker, visits
+from cassr_jax.data.pipeline import batches, open_pictures, record_maker, visits
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.data.config import DataConfig
+from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import PreparedSource, count_records, write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic

@@ -34,19 +34,19 @@ def golden():
 
 @cache
 def stepper(name: str):
-    """Some steps of a sampler over the fake network; the plan is an argument, so it compiles once for each length."""
+    """Some steps of a sampler over the fake network; the trajectory is an argument: one program a length."""
 
-    def run(plan, carry, start, stop):
-        denoise = lambda x, i: fake_output(x, jnp.asarray(plan.timesteps)[i], jnp)  # noqa: E731
-        return advance(denoise, make_sampler(name), plan, carry, start, stop)
+    def run(trajectory, carry, start, stop):
+        denoise = lambda x, i: fake_output(x, jnp.asarray(trajectory.timesteps)[i], jnp)  # noqa: E731
+        return advance(denoise, make_sampler(name), trajectory, carry, start, stop)
 
     return jax.jit(run)
 
 
 def trajectory(name: str, schedule: Schedule, steps: int, latents: np.ndarray) -> np.ndarray:
-    plan, carry, result = make_sampler(name).plan(schedule, steps), begin(jnp.asarray(latents)), []
+    trajectory, carry, result = make_sampler(name).trajectory(schedule, steps), begin(jnp.asarray(latents)), []
     for i in range(steps):
-        carry = stepper(name)(plan, carry, i, i + 1)
+        carry = stepper(name)(trajectory, carry, i, i + 1)
         result.append(np.asarray(carry.latents))
     return np.stack(result)
 
@@ -54,8 +54,8 @@ def trajectory(name: str, schedule: Schedule, steps: int, latents: np.ndarray) -
 @partial(jax.jit, static_argnums=(0, 1, 2, 4))
 def whole_run(name: str, schedule: Schedule, steps: int, latents: jax.Array, first_timestep: int | None = None):
     sampler = make_sampler(name)
-    plan = sampler.plan(schedule, steps, first_timestep)
-    denoise = lambda x, i: fake_output(x, jnp.asarray(plan.timesteps)[i], jnp)  # noqa: E731
+    trajectory = sampler.trajectory(schedule, steps, first_timestep)
+    denoise = lambda x, i: fake_output(x, jnp.asarray(trajectory.timesteps)[i], jnp)  # noqa: E731
     return sample(denoise, sampler, schedule, latents, steps, first_timestep=first_timestep)
 
 
@@ -63,8 +63,10 @@ def whole_run(name: str, schedule: Schedule, steps: int, latents: jax.Array, fir
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_timesteps_equal_the_recorded_ones(golden, name, spacing, steps):
-    plan = make_sampler(name).plan(Schedule(timestep_spacing=spacing), steps)
-    np.testing.assert_array_equal(plan.timesteps, golden[f"timesteps/{name}/{spacing}/{steps}"].astype(np.float32))
+    trajectory = make_sampler(name).trajectory(Schedule(timestep_spacing=spacing), steps)
+    np.testing.assert_array_equal(
+        trajectory.timesteps, golden[f"timesteps/{name}/{spacing}/{steps}"].astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -109,7 +111,7 @@ def test_timesteps_equal_diffusers_live_at_every_usual_number_of_steps(name):
     for spacing in SPACINGS:
         for steps in range(1, 121):
             theirs = torch_schedulers.timesteps(torch_schedulers.scheduler(name, spacing, "epsilon"), steps)
-            ours = make_sampler(name).plan(Schedule(timestep_spacing=spacing), steps).timesteps
+            ours = make_sampler(name).trajectory(Schedule(timestep_spacing=spacing), steps).timesteps
             # At 61, 103, ... trailing steps a rounding error makes diffusers overrun to a timestep -1.
             assert len(theirs) == steps or (spacing == "trailing" and theirs[-1] == -1)
             np.testing.assert_array_equal(ours, theirs[:steps].astype(np.float32))
@@ -120,9 +122,9 @@ def test_one_loop_equals_step_by_step(golden, name):
     whole = whole_run(name, Schedule(), 20, golden["latents"])
     # XLA may fuse the two differently, which moves the last bit.
     assert relative_l2(whole, golden[f"trajectory/{name}/leading/epsilon"][-1]) <= TOLERANCE
-    carry, plan = begin(golden["latents"]), make_sampler(name).plan(Schedule(), 20)
+    carry, trajectory = begin(golden["latents"]), make_sampler(name).trajectory(Schedule(), 20)
     for start, stop in ((0, 7), (7, 8), (8, 20)):
-        carry = stepper(name)(plan, carry, start, stop)
+        carry = stepper(name)(trajectory, carry, start, stop)
     assert relative_l2(carry.latents, whole) <= 1e-6
 
 
@@ -172,22 +174,22 @@ def test_a_network_that_knows_the_picture_gives_it_back(sampler, spacing, first)
     rng = np.random.default_rng(1)
     x0, noise = rng.normal(size=(2, 1, 3, 3, 4)).astype(np.float32)
     schedule = Schedule(timestep_spacing=spacing, prediction_type="v_prediction")
-    plan = sampler.plan(schedule, 3, first)
-    signal, level = jnp.asarray(plan.signal), jnp.asarray(plan.noise)
+    trajectory = sampler.trajectory(schedule, 3, first)
+    signal, level = jnp.asarray(trajectory.signal), jnp.asarray(trajectory.noise)
 
     def denoise(x, i):
         return (signal[i] * x - x0) / level[i]
 
     with jax.disable_jit():
-        result = sample(denoise, sampler, schedule, start_latents(plan, x0, noise), 3, first_timestep=first)
+        result = sample(denoise, sampler, schedule, start_latents(trajectory, x0, noise), 3, first_timestep=first)
     np.testing.assert_allclose(result, x0, atol=1e-5)
 
 
 def test_ddim_of_sd15_ends_at_the_noise_of_timestep_zero():
     x0, noise = np.random.default_rng(1).normal(size=(2, 1, 3, 3, 4)).astype(np.float32)
-    plan = DDIM().plan(Schedule(), 5)
+    trajectory = DDIM().trajectory(Schedule(), 5)
     with jax.disable_jit():
-        result = sample(lambda x, i: noise, DDIM(), Schedule(), start_latents(plan, x0, noise), 5)
+        result = sample(lambda x, i: noise, DDIM(), Schedule(), start_latents(trajectory, x0, noise), 5)
     np.testing.assert_allclose(result, Schedule().add_noise(x0, noise, 0), atol=1e-5)
 
 
@@ -198,8 +200,8 @@ def test_prediction_types_lead_to_the_same_picture(name):
     results = []
     for prediction in PREDICTIONS:
         schedule = Schedule(prediction_type=prediction)
-        plan = make_sampler(name).plan(schedule, 6)
-        signal, level, t = (jnp.asarray(a) for a in (plan.signal, plan.noise, plan.timesteps))
+        trajectory = make_sampler(name).trajectory(schedule, 6)
+        signal, level, t = (jnp.asarray(a) for a in (trajectory.signal, trajectory.noise, trajectory.timesteps))
 
         def denoise(x, i, prediction=prediction, signal=signal, level=level, t=t):
             velocity = fake_output(x, t[i], jnp)
@@ -214,10 +216,10 @@ def test_prediction_types_lead_to_the_same_picture(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_bfloat16_networks_leave_the_latents_in_float32(golden, name):
-    plan = make_sampler(name).plan(Schedule(prediction_type="v_prediction"), 20)
+    trajectory = make_sampler(name).trajectory(Schedule(prediction_type="v_prediction"), 20)
 
     def denoise(x, i):
-        return fake_output(x.astype(jnp.bfloat16), jnp.asarray(plan.timesteps)[i], jnp).astype(jnp.bfloat16)
+        return fake_output(x.astype(jnp.bfloat16), jnp.asarray(trajectory.timesteps)[i], jnp).astype(jnp.bfloat16)
 
     @jax.jit
     def run(latents):
@@ -233,12 +235,12 @@ def test_bfloat16_networks_leave_the_latents_in_float32(golden, name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_partial_start_places_all_steps_below_it(name, spacing):
     schedule = Schedule(timestep_spacing=spacing)
-    plan = make_sampler(name).plan(schedule, 8, 300)
-    assert plan.timesteps.shape == (8,)
-    assert 250 <= plan.timesteps[0] <= 300
-    assert np.all(np.diff(plan.timesteps) < 0)
+    trajectory = make_sampler(name).trajectory(schedule, 8, 300)
+    assert trajectory.timesteps.shape == (8,)
+    assert 250 <= trajectory.timesteps[0] <= 300
+    assert np.all(np.diff(trajectory.timesteps) < 0)
     # A run from 300 spreads over the 301 levels as a whole run does over 1000.
-    assert np.diff(plan.timesteps).min() >= -300 / 6
+    assert np.diff(trajectory.timesteps).min() >= -300 / 6
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -252,8 +254,8 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(golden, name):
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_coefficients_are_finite_for_every_number_of_steps(name, spacing):
     for steps in (*range(1, 60), 99, 100, 249, 250, 333, 499):
-        plan = make_sampler(name).plan(Schedule(timestep_spacing=spacing), steps)
-        for leaf in jax.tree.leaves(plan):
+        trajectory = make_sampler(name).trajectory(Schedule(timestep_spacing=spacing), steps)
+        for leaf in jax.tree.leaves(trajectory):
             assert leaf.shape == (steps,)
             assert leaf.dtype == np.float32
             assert np.all(np.isfinite(leaf))
@@ -272,9 +274,9 @@ def test_second_order_solvers_come_closer_to_the_exact_solution():
 
 def test_preview_is_the_prediction_of_the_newest_step(golden):
     schedule = Schedule(prediction_type="sample")
-    plan = make_sampler("unipc").plan(schedule, 20)
-    carry = stepper("unipc")(plan, begin(golden["latents"]), 0, 1)
-    expected = fake_output(golden["latents"], plan.timesteps[0], np)
+    trajectory = make_sampler("unipc").trajectory(schedule, 20)
+    carry = stepper("unipc")(trajectory, begin(golden["latents"]), 0, 1)
+    expected = fake_output(golden["latents"], trajectory.timesteps[0], np)
     np.testing.assert_allclose(carry.x0, expected, atol=1e-6)
 
 

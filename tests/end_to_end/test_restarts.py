@@ -21,11 +21,11 @@ ROOT = Path(train.__file__).parent
 FULL = """
 import pathlib, resource, sys
 import train
-from cassr_jax.training import assembly, loop
+from cassr_jax.training import loop, setup
 
 first = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]) / "checkpoints" / "step_2"
 
-def open_data(config, sets, made=assembly.open_data):
+def open_data(config, sets, made=setup.open_data):
     stream = made(config, sets)
     class Stream:
         get_state, skipped = stream.get_state, 0

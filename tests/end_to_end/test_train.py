@@ -21,9 +21,9 @@ CHANGES = ["batch_size=3", "optimizer.learning_rate=2e-3"]
 KILLED = """
 import os, signal, sys
 import train
-from cassr_jax.training import assembly
+from cassr_jax.training import setup
 
-def batches(*args, made=assembly.batches, **kwargs):
+def batches(*args, made=setup.batches, **kwargs):
     stream = made(*args, **kwargs)
     class Stream:
         count = skipped = 0
@@ -35,7 +35,7 @@ def batches(*args, made=assembly.batches, **kwargs):
             return next(stream)
     return Stream()
 
-assembly.batches = batches
+setup.batches = batches
 sys.exit(train.main(sys.argv[1:]))
 """
 

@@ -17,14 +17,14 @@ import pytest
 import cassr_jax
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
-from cassr_jax.evaluation import comparison, outside
+from cassr_jax.evaluation import comparison, pyiqa_measures
 from cassr_jax.evaluation.fidelity import luma, psnr
 from cassr_jax.evaluation.measures import make_measure
 from cassr_jax.evaluation.pairing import find_cases
-from cassr_jax.evaluation.perceptual import lpips
 from cassr_jax.evaluation.report import paper_rows, paper_sets, table
+from cassr_jax.models.perceptual import lpips
 from tests.evaluation.pair_folders import arguments, write
-from tests.evaluation.test_perceptual import narrow
+from tests.models.test_perceptual import narrow
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +241,8 @@ def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folder
     (folders / "lr" / "c.png").write_bytes(b"no picture")
     fake = SimpleNamespace(create_metric=create_metric)
     monkeypatch.setitem(sys.modules, "pyiqa", fake)
-    monkeypatch.setattr(outside, "_tensor", lambda image: image)
-    of_picture, of_set, missing = outside.outside_measures()
+    monkeypatch.setattr(pyiqa_measures, "_tensor", lambda image: image)
+    of_picture, of_set, missing = pyiqa_measures.pyiqa_measures()
     assert (of_picture.keys(), of_set.keys()) == ({"maniqa", "clipiqa"}, {"fid"})
     assert missing == {"musiq": "pyiqa's musiq cannot be made (no connection)"}
     assert command.main(arguments(folders)) == 0

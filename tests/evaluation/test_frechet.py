@@ -7,7 +7,7 @@ import scipy.linalg
 from cassr_jax.evaluation.frechet import frechet_distance, vgg16_distance
 from tests.data.measures import picture
 from tests.evaluation.pair_folders import write
-from tests.evaluation.test_perceptual import narrow
+from tests.models.test_perceptual import narrow
 
 
 def correlated(count: int, channels: int, seed: int) -> np.ndarray:

@@ -12,8 +12,8 @@ from cassr_jax.evaluation import quality
 from cassr_jax.evaluation.fidelity import psnr
 from cassr_jax.evaluation.measures import COLUMNS, make_measure, spread, table
 from cassr_jax.evaluation.sheet import contact_sheet
-from tests.evaluation.test_perceptual import GOLDEN, narrow
 from tests.evaluation.test_tiles import picture
+from tests.models.test_perceptual import GOLDEN, narrow
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 
 from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.measures import make_measure
-from tests.evaluation.test_perceptual import narrow
 from tests.evaluation.test_tiles import picture
+from tests.models.test_perceptual import narrow
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "tiny_quality.py"
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.tiling import axis_weights, gather, gaussian_weights, merge, plan
+from cassr_jax.imaging.tiling import axis_weights, gather, gaussian_weights, grid, merge
 
 sizes = st.integers(1, 40)
 tilings = st.integers(1, 17).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile - 1)))
@@ -17,7 +17,7 @@ tilings = st.integers(1, 17).flatmap(lambda tile: st.tuples(st.just(tile), st.in
 @given(height=sizes, width=sizes, tiling=tilings)
 def test_plan_covers_the_plane_and_ends_at_its_border(height, width, tiling):
     tile, overlap = tiling
-    tiles = plan(height, width, tile, overlap)
+    tiles = grid(height, width, tile, overlap)
     assert tiles.count == len(tiles.corners)
     for starts, size in ((tiles.tops, height), (tiles.lefts, width)):
         assert starts[0] == 0
@@ -26,13 +26,13 @@ def test_plan_covers_the_plane_and_ends_at_its_border(height, width, tiling):
         assert np.all(steps > 0)
         assert np.all(steps <= tile - overlap)
         assert np.all(steps[:-1] == tile - overlap)
-    assert hash(tiles) == hash(plan(height, width, tile, overlap))
+    assert hash(tiles) == hash(grid(height, width, tile, overlap))
 
 
 @settings(deadline=None, max_examples=100)
 @given(height=sizes, width=sizes, tiling=tilings, batch=st.integers(1, 2), seed=st.integers(0, 99))
 def test_merging_what_was_gathered_gives_the_plane_back(height, width, tiling, batch, seed):
-    tiles = plan(height, width, *tiling)
+    tiles = grid(height, width, *tiling)
     x = np.random.default_rng(seed).normal(size=(batch, height, width, 2)).astype(np.float32)
     cut = gather(x, tiles)
     assert cut.shape == (batch * tiles.count, tiling[0], tiling[0], 2)
@@ -44,14 +44,14 @@ def test_merging_what_was_gathered_gives_the_plane_back(height, width, tiling, b
 @settings(deadline=None, max_examples=20)
 @given(height=sizes, width=sizes, tiling=tilings)
 def test_constant_stays_constant(height, width, tiling):
-    tiles = plan(height, width, *tiling)
+    tiles = grid(height, width, *tiling)
     ones = np.ones((tiles.count, tiling[0], tiling[0], 1), np.float32)
     np.testing.assert_allclose(merge(ones, tiles), np.ones((1, height, width, 1)), atol=1e-6)
 
 
 def test_order_and_place_of_each_tile():
     x = np.arange(2 * 9 * 7, dtype=np.float32).reshape(2, 9, 7, 1)
-    tiles = plan(9, 7, 4, 1)
+    tiles = grid(9, 7, 4, 1)
     assert tiles.corners == ((0, 0), (0, 3), (3, 0), (3, 3), (5, 0), (5, 3))
     cut = np.asarray(gather(x, tiles))
     for b in range(2):
@@ -60,7 +60,7 @@ def test_order_and_place_of_each_tile():
 
 
 def test_small_plane_repeats_its_border():
-    cut = np.asarray(gather(np.array([[[[1.0], [2.0]]]]), plan(1, 2, 3, 1)))
+    cut = np.asarray(gather(np.array([[[[1.0], [2.0]]]]), grid(1, 2, 3, 1)))
     assert cut[0, :, :, 0].tolist() == [[1, 2, 2]] * 3
 
 
@@ -76,7 +76,7 @@ def test_gaussian_window():
 
 def test_overlap_is_blended_by_the_window():
     """Two tiles of 0 and 1 over a strip: across the overlap the mean is the second window's share."""
-    tiles = plan(4, 6, 4, 2)
+    tiles = grid(4, 6, 4, 2)
     values = np.stack([np.zeros((4, 4, 1)), np.ones((4, 4, 1))]).astype(np.float32)
     window = gaussian_weights(4)
     share = [window[0] / (window[2] + window[0]), window[1] / (window[3] + window[1])]
@@ -85,7 +85,7 @@ def test_overlap_is_blended_by_the_window():
 
 @pytest.mark.parametrize("size", [(5, 5), (16, 16), (21, 40), (7, 33)])
 def test_summing_tiles_one_by_one_gives_the_same(size):
-    tiles = plan(*size, 16, 6)
+    tiles = grid(*size, 16, 6)
     values = np.random.default_rng(0).normal(size=(tiles.count, 16, 16, 3)).astype(np.float32)
     rows = axis_weights(tiles.tops, size[0], gaussian_weights(16))
     columns = axis_weights(tiles.lefts, size[1], gaussian_weights(16))
@@ -97,7 +97,7 @@ def test_summing_tiles_one_by_one_gives_the_same(size):
 
 
 def test_traces_with_a_static_plan_and_keeps_the_dtype():
-    tiles = plan(20, 13, 8, 3)
+    tiles = grid(20, 13, 8, 3)
     x = np.random.default_rng(0).normal(size=(2, 20, 13, 4)).astype("bfloat16")
 
     @functools.partial(jax.jit, static_argnums=1)
@@ -111,7 +111,7 @@ def test_traces_with_a_static_plan_and_keeps_the_dtype():
 
 
 def test_jax_and_numpy_agree():
-    tiles = plan(11, 23, 8, 5)
+    tiles = grid(11, 23, 8, 5)
     x = np.random.default_rng(0).normal(size=(1, 11, 23, 2)).astype(np.float32)
     cut = gather(x, tiles)
     assert isinstance(cut, np.ndarray)
@@ -121,13 +121,13 @@ def test_jax_and_numpy_agree():
 
 
 def test_scaled_plan():
-    tiles = plan(21, 9, 8, 4)
-    assert tiles.scaled(8) == plan(168, 72, 64, 32)
-    odd = plan(21, 9, 8, 3)
+    tiles = grid(21, 9, 8, 4)
+    assert tiles.scaled(8) == grid(168, 72, 64, 32)
+    odd = grid(21, 9, 8, 3)
     assert odd.scaled(2).tops == tuple(2 * top for top in odd.tops)
 
 
 @pytest.mark.parametrize("arguments", [(0, 4, 4, 1), (4, 4, 4, 4), (4, 4, 4, -1), (4, 4, 0, 0)])
 def test_impossible_plans_are_refused(arguments):
     with pytest.raises(InputError, match="expected"):
-        plan(*arguments)
+        grid(*arguments)

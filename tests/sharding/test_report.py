@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import Collective, bytes_per_device, collectives, describe
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
 
@@ -30,14 +30,14 @@ def test_collectives_are_counted_by_kind_with_the_bytes_of_their_results():
 
 @pytest.fixture(scope="module")
 def compiled():
-    plan = Plan.of(Strategy(MeshConfig(data=8)))
+    placement = Placement.of(Strategy(MeshConfig(data=8)))
 
     def gradient(w, x):
         return jax.grad(lambda w: jnp.mean((x @ w) ** 2))(w)
 
-    w = jax.ShapeDtypeStruct((32, 16), "float32", sharding=plan.whole)
-    x = jax.ShapeDtypeStruct((64, 32), "float32", sharding=NamedSharding(plan.mesh, P("data")))
-    return jax.jit(gradient, out_shardings=plan.whole).lower(w, x).compile(), w, x
+    w = jax.ShapeDtypeStruct((32, 16), "float32", sharding=placement.whole)
+    x = jax.ShapeDtypeStruct((64, 32), "float32", sharding=NamedSharding(placement.mesh, P("data")))
+    return jax.jit(gradient, out_shardings=placement.whole).lower(w, x).compile(), w, x
 
 
 def test_the_gradient_of_a_divided_batch_is_one_sum_over_the_devices(compiled):

@@ -9,14 +9,14 @@ import numpy as np
 from PIL import Image
 
 from cassr_jax.config import LossConfig, OptimizerConfig, Stage, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
-from cassr_jax.training.assembly import build
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.masking import TRAINABLE, partition
 from cassr_jax.training.objectives import Objective, make_objective
+from cassr_jax.training.setup import build
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
@@ -27,7 +27,7 @@ ONE_DEVICE = Strategy(MeshConfig(data=1))
 _FROZEN = ("vae", "unet", "text_encoder")
 _VAE_CONFIG = """
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
 
 config = TrainConfig(

@@ -10,13 +10,13 @@ import pytest
 from flax import nnx
 
 from cassr_jax.config import OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.attention import Transformer2D
 from cassr_jax.models.layers import Conv, ResnetBlock
 from cassr_jax.models.parameters import initialise, merge
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import collectives
 from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
 from cassr_jax.training.state import make_optimizer, new_state
@@ -59,11 +59,14 @@ def make_run(objective, trainable, frozen, config: TrainConfig, batch: dict[str,
     def run(strategy: Strategy, accumulate: int = 1) -> Run:
         if (strategy, accumulate) in made:
             return made[strategy, accumulate]
-        plan, optimizer = Plan.of(strategy), make_optimizer(config.optimizer, 100)
-        state, placed = new_state(trainable, optimizer, plan), plan.place(frozen)
+        placement, optimizer = Placement.of(strategy), make_optimizer(config.optimizer, 100)
+        state, placed = new_state(trainable, optimizer, placement), placement.place(frozen)
         changed = replace(config, batch_size=len(next(iter(batch.values()))), accumulate=accumulate)
-        check_division(changed, plan)
-        step, examples = make_step(objective, optimizer, changed, plan, state, placed), plan.place_batch(batch)
+        check_division(changed, placement)
+        step, examples = (
+            make_step(objective, optimizer, changed, placement, state, placed),
+            placement.place_batch(batch),
+        )
         compiled = step.lower(state, placed, examples).compile()
         losses = []
         for _ in range(STEPS):
@@ -158,15 +161,15 @@ def test_a_step_jitted_once_is_traced_once():
         drawn = jnp.mean(jax.vmap(jax.random.normal)(keys))
         return jnp.mean((params["w.kernel"] * batch["x"][:, None]) ** 2) + 0 * drawn, {}
 
-    plan, optimizer = Plan.of(STRATEGIES["fsdp"]), make_optimizer(OptimizerConfig(), 30)
-    state = new_state({"w.kernel": jnp.ones((8, 8))}, optimizer, plan)
+    placement, optimizer = Placement.of(STRATEGIES["fsdp"]), make_optimizer(OptimizerConfig(), 30)
+    state = new_state({"w.kernel": jnp.ones((8, 8))}, optimizer, placement)
     config = TrainConfig("vae", DataConfig("unused"), batch_size=8)
-    step = make_step(loss, optimizer, config, plan, state, {})
+    step = make_step(loss, optimizer, config, placement, state, {})
     for i in range(20):
-        state, metrics = step(state, {}, plan.place_batch({"x": np.full(8, i, np.float32)}))
+        state, metrics = step(state, {}, placement.place_batch({"x": np.full(8, i, np.float32)}))
         jax.block_until_ready(metrics)
     assert len(traces) == 1
-    assert state.params["w.kernel"].sharding.spec == plan.spec("w.kernel", (8, 8))
+    assert state.params["w.kernel"].sharding.spec == placement.spec("w.kernel", (8, 8))
     assert not state.params["w.kernel"].sharding.is_fully_replicated
 
 
@@ -181,10 +184,10 @@ def test_a_step_draws_the_same_of_a_set_on_the_device(strategy, accumulate):
     def loss(params, batch, keys):
         return params["w"] * jnp.mean(batch["hr"] / 255), {"drawn": jnp.mean(jax.vmap(jax.random.uniform)(keys))}
 
-    plan, optimizer = Plan.of(strategy), make_optimizer(config.optimizer, 10)
-    state = new_state({"w": jnp.ones(())}, optimizer, plan)
-    step = make_step(loss, optimizer, config, plan, state, {})
-    _, metrics = step(state, {}, plan.place_whole(pool))
+    placement, optimizer = Placement.of(strategy), make_optimizer(config.optimizer, 10)
+    state = new_state({"w": jnp.ones(())}, optimizer, placement)
+    step = make_step(loss, optimizer, config, placement, state, {})
+    _, metrics = step(state, {}, placement.place_whole(pool))
     draw_key, key = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
     expected = np.mean(np.asarray(draw(pool, draw_key, 16, 4)["hr"]) / 255)
     drawn = np.mean([jax.random.uniform(jax.random.fold_in(key, i)) for i in range(16)])
@@ -195,11 +198,13 @@ def test_a_step_draws_the_same_of_a_set_on_the_device(strategy, accumulate):
 @pytest.mark.parametrize("remat", ["blocks", "all"])
 def test_what_is_computed_again_changes_no_gradient(remat):
     objective, params, config, batch = small_problem()
-    plan, optimizer = Plan.of(ONE_DEVICE), make_optimizer(config.optimizer, 100)
+    placement, optimizer = Placement.of(ONE_DEVICE), make_optimizer(config.optimizer, 100)
     found = {}
     for kind in ("none", remat):
-        state = new_state(params, optimizer, plan)
-        lowered = make_step(objective, optimizer, replace(config, remat=kind), plan, state, {}).lower(state, {}, batch)
+        state = new_state(params, optimizer, placement)
+        lowered = make_step(objective, optimizer, replace(config, remat=kind), placement, state, {}).lower(
+            state, {}, batch
+        )
         flops = lowered.cost_analysis()["flops"]
         _, metrics = lowered.compile()(state, {}, batch)
         found[kind] = metrics["gradient_norm"], flops
@@ -214,15 +219,15 @@ def test_frozen_parameters_have_no_state_and_stay_to_the_bit_for_a_hundred_steps
     def loss(params, batch, keys):
         return jnp.mean((params["unet.w"] @ params["net.w"] - batch["x"].mean()) ** 2), {}
 
-    plan, optimizer = Plan.of(STRATEGIES["dp"]), make_optimizer(OptimizerConfig(learning_rate=1e-2), 100)
-    state, placed = new_state({"net.w": jnp.ones(40)}, optimizer, plan), plan.place(frozen)
+    placement, optimizer = Placement.of(STRATEGIES["dp"]), make_optimizer(OptimizerConfig(learning_rate=1e-2), 100)
+    state, placed = new_state({"net.w": jnp.ones(40)}, optimizer, placement), placement.place(frozen)
     trained = 40 * 4
     # Weight, average and Adam's two moments of the trained parameter, and three counters.
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= 4 * trained + 12
     config = TrainConfig("vae", DataConfig("unused"), batch_size=8)
-    step = make_step(loss, optimizer, config, plan, state, placed)
+    step = make_step(loss, optimizer, config, placement, state, placed)
     before = state.params["net.w"].copy()
-    batch = plan.place_batch({"x": np.ones(8, np.float32)})
+    batch = placement.place_batch({"x": np.ones(8, np.float32)})
     for _ in range(100):
         state, metrics = step(state, placed, batch)
         jax.block_until_ready(metrics)  # simulated devices share too few threads for many steps at once
@@ -241,10 +246,10 @@ def test_frozen_parameters_have_no_state_and_stay_to_the_bit_for_a_hundred_steps
 def test_a_batch_that_does_not_divide_is_refused(changes, message):
     config = replace(TrainConfig("vae", DataConfig("unused"), batch_size=16), **changes)
     with pytest.raises(InputError, match=message):
-        check_division(config, Plan.of(STRATEGIES["dp"]))
+        check_division(config, Placement.of(STRATEGIES["dp"]))
 
 
 def test_a_mesh_that_does_not_fit_the_devices_is_refused():
     for mesh in (MeshConfig(tensor=3), MeshConfig(data=16)):
         with pytest.raises(InputError, match="does not divide the 8 devices found"):
-            Plan.of(Strategy(mesh))
+            Placement.of(Strategy(mesh))

@@ -14,10 +14,10 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from cassr_jax.models.parameters import initialise, merge, nest
 from cassr_jax.training import loop
-from cassr_jax.training.assembly import build
 from cassr_jax.training.export import export
 from cassr_jax.training.image_loss import adversarial_losses, image_loss_of
 from cassr_jax.training.masking import partition
+from cassr_jax.training.setup import build
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.evaluation.narrow_backbones import VGG_WIDTHS, narrow_weights
 from tests.training.runs import assert_same, configure, make_batch, restore, write_pictures

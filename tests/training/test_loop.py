@@ -15,13 +15,14 @@ import pytest
 import cassr_jax
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json
-from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.data.config import DataConfig
+from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.parameters import abstract, merge, select
 from cassr_jax.networks import Networks
-from cassr_jax.training import assembly, loop
+from cassr_jax.training import loop, setup
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.export import export
 from cassr_jax.training.state import TrainState, make_optimizer
@@ -68,7 +69,7 @@ def watch(monkeypatch) -> Callable[..., list]:
             stream = batches(data, batch_size=batch_size, **stream_of)
             return Watched(stream, keys, stop) if batch_size == config.batch_size else stream
 
-        monkeypatch.setattr(assembly, "batches", watched)
+        monkeypatch.setattr(setup, "batches", watched)
         return keys
 
     return start
@@ -117,7 +118,7 @@ def test_damaged_records_are_counted_in_the_metrics(config, networks, tmp_path, 
         (pictures / "1.png").write_bytes(b"nothing")
         return stream
 
-    monkeypatch.setattr(assembly, "batches", open_then_break)
+    monkeypatch.setattr(setup, "batches", open_then_break)
     data = replace(config.data, path=str(pictures), cache_bytes=0)
     loop.train(replace(config, data=data, num_steps=4), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -134,7 +135,7 @@ def test_the_export_is_the_average(config, finished):
 
 
 def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(config, tmp_path):
-    networks = assembly.build(config)
+    networks = setup.build(config)
     state = TrainState.create(networks.params, make_optimizer(config.optimizer, config.num_steps))
     export(
         replace(config, new={"vae": NETWORKS["vae"]}),
@@ -142,7 +143,7 @@ def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(co
         state,
         {},
         tmp_path / "export",
-        assembly.open_sets(config),
+        setup.open_sets(config),
     )
     vae = Networks().with_read("vae", str(tmp_path / "export" / "vae"), "float32")
     factor = vae.configs["vae"].scaling_factor
@@ -164,7 +165,7 @@ def test_a_new_controlnet_starts_as_the_unets_encoder(networks, monkeypatch):
     monkeypatch.setattr("cassr_jax.networks.initialise", zeros)
     config = configure("controlnet", networks)
     del config.components["activation_controlnet"]
-    params = assembly.build(replace(config, new={"activation_controlnet": NETWORKS["activation_controlnet"]})).params
+    params = setup.build(replace(config, new={"activation_controlnet": NETWORKS["activation_controlnet"]})).params
     unet, controlnet = select(params, "unet"), select(params, "activation_controlnet")
     parts = {name.split(".")[0] for name in controlnet.keys() & unet.keys()}
     assert parts == {"conv_in", "time_embedding", "down_blocks", "mid_block"}

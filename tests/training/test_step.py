@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.data.pipeline import DataConfig
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.data.config import DataConfig
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
 from tests.training.runs import ONE_DEVICE, assert_same, configure, example_keys, make_batch, objective_and_params
@@ -24,10 +24,10 @@ def line(params, batch, keys):
 
 
 def toy(seed: int = 0, config: OptimizerConfig = OPTIMIZER):
-    optimizer, plan = make_optimizer(config, 100), Plan.of(ONE_DEVICE)
-    state = new_state({"w": jnp.asarray([1.0, 2.0])}, optimizer, plan)
+    optimizer, placement = make_optimizer(config, 100), Placement.of(ONE_DEVICE)
+    state = new_state({"w": jnp.asarray([1.0, 2.0])}, optimizer, placement)
     run = TrainConfig("vae", DataConfig("unused"), optimizer=config, seed=seed)
-    return make_step(line, optimizer, run, plan, state, FROZEN), state
+    return make_step(line, optimizer, run, placement, state, FROZEN), state
 
 
 FROZEN = {"frozen": jnp.asarray([0.5, -0.5])}
@@ -108,9 +108,9 @@ def test_one_compiled_step_learns_a_batch_by_heart(stage, rate, left, networks):
         return objective(params, batch, example_keys(jax.random.key(0)))
 
     before = jax.tree.map(np.array, (trainable, frozen))
-    optimizer, plan = make_optimizer(config.optimizer, 60), Plan.of(config.strategy)
-    state, frozen = new_state(trainable, optimizer, plan), plan.place(frozen)
-    step = make_step(counted, optimizer, config, plan, state, frozen)
+    optimizer, placement = make_optimizer(config.optimizer, 60), Placement.of(config.strategy)
+    state, frozen = new_state(trainable, optimizer, placement), placement.place(frozen)
+    step = make_step(counted, optimizer, config, placement, state, frozen)
     batch, losses = make_batch(stage), []
     for _ in range(60):
         state, metrics = step(state, frozen, batch)

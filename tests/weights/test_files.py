@@ -14,7 +14,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.weights.files import find_weights, read_tensors, weight_names
 from cassr_jax.weights.flax_msgpack import read_flax_msgpack
 from cassr_jax.weights.safetensors import read_safetensors, write_safetensors
-from cassr_jax.weights.stored import contiguous
+from cassr_jax.weights.tensors import contiguous
 from tests.weights.published import save, save_sharded
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]

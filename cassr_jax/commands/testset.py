@@ -1,9 +1,9 @@
 """Test sets as the paper makes them: lr/ and hr/ of the same names, and a manifest of what is in them.
 
-    python -m cassr_jax.evaluation.testset degraded --photos DIV2K_valid_HR --output data/div2k_val
-    python -m cassr_jax.evaluation.testset tiles --photos PHOTOS --count 100 --preset light --output data/tiles
-    python -m cassr_jax.evaluation.testset crops --lr RealSR/Canon/Test/4 --hr RealSR/Canon/Test/4 --output data/realsr
-    python -m cassr_jax.evaluation.testset check data/realsr
+    python -m cassr_jax.commands.testset degraded --photos DIV2K_valid_HR --output data/div2k_val
+    python -m cassr_jax.commands.testset tiles --photos PHOTOS --count 100 --preset light --output data/tiles
+    python -m cassr_jax.commands.testset crops --lr RealSR/Canon/Test/4 --hr RealSR/Canon/Test/4 --output data/realsr
+    python -m cassr_jax.commands.testset check data/realsr
 
 `degraded`: whole photographs; picture i, in the order of the names, is degraded with seed i. `tiles`: sharp tiles of
 256 px spread over the photographs, as the embedded model is judged by; tile i is degraded with seed i. `crops`: the
@@ -33,7 +33,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.evaluation.tiles import degraded_tiles
 from cassr_jax.files import write_json
 from cassr_jax.imaging import io
-from cassr_jax.imaging.record import sha256
+from cassr_jax.imaging.manifest import sha256
 
 SCALE, LR_SIDE = 4, 128
 MANIFEST, VERSION = "manifest.json", 1
@@ -235,7 +235,7 @@ def _size(image: np.ndarray) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m cassr_jax.evaluation.testset",
+        prog="python -m cassr_jax.commands.testset",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -11,11 +11,11 @@ from cassr_jax.config import Stage, TrainConfig
 from cassr_jax.data.pipeline import Batch, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.weights import lpips_weights
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import Networks
 from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import TRAINABLE, partition
+from cassr_jax.weights.perceptual import lpips_weights
 
 # What a stage reads of a batch besides its target.
 _IMAGES: Mapping[Stage, tuple[str, ...]] = {

@@ -1,6 +1,6 @@
 """Make training pairs once: crops, their degraded versions, the targets' latents, and stage 1's references.
 
-    python -m cassr_jax.data.references --config configs/tiny_scedit.py --records 6000 --output runs/pairs
+    python -m cassr_jax.commands.references --config configs/tiny_scedit.py --records 6000 --output runs/pairs
 
 takes the data and the networks of a training configuration. Where these include a vae, the mean and the deviation of
 the target's latents are stored with each record, unless --no-latents; where they include a trained `scedit`, or an
@@ -38,8 +38,8 @@ from cassr_jax.models.denoisers import SCEditDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
+from cassr_jax.sampling import Canvas, make_method, make_trajectory, run
 from cassr_jax.seeds import seed_key
-from cassr_jax.stage import Canvas, make_method, make_plan, run
 
 RECORDS_PER_FILE = 512
 MADE_WITH = "made_with.json"  # the settings that OUTPUT's records come from
@@ -90,18 +90,18 @@ def make_references(
     if missing := [kind for kind in needed if kind not in networks.configs]:
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(needed)}")
     factor = networks.configs["vae"].factor
-    plan, method = make_plan(config.schedule, sampling), make_method(sampling)
+    trajectory, method = make_trajectory(config.schedule, sampling), make_method(sampling)
     prompts = (sampling.negative_prompt, sampling.prompt)
     ids = prompt_ids(networks.configs["text_encoder"], config.components.get("tokenizer"), prompts, sampling.prompt)
 
     def restore(modules: Mapping[str, Any], lq: jax.Array, noise: jax.Array) -> jax.Array:
         batch, side = noise.shape[:2]
-        canvas = Canvas(tiling.plan(side, side, side, 0), factor, batch)
+        canvas = Canvas(tiling.grid(side, side, side, 0), factor, batch)
         denoiser = SCEditDenoiser(modules["unet"], modules["scedit"])
         scale = jnp.float32(sampling.guidance_scale)
         text = modules["text_encoder"](ids)
         start = None if sampling.start == "noise" else lq
-        images = run(modules["vae"], denoiser, text, (lq,), start, noise, plan, scale, canvas, method)
+        images = run(modules["vae"], denoiser, text, (lq,), start, noise, trajectory, scale, canvas, method)
         return COLOR_FIXES[color_fix](images, lq)
 
     return restore
@@ -254,7 +254,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m cassr_jax.data.references",
+        prog="python -m cassr_jax.commands.references",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,44 +8,44 @@ from jax.sharding import PartitionSpec as P
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import from_json, override, to_json
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.networks import shapes_of
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import FSDP_TP, STRATEGIES, MeshConfig, Rule, Strategy
 
 
 def test_the_first_rule_that_is_found_and_fits_decides():
     rules = (Rule(r"a.*kernel$", ("fsdp", None)), Rule(r"kernel$", (None, "fsdp")), Rule(r"bias$", ("tensor",)))
-    plan = Plan.of(Strategy(MeshConfig(data=1, fsdp=4, tensor=2), rules))
-    assert plan.spec("a.kernel", (3, 3, 8, 6)) == P(None, None, "fsdp", None)
-    assert plan.spec("a.kernel", (3, 3, 6, 8)) == P(None, None, None, "fsdp")
-    assert plan.spec("a.kernel", (3, 3, 6, 6)) == P()
-    assert plan.spec("b.bias", (6,)) == P("tensor")
-    assert plan.spec("b.scale", (8,)) == P()
-    assert plan.spec("kernel", (8,)) == P()
+    placement = Placement.of(Strategy(MeshConfig(data=1, fsdp=4, tensor=2), rules))
+    assert placement.spec("a.kernel", (3, 3, 8, 6)) == P(None, None, "fsdp", None)
+    assert placement.spec("a.kernel", (3, 3, 6, 8)) == P(None, None, None, "fsdp")
+    assert placement.spec("a.kernel", (3, 3, 6, 6)) == P()
+    assert placement.spec("b.bias", (6,)) == P("tensor")
+    assert placement.spec("b.scale", (8,)) == P()
+    assert placement.spec("kernel", (8,)) == P()
 
 
 def test_an_optimizers_state_lies_where_its_parameter_does():
-    plan = Plan.of(STRATEGIES["fsdp"])
+    placement = Placement.of(STRATEGIES["fsdp"])
     shape = jax.ShapeDtypeStruct((8, 16), "float32")
     state = ({"count": jax.ShapeDtypeStruct((), "int32")}, {"mu": {"a.kernel": shape}}, {"a.kernel": shape})
-    count, mu, kernel = plan.stored(state)
-    assert mu["mu"]["a.kernel"].spec == kernel["a.kernel"].spec == plan.spec("a.kernel", (8, 16)) != P()
+    count, mu, kernel = placement.stored(state)
+    assert mu["mu"]["a.kernel"].spec == kernel["a.kernel"].spec == placement.spec("a.kernel", (8, 16)) != P()
     assert count["count"].spec == P()
-    assert plan.used({"a.kernel": shape})["a.kernel"].is_fully_replicated
+    assert placement.used({"a.kernel": shape})["a.kernel"].is_fully_replicated
 
 
 def test_stable_diffusions_unet_is_divided_nearly_whole():
     shapes = shapes_of("unet", UNetConfig())
     total = sum(shape.size for shape in shapes.values())
     for name, least in (("fsdp", 0.99), ("fsdp_tp", 0.99)):
-        plan = Plan.of(STRATEGIES[name])
-        shardings = plan.stored(shapes)
+        placement = Placement.of(STRATEGIES[name])
+        shardings = placement.stored(shapes)
         whole = sum(s.size for n, s in shapes.items() if shardings[n].is_fully_replicated)
         assert 1 - whole / total > least
-    spec = Plan.of(FSDP_TP).spec("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.kernel", (320, 320))
+    spec = Placement.of(FSDP_TP).spec("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.kernel", (320, 320))
     assert spec == P("fsdp", "tensor")
 
 

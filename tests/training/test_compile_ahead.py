@@ -8,9 +8,9 @@ import pytest
 
 import train
 from cassr_jax.errors import InputError
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES
-from cassr_jax.training.ahead import compile_for, lower, topology_devices
+from cassr_jax.training.compile_ahead import compile_for, lower, topology_devices
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
 from tests.training.runs import configure, make_batch, objective_and_params
@@ -18,13 +18,13 @@ from tests.training.runs import configure, make_batch, objective_and_params
 
 def test_shapes_alone_lower_to_the_step_that_trains(networks):
     config = replace(configure("cassr", networks, strategy=STRATEGIES["fsdp"]), batch_size=8)
-    plan = Plan.of(config.strategy)
-    lowered, held = lower(config, plan)
+    placement = Placement.of(config.strategy)
+    lowered, held = lower(config, placement)
     objective, trainable, frozen = objective_and_params(config)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state, placed = new_state(trainable, optimizer, plan), plan.place(frozen)
-    step = make_step(objective, optimizer, config, plan, state, placed)
-    found = step.lower(state, placed, plan.place_batch(make_batch("cassr", 8)))
+    state, placed = new_state(trainable, optimizer, placement), placement.place(frozen)
+    step = make_step(objective, optimizer, config, placement, state, placed)
+    found = step.lower(state, placed, placement.place_batch(make_batch("cassr", 8)))
     assert lowered.cost_analysis()["flops"] == found.cost_analysis()["flops"]
     assert lowered.in_tree == found.in_tree
     assert [x.shape for x in jax.tree.leaves(lowered.args_info)] == [x.shape for x in jax.tree.leaves(found.args_info)]

@@ -1,6 +1,6 @@
 """Gather a cascade into one folder that `cassr_jax.load` and `sample.py --config` take.
 
-    python -m cassr_jax.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
+    python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
 Every network of the configuration is read, cast and written below the output, beside a `cassr.json` that names them
 relative to itself: the folder can be moved, or put on a hub.
@@ -38,7 +38,9 @@ def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m cassr_jax.bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m cassr_jax.commands.bundle",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a cascade: a Python file that defines `cascade`, or a folder")
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")

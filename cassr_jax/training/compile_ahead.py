@@ -16,10 +16,10 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
-from cassr_jax.sharding.plan import Plan
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import describe
-from cassr_jax.training.assembly import networks_of, parameters_of, read_by
 from cassr_jax.training.objectives import make_objective
+from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
 from cassr_jax.weights.loading import configuration
@@ -49,34 +49,34 @@ def topology_devices(name: str) -> Sequence[Any]:
         ) from error
 
 
-def lower(config: TrainConfig, plan: Plan) -> tuple[jax.stages.Lowered, dict[str, Any]]:
-    """The step of `config`, and the shapes of what the devices of `plan` hold between steps; nothing is computed.
+def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered, dict[str, Any]]:
+    """The step of `config`, and the shapes of what the devices of `placement` hold between steps; nothing is computed.
 
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
     """
     config = replace(config, data=replace(config.data, resident=False))
-    check_division(config, plan)
+    check_division(config, placement)
     networks = _networks(config)
     trainable, frozen = parameters_of(config, networks)
     trainable: Any = {name: Shape(value.shape, jnp.float32) for name, value in trainable.items()}
-    layout = plan.stored(frozen)
+    layout = placement.stored(frozen)
     frozen: Any = {
         name: Shape(value.shape, config.frozen_dtype, sharding=layout[name]) for name, value in frozen.items()
     }
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = abstract_state(trainable, optimizer, plan)
+    state = abstract_state(trainable, optimizer, placement)
     text = networks.configs.get("text_encoder")
     objective = make_objective(config, networks.graphdefs, None if text is None else blank_ids(text, 2))
-    step = make_step(objective, optimizer, config, plan, state, frozen)
-    return step.lower(state, frozen, _batch(config, plan)), _held(state, frozen)
+    step = make_step(objective, optimizer, config, placement, state, frozen)
+    return step.lower(state, frozen, _batch(config, placement)), _held(state, frozen)
 
 
 def compile_for(config: TrainConfig, topology: str) -> str:
     """What a step of `config` asks of each chip of a TPU slice: bytes, FLOPs and collectives."""
-    plan = Plan.of(config.strategy, topology_devices(topology))
-    lowered, held = lower(config, plan)
-    mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
+    placement = Placement.of(config.strategy, topology_devices(topology))
+    lowered, held = lower(config, placement)
+    mesh = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
     title = f"stage {config.stage}, {config.batch_size} examples a step on {topology}: {mesh}; on each chip"
     return f"{title}\n{describe(lowered.compile(), held)}"
 
@@ -99,8 +99,8 @@ def _networks(config: TrainConfig) -> Networks:
     return networks
 
 
-def _batch(config: TrainConfig, plan: Plan) -> Mapping[str, Shape]:
+def _batch(config: TrainConfig, placement: Placement) -> Mapping[str, Shape]:
     """As data without prepared latents give it."""
     side = config.data.crop_size
-    image = partial(Shape, dtype=np.uint8, sharding=plan.examples)
+    image = partial(Shape, dtype=np.uint8, sharding=placement.examples)
     return {name: image((config.batch_size, side, side, 3)) for name in read_by(config, "hr")}

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import cassr_jax
+from cassr_jax.commands import ablate
+from cassr_jax.commands.ablate import read_variants, sweeps
 from cassr_jax.config import CascadeConfig
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation import ablate, comparison
-from cassr_jax.evaluation.ablate import read_variants, sweeps
+from cassr_jax.evaluation import comparison
 from cassr_jax.evaluation.measures import make_measure
 from tests.evaluation.pair_folders import arguments
-from tests.evaluation.test_perceptual import narrow
+from tests.models.test_perceptual import narrow
 
 ABLATIONS = Path(__file__).parents[2] / "configs" / "ablations"
 

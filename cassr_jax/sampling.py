@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
-from cassr_jax.diffusion.samplers import Carry, Plan, Sampler, advance, begin, make_sampler, start_latents
+from cassr_jax.diffusion.samplers import Carry, Sampler, Trajectory, advance, begin, make_sampler, start_latents
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging import tiling
 from cassr_jax.models.denoisers import Denoiser
@@ -40,13 +40,13 @@ class Canvas:
         mesh: of one axis, the devices that share the tiles; None for one device.
     """
 
-    tiles: tiling.Tiles
+    tiles: tiling.Grid
     factor: int
     at_once: int
     mesh: Mesh | None = None
 
     @property
-    def pixels(self) -> tiling.Tiles:
+    def pixels(self) -> tiling.Grid:
         return self.tiles.scaled(self.factor)
 
     def in_a_call(self, count: int) -> int:
@@ -70,18 +70,20 @@ class Condition(NamedTuple):
     temb: Any  # (S, ...) for all steps
 
 
-def make_plan(schedule: Schedule, sampling: SamplingConfig) -> Plan:
+def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
     """Timesteps and coefficients of a run; all its steps lie below `sampling.strength` of the schedule."""
     last = schedule.num_train_timesteps - 1
     first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
-    return make_sampler(sampling.sampler).plan(schedule, sampling.num_steps, first)
+    return make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
 
 
 def make_method(sampling: SamplingConfig) -> Method:
     return Method(make_sampler(sampling.sampler), sampling.guidance_scale != 1)
 
 
-def start(vae: AutoencoderKL, image: jax.Array | None, noise: jax.Array, plan: Plan, canvas: Canvas) -> Carry:
+def start(
+    vae: AutoencoderKL, image: jax.Array | None, noise: jax.Array, trajectory: Trajectory, canvas: Canvas
+) -> Carry:
     """The sampler's state before the first step.
 
     Args:
@@ -91,14 +93,14 @@ def start(vae: AutoencoderKL, image: jax.Array | None, noise: jax.Array, plan: P
     latents = jnp.zeros_like(noise)
     if image is not None:
         latents = _merge(map_tiles(vae.encode, tiling.gather(image, canvas.pixels), canvas), canvas.tiles, canvas)
-    return begin(start_latents(plan, latents, noise))
+    return begin(start_latents(trajectory, latents, noise))
 
 
 def condition(
     denoiser: Denoiser,
     encoder_hidden_states: jax.Array,
     images: tuple[jax.Array, ...],
-    plan: Plan,
+    trajectory: Trajectory,
     canvas: Canvas,
     method: Method,
 ) -> Condition:
@@ -113,14 +115,14 @@ def condition(
     prompts = encoder_hidden_states if method.guided else encoder_hidden_states[1:]
     at_once = canvas.in_a_call(len(cuts[0]) if cuts else canvas.tiles.count)
     text = denoiser.embed_text(jnp.repeat(prompts, at_once, axis=0))
-    return Condition(text, hints, denoiser.embed_time(jnp.asarray(plan.timesteps)))
+    return Condition(text, hints, denoiser.embed_time(jnp.asarray(trajectory.timesteps)))
 
 
 def denoise(
     denoiser: Denoiser,
     conditions: Condition,
     carry: Carry,
-    plan: Plan,
+    trajectory: Trajectory,
     guidance_scale: jax.Array,
     first: jax.Array | int,
     last: jax.Array | int,
@@ -143,7 +145,7 @@ def denoise(
         cuts = (tiling.gather(x, canvas.tiles), conditions.hints)
         return _merge(map_tiles(predict_tiles, cuts, canvas), canvas.tiles, canvas)
 
-    return advance(predict, method.sampler, plan, carry, first, last)
+    return advance(predict, method.sampler, trajectory, carry, first, last)
 
 
 def decode(vae: AutoencoderKL, carry: Carry, canvas: Canvas) -> jax.Array:
@@ -179,16 +181,16 @@ def run(
     images: tuple[jax.Array, ...],
     start_image: jax.Array | None,
     noise: jax.Array,
-    plan: Plan,
+    trajectory: Trajectory,
     guidance_scale: jax.Array,
     canvas: Canvas,
     method: Method,
 ) -> jax.Array:
     """The whole stage on B pictures of one size: (B, H, W, 3) float32, about [-1, 1]. Arguments as above."""
-    carry = start(vae, start_image, noise, plan, canvas)
-    conditions = condition(denoiser, encoder_hidden_states, images, plan, canvas, method)
-    steps = len(plan.timesteps)
-    carry = denoise(denoiser, conditions, carry, plan, guidance_scale, 0, steps, canvas, method)
+    carry = start(vae, start_image, noise, trajectory, canvas)
+    conditions = condition(denoiser, encoder_hidden_states, images, trajectory, canvas, method)
+    steps = len(trajectory.timesteps)
+    carry = denoise(denoiser, conditions, carry, trajectory, guidance_scale, 0, steps, canvas, method)
     return decode(vae, carry, canvas)
 
 
@@ -220,8 +222,8 @@ def _filled_up(count: int, unit: int) -> np.ndarray:
     return np.minimum(np.arange(-(-count // unit) * unit), count - 1)
 
 
-def _merge(tiles: jax.Array, plan: tiling.Tiles, canvas: Canvas) -> jax.Array:
+def _merge(tiles: jax.Array, trajectory: tiling.Grid, canvas: Canvas) -> jax.Array:
     """The plane of tiles, whole on every device: what follows is little work, and always laid out the same."""
     if canvas.mesh is not None:
         tiles = jax.lax.with_sharding_constraint(tiles, NamedSharding(canvas.mesh, PartitionSpec()))
-    return tiling.merge(tiles, plan)
+    return tiling.merge(tiles, trajectory)

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from cassr_jax.commands.testset import build, cropped_pairs, degraded_pairs, main, pixels_sha256
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.testset import build, cropped_pairs, degraded_pairs, main, pixels_sha256
 from cassr_jax.evaluation.tiles import degraded_tiles
 from cassr_jax.imaging import io
 from tests.data.measures import picture
@@ -135,7 +135,7 @@ def test_a_set_appears_only_when_it_is_complete(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cassr_jax.evaluation.testset.write_json", killed)
+        patched.setattr("cassr_jax.commands.testset.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             build(planned, {}, {}, output)
     assert not output.exists()

@@ -21,7 +21,7 @@ BATCH_AXES = ("data", "fsdp")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Placement:
     """A mesh and the rules on it. Trees are flat mappings by parameter name, or hold such mappings, as the state of an
     optimizer does: a leaf is laid out by the last name on its path."""
 
@@ -29,7 +29,7 @@ class Plan:
     rules: tuple[Rule, ...] = ()
 
     @classmethod
-    def of(cls, strategy: Strategy, devices: Sequence[Any] | None = None) -> "Plan":
+    def of(cls, strategy: Strategy, devices: Sequence[Any] | None = None) -> "Placement":
         return cls(make_mesh(strategy.mesh, devices), strategy.rules)
 
     @property

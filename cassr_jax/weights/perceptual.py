@@ -7,15 +7,15 @@ which is as fast as any converted copy would be.
 import importlib.util
 import mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.models.perceptual import Backbone
 from cassr_jax.weights.pickle_data import Built, Global, read_pickle
 from cassr_jax.weights.torch_pickle import read_torch
 
-Backbone = Literal["alexnet", "vgg16"]
 Weights = dict[str, np.ndarray]
 
 _DTYPES = {"f2", "f4", "f8"}

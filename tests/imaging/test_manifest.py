@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.record import Entry, Manifest, sha256
+from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
 ENTRY = Entry("in/a.jpg", "c0ffee", {"result": "a.png"}, {"seed": 0, "steps": None}, status="done")
 

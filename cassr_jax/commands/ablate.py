@@ -1,6 +1,6 @@
 """What each part of a cascade is worth: variants of one cascade on the same pairs, in a table and in plots.
 
-    python -m cassr_jax.evaluation.ablate --lr LR --hr HR --config tiny --output FOLDER --sweep-steps 1 2 4
+    python -m cassr_jax.commands.ablate --lr LR --hr HR --config tiny --output FOLDER --sweep-steps 1 2 4
 
 A variant is a file of --ablations that defines `change`, a function of the cascade's configuration; --sweep-steps and
 --sweep-guidance add the unchanged cascade with each of these values. One that cannot be loaded, for want of a network
@@ -22,8 +22,8 @@ from typing import Any, cast
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import compare, make_measures
-from cassr_jax.evaluation.outside import outside_measures
 from cassr_jax.evaluation.pairing import Case, find_cases
+from cassr_jax.evaluation.pyiqa_measures import pyiqa_measures
 from cassr_jax.evaluation.report import means, table
 from cassr_jax.files import replaced, write_json
 
@@ -119,7 +119,7 @@ def plot(file: Path, outcomes: Sequence[Outcome]) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m cassr_jax.evaluation.ablate",
+        prog="python -m cassr_jax.commands.ablate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> str:
         raise InputError('the plots need matplotlib, which is not installed: pip install "cassr-jax[eval]"')
     variants = read_variants(arguments.ablations) + sweeps(arguments.sweep_steps, arguments.sweep_guidance)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, {})
-    of_picture, _, _ = outside_measures()
+    of_picture, _, _ = pyiqa_measures()
     measure, missing = make_measures(of_picture)
     chosen = settings(arguments) | {"seed": arguments.seed, "pictures": [case.name for case in cases]}
     outcomes, failed = [], {}

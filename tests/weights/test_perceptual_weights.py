@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation import weights
-from cassr_jax.evaluation.weights import dists_weights, lpips_weights, read_numpy_pickle
+from cassr_jax.weights import perceptual as weights
+from cassr_jax.weights.perceptual import dists_weights, lpips_weights, read_numpy_pickle
 
 TREE = {"Net_0": {"Conv_0": {"kernel": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "bias": np.ones(4, "f8")}}}
 

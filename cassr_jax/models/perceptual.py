@@ -2,18 +2,18 @@
 
 LPIPS: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", version 0.1 with
 the linear heads. DISTS: Ding et al. 2020, "Image Quality Assessment: Unifying Structure and Texture Similarity".
-The widths of the backbones are those of the weights (`cassr_jax.evaluation.weights`).
+The widths of the backbones are those of the weights (`cassr_jax.weights.perceptual`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cassr_jax.evaluation.weights import Backbone
-
+Backbone = Literal["alexnet", "vgg16"]
 Params = Mapping[str, jax.Array]
 
 _VGG_BLOCKS = (2, 2, 3, 3, 3)  # convolutions between two poolings

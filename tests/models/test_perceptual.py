@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.perceptual import dists, lpips
-from cassr_jax.evaluation.weights import dists_weights, lpips_weights
+from cassr_jax.models.perceptual import dists, lpips
+from cassr_jax.weights.perceptual import dists_weights, lpips_weights
 from tests.evaluation.narrow_backbones import narrow_weights
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "evaluation.npz")

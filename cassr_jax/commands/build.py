@@ -1,6 +1,6 @@
 """Build a set of training pictures: one folder of ArrayRecord files that `data.path` and `data.mixture` take.
 
-    python -m cassr_jax.data.build --dataset div2k --images DIV2K_train_HR --output data
+    python -m cassr_jax.commands.build --dataset div2k --images DIV2K_train_HR --output data
 
 writes data/div2k/1.0.0. Every picture becomes 8-bit RGB, upright. What cannot be read, or has a side shorter than
 --min-side, is left out, named, and listed in the set's metadata.json. A set that is there already stays as it is.
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     from cassr_jax.data.builders import BUILDERS, MIN_SIDE
 
     parser = argparse.ArgumentParser(
-        prog="python -m cassr_jax.data.build",
+        prog="python -m cassr_jax.commands.build",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""`python -m cassr_jax.data.references`: pairs with latents and references, made once, goes on where it stopped."""
+"""`python -m cassr_jax.commands.references`: pairs with latents and references, made once, goes on where it stopped."""
 
 import json
 import os
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cassr_jax.data import references
-from cassr_jax.data.pipeline import DataConfig, batches
+from cassr_jax.commands import references
+from cassr_jax.data.config import DataConfig
+from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import PreparedSource, count_records
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, write_network
@@ -23,7 +24,7 @@ from tests.random_cascade import NETWORKS, random_params
 SIDE, BATCH, SEED = 32, 2, 3
 CONFIG = """
 from cassr_jax.config import TrainConfig
-from cassr_jax.data.pipeline import DataConfig
+from cassr_jax.data.config import DataConfig
 
 config = TrainConfig(
     stage="cassr",
@@ -258,7 +259,7 @@ def test_the_work_is_divided_among_the_devices(folder, tmp_path, monkeypatch, ca
 
 
 def test_the_module_is_a_program(tmp_path):
-    command = [sys.executable, "-m", "cassr_jax.data.references", "--config", str(tmp_path / "none.py")]
+    command = [sys.executable, "-m", "cassr_jax.commands.references", "--config", str(tmp_path / "none.py")]
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [*command, "--records", "1", "--output", str(tmp_path)],

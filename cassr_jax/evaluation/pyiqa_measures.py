@@ -19,7 +19,7 @@ OfPicture = Callable[[np.ndarray], float]  # uint8 (H, W, 3)
 OfSet = Callable[[Path, Path], float]  # folder of results, folder of truths
 
 
-def outside_measures() -> tuple[dict[str, OfPicture], dict[str, OfSet], dict[str, str]]:
+def pyiqa_measures() -> tuple[dict[str, OfPicture], dict[str, OfSet], dict[str, str]]:
     """(measures of a picture, measures of a set, measure -> why it is missing)."""
     try:
         pyiqa: Any = importlib.import_module("pyiqa")

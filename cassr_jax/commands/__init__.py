@@ -1,0 +1,1 @@
+"""Programs to be run as `python -m cassr_jax.commands.NAME`."""

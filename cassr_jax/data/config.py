@@ -1,0 +1,54 @@
+"""What to train on. Apart from the pipeline, so that nobody who only reads a configuration imports grain."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cassr_jax.data.degradation import PRESETS
+from cassr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train on, and how it is cut and degraded."""
+
+    path: str = (
+        ""  # pictures, a set built by cassr_jax.commands.build, or records prepared by cassr_jax.commands.references
+    )
+    mixture: Mapping[str, float] = field(default_factory=dict)  # several such paths instead, each with its weight
+    crop_size: int = 512  # side of a high-resolution crop, in px
+    sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
+    min_scale: float = 1.0  # crops are of the picture shrunk by a factor drawn between this and 1
+    preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
+    scale: int = 4  # the low-resolution side is crop_size / scale
+    num_threads: int = 2  # threads that make records (in each worker process)
+    num_workers: int = 0  # worker processes; 0 makes records in threads of this process
+    prefetch: int = 64  # records kept ready
+    resident: bool = False  # keep all prepared records on the device and cut crop_size windows out of them there
+    cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
+
+    def __post_init__(self) -> None:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise InputError(f"preset: {self.preset!r} is not known; expected one of {', '.join(PRESETS)}")
+        if self.crop_size <= 0 or self.crop_size % self.scale:
+            raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
+        if not 0.0 <= self.sharp_fraction <= 1.0:
+            raise InputError(f"sharp_fraction: {self.sharp_fraction} is not between 0 and 1")
+        if not 0.0 < self.min_scale <= 1.0:
+            raise InputError(f"min_scale: {self.min_scale} is not above 0 and at most 1")
+        for path, weight in self.mixture.items():
+            if not 0 < weight < math.inf:
+                raise InputError(f"mixture: the weight of {path} is {weight}, expected a positive number")
+        if self.resident and self.mixture:
+            raise InputError("mixture: cannot be resident, expected one folder of prepared records as path")
+
+    def weights(self) -> Mapping[str, float]:
+        """Each set's path and weight.
+
+        Raises:
+            InputError: there is no set, or both a path and a mixture.
+        """
+        if bool(self.path) == bool(self.mixture):
+            found = f"path {self.path!r} and a mixture" if self.path else "neither path nor mixture"
+            raise InputError(f"data: found {found}, expected one of the two")
+        return self.mixture or {self.path: 1.0}

@@ -1,0 +1,168 @@
+"""The range of every option and every field, in one table.
+
+The scripts' parsers, the configurations and the Python API all check against `RANGES`, so that a value is refused with
+the same words wherever it was given. A field that is not in the table is checked by its type alone, or holds a
+configuration whose own fields are in the table.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from cassr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field may hold.
+
+    Attributes:
+        least, most: the bounds; None where there is none.
+        above: least itself is not allowed.
+        below: most itself is not allowed.
+        whole: whole numbers only.
+        optional: None is allowed too.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    optional: bool = False
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        least = "" if self.least is None else f"{'above' if self.above else 'of at least'} {self.least}"
+        most = "" if self.most is None else f"{'below' if self.below else 'at most'} {self.most}"
+        bounds = " and ".join(filter(None, (least, most)))
+        return " ".join(filter(None, (kind, bounds))) + (", or None" if self.optional else "")
+
+    def holds(self, value: object) -> bool:
+        """Whether `value` is a number (of Python or NumPy; no bool, no NaN) within the bounds."""
+        if value is None:
+            return self.optional
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+            return False
+        if not math.isfinite(value) or (self.whole and not isinstance(value, (int, np.integer))):
+            return False
+        if self.least is not None and (value < self.least or (self.above and value == self.least)):
+            return False
+        return self.most is None or not (value > self.most or (self.below and value == self.most))
+
+    def check(self, name: str, value: object) -> None:
+        """
+        Raises:
+            InputError: `value` is outside; the message names `name`, what was found and what was expected.
+        """
+        if not self.holds(value):
+            raise InputError(f"{name} is {value!r}, expected {self}")
+
+    def parse(self, text: str) -> int | float:
+        """The number that `text` says, for a parser of arguments.
+
+        Raises:
+            ValueError: it is no number, or outside; the message says what was expected.
+        """
+        try:
+            value = int(text) if self.whole else float(text)
+        except ValueError:
+            value = None
+        if value is None or not self.holds(value):
+            raise ValueError(f"{text!r}, expected {self}")
+        return value
+
+
+COUNT = Range(1, whole=True)
+COUNT_OR_NONE = Range(1, whole=True, optional=True)
+FROM_ZERO = Range(0, whole=True)
+SHARE = Range(0, 1)
+PART = Range(0, 1, above=True)
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+SEED = Range(0, 2**63, below=True, whole=True)
+TIMESTEPS = Range(1, 100_000, whole=True)
+STEPS = Range(1, 1000, whole=True)
+GUIDANCE_SCALE = Range(-1000, 1000)
+
+# Class of a configuration, or the scripts' and the Python API's Options -> field -> range.
+RANGES: Mapping[str, Mapping[str, Range]] = {
+    "Options": {
+        "scale": Range(0, 64, above=True),
+        "seed": SEED,
+        "steps": Range(1, 1000, whole=True, optional=True),
+        "guidance_scale": Range(-1000, 1000, optional=True),
+        "strength": Range(0, 1, above=True, optional=True),
+        "reference_weight": Range(0, 1, optional=True),
+        "tile": COUNT_OR_NONE,
+    },
+    "SamplingConfig": {"num_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, "strength": PART},
+    "CascadeConfig": {"rrdbnet_weight": SHARE, "tile": COUNT, "tile_overlap": Range(0, 0.5), "tiles_at_once": COUNT},
+    "OptimizerConfig": {
+        "learning_rate": POSITIVE,
+        "warmup_steps": FROM_ZERO,
+        "b1": Range(0, 1, below=True),
+        "b2": Range(0, 1, below=True),
+        "weight_decay": NOT_NEGATIVE,
+        "max_grad_norm": POSITIVE,
+        "ema_decay": Range(0, 1, below=True),
+    },
+    "LossConfig": {
+        "snr_gamma": Range(0, above=True, optional=True),
+        "max_timestep": Range(0, whole=True, optional=True),
+        "condition_dropout": SHARE,
+        "start_fraction": SHARE,
+        "start_timestep": FROM_ZERO,
+        "image_weight": NOT_NEGATIVE,
+        "perceptual_weight": NOT_NEGATIVE,
+        "adversarial_weight": NOT_NEGATIVE,
+        "kl_weight": NOT_NEGATIVE,
+        "latent_noise": NOT_NEGATIVE,
+    },
+    "DataConfig": {
+        "crop_size": COUNT,
+        "sharp_fraction": SHARE,
+        "min_scale": PART,
+        "scale": COUNT,
+        "num_threads": COUNT,
+        "num_workers": FROM_ZERO,
+        "prefetch": COUNT,
+        "cache_bytes": FROM_ZERO,
+    },
+    "TrainConfig": {
+        "batch_size": COUNT,
+        "accumulate": COUNT,
+        "num_steps": COUNT,
+        "seed": SEED,
+        "save_every": COUNT,
+        "max_lost_steps": COUNT_OR_NONE,
+        "log_every": COUNT,
+        "keep_checkpoints": COUNT,
+        "keep_best": FROM_ZERO,
+        "skip_limit": COUNT,
+        "preview_every": FROM_ZERO,
+        "preview_count": COUNT,
+    },
+}
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Check every field of a configuration, and of the configurations within it.
+
+    Args:
+        config: a dataclass whose class, or whose fields' classes, are in `RANGES`.
+        prefix: what its fields' names begin with in messages, as in `--set optimizer.b1=0.9`.
+
+    Raises:
+        InputError: a field is outside its range; the message names it, what was found and what was expected.
+    """
+    ranges = RANGES.get(type(config).__name__, {})
+    for field in fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if field.name in ranges:
+            ranges[field.name].check(name, value)
+        elif is_dataclass(value) and not isinstance(value, type):
+            check(value, f"{name}.")
