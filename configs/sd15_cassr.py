@@ -1,6 +1,12 @@
-"""The ControlNet and the multiple attention on Stable Diffusion 1.5, on pairs with references, the paper's settings.
+"""Our second stage on Stable Diffusion 1.5: the ControlNet and the multiple attention.
 
-`data/pairs` is what cassr_jax.commands.references makes with the tuner that configs/sd15_scedit.py trained.
+    python train.py --config configs/sd15_cassr.py --workdir runs/sd15_cassr
+
+Needs: what configs/sd15_scedit.py trains, and in data/pairs the references that cassr_jax.commands.references makes
+with it (docs/training.md).
+Cost: 409 million trained parameters. Parameters, optimizer and gradient take 9.6 GiB of a device, activations come on
+top; an example costs 3.7 TFLOP on records with latents, 4.9 TFLOP on others (docs/training.md).
+Result: not run yet. configs/paper_cassr.py has the paper's values.
 """
 
 import runpy
@@ -17,5 +23,6 @@ config = replace(
     scedit,
     stage="cassr",
     data=replace(scedit.data, path="data/pairs"),
+    components=scedit.components | {"scedit": "runs/sd15_scedit/export/scedit"},
     new={"controlnet": AttachedConfig(UNetConfig(), ControlNetConfig()), "multiple_attention": UNetConfig()},
 )

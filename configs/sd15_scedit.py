@@ -1,6 +1,11 @@
-"""SCEdit's tuners on Stable Diffusion 1.5, which make the reference image, with the paper's settings.
+"""Our first stage on Stable Diffusion 1.5: SCEdit's tuners, which make the reference.
 
-The paper's learning rate is 5e-4 as printed; 5e-5 is what its peers use: --set optimizer.learning_rate=5e-4
+    python train.py --config configs/sd15_scedit.py --workdir runs/sd15_scedit
+
+Needs: photographs in data/train.
+Cost: 99 million trained parameters. Parameters, optimizer and gradient take 3.8 GiB of a device, activations come on
+top; an example costs 2.8 TFLOP (docs/training.md).
+Result: not run yet. configs/paper_scedit.py has the paper's values; here the learning rate is its peers'.
 """
 
 from cassr_jax.config import OptimizerConfig, TrainConfig

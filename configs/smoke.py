@@ -1,9 +1,11 @@
-"""The stage `cassr` at the narrowest widths, on the pictures of examples/: every part of a training run in two minutes.
+"""Every part of a training run in two minutes: the stage `cassr` at the narrowest widths, on the pictures of examples/.
 
     python train.py --config configs/smoke.py --workdir runs/smoke --steps 12
+    python sample.py examples/bee.jpg --config runs/smoke
 
-The frozen networks are drawn at random and the LR image is its own reference, so that the result is no picture worth
-seeing; `python sample.py examples/bee.jpg --config runs/smoke` makes one all the same.
+Needs: nothing but the repository. The frozen networks are drawn at random, and the LR image is its own reference.
+Cost: about two minutes on a CPU.
+Result: noise in the place of pictures, and every file that a run leaves behind (docs/training.md).
 """
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig

@@ -1,6 +1,12 @@
 """The embedded model, stage 4 of 4: the ControlNet and the multiple attention, on pairs with references.
 
+    python train.py --config configs/tiny_cassr.py --workdir runs/cassr
+
 Most examples are the one step that the embedded cascade takes: from the reference's latents at timestep 200.
+
+Needs: what configs/tiny_scedit.py trains, and 4096 records with its references (docs/tiny.md).
+Cost: 146 s on one H200, for 1800 steps of 16 crops of 192 px.
+Result: LPIPS 0.298 and DISTS 0.274 where the reference has 0.304 and 0.276, on 20 `light` tiles that it never saw.
 """
 
 import runpy

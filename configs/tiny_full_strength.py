@@ -1,5 +1,13 @@
-"""A trial: the embedded model's second stage for the paper's way of sampling, many steps from the LR image's latents at
-full noise, in the place of its own one step. Judged on latents alone. docs/tiny.md has the outcome."""
+"""A trial of the paper's way of sampling: the embedded second stage in many steps from the LR image at full noise.
+
+    python train.py --config configs/tiny_full_strength.py --workdir runs/full_strength
+
+It is judged on latents alone.
+
+Needs: what configs/tiny_both.py trains and its records.
+Cost: 12 minutes on two CPU cores, for 240 steps of 8 crops.
+Result: LPIPS 0.488 in 20 steps, where the embedded cascade has 0.280 in one, on 20 `light` tiles. Not shipped.
+"""
 
 import runpy
 from dataclasses import replace

@@ -1,7 +1,13 @@
-"""The embedded model, stage 3 of 4: SCEdit's tuners, which make the reference image.
+"""The embedded model, stage 3 of 4: SCEdit's tuners, which make the reference.
+
+    python train.py --config configs/tiny_scedit.py --workdir runs/scedit
 
 Most examples are the one step that the embedded cascade takes: from the LR image's latents at timestep 200. Their
 decoded picture is judged too, as OSEDiff (arXiv 2406.08177) does for its single step.
+
+Needs: the records of configs/tiny_pairs.py, and what configs/tiny_vae.py and tiny_base.py train.
+Cost: 71 s on one H200, for 2000 steps of 16 crops of 192 px.
+Result: LPIPS 0.443 where bicubic enlargement has 0.580, on 40 `light` tiles of test photographs.
 """
 
 import runpy

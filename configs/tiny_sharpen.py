@@ -1,5 +1,13 @@
-"""The embedded model, after stage 4: some more steps of the ControlNet and the multiple attention, in which the decoded
-picture counts for more and its perceptual distance for most. The embedded weights came from step 302."""
+"""The embedded model, after stage 4: more steps of the second stage, in which the decoded picture counts for more.
+
+    python train.py --config configs/tiny_sharpen.py --workdir runs/sharpen
+
+Its perceptual distance counts for most.
+
+Needs: what configs/tiny_cassr.py trains, and records with references (docs/tiny.md).
+Cost: 75 minutes on two shared CPU cores, for the 302 of its 600 steps that were taken.
+Result: LPIPS 0.290 and DISTS 0.267 where stage 4 had 0.298 and 0.274, on 20 `light` tiles that it never saw.
+"""
 
 import runpy
 from dataclasses import replace

@@ -1,5 +1,13 @@
-"""The embedded model, stage 1 of 4: the autoencoder. Factor 4, so that a few widths suffice for sharp decoding, and
-eight channels, so that texture survives."""
+"""The embedded model, stage 1 of 4: the autoencoder.
+
+    python train.py --config configs/tiny_vae.py --workdir runs/vae
+
+It has factor 4, so that a few widths suffice for sharp decoding, and eight channels, so that texture survives.
+
+Needs: the records of configs/tiny_pairs.py.
+Cost: 91 s on one H200, for 4450 steps of 16 crops of 128 px.
+Result: 34.7 dB. Encoding and decoding alone cost 0.055 in LPIPS and 0.082 in DISTS.
+"""
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.config import DataConfig

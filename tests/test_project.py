@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib
 import importlib.metadata
 import json
 import re
@@ -10,15 +11,17 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import sample
-import train
-from cassr_jax.config import CascadeConfig, TrainConfig
+from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json, read_config, to_json
 from cassr_jax.loading import read_cascade
+from cassr_jax.training.masking import TRAINABLE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,12 +73,19 @@ def test_linked_files_exist(page):
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
-def shell_commands(page: Path) -> list[list[str]]:
-    """The words of every command in the page's bash blocks; comments and joining `&&` are gone."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+def shell_lines(file: Path) -> list[str]:
+    """The lines of a page's bash blocks, joined where one ends in a backslash, or the commands in a docstring."""
+    text = file.read_text("utf-8")
+    if file.suffix == ".py":
+        return re.findall(r"^ {4}(python .*)$", ast.get_docstring(ast.parse(text)) or "", re.MULTILINE)
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    return "\n".join(blocks).replace("\\\n", " ").splitlines()
+
+
+def shell_commands(file: Path) -> list[list[str]]:
+    """The words of every command that a page or a configuration shows; comments and joining `&&` are gone."""
     commands = []
-    for line in lines:
+    for line in shell_lines(file):
         words, command = shlex.split(line, comments=True), []
         for word in [*words, "&&"]:
             if word != "&&":
@@ -86,7 +96,7 @@ def shell_commands(page: Path) -> list[list[str]]:
     return commands
 
 
-COMMANDS_SHOWN = [(page, command) for page in PAGES for command in shell_commands(page)]
+COMMANDS_SHOWN = [(file, command) for file in [*PAGES, *CONFIGS] for command in shell_commands(file)]
 
 
 def test_pages_show_commands():
@@ -102,37 +112,41 @@ def test_commands_name_what_exists(page, command):
         if before == "-m" and word.split(".")[0] in ("cassr_jax", "tests"):
             module = ROOT / word.replace(".", "/")
             assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), word
-        elif before == "-c" or re.fullmatch(r"(configs|examples|cassr_jax)/.*|\w+\.py", word):
+        elif before == "-c" or re.fullmatch(r"(configs|examples|cassr_jax|benchmarks)/.*|\w+\.py", word):
             assert (ROOT / word).exists(), word
     if extras := re.search(r"\[([\w,]+)\]", " ".join(command)):
         known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
         assert set(extras[1].split(",")) <= set(known)
 
 
+def program(command: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The module that a command runs and its arguments; None where it is no program of this package."""
+    for at, word in enumerate(command):
+        if word in ("sample.py", "train.py"):
+            return word.removesuffix(".py"), [*command[at + 1 :]]
+        if command[at - 1] == "-m" and word.split(".")[0] == "cassr_jax":
+            return (f"{word}.__main__" if (ROOT / word.replace(".", "/")).is_dir() else word), [*command[at + 1 :]]
+    return None
+
+
 @pytest.mark.parametrize(
     ("page", "command"),
-    [(page, words) for page, words in COMMANDS_SHOWN if {"sample.py", "train.py"} & set(words)],
+    [(page, words) for page, words in COMMANDS_SHOWN if program(words) and "--help" not in words],
     ids=lambda value: relative(value) if isinstance(value, Path) else " ".join(value),
 )
-def test_scripts_take_the_arguments_shown(monkeypatch, page, command):
-    script = next(word for word in command if word in ("sample.py", "train.py"))
-    arguments = command[command.index(script) + 1 :]
-    if "--help" in arguments:
-        return
-    if script == "sample.py":
-        sample.parse(arguments)  # exits with code 2 otherwise
-        return
-    seen = []
-    parse = argparse.ArgumentParser.parse_args
+def test_programs_take_the_arguments_shown(monkeypatch, page, command):
+    found = program(command)
+    assert found is not None
+    parse, seen = argparse.ArgumentParser.parse_args, []
 
     def parse_and_stop(self: argparse.ArgumentParser, *args, **kwargs):
-        seen.append(parse(self, *args, **kwargs))
+        seen.append(parse(self, *args, **kwargs))  # exits with code 2 where it does not take them
         raise KeyboardInterrupt
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train.main(arguments)
-    assert seen[0].config.is_file()
+        importlib.import_module(found[0]).main(found[1])
+    assert seen
 
 
 def test_options_in_the_readme_exist(capsys):
@@ -169,8 +183,18 @@ def test_configuration_loads_and_survives_json(path):
     assert {"cascade", "config"} & set(found)
 
 
-def test_stable_diffusion_is_sampled_as_in_the_paper():
-    cascade, _ = read_cascade(ROOT / "configs/sd15.py")
+@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+def test_configuration_begins_with_its_command_cost_and_result(path):
+    summary, *rest = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").splitlines()
+    assert summary.endswith(".")
+    assert any(word.endswith(path.name) for words in shell_commands(path) for word in words)
+    labels = [label for line in rest if (label := line.split(":")[0]) in ("Needs", "Cost", "Result")]
+    assert labels == ["Needs", "Cost", "Result"]
+
+
+@pytest.mark.parametrize("name", ["sd15", "paper_cassr", "paper_no_attention"])
+def test_stable_diffusion_is_sampled_as_in_the_paper(name):
+    cascade, _ = read_cascade(ROOT / f"configs/{name}.py")
     for sampling in (cascade.sampling, cascade.activation_sampling):
         assert (sampling.sampler, sampling.num_steps, sampling.guidance_scale) == ("ddim", 50, 5.5)
         assert (sampling.start, sampling.strength) == ("lr", 1)
@@ -180,17 +204,48 @@ def test_stable_diffusion_is_sampled_as_in_the_paper():
     assert cascade.activation == "scedit"
 
 
-@pytest.mark.parametrize("stage", ["scedit", "cassr"])
-def test_what_is_trained_on_stable_diffusion_is_where_the_cascade_looks(stage):
-    from cassr_jax.training.masking import TRAINABLE
-
-    cascade, _ = read_cascade(ROOT / "configs/sd15.py")
-    config = read_config(ROOT / f"configs/sd15_{stage}.py")
-    assert config.stage == stage
-    assert set(config.new) == set(TRAINABLE[stage])
+@pytest.mark.parametrize(
+    ("name", "cascade"),
+    [
+        ("sd15_scedit", "sd15"),
+        ("sd15_cassr", "sd15"),
+        ("paper_scedit", "paper_cassr"),
+        ("paper_controlnet", "paper_cassr"),
+        ("paper_cassr", "paper_cassr"),
+        ("paper_no_attention", "paper_no_attention"),
+    ],
+)
+def test_what_is_trained_on_stable_diffusion_is_where_the_cascade_looks(name, cascade):
+    config, (found, _) = read_config(ROOT / f"configs/{name}.py"), read_cascade(ROOT / f"configs/{cascade}.py")
+    assert set(config.new) == set(TRAINABLE[config.stage])
     for kind in config.new:
-        assert cascade.components[kind] == f"runs/sd15_{stage}/export/{kind}"
-    assert config.components.items() <= cascade.components.items()
+        assert found.components[kind] == f"runs/{name}/export/{kind}"
+    assert config.components.items() <= found.components.items()
+    assert config.switches == found.switches or config.stage != "cassr"
+
+
+@pytest.mark.parametrize("stage", ["scedit", "controlnet", "cassr"])
+def test_a_configuration_named_as_the_papers_has_the_papers_values(stage):
+    config = read_config(ROOT / f"configs/paper_{stage}.py")
+    assert (config.stage, config.batch_size, config.num_steps) == (stage, 4 * 8, 100_000)
+    assert config.optimizer == OptimizerConfig(learning_rate=5e-4, warmup_steps=0, decay="constant", ema_decay=0)
+    assert config.optimizer.weight_decay == 0
+    assert config.loss == LossConfig()
+    assert config.prompt == "clean, high-resolution"
+    assert config.reference == "prepared"
+    data = config.data
+    assert (data.crop_size, data.scale, data.preset) == (512, 4, "realesrgan")
+    assert (data.sharp_fraction, data.min_scale) == (0, 1)  # crops from anywhere, of the picture as it is
+    sets = {"data/div2k": 800, "data/div8k": 1500, "data/flickr2k": 2650, "data/ost": 10324, "data/ffhq": 10000}
+    assert data.weights() == ({"data/paper_pairs": 1} if stage == "cassr" else sets)
+
+
+def test_figure_6_is_trained_as_the_paper_but_for_the_attention():
+    whole, without = (read_config(ROOT / f"configs/paper_{name}.py") for name in ("cassr", "no_attention"))
+    assert whole.switches.attention
+    assert not without.switches.attention
+    assert without.switches.residuals
+    assert replace(without, switches=whole.switches) == whole
 
 
 # Code
