@@ -19,9 +19,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cassr_jax.weights.components import COMPONENTS, component_shapes, load_weights, write_component
+from cassr_jax.models.clip_text import CLIPTextConfig
+from cassr_jax.models.unet import UNetConfig
+from cassr_jax.models.vae import VAEConfig
+from cassr_jax.networks import Networks, shapes_of, write_network
 
-KINDS = ("unet", "vae", "text_encoder")
+CONFIGS = {"unet": UNetConfig(), "vae": VAEConfig(), "text_encoder": CLIPTextConfig()}
 
 
 def main() -> None:
@@ -45,11 +48,10 @@ def main() -> None:
 
 
 def make(folder: Path) -> None:
-    for kind in KINDS:
-        config = COMPONENTS[kind].sd15
-        shapes = component_shapes(kind, config)
+    for kind, config in CONFIGS.items():
+        shapes = shapes_of(kind, config)
         params = {name: np.broadcast_to(np.float32(0.1), shape.shape) for name, shape in shapes.items()}
-        write_component(folder / kind, kind, config, params)
+        write_network(folder / kind, kind, config, params)
 
 
 def warm(folder: Path) -> None:
@@ -63,10 +65,12 @@ def load(folder: Path) -> dict[str, float]:
     jax.devices()
     before = peak()
     start, cpu = time.perf_counter(), time.process_time()
-    params = {kind: load_weights(folder, kind)[1] for kind in KINDS}
-    jax.block_until_ready(params)
+    networks = Networks()
+    for kind in CONFIGS:
+        networks = networks.with_read(kind, str(folder), "float32")
+    jax.block_until_ready(networks.params)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    weights = sum(value.nbytes for network in params.values() for value in network.values())
+    weights = sum(value.nbytes for value in networks.params.values())
     return {"seconds": seconds, "cpu": cpu, "weights": weights, "before": before, "peak": peak()}
 
 

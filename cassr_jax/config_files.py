@@ -15,33 +15,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
-from cassr_jax.models.controlnet import ControlNetConfig
-from cassr_jax.models.discriminator import DiscriminatorConfig
-from cassr_jax.models.rrdbnet import RRDBNetConfig
-from cassr_jax.models.scedit import SCEditConfig
-from cassr_jax.models.unet import UNetConfig
-from cassr_jax.models.vae import VAEConfig
-from cassr_jax.weights.configs import AttachedConfig
+from cassr_jax.kinds import CONFIGS
 
 T = TypeVar("T")
 
-# What a field that takes any network's configuration can hold; JSON names the class under "class".
-_NETWORKS: Mapping[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        AttachedConfig,
-        CLIPTextConfig,
-        ControlNetConfig,
-        DiscriminatorConfig,
-        LearnedContextConfig,
-        RRDBNetConfig,
-        SCEditConfig,
-        UNetConfig,
-        VAEConfig,
-    )
-}
-_CLASS = "class"
+_CLASS = "class"  # names the class of a network's configuration, where a field takes any
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -209,11 +187,11 @@ def _typed(hint: Any, value: Any, what: str) -> Any:
 
 def _network(allowed: list[Any], value: Any, what: str) -> Any:
     """The configuration of a network whose class the field's type leaves open."""
-    names = [name for name, cls in _NETWORKS.items() if allowed == [Any] or cls in allowed]
+    names = [name for name, cls in CONFIGS.items() if allowed == [Any] or cls in allowed]
     found = value.get(_CLASS) if isinstance(value, Mapping) else None
     if found not in names:
         raise InputError(f"{what} is {value!r}, expected an object with a {_CLASS!r} among {', '.join(names)}")
-    return from_json(_NETWORKS[found], {name: entry for name, entry in value.items() if name != _CLASS}, what)
+    return from_json(CONFIGS[found], {name: entry for name, entry in value.items() if name != _CLASS}, what)
 
 
 def _alternatives(hint: Any) -> list[Any]:

@@ -1,20 +1,21 @@
 """The networks of a cascade: definitions, configurations and parameters of each kind, side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
-from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise, merge, nest, select
-from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
-from cassr_jax.weights import components
-from cassr_jax.weights.rrdbnet import load_rrdbnet
+from cassr_jax.kinds import kind_of
+from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
+
+# Puts a parameter, given its name `kind.path` and its values, where it is to lie.
+Place = Callable[[str, np.ndarray], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -25,27 +26,40 @@ class Networks:
     graphdefs: dict[str, nnx.GraphDef] = field(default_factory=dict)
     params: Params = field(default_factory=dict)
 
-    def with_read(self, kind: str, source: str, dtype: DTypeLike, param_dtype: DTypeLike | None = None) -> "Networks":
-        """With the network `kind` from a folder, a file or a hub id; computing in `dtype`."""
-        if kind == "rrdbnet":
-            config, found = load_rrdbnet(source)
-            params = {name: jnp.asarray(value, param_dtype) for name, value in found.items()}
-        else:
-            config, params = components.load_weights(source, _published(kind), dtype=param_dtype)
-        return self._with(kind, config, _abstract(kind, config, dtype)[0], params)
+    def with_read(
+        self,
+        kind: str,
+        source: str,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike | None = None,
+        place: Place | None = None,
+    ) -> "Networks":
+        """With the network `kind` from a folder, a file or a hub id; computing in `dtype`.
+
+        Parameters are read one after the other, each cast to `param_dtype` (by default the file's own) and put in its
+        place before the next: no second copy of a network is ever held.
+
+        Args:
+            place: by default, JAX's first device.
+        """
+        entry = kind_of(kind)
+        weights = entry.open(source)
+        put = place or (lambda _, array: jax.device_put(array))
+        params = {name: put(f"{kind}.{name}", weights.read(name, param_dtype)) for name in weights.shapes}
+        return self._with(kind, weights.config, entry.abstract(weights.config, dtype)[0], params)
 
     def with_new(self, kind: str, config: Any, dtype: DTypeLike, key: jax.Array) -> "Networks":
         """With a freshly drawn network. A ControlNet is born as a copy of the encoder beside which it stands."""
-        make, *args = _maker(kind, config)
-        graphdef, params = initialise(lambda rngs: make(*args, dtype=jnp.dtype(dtype), rngs=rngs), key)
-        if kind in ("controlnet", "activation_controlnet"):
+        entry = kind_of(kind)
+        graphdef, params = entry.draw(config, dtype, key)
+        if entry.copies_encoder:
             encoder = select(self.params, "unet")
             params |= {name: jnp.copy(encoder[name]) for name in params if name in encoder}
         return self._with(kind, config, graphdef, params)
 
     def with_shapes(self, kind: str, config: Any, dtype: DTypeLike) -> "Networks":
         """With a network whose parameters are shapes alone, to reason about."""
-        return self._with(kind, config, *_abstract(kind, config, dtype))
+        return self._with(kind, config, *kind_of(kind).abstract(config, dtype))
 
     def _with(self, kind: str, config: Any, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
         return Networks(
@@ -58,29 +72,13 @@ def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Ar
     return {kind: merge(graphdef, select(params, kind)) for kind, graphdef in graphdefs.items()}
 
 
-def _maker(kind: str, config: Any) -> tuple[Any, ...]:
-    """What makes the network, and its arguments besides `dtype` and `rngs`."""
-    if isinstance(config, RRDBNetConfig):
-        return RRDBNet, config
-    if isinstance(config, DiscriminatorConfig):
-        return Discriminator, config
-    return components.build, _published(kind), config
-
-
-def _abstract(kind: str, config: Any, dtype: DTypeLike) -> tuple[nnx.GraphDef, Shapes]:
-    return abstract_of(*_maker(kind, config), dtype=jnp.dtype(dtype))
-
-
 def shapes_of(kind: str, config: Any) -> Shapes:
     """Shapes of a network's parameters by name; nothing is computed."""
-    return _abstract(kind, config, jnp.float32)[1]
+    return kind_of(kind).shapes(config)
 
 
-def write_network(folder: Path, kind: str, config: Any, params: Params, dtype: DTypeLike | None = None) -> None:
-    """One network as a folder that `with_read` takes."""
-    components.write_component(folder, _published(kind), config, params, dtype=dtype)
-
-
-def _published(kind: str) -> str:
-    """The kind under which a network's format is published: both stages' ControlNets are ControlNets."""
-    return "controlnet" if kind == "activation_controlnet" else kind
+def write_network(
+    folder: Path, kind: str, config: Any, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
+) -> None:
+    """One network as a folder that `with_read` takes; floats are cast to `dtype` where one is given."""
+    kind_of(kind).write(folder, config, params, dtype)

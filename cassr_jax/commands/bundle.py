@@ -17,18 +17,18 @@ from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import write_json
+from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade, resolve
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
-
-_KEPT_BY_NAME = ("tokenizer", "rrdbnet")  # not ours to copy: they stay where the configuration says they are
 
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
     """Write the networks of `config`, whose relative paths start at `base`, below `output`."""
     components = dict(config.components)
     for kind, source in tqdm(config.components.items(), unit="network"):
-        if kind in _KEPT_BY_NAME:
+        if kind not in KINDS or not KINDS[kind].bundled:  # not ours to copy: it stays where it is
+            components[kind] = resolve(source, base)
             continue
         networks = Networks().with_read(kind, resolve(source, base), "float32")
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)

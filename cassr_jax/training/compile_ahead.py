@@ -13,6 +13,7 @@ from jax.experimental import topologies
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
+from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
@@ -22,7 +23,6 @@ from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
-from cassr_jax.weights.loading import configuration
 
 Shape = jax.ShapeDtypeStruct
 
@@ -94,7 +94,7 @@ def _networks(config: TrainConfig) -> Networks:
     """Networks whose parameters are shapes."""
     networks = Networks()
     for kind in networks_of(config):
-        network = config.new[kind] if kind in config.new else configuration(config.components[kind], kind)
+        network = config.new[kind] if kind in config.new else kind_of(kind).configuration(config.components[kind])
         networks = networks.with_shapes(kind, network, config.dtype)
     return networks
 

@@ -14,6 +14,8 @@ from typing import Any
 from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.discriminator import DiscriminatorConfig
+from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
@@ -27,7 +29,8 @@ class AttachedConfig:
     own: ControlNetConfig | SCEditConfig
 
 
-Config = VAEConfig | UNetConfig | CLIPTextConfig | LearnedContextConfig | AttachedConfig
+TextConfig = CLIPTextConfig | LearnedContextConfig
+Config = VAEConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
 Json = dict[str, Any]
 
 _VERSION = "0.39.0"  # of diffusers, whose files these are
@@ -87,65 +90,54 @@ _VAE_FIXED: Json = {
 }
 
 
-def write_config(kind: str, config: Config) -> Json:
-    """The contents of config.json."""
-    match kind, config:
-        case "vae", VAEConfig():
-            n = len(config.block_out_channels)
-            blocks = {"down_block_types": ["DownEncoderBlock2D"] * n, "up_block_types": ["UpDecoderBlock2D"] * n}
-            return _head("AutoencoderKL") | _VAE_FIXED | blocks | _fields(config)
-        case "unet", UNetConfig():
-            return _head("UNet2DConditionModel") | _UNET_FIXED | _fields(config)
-        case "controlnet", AttachedConfig(unet, ControlNetConfig() as own):
-            widths = _fields(unet)
-            del widths["out_channels"], widths["up_block_types"]  # a ControlNet ends in the middle
-            return _head("ControlNetModel") | _CONTROLNET_FIXED | widths | _fields(own)
-        case "scedit", AttachedConfig(unet, SCEditConfig() as own):
-            return {"_class_name": "CSCTuner"} | _fields(unet) | _fields(own)
-        case "multiple_attention", UNetConfig():
-            return {"_class_name": "MultipleAttention"} | _fields(config)
-        case "text_encoder", CLIPTextConfig():
-            return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"} | _fields(config)
-        case "text_encoder", LearnedContextConfig():
-            return {"_class_name": "LearnedContext"} | _fields(config)
-    raise TypeError(f"{type(config).__name__} is not the config of a {kind}")
+@dataclass(frozen=True)
+class ConfigFormat:
+    """The config.json of one kind of network.
 
-
-def read_config(kind: str, path: Path) -> Config:
-    """The config of a network from its config.json.
-
-    Raises:
-        InputError: the file is absent or damaged, lacks a width, or describes a network that is not built here.
+    Attributes:
+        classes: what its `_class_name` or `architectures` may say, our own choice first.
+        parse: the config that its fields describe.
+        write: the fields of a config.
     """
-    return parse_config(kind, _read_json(path, kind), str(path))
 
+    classes: tuple[str, ...]
+    parse: Callable[["_Fields"], Config]
+    write: Callable[[Any], Json]
 
-def describes(kind: str, path: Path) -> bool:
-    """Whether a config.json is there and says that it belongs to this kind of network."""
-    return path.is_file() and any(name in _CLASSES[kind] for name in _class_names(_read_json(path, kind)))
+    def read(self, path: Path) -> Config:
+        """The config of a network from its config.json.
 
+        Raises:
+            InputError: the file is absent or damaged, lacks a width, or describes a network that is not built here.
+        """
+        return self.read_fields(self._json(path), str(path))
 
-def _read_json(path: Path, kind: str) -> Json:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); the config of the {kind} is expected") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); the config of the {kind} is expected") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: holds a {type(data).__name__}, a JSON object is expected")
-    return data
+    def read_fields(self, data: Mapping[str, Any], where: str) -> Config:
+        """`read` of what config.json contains; `where` names it in messages."""
+        names = _class_names(data)
+        if names and not set(names) & set(self.classes):
+            raise InputError(f"{where}: describes a {', '.join(names)}, expected a {self.classes[0]}")
+        try:
+            return self.parse(_Fields(data, where))
+        except InputError:
+            raise
+        except ValueError as error:  # the configs' own checks of their widths
+            raise InputError(f"{where}: {error}") from error
 
+    def describes(self, path: Path) -> bool:
+        """Whether a config.json is there and says that it belongs to this kind of network."""
+        return path.is_file() and bool(set(_class_names(self._json(path))) & set(self.classes))
 
-def parse_config(kind: str, data: Mapping[str, Any], what: str) -> Config:
-    """`read_config` of what config.json contains; `what` names it in messages."""
-    _check_class(kind, data, what)
-    try:
-        return _PARSERS[kind](_Fields(data, what))
-    except InputError:
-        raise
-    except ValueError as error:  # the configs' own checks of their widths
-        raise InputError(f"{what}: {error}") from error
+    def _json(self, path: Path) -> Json:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}), expected a {self.classes[0]}'s") from error
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error}), expected a {self.classes[0]}'s config") from error
+        if not isinstance(data, dict):
+            raise InputError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
+        return data
 
 
 class _Fields:
@@ -200,7 +192,7 @@ def _single(value: Any) -> Any:
     return value
 
 
-def _vae(fields: _Fields) -> VAEConfig:
+def _read_vae(fields: _Fields) -> VAEConfig:
     fields.fixed(_VAE_FIXED)
     config = VAEConfig(
         **fields.take(VAEConfig, norm_num_groups=32, scaling_factor=0.18215, mid_block_add_attention=True)
@@ -212,12 +204,22 @@ def _vae(fields: _Fields) -> VAEConfig:
     return config
 
 
-def _unet(fields: _Fields) -> UNetConfig:
+def _write_vae(config: VAEConfig) -> Json:
+    n = len(config.block_out_channels)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * n, "up_block_types": ["UpDecoderBlock2D"] * n}
+    return _head("AutoencoderKL") | _VAE_FIXED | blocks | _fields(config)
+
+
+def _read_unet(fields: _Fields) -> UNetConfig:
     fields.fixed(_UNET_FIXED)
     return UNetConfig(**fields.take(UNetConfig, norm_num_groups=32))
 
 
-def _controlnet(fields: _Fields) -> AttachedConfig:
+def _write_unet(config: UNetConfig) -> Json:
+    return _head("UNet2DConditionModel") | _UNET_FIXED | _fields(config)
+
+
+def _read_controlnet(fields: _Fields) -> AttachedConfig:
     fields.fixed(_CONTROLNET_FIXED)
     own = ControlNetConfig(**fields.take(ControlNetConfig, conditioning_channels=3))
     mirrored = {"out_channels": fields.data.get("in_channels"), "up_block_types": ()}
@@ -226,15 +228,29 @@ def _controlnet(fields: _Fields) -> AttachedConfig:
     return AttachedConfig(UNetConfig(**values), own)
 
 
-def _scedit(fields: _Fields) -> AttachedConfig:
+def _write_controlnet(config: AttachedConfig) -> Json:
+    widths = _fields(config.unet)
+    del widths["out_channels"], widths["up_block_types"]  # a ControlNet ends in the middle
+    return _head("ControlNetModel") | _CONTROLNET_FIXED | widths | _fields(config.own)
+
+
+def _read_scedit(fields: _Fields) -> AttachedConfig:
     return AttachedConfig(UNetConfig(**fields.take(UNetConfig)), SCEditConfig(**fields.take(SCEditConfig)))
 
 
-def _multiple_attention(fields: _Fields) -> UNetConfig:
+def _write_scedit(config: AttachedConfig) -> Json:
+    return {"_class_name": "CSCTuner"} | _fields(config.unet) | _fields(config.own)
+
+
+def _read_multiple_attention(fields: _Fields) -> UNetConfig:
     return UNetConfig(**fields.take(UNetConfig))
 
 
-def _text_encoder(fields: _Fields) -> CLIPTextConfig | LearnedContextConfig:
+def _write_multiple_attention(config: UNetConfig) -> Json:
+    return {"_class_name": "MultipleAttention"} | _fields(config)
+
+
+def _read_text_encoder(fields: _Fields) -> TextConfig:
     if fields.data.get("_class_name") == "LearnedContext":
         return LearnedContextConfig(**fields.take(LearnedContextConfig))
     defaults = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -244,33 +260,27 @@ def _text_encoder(fields: _Fields) -> CLIPTextConfig | LearnedContextConfig:
     return config
 
 
-_PARSERS: Mapping[str, Callable[[_Fields], Config]] = {
-    "vae": _vae,
-    "unet": _unet,
-    "text_encoder": _text_encoder,
-    "controlnet": _controlnet,
-    "scedit": _scedit,
-    "multiple_attention": _multiple_attention,
-}
-_CLASSES: Mapping[str, tuple[str, ...]] = {
-    "vae": ("AutoencoderKL", "FlaxAutoencoderKL"),
-    "unet": ("UNet2DConditionModel", "FlaxUNet2DConditionModel"),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "FlaxCLIPTextModel", "LearnedContext"),
-    "controlnet": ("ControlNetModel", "FlaxControlNetModel"),
-    "scedit": ("CSCTuner",),
-    "multiple_attention": ("MultipleAttention",),
-}
+def _write_text_encoder(config: TextConfig) -> Json:
+    if isinstance(config, LearnedContextConfig):
+        return {"_class_name": "LearnedContext"} | _fields(config)
+    return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"} | _fields(config)
+
+
+VAE = ConfigFormat(("AutoencoderKL", "FlaxAutoencoderKL"), _read_vae, _write_vae)
+UNET = ConfigFormat(("UNet2DConditionModel", "FlaxUNet2DConditionModel"), _read_unet, _write_unet)
+TEXT_ENCODER = ConfigFormat(
+    ("CLIPTextModel", "CLIPTextModelWithProjection", "FlaxCLIPTextModel", "LearnedContext"),
+    _read_text_encoder,
+    _write_text_encoder,
+)
+CONTROLNET = ConfigFormat(("ControlNetModel", "FlaxControlNetModel"), _read_controlnet, _write_controlnet)
+SCEDIT = ConfigFormat(("CSCTuner",), _read_scedit, _write_scedit)
+MULTIPLE_ATTENTION = ConfigFormat(("MultipleAttention",), _read_multiple_attention, _write_multiple_attention)
 
 
 def _class_names(data: Mapping[str, Any]) -> list[str]:
     names = data.get("_class_name") or data.get("architectures") or []
     return [str(name) for name in names] if isinstance(names, list) else [str(names)]
-
-
-def _check_class(kind: str, data: Mapping[str, Any], what: str) -> None:
-    names = _class_names(data)
-    if names and not any(name in _CLASSES[kind] for name in names):
-        raise InputError(f"{what}: describes a {', '.join(names)}, expected a {_CLASSES[kind][0]}")
 
 
 def _head(name: str) -> Json:

@@ -85,10 +85,5 @@ def torch_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:
     return (own, own[:2]) if shape[:2] == (1, 1) else (own,)
 
 
-def to_torch_state(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A torch state dict of parameters; arrays are contiguous, as safetensors wants them."""
-    return {torch_name(name): np.ascontiguousarray(to_torch(name, np.asarray(value))) for name, value in params.items()}
-
-
 def _is_kernel(name: str) -> bool:
     return name.endswith(".kernel")

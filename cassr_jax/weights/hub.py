@@ -1,11 +1,11 @@
 """Weights by hub id: `owner/name` or `owner/name:folder`, through huggingface_hub and its cache."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cassr_jax.errors import InputError
 from cassr_jax.weights.files import find_weights
-from cassr_jax.weights.registry import COMPONENTS
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+))?")
 
@@ -14,10 +14,14 @@ def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None
 
 
-def fetch(source: str, kind: str) -> Path:
+def fetch(source: str, folders: Sequence[str], files: Sequence[Sequence[str]]) -> Path:
     """The folder, in the hub's local cache, of one network of a repository.
 
     Only that network's config and one file of weights are fetched, in the order of preference of a local folder.
+
+    Args:
+        folders: where the network may lie in the repository, best first, unless the id itself names the folder.
+        files: names of its weights, as `weight_names` gives them.
 
     Raises:
         InputError: the hub cannot be reached and the files are not in the cache, or the repository has none that fit.
@@ -26,21 +30,20 @@ def fetch(source: str, kind: str) -> Path:
     parts = _HUB_ID.fullmatch(source)
     if parts is None or ".." in source:
         raise InputError(f"{source}: expected a hub id, `owner/name` or `owner/name:folder`")
-    component = COMPONENTS[kind]
-    folders = [parts["folder"].strip("/")] if parts["folder"] else [*component.folders, ""]
-    for group in component.files:
-        patterns = [str(Path(folder, name)) for folder in folders for name in ("config.json", *group)]
-        root = _snapshot(source, parts["repo"], patterns, folders)
-        for folder in folders:
+    places = [parts["folder"].strip("/")] if parts["folder"] else [*folders, ""]
+    for group in files:
+        patterns = [str(Path(folder, name)) for folder in places for name in ("config.json", *group)]
+        root = _snapshot(source, parts["repo"], patterns, places)
+        for folder in places:
             if find_weights(root / folder, [group]):
                 return root / folder
     raise InputError(
-        f"{source}: {_places(folders)} has no weights of a {kind}, such as {component.file}; "
+        f"{source}: {_places(places)} has no weights of a {folders[0]}, such as {files[0][0]}; "
         f"if the hub was not reached just now, download them on a connected machine and give that folder instead"
     )
 
 
-def _snapshot(source: str, repo: str, patterns: list[str], folders: list[str]) -> Path:
+def _snapshot(source: str, repo: str, patterns: list[str], places: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -48,10 +51,10 @@ def _snapshot(source: str, repo: str, patterns: list[str], folders: list[str]) -
     except (OSError, ValueError) as error:  # the hub's errors for no network, no such repository, no permission
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{source}: not a local file or folder, and {_places(folders)} cannot be fetched from the hub ({reason}); "
+            f"{source}: not a local file or folder, and {_places(places)} cannot be fetched from the hub ({reason}); "
             f"download it on a connected machine and give that folder instead"
         ) from error
 
 
-def _places(folders: list[str]) -> str:
-    return " or ".join(f"its folder {folder}" if folder else "the repository itself" for folder in folders)
+def _places(places: list[str]) -> str:
+    return " or ".join(f"its folder {folder}" if folder else "the repository itself" for folder in places)

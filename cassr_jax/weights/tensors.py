@@ -1,13 +1,18 @@
 """Tensors that still lie in their file, and the layout in which they are wanted."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from cassr_jax.errors import InputError
+from cassr_jax.models.parameters import Shapes
+from cassr_jax.weights.configs import Config
 
 Shape = tuple[int, ...]
 
@@ -59,6 +64,29 @@ class ArrayTensor:
 
     def read(self) -> np.ndarray:
         return self.array
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's weights where they lie: all is known to fit, and no number is read before it is asked for.
+
+    Attributes:
+        path: the file that holds them.
+        config: the network's.
+        shapes: of its parameters by name.
+        fetch: the array of a parameter, in the module's axes and the file's type.
+    """
+
+    path: Path
+    config: Config
+    shapes: Shapes
+    fetch: Callable[[str], np.ndarray]
+
+    def read(self, name: str, dtype: DTypeLike | None = None) -> np.ndarray:
+        """One parameter as an aligned C-contiguous array of `dtype`, by default the file's own, float32 for float64."""
+        array = self.fetch(name)
+        wide = np.dtype(np.float32) if array.dtype == np.float64 else array.dtype
+        return contiguous(array, wide if dtype is None else jnp.dtype(dtype))
 
 
 _ALIGNMENT = 64  # bytes; JAX's CPU back end takes such an array as it is, without a copy

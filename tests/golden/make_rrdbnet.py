@@ -14,9 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cassr_jax.weights.convert import to_torch_state
-from cassr_jax.weights.rrdbnet import load_rrdbnet
 from tests.random_weights import random_state_dict
+from tests.weights.published import load_weights, torch_state
 
 SEED = 0
 NARROW = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
@@ -95,8 +94,8 @@ def main(photo: Path) -> None:
     for scale in SCALES:
         shapes[scale] = shapes_of(**NARROW, scale=scale)
         arrays[f"x{scale}"] = torch_rrdbnet(random_state_dict(shapes[scale], SEED), images, **NARROW, scale=scale)
-    _, params = load_rrdbnet("realesrgan-x4plus")
-    published = torch_rrdbnet(to_torch_state(params), arrays["crop"][None].astype(np.float32) / 255)[0]
+    _, params = load_weights("realesrgan-x4plus", "rrdbnet")
+    published = torch_rrdbnet(torch_state(params), arrays["crop"][None].astype(np.float32) / 255)[0]
     arrays["realesrgan"] = published[1::4, 2::4]  # (32, 32, 3) of the 128 x 128 pixels
     np.savez_compressed(
         Path(__file__).with_name("rrdbnet.npz"),

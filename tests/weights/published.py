@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import flax.serialization
 import ml_dtypes
 import numpy as np
 
+from cassr_jax.kinds import KINDS
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.parameters import Params
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from cassr_jax.weights.components import AttachedConfig, Config, component_shapes, write_component
-from cassr_jax.weights.convert import to_torch_state
+from cassr_jax.networks import shapes_of, write_network
+from cassr_jax.weights.configs import AttachedConfig, Config
+from cassr_jax.weights.convert import to_torch, torch_name
 from cassr_jax.weights.original import controlnet_names, unet_names, vae_names
 from cassr_jax.weights.safetensors import write_safetensors
 from tests.narrow import random_params
@@ -38,7 +42,15 @@ OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "p
 
 
 def random_component(kind: str, config: Config, seed: int = 0) -> Params:
-    return random_params(component_shapes(kind, config), seed)
+    return random_params(shapes_of(kind, config), seed)
+
+
+def load_weights(source: Path | str, kind: str, *, config: Any = None, dtype: Any = None) -> tuple[Any, Arrays]:
+    """Config and parameters; `config` is what a file without one is taken to be, instead of Stable Diffusion 1.5's."""
+    files: Any = KINDS[kind].files
+    files = files if config is None else replace(files, sd15=config)
+    weights = files.open(source, KINDS[kind].shapes)
+    return weights.config, {name: weights.read(name, dtype) for name in weights.shapes}
 
 
 def save(path: Path, state: Arrays) -> Path:
@@ -91,7 +103,8 @@ def original(kind: str, state: Arrays, prefix: str) -> dict[str, np.ndarray]:
 
 
 def torch_state(params: Arrays) -> dict[str, np.ndarray]:
-    return to_torch_state(params)
+    """A torch state dict of parameters; arrays are contiguous, as safetensors wants them."""
+    return {torch_name(name): np.ascontiguousarray(to_torch(name, np.asarray(value))) for name, value in params.items()}
 
 
 def bfloat16(state: Arrays) -> dict[str, np.ndarray]:
@@ -104,7 +117,7 @@ def half(state: Arrays) -> dict[str, np.ndarray]:
 
 def config_folder(folder: Path, kind: str, config: Config) -> Path:
     """A folder of which only config.json is left."""
-    write_component(folder, kind, config, random_component(kind, config))
+    write_network(folder, kind, config, random_component(kind, config))
     for file in folder.glob("*.safetensors"):
         file.unlink()
     return folder

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from cassr_jax.errors import InputError
+from cassr_jax.kinds import KINDS
 from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from cassr_jax.weights.configs import AttachedConfig, parse_config, read_config, write_config
+from cassr_jax.weights.configs import UNET, VAE, AttachedConfig
 
 # As they stand in the published repository of Stable Diffusion 1.5.
 SD15 = {
@@ -97,14 +98,14 @@ CONTROLNET = {
     ],
 )
 def test_published_configs_are_the_defaults(kind, data, expected):
-    assert parse_config(kind, data, "config.json") == expected
-    written = write_config(kind, expected)
+    assert KINDS[kind].files.config.read_fields(data, "config.json") == expected
+    written = KINDS[kind].files.config.write(expected)
     # Every published field that matters is written, with the same value.
     ignored = {"_diffusers_version", "sample_size", "upcast_attention"}
     assert {k: v for k, v in data.items() if k in written and k not in ignored} == {
         k: v for k, v in written.items() if k in data and k not in ignored
     }
-    assert parse_config(kind, json.loads(json.dumps(written)), "config.json") == expected
+    assert KINDS[kind].files.config.read_fields(json.loads(json.dumps(written)), "config.json") == expected
 
 
 @pytest.mark.parametrize(
@@ -141,13 +142,13 @@ def test_published_configs_are_the_defaults(kind, data, expected):
 )
 def test_other_networks_are_refused_by_field(field, value):
     with pytest.raises(InputError, match=rf"config\.json: {field} is "):
-        parse_config("unet", SD15["unet"] | {field: value}, "config.json")
+        UNET.read_fields(SD15["unet"] | {field: value}, "config.json")
 
 
 def test_lists_that_say_the_same_for_every_block():
     data = SD15["unet"] | {"attention_head_dim": [8] * 4, "transformer_layers_per_block": [1] * 4}
     data |= {"only_cross_attention": [False] * 4, "cross_attention_dim": [768] * 4}
-    assert parse_config("unet", data, "config.json") == UNetConfig()
+    assert UNET.read_fields(data, "config.json") == UNetConfig()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_lists_that_say_the_same_for_every_block():
 )
 def test_refusals_say_why(kind, data, message):
     with pytest.raises(InputError, match=message):
-        parse_config(kind, data, "config.json")
+        KINDS[kind].files.config.read_fields(data, "config.json")
 
 
 @pytest.mark.parametrize(
@@ -184,9 +185,9 @@ def test_files_that_are_no_config(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_config("unet", path)
+        UNET.read(path)
 
 
 def test_scaling_factor_of_another_autoencoder():
-    config = parse_config("vae", SD15["vae"] | {"scaling_factor": 0.13025}, "config.json")
+    config = VAE.read_fields(SD15["vae"] | {"scaling_factor": 0.13025}, "config.json")
     assert config == VAEConfig(scaling_factor=0.13025)

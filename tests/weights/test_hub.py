@@ -4,8 +4,8 @@ import pytest
 from huggingface_hub import constants
 
 from cassr_jax.errors import InputError
-from cassr_jax.weights.components import load_weights, write_component
-from tests.weights.published import CONTROLNET, VAE, assert_same, random_component
+from cassr_jax.networks import write_network
+from tests.weights.published import CONTROLNET, VAE, assert_same, load_weights, random_component
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,8 +26,8 @@ def snapshot(tmp_path, monkeypatch):
 
 def test_from_the_cache(snapshot):
     params = random_component("vae", VAE)
-    write_component(snapshot / "vae", "vae", VAE, params)
-    write_component(snapshot / "other" / "vae", "vae", VAE, random_component("vae", VAE, seed=1))
+    write_network(snapshot / "vae", "vae", VAE, params)
+    write_network(snapshot / "other" / "vae", "vae", VAE, random_component("vae", VAE, seed=1))
     for source in ("someone/sd15", "someone/sd15:vae"):
         config, read = load_weights(source, "vae")
         assert config == VAE
@@ -38,7 +38,7 @@ def test_from_the_cache(snapshot):
 
 def test_a_repository_that_is_the_network_itself(snapshot):
     params = random_component("controlnet", CONTROLNET)
-    write_component(snapshot, "controlnet", CONTROLNET, params)
+    write_network(snapshot, "controlnet", CONTROLNET, params)
     assert_same(load_weights("someone/sd15", "controlnet")[1], params)
 
 

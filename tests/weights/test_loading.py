@@ -3,7 +3,6 @@
 import logging
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from cassr_jax.weights.components import component_shapes, load_weights, read_component, write_component
+from cassr_jax.networks import shapes_of, write_network
 from cassr_jax.weights.original import ema_name, unet_names
 from tests.weights.published import (
     CONTROLNET,
@@ -23,6 +22,7 @@ from tests.weights.published import (
     bfloat16,
     config_folder,
     half,
+    load_weights,
     old_attention,
     original,
     random_component,
@@ -46,7 +46,7 @@ class TestAutoencoderNames:
         config_folder(tmp_path, "vae", VAE)
         for state in (self.state, old_attention(self.state)):
             save(tmp_path / f"{STEM}.safetensors", state)
-            config, params = read_component(tmp_path, "vae")
+            config, params = load_weights(tmp_path, "vae")
             assert config == VAE
             assert_same(params, self.params)
 
@@ -59,7 +59,7 @@ class TestAutoencoderNames:
         config_folder(tmp_path, "vae", VAE)
         for params in (self.params, old_attention(self.params)):
             save_flax(tmp_path / "diffusion_flax_model.msgpack", params)
-            assert_same(read_component(tmp_path, "vae")[1], self.params)
+            assert_same(load_weights(tmp_path, "vae")[1], self.params)
 
     def test_mixed_names_are_refused(self, tmp_path):
         config_folder(tmp_path, "vae", VAE)
@@ -68,7 +68,7 @@ class TestAutoencoderNames:
         mixed |= {n: v for n, v in self.state.items() if not n.startswith("encoder")}
         save(tmp_path / f"{STEM}.safetensors", mixed)
         with pytest.raises(InputError) as error:
-            read_component(tmp_path, "vae")
+            load_weights(tmp_path, "vae")
         assert "encoder.mid_block.attentions.0.query.weight" in str(error.value)
         assert "decoder.mid_block.attentions.0.to_q.weight" in str(error.value)
 
@@ -77,19 +77,19 @@ class TestAutoencoderNames:
         twice = {name.replace("to_k", "to_to_k"): value for name, value in self.state.items()}
         save(tmp_path / f"{STEM}.safetensors", twice)
         with pytest.raises(InputError, match=r"missing     encoder\.mid_block\.attentions\.0\.to_k\.weight") as error:
-            read_component(tmp_path, "vae")
+            load_weights(tmp_path, "vae")
         assert "unexpected  encoder.mid_block.attentions.0.to_to_k.weight" in str(error.value)
 
     def test_scaling_factor_is_the_folders(self, tmp_path):
         config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, scaling_factor=0.13025)
-        write_component(tmp_path / "vae", "vae", config, self.params)
+        write_network(tmp_path / "vae", "vae", config, self.params)
         assert load_weights(tmp_path, "vae")[0].scaling_factor == 0.13025
 
 
 class TestMovingAverages:
     """An original file may hold two U-Nets."""
 
-    shapes = component_shapes("unet", UNET)
+    shapes = shapes_of("unet", UNET)
 
     def file(self, folder, *, plain=True, ema=True):
         ones = torch_state({name: np.ones(shape.shape, np.float32) for name, shape in self.shapes.items()})
@@ -104,27 +104,21 @@ class TestMovingAverages:
             state |= {"model_ema.decay": np.float32(0.9999).reshape(()), "model_ema.num_updates": np.array(7)}
         return save(folder / "model.safetensors", state)
 
-    @pytest.mark.parametrize(("ema", "mean", "said"), [(False, 1, "the plain weights"), (True, 2, "the EMA weights")])
-    def test_the_set_asked_for_is_taken(self, tmp_path, caplog, ema, mean, said):
+    @pytest.mark.parametrize(
+        ("sets", "mean", "said"),
+        [
+            ({}, 1, "it holds two U-Nets; the plain weights are taken"),
+            ({"ema": False}, 1, ""),
+            ({"plain": False}, 2, ""),
+        ],
+    )
+    def test_the_plain_weights_are_taken_or_else_their_averages(self, tmp_path, caplog, sets, mean, said):
         with caplog.at_level(logging.WARNING):
-            _, params = load_weights(self.file(tmp_path), "unet", config=UNET, ema=ema)
-        assert all(np.all(np.asarray(value) == mean) for value in params.values())
+            _, params = load_weights(self.file(tmp_path, **sets), "unet", config=UNET)
         assert len(params) == len(self.shapes)
+        assert all(np.all(value == mean) for value in params.values())
         assert said in caplog.text
-
-    def test_one_set_alone_is_no_choice(self, tmp_path, caplog):
-        assert load_weights(self.file(tmp_path, ema=False), "unet", config=UNET)[1]
-        assert not caplog.text
-        with pytest.raises(InputError, match="no EMA weights"):
-            load_weights(self.file(tmp_path, ema=False), "unet", config=UNET, ema=True)
-        with pytest.raises(InputError, match="as EMA weights"):
-            load_weights(self.file(tmp_path, plain=False), "unet", config=UNET)
-        _, params = load_weights(self.file(tmp_path, plain=False), "unet", config=UNET, ema=True)
-        assert float(params["conv_in.bias"][0]) == 2
-
-    def test_other_networks_have_none(self, tmp_path):
-        with pytest.raises(InputError, match="only a U-Net"):
-            load_weights(self.file(tmp_path), "vae", config=VAE, ema=True)
+        assert bool(said) == bool(caplog.text)
 
     def test_averaged_names_as_published(self):
         assert ema_name("input_blocks.1.0.in_layers.0.weight") == "diffusion_modelinput_blocks10in_layers0weight"
@@ -135,7 +129,7 @@ class TestPrecisionsAndShards:
     state = torch_state(params)
 
     def read(self, folder):
-        return read_component(folder, "unet")[1]
+        return load_weights(folder, "unet")[1]
 
     def test_half_precision_alone(self, tmp_path):
         config_folder(tmp_path, "unet", UNET)
@@ -158,14 +152,14 @@ class TestPrecisionsAndShards:
     def test_cast_on_request(self, tmp_path):
         config_folder(tmp_path, "unet", UNET)
         save(tmp_path / f"{STEM}.safetensors", half(self.state))
-        read = read_component(tmp_path, "unet", dtype=jnp.float32)[1]
+        read = load_weights(tmp_path, "unet", dtype=jnp.float32)[1]
         assert_same(read, {name: value.astype(np.float32) for name, value in half(self.params).items()})
         assert read["conv_in.kernel"].dtype == np.float32
 
     def test_networks_of_different_precision(self, tmp_path):
         vae = random_component("vae", VAE)
-        write_component(tmp_path / "vae", "vae", VAE, vae)
-        write_component(tmp_path / "unet", "unet", UNET, self.params, dtype=jnp.float16)
+        write_network(tmp_path / "vae", "vae", VAE, vae)
+        write_network(tmp_path / "unet", "unet", UNET, self.params, dtype=jnp.float16)
         assert_same(load_weights(tmp_path, "vae")[1], vae)
         assert_same(load_weights(tmp_path, "unet")[1], half(self.params))
 
@@ -183,20 +177,13 @@ class TestPrecisionsAndShards:
         with pytest.raises(InputError, match=f"1 of its 2 files are missing: {missing}"):
             self.read(tmp_path)
 
-    def test_parameters_are_placed_one_by_one(self, tmp_path):
-        write_component(tmp_path, "unet", UNET, self.params)
-        device = jax.devices()[3]
-        _, read = read_component(tmp_path, "unet", put=lambda _, array: jax.device_put(array, device))
-        assert {d for value in read.values() for d in value.devices()} == {device}
-        assert_same(read, self.params)
-
 
 class TestControlNetLayouts:
     params = random_component("controlnet", CONTROLNET)
     state = torch_state(params)
 
     def test_folder_and_its_parent(self, tmp_path):
-        write_component(tmp_path / "controlnet", "controlnet", CONTROLNET, self.params)
+        write_network(tmp_path / "controlnet", "controlnet", CONTROLNET, self.params)
         for source in (tmp_path, tmp_path / "controlnet", str(tmp_path / "controlnet" / f"{STEM}.safetensors")):
             config, params = load_weights(source, "controlnet")
             assert config == CONTROLNET
@@ -214,7 +201,7 @@ class TestControlNetLayouts:
     def test_flax_folder(self, tmp_path):
         config_folder(tmp_path, "controlnet", CONTROLNET)
         save_flax(tmp_path / "diffusion_flax_model.msgpack", self.params)
-        assert_same(read_component(tmp_path, "controlnet")[1], self.params)
+        assert_same(load_weights(tmp_path, "controlnet")[1], self.params)
 
     def test_missing_hint_encoder_is_listed(self, tmp_path):
         state = original("controlnet", self.state, "control_model.")
@@ -233,19 +220,19 @@ class TestControlNetLayouts:
             load_weights(path, "controlnet")
 
     def test_the_wrong_folder_or_file_gets_a_sentence(self, tmp_path):
-        write_component(tmp_path / "unet", "unet", UNET, random_component("unet", UNET))
+        write_network(tmp_path / "unet", "unet", UNET, random_component("unet", UNET))
         with pytest.raises(InputError, match="there are no weights of a controlnet"):
             load_weights(tmp_path, "controlnet")
         with pytest.raises(InputError, match="describes a UNet2DConditionModel, expected a ControlNetModel"):
-            read_component(tmp_path / "unet", "controlnet")
+            load_weights(tmp_path / "unet", "controlnet")
         save(tmp_path / "control_canny.safetensors", self.state)
         with pytest.raises(InputError, match=r"if control_canny\.safetensors is meant, give that file"):
             load_weights(tmp_path, "controlnet")
-        with pytest.raises(InputError, match="there is no such file or folder"):
+        with pytest.raises(InputError, match="no such file or folder"):
             load_weights(tmp_path / "nothing" / "here", "controlnet")
         (tmp_path / "empty").mkdir()
-        with pytest.raises(InputError, match=r"there is no config\.json"):
-            read_component(tmp_path / "empty", "controlnet")
+        with pytest.raises(InputError, match="there are no weights of a controlnet"):
+            load_weights(tmp_path / "empty", "controlnet")
 
 
 class TestSingleFile:
@@ -311,7 +298,7 @@ def test_text_encoder_as_flax_numbers_it(tmp_path):
     params = random_component("text_encoder", TEXT)
     config_folder(tmp_path, "text_encoder", TEXT)
     save_flax(tmp_path / "flax_model.msgpack", params, dots=True)
-    config, read = read_component(tmp_path, "text_encoder")
+    config, read = load_weights(tmp_path, "text_encoder")
     assert config == TEXT
     assert_same(read, params)
 
@@ -321,10 +308,10 @@ def test_text_encoder_with_harmless_extras(tmp_path):
     extras = {"text_model.embeddings.position_ids": np.arange(77)[None], "logit_scale": np.ones((), np.float32)}
     config_folder(tmp_path, "text_encoder", TEXT)
     save(tmp_path / "model.safetensors", torch_state(params) | extras)
-    assert_same(read_component(tmp_path, "text_encoder")[1], params)
+    assert_same(load_weights(tmp_path, "text_encoder")[1], params)
     save(tmp_path / "model.safetensors", torch_state(params) | {"text_model.extra": np.ones(3, np.float32)})
     with pytest.raises(InputError, match=r"unexpected  text_model\.extra, found \(3,\)"):
-        read_component(tmp_path, "text_encoder")
+        load_weights(tmp_path, "text_encoder")
 
 
 @pytest.mark.parametrize("prefix", ["", "0.", "model.", "model.0."])
@@ -346,7 +333,7 @@ def test_every_fault_is_in_one_error(tmp_path):
     config_folder(tmp_path, "unet", UNET)
     save(tmp_path / f"{STEM}.safetensors", state)
     with pytest.raises(InputError) as error:
-        read_component(tmp_path, "unet")
+        load_weights(tmp_path, "unet")
     lines = [line.strip() for line in str(error.value).splitlines()]
     assert lines[0].endswith("3 tensors do not fit the model")
     assert sorted(lines[1:]) == [
@@ -362,22 +349,22 @@ def test_quantised_weights_are_refused(tmp_path):
     config_folder(tmp_path, "vae", VAE)
     save(tmp_path / f"{STEM}.safetensors", state)
     with pytest.raises(InputError, match=r"not quant_conv\.bias \(int8\)"):
-        read_component(tmp_path, "vae")
+        load_weights(tmp_path, "vae")
 
 
 def test_a_failed_write_leaves_the_old_files(tmp_path):
     params = random_component("vae", VAE)
-    write_component(tmp_path, "vae", VAE, params)
+    write_network(tmp_path, "vae", VAE, params)
     broken = dict(params)
     del broken["quant_conv.bias"]
     with pytest.raises(ValueError, match=r"do not fit the vae: quant_conv\.bias"):
-        write_component(tmp_path, "vae", VAE, broken)
-    assert_same(read_component(tmp_path, "vae")[1], params)
+        write_network(tmp_path, "vae", VAE, broken)
+    assert_same(load_weights(tmp_path, "vae")[1], params)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", f"{STEM}.safetensors"]
 
 
 def test_full_width():
     """The number of Stable Diffusion 1.5's parameters, as published."""
-    shapes = component_shapes("unet", UNetConfig())
+    shapes = shapes_of("unet", UNetConfig())
     assert shapes["conv_in.kernel"].shape == (3, 3, 4, 320)
     assert sum(math.prod(shape.shape) for shape in shapes.values()) == 859_520_964

@@ -5,7 +5,8 @@ import pytest
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from cassr_jax.weights.components import AttachedConfig, component_shapes
+from cassr_jax.networks import shapes_of
+from cassr_jax.weights.configs import AttachedConfig
 from cassr_jax.weights.convert import torch_name
 from cassr_jax.weights.original import controlnet_names, unet_names, vae_names
 
@@ -64,7 +65,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_names(kind):
-    names = [torch_name(name) for name in component_shapes(kind, CONFIGS[kind])]
+    names = [torch_name(name) for name in shapes_of(kind, CONFIGS[kind])]
     table = TABLES[kind](names)
     assert sorted(table) == sorted(names)
     assert len(set(table.values())) == len(names)
@@ -77,7 +78,7 @@ def test_names_are_those_diffusers_converts(kind):
     """diffusers' own converter turns our original names into its names; values tell which went where."""
     utils = pytest.importorskip("diffusers.loaders.single_file_utils")
     torch = pytest.importorskip("torch")
-    names = [torch_name(name) for name in component_shapes(kind, CONFIGS[kind])]
+    names = [torch_name(name) for name in shapes_of(kind, CONFIGS[kind])]
     table = TABLES[kind](names)
     prefix = {"unet": "model.diffusion_model.", "controlnet": "control_model.", "vae": "first_stage_model."}[kind]
     # The one use of a value is the attention's squeeze from 1x1 convolutions to matrices.

@@ -16,7 +16,8 @@ from cassr_jax.models.clip_text import CLIPTextConfig  # noqa: E402
 from cassr_jax.models.parameters import abstract, merge  # noqa: E402
 from cassr_jax.models.unet import UNetConfig  # noqa: E402
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig  # noqa: E402
-from cassr_jax.weights.components import AttachedConfig, read_component, write_component  # noqa: E402
+from cassr_jax.networks import write_network  # noqa: E402
+from cassr_jax.weights.configs import AttachedConfig  # noqa: E402
 from tests import narrow, references  # noqa: E402
 from tests.weights.published import (  # noqa: E402
     UNET,
@@ -24,6 +25,7 @@ from tests.weights.published import (  # noqa: E402
     assert_same,
     config_folder,
     half,
+    load_weights,
     old_attention,
     random_component,
     save,
@@ -41,7 +43,7 @@ def test_torch_diffusers_loads_what_is_written_and_gives_the_same(tmp_path):
     name = "shallowest_plain"
     config = narrow.UNETS[name]
     for kind, own, seed in (("unet", config, 0), ("controlnet", AttachedConfig(config, narrow.CONTROLNET), 1)):
-        write_component(tmp_path / kind, kind, own, random_component(kind, own, seed))
+        write_network(tmp_path / kind, kind, own, random_component(kind, own, seed))
     unet = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False)
     controlnet = diffusers.ControlNetModel.from_pretrained(tmp_path / "controlnet", low_cpu_mem_usage=False)
     given = narrow.inputs(config.cross_attention_dim)
@@ -52,7 +54,7 @@ def test_torch_diffusers_loads_what_is_written_and_gives_the_same(tmp_path):
 
 def test_torch_diffusers_loads_the_autoencoder(tmp_path):
     name = "without_attention"
-    write_component(tmp_path, "vae", narrow.VAES[name], random_component("vae", narrow.VAES[name]))
+    write_network(tmp_path, "vae", narrow.VAES[name], random_component("vae", narrow.VAES[name]))
     vae = diffusers.AutoencoderKL.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     errors = narrow.errors(narrow.run_vae(name), references.vae_outputs(vae.eval(), narrow.inputs()))
     assert max(errors.values()) <= 1e-5, errors
@@ -61,13 +63,13 @@ def test_torch_diffusers_loads_the_autoencoder(tmp_path):
 
 def test_transformers_loads_the_text_encoder(tmp_path):
     params = random_component("text_encoder", TEXT)
-    write_component(tmp_path, "text_encoder", TEXT, params)
+    write_network(tmp_path, "text_encoder", TEXT, params)
     model = transformers.CLIPTextModel.from_pretrained(tmp_path)
     assert_same({name: value.numpy() for name, value in model.state_dict().items()}, torch_state(params))
     assert model.config.num_attention_heads == 2
     assert model.config.hidden_act == "quick_gelu"
     model.save_pretrained(tmp_path / "theirs")
-    config, read = read_component(tmp_path / "theirs", "text_encoder")
+    config, read = load_weights(tmp_path / "theirs", "text_encoder")
     assert config == TEXT
     assert_same(read, params)
 
@@ -85,7 +87,7 @@ def test_what_diffusers_saves_is_read(tmp_path, options):
         model, params = model.half(), half(params)
     model.save_pretrained(tmp_path, **options)
     assert ("max_shard_size" in options) == bool(list(tmp_path.glob("*.index*.json")))
-    config, read = read_component(tmp_path, "unet")
+    config, read = load_weights(tmp_path, "unet")
     assert config == UNET
     assert_same(read, params)
 
@@ -104,7 +106,7 @@ def test_one_latent_decoded_with_every_naming(tmp_path):
     save(folders[1] / f"{STEM}.safetensors", old_attention(torch_state(params)))
     save_flax(folders[2] / "diffusion_flax_model.msgpack", old_attention(params))
     for folder in folders:
-        assert narrow.relative_l2(decode(read_component(folder, "vae")[1], latents), expected) <= 1e-5
+        assert narrow.relative_l2(decode(load_weights(folder, "vae")[1], latents), expected) <= 1e-5
 
 
 FLAX_UNET = UNetConfig(
@@ -146,7 +148,7 @@ def test_what_diffusers_flax_classes_save_is_read(tmp_path, kind):
         tree = random_tree(jax.eval_shape(model.init_weights, jax.random.key(0)))
         model.save_pretrained(tmp_path, tree)
     assert (tmp_path / "diffusion_flax_model.msgpack").is_file()
-    config, read = read_component(tmp_path, kind)
+    config, read = load_weights(tmp_path, kind)
     assert (config.unet if kind == "controlnet" else config) == (FLAX_VAE if kind == "vae" else FLAX_UNET)
     flat = {"/".join(part.key for part in path): value for path, value in jax.tree.leaves_with_path(tree)}
     assert len(flat) == len(read)
@@ -173,7 +175,7 @@ def test_what_transformers_flax_saves_is_read(tmp_path):
         )
         tree = random_tree(jax.eval_shape(lambda key: model.init_weights(key, (1, 7)), jax.random.key(0)))
         model.save_pretrained(tmp_path, params=tree)
-    config, read = read_component(tmp_path, "text_encoder")
+    config, read = load_weights(tmp_path, "text_encoder")
     assert config == TEXT
     layer = tree["text_model"]["encoder"]["layers"]["1"]
     np.testing.assert_array_equal(

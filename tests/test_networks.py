@@ -1,4 +1,4 @@
-"""Every network goes to a folder and comes back the same."""
+"""Every kind of network goes to a folder and comes back the same."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,11 @@ import pytest
 
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.parameters import select
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from cassr_jax.weights.components import component_shapes, read_component, write_component
+from cassr_jax.networks import Networks, shapes_of, write_network
 from cassr_jax.weights.configs import AttachedConfig
 
 UNET = UNetConfig(
@@ -38,11 +39,12 @@ CONFIGS = [
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float16])
 def test_round_trip(tmp_path, kind, config, dtype):
     rng = np.random.default_rng(0)
-    shapes = component_shapes(kind, config)
+    shapes = shapes_of(kind, config)
     params = {name: rng.normal(size=shape.shape).astype(np.float32) for name, shape in shapes.items()}
-    write_component(tmp_path, kind, config, params, dtype=dtype)
-    read_config, read = read_component(tmp_path, kind)
-    assert read_config == config
+    write_network(tmp_path, kind, config, params, dtype=dtype)
+    networks = Networks().with_read(kind, str(tmp_path), "float32")
+    assert networks.configs == {kind: config}
+    read = select(networks.params, kind)
     assert list(read) == list(params)
     for name, value in params.items():
         assert isinstance(read[name], jax.Array)

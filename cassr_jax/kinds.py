@@ -1,0 +1,186 @@
+"""The kinds of network that a cascade or its training is made of: one table, one entry a kind."""
+
+import re
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+
+from cassr_jax.errors import InputError
+from cassr_jax.models.clip_text import CLIPTextConfig, CLIPTextModel, LearnedContext, LearnedContextConfig
+from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
+from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from cassr_jax.models.multiple_attention import MultipleAttention
+from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise
+from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
+from cassr_jax.models.scedit import CSCTuner, SCEditConfig
+from cassr_jax.models.unet import UNet, UNetConfig
+from cassr_jax.models.vae import AutoencoderKL, VAEConfig
+from cassr_jax.weights import configs, layouts
+from cassr_jax.weights.configs import AttachedConfig, Config
+from cassr_jax.weights.published import Published, check_scaling_factor
+from cassr_jax.weights.rrdbnet import RRDBNetFiles
+from cassr_jax.weights.tensors import Weights
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Everything that is particular to one kind of network.
+
+    Attributes:
+        name: what it is called in `components` and `new`, and what its parameters' names begin with.
+        makers: class of the config -> what builds the network from it. A network that is attached to a U-Net is found
+            by its own part of an `AttachedConfig`, and built from the U-Net's config and its own.
+        files: how it is read and written; None where no file holds one.
+        bundled: whether a bundle gets a copy; otherwise it keeps the source's name.
+        copies_encoder: whether a new one starts from the weights of the U-Net's encoder.
+    """
+
+    name: str
+    makers: Mapping[type, Callable[..., nnx.Module]]
+    files: Published | RRDBNetFiles | None
+    bundled: bool = True
+    copies_encoder: bool = False
+
+    def abstract(self, config: Config, dtype: DTypeLike = jnp.float32) -> tuple[nnx.GraphDef, Shapes]:
+        """Definition and shapes of the parameters by name; nothing is computed."""
+        return abstract_of(*self._maker(config), dtype=jnp.dtype(dtype))
+
+    def shapes(self, config: Config) -> Shapes:
+        return self.abstract(config)[1]
+
+    def draw(self, config: Config, dtype: DTypeLike, key: jax.Array) -> tuple[nnx.GraphDef, Params]:
+        """Definition and freshly drawn parameters."""
+        make, *args = self._maker(config)
+        return initialise(lambda rngs: make(*args, dtype=jnp.dtype(dtype), rngs=rngs), key)
+
+    def open(self, source: str | Path) -> Weights:
+        """The weights of a source, such as a folder, a file or a hub id; see `Published.open`, `RRDBNetFiles.open`.
+
+        Raises:
+            InputError: there is no such network, or it does not fit.
+        """
+        if self.files is None:
+            raise InputError(f"{source}: a {self.name} cannot be read from a file, expected one among `new`")
+        return self.files.open(source, self.shapes)
+
+    def configuration(self, source: str | Path) -> Config:
+        """The config of a network whose weights need not be here."""
+        if isinstance(self.files, Published):
+            return self.files.configuration(source)
+        return self.open(source).config
+
+    def write(
+        self, folder: Path | str, config: Config, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
+    ) -> None:
+        """Write a folder that `open` takes; with `dtype`, floats are cast to it."""
+        if not isinstance(self.files, Published):
+            raise TypeError(f"a {self.name} is not written")
+        self.files.write(folder, config, self.shapes(config), params, dtype)
+
+    def _maker(self, config: Config) -> tuple[Callable[..., nnx.Module], *tuple[Hashable, ...]]:
+        """What makes the network, and its arguments besides `dtype` and `rngs`."""
+        parts = (config.unet, config.own) if isinstance(config, AttachedConfig) else (config,)
+        make = self.makers.get(type(parts[-1]))
+        if make is None:
+            expected = " or ".join(cls.__name__ for cls in self.makers)
+            raise InputError(f"{self.name}: its config is a {type(parts[-1]).__name__}, expected a {expected}")
+        return make, *parts
+
+
+_CONTROLNET = Published(
+    AttachedConfig(UNetConfig(), ControlNetConfig()),
+    configs.CONTROLNET,
+    ("controlnet",),
+    layouts.controlnet_layout,
+    projections=True,
+)
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "vae",
+            {VAEConfig: AutoencoderKL},
+            Published(
+                VAEConfig(),
+                configs.VAE,
+                ("vae",),
+                layouts.vae_layout,
+                harmless=re.compile(r"loss\..*"),
+                check_assumption=check_scaling_factor,
+            ),
+        ),
+        Kind(
+            "unet",
+            {UNetConfig: UNet},
+            Published(
+                UNetConfig(),
+                configs.UNET,
+                ("unet",),
+                layouts.unet_layout,
+                harmless=re.compile(r"decay|num_updates"),
+                projections=True,
+            ),
+        ),
+        Kind(
+            "text_encoder",
+            {CLIPTextConfig: CLIPTextModel, LearnedContextConfig: LearnedContext},
+            Published(
+                CLIPTextConfig(),
+                configs.TEXT_ENCODER,
+                ("text_encoder",),
+                layouts.text_encoder_layout,
+                harmless=re.compile(r"(text_model\.)?embeddings\.position_ids|logit_scale|text_projection\.weight"),
+                stem="model",
+                old_stem="pytorch_model",
+                flax_name="flax_model.msgpack",
+            ),
+        ),
+        Kind("controlnet", {ControlNetConfig: ControlNet}, _CONTROLNET, copies_encoder=True),
+        Kind(
+            "activation_controlnet",
+            {ControlNetConfig: ControlNet},
+            replace(_CONTROLNET, folders=("activation_controlnet", "controlnet")),
+            copies_encoder=True,
+        ),
+        Kind(
+            "scedit",
+            {SCEditConfig: CSCTuner},
+            Published(
+                AttachedConfig(UNetConfig(), SCEditConfig()),
+                configs.SCEDIT,
+                ("scedit", "0_SwiftSCETuning"),  # the second is the folder in SCEdit's published archives
+                layouts.scedit_layout,
+                old_stem="pytorch_model",
+            ),
+        ),
+        Kind(
+            "multiple_attention",
+            {UNetConfig: MultipleAttention},
+            Published(UNetConfig(), configs.MULTIPLE_ATTENTION, ("multiple_attention",)),
+        ),
+        Kind("rrdbnet", {RRDBNetConfig: RRDBNet}, RRDBNetFiles(), bundled=False),
+        Kind("discriminator", {DiscriminatorConfig: Discriminator}, None),
+    )
+}
+
+# Every class of a network's config by its name, as JSON names it.
+CONFIGS: Mapping[str, type] = {
+    cls.__name__: cls for cls in (AttachedConfig, *(cls for kind in KINDS.values() for cls in kind.makers))
+}
+
+
+def kind_of(name: str) -> Kind:
+    """The entry of a kind.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if name not in KINDS:
+        raise InputError(f"{name!r} is no kind of network, expected one of {', '.join(KINDS)}")
+    return KINDS[name]

@@ -1,0 +1,198 @@
+"""Networks as they are published: config.json and weights in a folder, a single file, or a repository of the hub.
+
+Names and layouts on disk are torch's. U-Nets, ControlNets and autoencoders written here are folders that torch
+diffusers loads, text encoders such that transformers loads.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
+from cassr_jax.models.parameters import Shapes
+from cassr_jax.models.vae import VAEConfig
+from cassr_jax.weights.configs import Config, ConfigFormat
+from cassr_jax.weights.convert import to_torch, torch_name
+from cassr_jax.weights.files import SUFFIXES, Tensors, find_weights, read_tensors, weight_names
+from cassr_jax.weights.hub import fetch, is_hub_id
+from cassr_jax.weights.layouts import Detect, is_float, match, plain_layout
+from cassr_jax.weights.safetensors import write_safetensors
+from cassr_jax.weights.tensors import Weights
+
+logger = logging.getLogger(__name__)
+
+ShapesOf = Callable[[Config], Shapes]
+
+# Published as 1x1 convolutions, linear layers here.
+_PROJECTION = re.compile(r"attentions\.\d+\.proj_(in|out)\.kernel$")
+
+
+@dataclass(frozen=True)
+class Published:
+    """How one kind of network is published.
+
+    Attributes:
+        sd15: the config assumed for a file that comes without one.
+        config: its config.json.
+        folders: where it may lie in a folder of a whole pipeline; ours first.
+        layout: tells the known namings of its tensors apart.
+        harmless: tensors that lie beside its parameters and change nothing.
+        stem: of its weight file.
+        old_stem: of torch.save's files, where that is another one.
+        flax_name: of Flax's file.
+        projections: whether its transformers' projections are published as 1x1 convolutions.
+        check_assumption: looks at the names in a file that comes without a config, given the file's name too.
+    """
+
+    sd15: Config
+    config: ConfigFormat
+    folders: tuple[str, ...]
+    layout: Detect = plain_layout
+    harmless: re.Pattern[str] | None = None
+    stem: str = "diffusion_pytorch_model"
+    old_stem: str = ""
+    flax_name: str = "diffusion_flax_model.msgpack"
+    projections: bool = False
+    check_assumption: Callable[[Tensors, str], None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folders[0]
+
+    @property
+    def file(self) -> str:
+        """The weight file that is written."""
+        return f"{self.stem}.safetensors"
+
+    @property
+    def files(self) -> list[list[str]]:
+        """The weight files that are read, best first, as `weight_names` gives them."""
+        return weight_names([self.stem, *filter(None, [self.old_stem])], self.flax_name)
+
+    def open(self, source: str | Path, shapes_of: ShapesOf, config: Config | None = None) -> Weights:
+        """The weights of a source: a folder with config.json and weights, a folder that has such a one below it
+        (`controlnet/`), a weight file in diffusers', Flax's or an original layout, or a hub id (`owner/name` or
+        `owner/name:folder`). float32 files come before half precision where a folder has both.
+
+        Args:
+            shapes_of: the shapes of the parameters of a network of a config.
+            config: in place of config.json; needed where there is none and the widths are not Stable Diffusion 1.5's,
+                which are assumed otherwise.
+
+        Raises:
+            InputError: nothing usable is there, the config describes a network not built here, or tensors are missing,
+                unexpected or wrongly shaped; the message lists them by name.
+        """
+        path = self.locate(source)
+        beside = path.parent / "config.json"
+        # A folder is what its config says; beside a file that was named alone, config.json may be something else's.
+        described = self.config.describes(beside) if Path(source) == path else beside.is_file()
+        tensors = read_tensors(path)
+        hint = ""
+        if config is None and described:
+            config = self.config.read(beside)
+        elif config is None:
+            config = self.sd15
+            hint = (
+                f"without a config.json of a {self.name} beside it, it should have the widths of Stable Diffusion 1.5"
+            )
+            if self.check_assumption is not None:
+                self.check_assumption(tensors, str(path))
+        shapes = shapes_of(config)
+        layout = match(self.layout, tensors, shapes, str(path), harmless=self.harmless, hint=hint)
+
+        def read(name: str) -> np.ndarray:
+            return layout.convert(name, tensors[layout[name]].read(), len(shapes[name].shape))
+
+        return Weights(path, config, shapes, read)
+
+    def configuration(self, source: str | Path) -> Config:
+        """The config of a network whose weights need not be here: Stable Diffusion 1.5's, where no config.json is."""
+        files = [Path(source, folder, "config.json") for folder in ("", *self.folders)]
+        return next((self.config.read(file) for file in files if self.config.describes(file)), self.sd15)
+
+    def locate(self, source: str | Path) -> Path:
+        """The weight file of a network: `source` itself, or the best one in or below that folder or hub id."""
+        path = Path(source)
+        if path.is_file():
+            return path
+        if not path.exists():
+            if not is_hub_id(str(source)):
+                raise InputError(
+                    f"{source}: no such file or folder, and no hub id either (`owner/name` or `owner/name:folder`)"
+                )
+            path = fetch(str(source), self.folders, self.files)
+        return self._locate_in(path)
+
+    def _locate_in(self, folder: Path) -> Path:
+        candidates = [folder, *(folder / name for name in self.folders)]
+        described = [place for place in candidates if self.config.describes(place / "config.json")]
+        for place in [*described, *candidates]:
+            if weights := find_weights(place, self.files):
+                return weights
+        wanted = " or ".join(first for first, *_ in self.files[:2])
+        places = f"in it or in its folder {self.name}"
+        loose = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
+        if loose:
+            raise InputError(f"{folder}: there is no {wanted} {places}; if {', '.join(loose)} is meant, give that file")
+        raise InputError(f"{folder}: there are no weights of a {self.name}; {wanted} is expected {places}")
+
+    def write(
+        self,
+        folder: Path | str,
+        config: Config,
+        shapes: Shapes,
+        params: Mapping[str, ArrayLike],
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        """Write `folder`/config.json and its safetensors file; with `dtype`, floats are cast to it.
+
+        Each file is replaced whole, never left half written. Raises `ValueError` where the parameters do not fit.
+        """
+        found = {name: np.shape(value) for name, value in params.items()}
+        if wrong := sorted(
+            name for name in shapes.keys() | found if name not in shapes or found.get(name) != shapes[name].shape
+        ):
+            raise ValueError(f"parameters do not fit the {self.name}: {', '.join(wrong)}")
+        names = {torch_name(name): name for name in shapes}
+        types = {name: _stored_type(params[name], dtype) for name in shapes}
+
+        def read(theirs: str) -> np.ndarray:
+            name = names[theirs]
+            return self._to_torch(name, np.asarray(params[name]).astype(types[name], copy=False))
+
+        # Broadcasting gives the shapes of the published layout without any memory.
+        views = {
+            theirs: self._to_torch(name, np.broadcast_to(np.zeros((), types[name]), found[name]))
+            for theirs, name in names.items()
+        }
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", dict(sorted(self.config.write(config).items())))
+        write_safetensors(folder / self.file, {name: (v.shape, v.dtype) for name, v in views.items()}, read)
+
+    def _to_torch(self, name: str, array: np.ndarray) -> np.ndarray:
+        array = to_torch(name, array)
+        return array[:, :, None, None] if self.projections and _PROJECTION.search(name) else array
+
+
+def _stored_type(value: ArrayLike, dtype: DTypeLike | None) -> np.dtype:
+    own = np.dtype(getattr(value, "dtype", np.float32))
+    return own if dtype is None or not is_float(own) else jnp.dtype(dtype)
+
+
+def check_scaling_factor(tensors: Tensors, source: str) -> None:
+    """An autoencoder's scaling factor is not among its weights, and that of another family distorts all colours."""
+    if any(name.startswith("cond_stage_model.transformer.") for name in tensors):
+        return
+    factor = VAEConfig().scaling_factor
+    if any(name.startswith("conditioner.embedders.") for name in tensors):
+        raise InputError(f"{source}: it is of Stable Diffusion XL; its scaling_factor is not {factor}, give a config")
+    logger.warning("%s: no config.json is beside it, so a scaling_factor of %s is assumed", source, factor)
