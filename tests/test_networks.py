@@ -1,10 +1,15 @@
 """Every kind of network goes to a folder and comes back the same."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cassr_jax import kinds
+from cassr_jax.errors import InputError
+from cassr_jax.kinds import KINDS, Kind
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.parameters import select
@@ -21,6 +26,8 @@ UNET = UNetConfig(
     attention_head_dim=2,
     layers_per_block=1,
 )
+CONTROLNET = AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=(4, 4, 8, 8)))
+SCEDIT = AttachedConfig(UNET, SCEditConfig(hint_channels=(4, 4, 8, 8), ratio=0.5, control_scale=0.7))
 CONFIGS = [
     ("vae", VAEConfig(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, scaling_factor=0.13025)),
     ("unet", UNET),
@@ -29,8 +36,9 @@ CONFIGS = [
         CLIPTextConfig(vocab_size=30, hidden_size=12, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2),
     ),
     ("text_encoder", LearnedContextConfig(num_contexts=2, num_tokens=3, hidden_size=12)),
-    ("controlnet", AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=(4, 4, 8, 8)))),
-    ("scedit", AttachedConfig(UNET, SCEditConfig(hint_channels=(4, 4, 8, 8), ratio=0.5, control_scale=0.7))),
+    ("controlnet", CONTROLNET),
+    ("activation_controlnet", CONTROLNET),
+    ("scedit", SCEDIT),
     ("multiple_attention", UNET),
 ]
 
@@ -51,3 +59,40 @@ def test_round_trip(tmp_path, kind, config, dtype):
         assert read[name].dtype == (dtype or np.float32)
         np.testing.assert_array_equal(read[name], value.astype(dtype or np.float32))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_another_kind_of_network_is_one_entry(tmp_path, monkeypatch):
+    adapter = Kind("adapter", KINDS["scedit"].makers, replace(KINDS["scedit"].files, folders=("adapter",)))
+    monkeypatch.setattr(kinds, "KINDS", {**KINDS, "adapter": adapter})
+    networks = Networks().with_new("adapter", SCEDIT, "float32", jax.random.key(0))
+    write_network(tmp_path / "adapter", "adapter", SCEDIT, select(networks.params, "adapter"))
+    assert Networks().with_read("adapter", str(tmp_path), "float32").configs == {"adapter": SCEDIT}
+    assert Networks().with_shapes("adapter", SCEDIT, "float32").params.keys() == networks.params.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "message"),
+    [
+        ("unnet", UNET, "'unnet' is no kind of network, expected one of vae, unet, text_encoder, "),
+        ("controlnet", UNET, "controlnet: its config is a UNetConfig, expected a ControlNetConfig"),
+        ("text_encoder", UNET, "text_encoder: its config is a UNetConfig, expected a CLIPTextConfig or Learned"),
+    ],
+)
+def test_a_new_network_of_no_kind_is_named(kind, config, message):
+    with pytest.raises(InputError, match=message):
+        Networks().with_new(kind, config, "float32", jax.random.key(0))
+
+
+def test_a_discriminator_is_never_read(tmp_path):
+    with pytest.raises(InputError, match="a discriminator cannot be read from a file"):
+        Networks().with_read("discriminator", str(tmp_path), "float32")
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "activation_controlnet"])
+def test_a_new_controlnet_starts_as_the_encoder(kind):
+    networks = Networks().with_new("unet", UNET, "float32", jax.random.key(0))
+    networks = networks.with_new(kind, CONTROLNET, "float32", jax.random.key(1))
+    encoder, own = select(networks.params, "unet"), select(networks.params, kind)
+    shared = own.keys() & encoder.keys()
+    assert any(name.startswith("mid_block.") for name in shared)
+    assert all(np.array_equal(own[name], encoder[name]) for name in shared)
