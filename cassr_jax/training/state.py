@@ -43,13 +43,13 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, placement
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear warm-up to the peak, then constant or a half cosine to a hundredth of it."""
+    """Linear warm-up to the peak, or the peak at once; then constant or a half cosine to a hundredth of it."""
     peak = config.learning_rate
+    start, warmup = (0.0 if config.warmup_steps else peak), max(config.warmup_steps, 1)
     if config.decay == "constant":
-        return optax.warmup_constant_schedule(0.0, peak, max(config.warmup_steps, 1))
-    warmup = max(config.warmup_steps, 1)
+        return optax.warmup_constant_schedule(start, peak, warmup)
     # A run that ends within its warm-up has no step left to fall in.
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(num_steps, warmup + 1), peak / 100)
+    return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(num_steps, warmup + 1), peak / 100)
 
 
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:

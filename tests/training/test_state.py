@@ -19,9 +19,10 @@ def test_the_learning_rate_falls_by_half_a_cosine_to_a_hundredth():
     np.testing.assert_allclose([rate(10), rate(60), rate(110)], [0.2, 0.2 * (1 + 0.01) / 2, 0.002], rtol=1e-5)
 
 
-def test_without_warm_up_the_first_update_alone_is_at_rate_zero():
-    rate = learning_rate(OptimizerConfig(learning_rate=0.2, warmup_steps=0), 100)
-    np.testing.assert_allclose([rate(0), rate(1), rate(2)], [0, 0.2, 0.2])
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+def test_without_warm_up_the_first_update_is_at_the_peak(decay):
+    rate = learning_rate(OptimizerConfig(learning_rate=0.2, warmup_steps=0, decay=decay), 100)
+    np.testing.assert_allclose([rate(0), rate(1)], [0.2, 0.2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
