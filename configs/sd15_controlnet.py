@@ -1,9 +1,9 @@
 """Another first stage on Stable Diffusion 1.5: a ControlNet in the place of SCEdit's tuners.
 
     python train.py --config configs/sd15_controlnet.py --workdir runs/sd15_controlnet
+    python sample.py photo.jpg --config configs/sd15_controlnet.py
 
-Needs: photographs in data/train. To sample with it, name WORKDIR/export/activation_controlnet as component
-`activation_controlnet` of a cascade, as configs/paper_cassr.py does, and set `activation` to `controlnet`.
+Needs: photographs in data/train; for the second command also what configs/sd15_cassr.py trains.
 Cost: 361 million trained parameters. Parameters, optimizer and gradient take 8.7 GiB of a device, activations come on
 top (docs/training.md).
 Result: not run yet.
@@ -18,7 +18,13 @@ from cassr_jax.models.unet import UNetConfig
 from cassr_jax.weights.configs import AttachedConfig
 
 scedit = runpy.run_path(str(Path(__file__).with_name("sd15_scedit.py")))["config"]
+sd15 = runpy.run_path(str(Path(__file__).with_name("sd15.py")))["cascade"]
 
 config = replace(
     scedit, stage="controlnet", new={"activation_controlnet": AttachedConfig(UNetConfig(), ControlNetConfig())}
+)
+cascade = replace(
+    sd15,
+    components=sd15.components | {"activation_controlnet": "runs/sd15_controlnet/export/activation_controlnet"},
+    activation="controlnet",
 )

@@ -1,7 +1,9 @@
-"""Makes the degraded example photographs of this folder: python examples/make_examples.py --photos FOLDER
+"""Make the degraded example photographs of this folder.
 
-Each is a sharp crop of a public-domain photograph (KDE's jigsaw game Palapeli ships them), made small and worse the way
-a cheap camera and a web page do: reduced four times with antialiasing, slightly blurred, given noise, saved as JPEG.
+    python examples/make_examples.py --photos FOLDER
+
+Each is a sharp crop of a public-domain photograph that KDE's jigsaw game Palapeli ships. It is degraded as a cheap
+camera and a web page would do it: reduced four times with antialiasing, blurred a little, given noise, saved as JPEG.
 """
 
 import argparse

@@ -209,6 +209,7 @@ def test_stable_diffusion_is_sampled_as_in_the_paper(name):
     [
         ("sd15_scedit", "sd15"),
         ("sd15_cassr", "sd15"),
+        ("sd15_controlnet", "sd15_controlnet"),
         ("paper_scedit", "paper_cassr"),
         ("paper_controlnet", "paper_cassr"),
         ("paper_cassr", "paper_cassr"),
