@@ -1,4 +1,4 @@
-"""Not in the paper: attention to the LR image alone."""
+"""Attention to the LR image alone, not to the reference. The paper has no such row."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Figure 6: no multiple attention; the ControlNet's features are only added."""
+"""Figure 6: no multiple attention. The ControlNet's features are only added."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Not in the paper: attention to the reference alone."""
+"""Attention to the reference alone, not to the LR image. The paper has no such row."""
 
 from dataclasses import replace
 

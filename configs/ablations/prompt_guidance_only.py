@@ -1,4 +1,4 @@
-"""Table 3: guidance away from the negative prompt, but no description."""
+"""Table 3, row "CFG only": guidance away from the negative prompt, without a description."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Table 3: no description and no guidance."""
+"""Table 3, row "no description, no CFG": neither a description nor guidance."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Table 2: a ControlNet makes the reference. The cascade names it as component `activation_controlnet`."""
+"""Table 2, row "ControlNet reference". The cascade names the ControlNet as component `activation_controlnet`."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Table 2: the LR image is its own reference."""
+"""Table 2, row "LR image as reference": nothing is restored before the second stage."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Table 2: SCEdit makes the reference."""
+"""Table 2, row "SCEdit reference"."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Not in the paper: an RRDBNet's reference has no share in the result."""
+"""The second stage's picture alone: an RRDBNet's reference has no share in the result. The paper has no such row."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Nothing left out: what the others are compared with."""
+"""Nothing left out: the cascade with which the others are compared. Table 3, row "description + CFG"."""
 
 
 def change(cascade):
