@@ -39,6 +39,11 @@ def read_config(path: Path) -> TrainConfig:
     return from_json(TrainConfig, to_json(config), str(path))
 
 
+def sibling(file: str, name: str) -> Any:
+    """What the configuration `name` beside `file` defines, as attributes: `sibling(__file__, "sd15.py").cascade`."""
+    return types.SimpleNamespace(**runpy.run_path(str(Path(file).with_name(name))))
+
+
 def _line(error: Exception, path: Path) -> str:
     """Where in the file the error arose, as far as that is known."""
     if isinstance(error, SyntaxError):

@@ -9,13 +9,13 @@ Cost: the paper gives about two days on eight A100 for a stage. Memory and FLOPs
 Result: not run yet. docs/paper.md compares every value with the paper.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
-scedit = runpy.run_path(str(Path(__file__).with_name("paper_scedit.py")))["config"]
-ours = runpy.run_path(str(Path(__file__).with_name("sd15_cassr.py")))["config"]
-sd15 = runpy.run_path(str(Path(__file__).with_name("sd15.py")))["cascade"]
+from cassr_jax.config_files import sibling
+
+scedit = sibling(__file__, "paper_scedit.py").config
+ours = sibling(__file__, "sd15_cassr.py").config
+sd15 = sibling(__file__, "sd15.py").cascade
 
 tuner = {"scedit": "runs/paper_scedit/export/scedit"}
 

@@ -7,11 +7,11 @@ Cost: memory is that of configs/sd15_controlnet.py; the time was not measured.
 Result: not run yet.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
-scedit = runpy.run_path(str(Path(__file__).with_name("paper_scedit.py")))["config"]
-controlnet = runpy.run_path(str(Path(__file__).with_name("sd15_controlnet.py")))["config"]
+from cassr_jax.config_files import sibling
+
+scedit = sibling(__file__, "paper_scedit.py").config
+controlnet = sibling(__file__, "sd15_controlnet.py").config
 
 config = replace(scedit, stage=controlnet.stage, new=controlnet.new)

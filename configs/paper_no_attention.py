@@ -8,19 +8,18 @@ Cost: an example costs 0.6 TFLOP less than with configs/paper_cassr.py (docs/tra
 Result: not run yet.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
+from cassr_jax.config_files import sibling
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 
-paper = runpy.run_path(str(Path(__file__).with_name("paper_cassr.py")))
+paper = sibling(__file__, "paper_cassr.py")
 
 switches = GuidanceSwitches(reference_attention=False, lr_attention=False)
-config = replace(paper["config"], switches=switches)
+config = replace(paper.config, switches=switches)
 cascade = replace(
-    paper["cascade"],
-    components=paper["cascade"].components
+    paper.cascade,
+    components=paper.cascade.components
     | {
         "controlnet": "runs/paper_no_attention/export/controlnet",
         "multiple_attention": "runs/paper_no_attention/export/multiple_attention",  # loaded, and switched off

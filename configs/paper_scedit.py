@@ -8,13 +8,12 @@ Cost: the paper gives about two days on eight A100 for a stage. Memory and FLOPs
 Result: not run yet. docs/paper.md compares every value with the paper.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 from cassr_jax.config import OptimizerConfig
+from cassr_jax.config_files import sibling
 
-ours = runpy.run_path(str(Path(__file__).with_name("sd15_scedit.py")))["config"]
+ours = sibling(__file__, "sd15_scedit.py").config
 
 config = replace(
     ours,

@@ -9,15 +9,14 @@ top; an example costs 3.7 TFLOP on records with latents, 4.9 TFLOP on others (do
 Result: not run yet. configs/paper_cassr.py has the paper's values.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
+from cassr_jax.config_files import sibling
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.weights.configs import AttachedConfig
 
-scedit = runpy.run_path(str(Path(__file__).with_name("sd15_scedit.py")))["config"]
+scedit = sibling(__file__, "sd15_scedit.py").config
 
 config = replace(
     scedit,

@@ -9,16 +9,15 @@ top (docs/training.md).
 Result: not run yet.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
+from cassr_jax.config_files import sibling
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.weights.configs import AttachedConfig
 
-scedit = runpy.run_path(str(Path(__file__).with_name("sd15_scedit.py")))["config"]
-sd15 = runpy.run_path(str(Path(__file__).with_name("sd15.py")))["cascade"]
+scedit = sibling(__file__, "sd15_scedit.py").config
+sd15 = sibling(__file__, "sd15.py").cascade
 
 config = replace(
     scedit, stage="controlnet", new={"activation_controlnet": AttachedConfig(UNetConfig(), ControlNetConfig())}

@@ -9,11 +9,11 @@ Cost: 14 minutes on two CPU cores, for 160 steps of 8 crops of 128 px.
 Result: the ControlNet and the multiple attention of the embedded cascade. docs/tiny.md has its figures.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
-config = runpy.run_path(str(Path(__file__).with_name("tiny_sharpen.py")))["config"]
+from cassr_jax.config_files import sibling
+
+config = sibling(__file__, "tiny_sharpen.py").config
 
 config = replace(
     config,

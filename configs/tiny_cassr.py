@@ -9,23 +9,22 @@ Cost: 146 s on one H200, for 1800 steps of 16 crops of 192 px.
 Result: LPIPS 0.298 and DISTS 0.274 where the reference has 0.304 and 0.276, on 20 `light` tiles that it never saw.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
+from cassr_jax.config_files import sibling
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.weights.configs import AttachedConfig
 
-base = runpy.run_path(str(Path(__file__).with_name("tiny_base.py")))
-scedit = runpy.run_path(str(Path(__file__).with_name("tiny_scedit.py")))["config"]
+base = sibling(__file__, "tiny_base.py")
+scedit = sibling(__file__, "tiny_scedit.py").config
 
 config = replace(
     scedit,
     stage="cassr",
     data=replace(scedit.data, path="runs/references"),
     new={
-        "controlnet": AttachedConfig(base["unet"], ControlNetConfig(conditioning_embedding_out_channels=(32, 64, 96))),
-        "multiple_attention": base["unet"],
+        "controlnet": AttachedConfig(base.unet, ControlNetConfig(conditioning_embedding_out_channels=(32, 64, 96))),
+        "multiple_attention": base.unet,
     },
     loss=replace(scedit.loss, start="reference"),
     optimizer=replace(scedit.optimizer, learning_rate=5e-4),

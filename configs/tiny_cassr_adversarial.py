@@ -7,11 +7,11 @@ Cost: two CPU cores; the time was not recorded. The run that docs/tiny.md report
 Result: LPIPS 0.324 and DISTS 0.254 where the shipped weights had 0.320 and 0.254, on 43 `light` tiles. Not shipped.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
-tuners = runpy.run_path(str(Path(__file__).with_name("tiny_scedit_adversarial.py")))["config"]
+from cassr_jax.config_files import sibling
+
+tuners = sibling(__file__, "tiny_scedit_adversarial.py").config
 
 config = replace(
     tuners,

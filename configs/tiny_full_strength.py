@@ -9,13 +9,12 @@ Cost: 12 minutes on two CPU cores, for 240 steps of 8 crops.
 Result: LPIPS 0.488 in 20 steps, where the embedded cascade has 0.280 in one, on 20 `light` tiles. Not shipped.
 """
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 from cassr_jax.config import LossConfig
+from cassr_jax.config_files import sibling
 
-config = runpy.run_path(str(Path(__file__).with_name("tiny_both.py")))["config"]
+config = sibling(__file__, "tiny_both.py").config
 
 config = replace(
     config,

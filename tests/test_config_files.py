@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
-from cassr_jax.config_files import from_json, override, read_config, to_json
+from cassr_jax.config_files import from_json, override, read_config, sibling, to_json
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
@@ -200,3 +200,19 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.py: no such file"):
         read_config(tmp_path / "none.py")
+
+
+def test_a_file_takes_what_its_sibling_defines(tmp_path, monkeypatch):
+    (tmp_path / "base.py").write_text(HEAD + "config = TrainConfig('vae', DataConfig('p'))\nwidths = (8, 16)")
+    text = "from dataclasses import replace\nfrom cassr_jax.config_files import sibling\n"
+    (tmp_path / "child.py").write_text(text + "config = replace(sibling(__file__, 'base.py').config, seed=7)")
+    monkeypatch.chdir(tmp_path.parent)
+    assert read_config(tmp_path / "child.py") == TrainConfig("vae", DataConfig("p"), seed=7)
+    assert sibling(str(tmp_path / "child.py"), "base.py").widths == (8, 16)
+
+
+def test_an_absent_sibling_is_named(tmp_path):
+    text = "from cassr_jax.config_files import sibling\nconfig = sibling(__file__, 'none.py').config"
+    (tmp_path / "child.py").write_text(text)
+    with pytest.raises(InputError, match=r"child\.py, line 2: FileNotFoundError: .*none\.py"):
+        read_config(tmp_path / "child.py")
