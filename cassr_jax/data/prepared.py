@@ -16,6 +16,7 @@ from flax import serialization
 
 from cassr_jax.data.sources import find_part
 from cassr_jax.errors import InputError
+from cassr_jax.files import files_below
 
 Record = Mapping[str, np.ndarray]
 SUFFIX = ".array_record"
@@ -38,8 +39,14 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The files of a folder and its subfolders, by name: sets made apart from each other are one set together."""
-    return sorted(Path(folder).rglob(f"*{SUFFIX}"))
+    """The files of a folder and its subfolders, by name: sets made apart from each other are one set together.
+
+    Links to folders are followed. No file where there is no such folder.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    return sorted(path for path in files_below(folder) if path.suffix == SUFFIX) if folder.is_dir() else []
 
 
 def count_records(path: Path) -> int:

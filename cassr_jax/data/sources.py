@@ -3,7 +3,7 @@
 import sys
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, count
 from math import gcd
 from pathlib import Path
@@ -13,11 +13,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import files_below, read_json
+from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 from cassr_jax.imaging.io import fill_hidden, read
 
-EXTENSIONS = frozenset(
-    (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
 SET_INFO = "dataset_info.json"  # what TFDS puts beside a set's records
 ATTEMPTS = 16  # records in a row that may be unreadable before the whole set counts as gone
 
@@ -67,18 +66,19 @@ class PictureCache:
 
 
 def picture_files(folder: str | Path) -> list[str]:
-    """The pictures of a folder and of its subfolders, as paths relative to it, sorted.
+    """The pictures of a folder and of its subfolders, links to folders too, as paths relative to it, sorted.
 
     Raises:
-        InputError: the folder is missing or holds no picture.
+        InputError: the folder is missing, cannot be read, or holds no picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; expected a folder of pictures")
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    files = (path for path in files_below(folder) if path.suffix.lower() in READABLE_SUFFIXES)
     keys = sorted(path.relative_to(folder).as_posix() for path in files)
     if not keys:
-        raise InputError(f"{folder}: holds no picture; expected files ending in {', '.join(sorted(EXTENSIONS))}")
+        expected = ", ".join(sorted(READABLE_SUFFIXES))
+        raise InputError(f"{folder}: holds no picture; expected files ending in {expected}")
     return keys
 
 
@@ -86,14 +86,19 @@ def find_set(path: str | Path) -> Path | None:
     """The folder of a set that TFDS prepared: `path` or, below it, NAME/VERSION or NAME/CONFIG/VERSION; else None.
 
     Raises:
-        InputError: there are several.
+        InputError: there are several, or a file of TFDS's name is damaged.
     """
-    found = [
-        file.parent for depth in ("", "*/", "*/*/", "*/*/*/") for file in sorted(Path(path).glob(depth + SET_INFO))
-    ]
+    files = [file for depth in ("", "*/", "*/*/", "*/*/*/") for file in sorted(Path(path).glob(depth + SET_INFO))]
+    found = [file.parent for file in files if _is_set(read_json(file))]
     if len(found) > 1:
         raise InputError(f"{path}: holds several sets, expected one of {', '.join(map(str, found))}")
     return found[0] if found else None
+
+
+def _is_set(info: Mapping[str, Any]) -> bool:
+    """Other programs write a `dataset_info.json` too; TFDS's names the set, its version and a list of splits."""
+    kinds = {"name": str, "version": str, "splits": list}
+    return all(isinstance(info.get(name), kind) for name, kind in kinds.items())
 
 
 class FolderSource:

@@ -19,6 +19,7 @@ from cassr_jax.data.pipeline import batches
 from cassr_jax.data.sources import find_set
 from cassr_jax.data.tfds_sets import TFDSSource
 from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
 from tests.data.measures import picture
 
 SIDE = 70
@@ -169,7 +170,7 @@ def test_another_set_or_split_is_refused(built, tmp_path):
         TFDSSource(built / "folder" / "1.0.0", split="test")
     for folder in ("a/1.0.0", "b/1.0.0"):
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "dataset_info.json").write_text("{}")
+        write_json(tmp_path / folder / "dataset_info.json", {"name": "a", "version": "1.0.0", "splits": []})
     with pytest.raises(InputError, match=r"holds several sets, expected one of .*a/1\.0\.0, .*b/1\.0\.0"):
         find_set(tmp_path)
     with pytest.raises(InputError, match="cannot be read as an ArrayRecord set"):

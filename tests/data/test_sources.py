@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from cassr_jax.data import sources
-from cassr_jax.data.sources import FolderSource, Joined, find_part, read_or_replace
+from cassr_jax.data.sources import FolderSource, Joined, find_part, find_set, picture_files, read_or_replace
 from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
+from cassr_jax.imaging import inputs
 from tests.data.measures import picture
 
 
@@ -63,6 +65,46 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     with pytest.raises(InputError, match=r"broken\.png"):
         FolderSource(tmp_path)[0]
+
+
+def test_sets_behind_links_are_taken_as_a_whole(tmp_path):
+    """A training folder that gathers others by links, one of which leads back."""
+    for name in ("div2k/a.png", "flickr/deep/b.jfif", "train/own.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(picture(16, 0)).save(tmp_path / name, format="PNG")
+    for name in ("div2k", "flickr"):
+        (tmp_path / "train" / name).symlink_to(tmp_path / name)
+    (tmp_path / "flickr" / "deep" / "back").symlink_to(tmp_path / "train")
+    source = FolderSource(tmp_path / "train")
+    assert source.keys == ["div2k/a.png", "flickr/deep/b.jfif", "own.jpg"]
+    assert [source[index].shape for index in range(3)] == [(16, 16, 3)] * 3
+
+
+def test_training_takes_every_picture_that_sampling_takes(tmp_path):
+    for suffix in inputs.READABLE_SUFFIXES:
+        (tmp_path / f"picture{suffix.upper()}").touch()
+    assert picture_files(tmp_path) == [found.path.name for found in inputs.find([tmp_path])]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"features": {"image": {"_type": "Image"}}, "splits": {"train": {}}, "version": {"version_str": "1.0.0"}},
+        {"name": "photos", "pictures": 3},
+        {},
+    ],
+    ids=["of datasets", "of another program", "empty"],
+)
+def test_a_foreign_dataset_info_makes_no_set(tmp_path, info):
+    write_json(tmp_path / "dataset_info.json", info)
+    assert find_set(tmp_path) is None
+
+
+def test_a_damaged_dataset_info_is_named(tmp_path):
+    (tmp_path / "photos" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "photos" / "1.0.0" / "dataset_info.json").write_text('{"name": "pho')
+    with pytest.raises(InputError, match=r"1\.0\.0/dataset_info\.json: not JSON"):
+        find_set(tmp_path)
 
 
 @pytest.mark.parametrize(("room", "kept"), [(0, 0), (2, 2), (9, 4)])

@@ -1,0 +1,84 @@
+"""Damaged JSON is one sentence, links to folders are followed once, addresses are no paths."""
+
+import json
+import os
+
+import pytest
+
+from cassr_jax.errors import InputError
+from cassr_jax.files import JSON_DEPTH, check_local, files_below, parse_json, read_json, write_json
+
+
+def nested(depth: int) -> str:
+    return '{"a": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON (Expecting value"),
+        (b'{"step": 1', "not JSON (Expecting ',' delimiter"),
+        (b"\xff\xfe\x00", "not JSON ("),
+        (b"\x00" * 20, "not JSON ("),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "not JSON (Exceeds the limit"),
+        (b"[1, 2]", "holds list '[1, 2]', expected an object"),
+        (b"null", "holds NoneType 'None', expected an object"),
+        (nested(JSON_DEPTH + 1).encode(), "nested too deep, expected at most 100 levels"),
+        (nested(100_000).encode(), "nested too deep, expected at most 100 levels"),
+    ],
+    ids=["empty", "cut", "no text", "zeros", "number", "list", "null", "deep", "very deep"],
+)
+def test_damaged_json_is_one_sentence(tmp_path, content, message):
+    file = tmp_path / "state.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_json(file)
+    assert str(error.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_json_that_is_read_is_what_was_written(tmp_path):
+    data = {"a": [1, None, "ü"], "b": {"c": 0.5}}
+    write_json(tmp_path / "made" / "x.json", data)
+    assert read_json(tmp_path / "made" / "x.json") == data
+    assert parse_json(json.dumps([data]), "text", list) == [data]
+    assert parse_json(nested(JSON_DEPTH), "text")
+    with pytest.raises(InputError, match=r"none\.json: cannot be read \(No such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_links_to_folders_are_followed_and_end(tmp_path):
+    sets, train = tmp_path / "sets", tmp_path / "train"
+    for name in ("a/1.png", "a/deep/2.png", "b/3.png", "b/.hidden.png", "b/.folder/4.png"):
+        (sets / name).parent.mkdir(parents=True, exist_ok=True)
+        (sets / name).touch()
+    train.mkdir()
+    (train / "0.png").symlink_to(sets / "a/1.png")
+    (train / "gone.png").symlink_to(sets / "gone.png")
+    (train / "self.png").symlink_to("self.png")
+    (train / "a").symlink_to(sets / "a")
+    (train / "b").symlink_to(sets / "b")
+    (train / "z").symlink_to(sets)  # both once more
+    (sets / "a" / "deep" / "up").symlink_to(train)
+    (sets / "b" / "back").symlink_to("..")
+    found = [path.relative_to(train).as_posix() for path in files_below(train)]
+    assert found == ["0.png", "a/1.png", "a/deep/2.png", "b/3.png"]
+    assert next(path.name for path in files_below(sets, exclude=sets / "a")) == "3.png"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(InputError, match="closed: cannot be read"):
+        list(files_below(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "gs:/bucket/run", "s3://b", "https://x.org/a", "hf+x.y-z:/a"])
+def test_an_address_is_no_path(path):
+    with pytest.raises(InputError, match=r"--workdir is .*, an address, expected a path of this machine"):
+        check_local(path, "--workdir")
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/runs/a", "a:b", "C:/runs", "./gs:/x", "", "runs/gs://x"])
+def test_a_path_is_no_address(path):
+    check_local(path, "--workdir")
