@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cassr_jax.choices import Activation, ColorFix, DType, Start
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.sharding.strategies import Strategy
 
-Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
-Start = Literal["lr", "reference", "noise"]
 Stage = Literal["vae", "base", "scedit", "controlnet", "cassr"]
 Reference = Literal["prepared", "identity"]
-ColorFix = Literal["adain", "contrast", "wavelet", "none"]
-DType = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "blocks", "all"]
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import compare, make_measures
@@ -170,13 +171,10 @@ def run(arguments: argparse.Namespace) -> str:
     return text
 
 
+@command("ablate")
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    try:
-        print(run(arguments), end="")
-    except InputError as error:
-        print(f"ablate: {error}", file=sys.stderr)
-        return 2
+    print(run(arguments), end="")
     return 0
 
 

@@ -11,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 
 
+@command("build")
 def main(argv: list[str] | None = None) -> int:
     from cassr_jax.data.builders import BUILDERS, MIN_SIDE
 
@@ -39,12 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         with tempfile.TemporaryDirectory() as unused:  # tfds makes a folder for downloads, of which there are none
             builder.download_and_prepare(download_dir=unused)
-    except InputError as error:
-        print(f"build: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"build: {arguments.output}: cannot be written ({error.strerror or error})", file=sys.stderr)
-        return 2
+        raise InputError(f"{arguments.output}: cannot be written ({error.strerror or error})") from error
     print(f"{folder}: {builder.info.splits['train'].num_examples} pictures, {len(builder.left_out)} left out")
     return 0
 

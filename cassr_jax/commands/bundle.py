@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.errors import InputError
 from cassr_jax.files import write_json
 from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade, resolve
@@ -36,6 +36,7 @@ def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
     write_json(output / CASCADE_FILE, to_json(replace(config, components=components)))
 
 
+@command("bundle")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cassr_jax.commands.bundle",
@@ -46,12 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the weights")
     arguments = parser.parse_args(argv)
-    try:
-        config, base = read_cascade(arguments.config)
-        bundle(config, base, arguments.output, arguments.dtype)
-    except InputError as error:
-        print(f"bundle: {error}", file=sys.stderr)
-        return 2
+    config, base = read_cascade(arguments.config)
+    bundle(config, base, arguments.output, arguments.dtype)
     return 0
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cassr_jax.commands.running import command
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS, Preset, degrade
 from cassr_jax.data.sources import picture_files
@@ -255,28 +256,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command("testset")
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    try:
-        if arguments.command == "check":
-            wrong = list(check(arguments.folder))
-            print(*(wrong or [f"{arguments.folder}: as its manifest says"]), sep="\n")
-            return 1 if wrong else 0
-        left_out = {}
-        match arguments.command:
-            case "degraded":
-                planned = degraded_pairs(arguments.photos, PRESETS[arguments.preset])
-                settings = {"kind": "degraded", "preset": arguments.preset, "scale": SCALE}
-            case "tiles":
-                planned = tiled_pairs(arguments.photos, PRESETS[arguments.preset], arguments.count)
-                settings = {"kind": "tiles", "preset": arguments.preset, "scale": SCALE, "hr": TILE}
-            case _:
-                planned, left_out = cropped_pairs(arguments.lr, arguments.hr)
-                settings = {"kind": "crops", "lr": LR_SIDE, "hr": LR_SIDE * SCALE}
-        print(build(planned, left_out, settings, arguments.output))
-    except InputError as error:
-        print(f"testset: {error}", file=sys.stderr)
-        return 2
+    if arguments.command == "check":
+        wrong = list(check(arguments.folder))
+        print(*(wrong or [f"{arguments.folder}: as its manifest says"]), sep="\n")
+        return 1 if wrong else 0
+    left_out = {}
+    match arguments.command:
+        case "degraded":
+            planned = degraded_pairs(arguments.photos, PRESETS[arguments.preset])
+            settings = {"kind": "degraded", "preset": arguments.preset, "scale": SCALE}
+        case "tiles":
+            planned = tiled_pairs(arguments.photos, PRESETS[arguments.preset], arguments.count)
+            settings = {"kind": "tiles", "preset": arguments.preset, "scale": SCALE, "hr": TILE}
+        case _:
+            planned, left_out = cropped_pairs(arguments.lr, arguments.hr)
+            settings = {"kind": "crops", "lr": LR_SIDE, "hr": LR_SIDE * SCALE}
+    print(build(planned, left_out, settings, arguments.output))
     return 0
 
 

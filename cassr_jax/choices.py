@@ -1,0 +1,13 @@
+"""The names that options and fields choose from, for those who may not import what they name: it would bring JAX."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
+Sampler = Literal["ddim", "euler", "dpmpp_2m", "unipc"]
+Start = Literal["lr", "reference", "noise"]
+ColorFix = Literal["adain", "contrast", "wavelet", "none"]
+DType = Literal["float32", "bfloat16", "float16"]
+
+PRECISIONS: Mapping[str, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""What the option --precision calls them."""

@@ -1,0 +1,74 @@
+"""The options that every sampling command shares."""
+
+import argparse
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from cassr_jax import choices, config
+from cassr_jax.commands.options import OPTIONS, SAMPLING, add_options
+from cassr_jax.diffusion.samplers import SAMPLERS
+from cassr_jax.imaging.color import COLOR_FIXES
+
+
+def parse(names, *arguments, **defaults):
+    parser = argparse.ArgumentParser(prog="program")
+    add_options(parser, *names, **defaults)
+    return parser.parse_args(arguments)
+
+
+def test_names_are_those_of_their_registries():
+    assert set(get_args(choices.Sampler)) == set(SAMPLERS)
+    assert set(get_args(choices.ColorFix)) == set(COLOR_FIXES)
+    assert set(choices.PRECISIONS.values()) == set(get_args(config.DType))
+
+
+def test_left_out_is_none_or_the_commands_own():
+    assert set(vars(parse(SAMPLING)).values()) == {None}
+    assert vars(parse(("steps", "strength", "sampler"), steps=10, sampler="dpmpp_2m")) == {
+        "steps": 10,
+        "strength": None,
+        "sampler": "dpmpp_2m",
+    }
+    assert parse(("config", "scale", "seed", "set")) == argparse.Namespace(config="tiny", scale=4.0, seed=0, set=[])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--steps 0", "--steps: '0', expected a whole number of at least 1 and at most 1000"),
+        ("--steps 2.5", "--steps: '2.5', expected a whole number"),
+        ("--guidance-scale inf", "--guidance-scale: 'inf', expected a number of at least -1000"),
+        ("--strength 0", "--strength: '0', expected a number above 0 and at most 1"),
+        ("--reference-weight -0.1", "--reference-weight: '-0.1', expected a number of at least 0 and at most 1"),
+        ("--tile -8", "--tile: '-8', expected a whole number of at least 1"),
+        ("--scale nan", "--scale: 'nan', expected a number above 0 and at most 64"),
+        ("--seed 9223372036854775808", "--seed: '9223372036854775808', expected a whole number"),
+        ("--devices 0", "--devices: '0', expected a whole number of at least 1"),
+        ("--sampler magic", "--sampler: invalid choice: 'magic'"),
+        ("--color-fix magic", "--color-fix: invalid choice: 'magic'"),
+    ],
+)
+def test_out_of_range_is_refused_in_words(capsys, arguments, expected):
+    with pytest.raises(SystemExit) as exit:
+        parse(OPTIONS, *arguments.split())
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "None" not in error  # which nobody can type
+
+
+def test_every_option_explains_itself_and_says_its_default(capsys):
+    assert all(len(option["help"].split()) >= 6 for option in OPTIONS.values())
+    with pytest.raises(SystemExit):
+        parse(OPTIONS, "--help", steps=10)
+    shown = " ".join(capsys.readouterr().out.split())
+    for default in ("(default: tiny)", "(default: 4)", "(default: 0)", "(default: 10)"):
+        assert default in shown
+
+
+def test_needs_no_jax():
+    code = "import sys, cassr_jax.commands.options, cassr_jax.commands.running; print('jax' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

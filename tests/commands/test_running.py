@@ -1,0 +1,106 @@
+"""How commands end and print."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cassr_jax.commands.running import command, say
+from cassr_jax.errors import InputError, Stopped
+
+PRELUDE = """
+import os, signal, sys, threading, time
+from cassr_jax.commands.running import command, say
+"""
+
+
+def start(code, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", PRELUDE + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "out", "err"),
+    [
+        (InputError("a.png: is\nempty"), 2, "", "program: a.png: is empty\n"),
+        (Stopped(7), 0, "stopped at step 7; the same command goes on from there\n", ""),
+        (KeyboardInterrupt(), 130, "", "program: interrupted; go on\n"),
+    ],
+)
+def test_every_end_is_one_line(capsys, error, code, out, err):
+    @command("program", interrupted="interrupted; go on", seconds_to_stop=1)
+    def main(argv=None):
+        raise error
+
+    handler, wakeup = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
+    assert main([]) == code
+    assert capsys.readouterr() == (out, err)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.set_wakeup_fd(wakeup) == -1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    @command("program")
+    def main(argv=None):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_ctrl_c_ends_it_even_while_a_device_is_waited_for():
+    """A library's call that no signal cuts short stands for the wait: another thread is given the signal."""
+    process = start(
+        """
+import ctypes
+
+@command("program", interrupted="interrupted; go on", seconds_to_stop=0.5)
+def main(argv=None):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    say("waiting")
+    ctypes.CDLL(None).sleep(60)
+
+sys.exit(main())
+"""
+    )
+    assert process.stdout.readline() == "waiting\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < 2
+    assert process.communicate() == ("", "program: interrupted; go on\n")
+
+
+def test_what_a_terminal_cannot_show_is_printed_as_numbers():
+    process = start("say('\\u5199\\u771f.png \\udcff')", env={"PYTHONIOENCODING": "cp1252", "PYTHONPATH": "."})
+    assert process.communicate() == ("\\u5199\\u771f.png \\udcff\n", "")
+    assert process.returncode == 0
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path):
+    process = start(
+        f"""
+for number in range(3):
+    say(number)
+    if number == 0:
+        sys.stdin.readline()
+open({str(tmp_path / "done")!r}, "w")
+""",
+        stdin=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    process.stdin.write("gone\n")
+    process.stdin.close()
+    assert process.wait(20) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert (tmp_path / "done").exists()
+
+
+def test_say_prints_a_line(capsys):
+    say("写真.png")
+    assert capsys.readouterr().out == "写真.png\n"
