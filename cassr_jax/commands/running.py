@@ -14,12 +14,13 @@ from cassr_jax.errors import InputError, Stopped
 
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT, as shells count
 
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[..., int]
+"""A program's `main(argv=None)`, which returns its exit code."""
 
 
 def command(
     name: str, *, interrupted: str = "interrupted", seconds_to_stop: float | None = None
-) -> Callable[[Callable[..., int]], Main]:
+) -> Callable[[Main], Main]:
     """Makes a program's `main(argv)` end as every command here does.
 
     An InputError is one line on stderr and exit code 2; a run that was asked to stop and has saved is one line and 0;
@@ -32,7 +33,7 @@ def command(
             have to save first.
     """
 
-    def decorate(main: Callable[..., int]) -> Main:
+    def decorate(main: Main) -> Main:
         @functools.wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
             watch = nullcontext() if seconds_to_stop is None else _ended_within(seconds_to_stop, name, interrupted)
