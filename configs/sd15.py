@@ -4,7 +4,8 @@
 
 Needs: Stable Diffusion 1.5, from the hub or from the path in `SD15`, and what configs/sd15_scedit.py and
 configs/sd15_cassr.py train. With `--activation rrdbnet` Real-ESRGAN makes the reference, and no tuner is needed.
-Cost: not measured; every tile of 512 px takes 50 steps a stage, each with and without the prompt.
+Cost: a tile of 512 px takes 50 steps a stage, each with and without the prompt. By the forward counts of
+docs/training.md that is 0.25 PFLOP; the time was not measured.
 Result: none yet, as no weights have been trained. docs/paper.md says where each setting comes from.
 """
 
