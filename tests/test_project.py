@@ -237,7 +237,6 @@ def test_a_configuration_named_as_the_papers_has_the_papers_values(stage):
     assert config.optimizer.weight_decay == 0
     assert config.loss == LossConfig()
     assert config.prompt == "clean, high-resolution"
-    assert config.reference == "prepared"
     data = config.data
     assert (data.crop_size, data.scale, data.preset) == (512, 4, "realesrgan")
     assert (data.sharp_fraction, data.min_scale) == (0, 1)  # crops from anywhere, of the picture as it is
