@@ -101,19 +101,14 @@ class DDIM(_LinearStep):
     """DDIM with eta 0 (Song et al. 2021, arXiv 2010.02502, eq. 12); torch diffusers' DDIMScheduler.
 
     As there, a step leads from t to t - R // num_steps, which under `trailing` and `linspace` is not always the next
-    timestep of the run.
-
-    Attributes:
-        set_alpha_to_one: finish at the pure x_0 (True) or at the noise level of timestep 0 (False, SD-1.5's config).
+    timestep of the run. `Schedule.set_alpha_to_one` says where the last step ends.
     """
-
-    set_alpha_to_one: bool = False
 
     def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         timesteps = schedule.spaced_timesteps(num_steps, first_timestep)
         index = timesteps.astype(np.int64)
         following = index - schedule.timestep_range(first_timestep) // num_steps
-        final = 0.0 if self.set_alpha_to_one else schedule.sigmas[0]
+        final = 0.0 if schedule.set_alpha_to_one else schedule.sigmas[0]
         next_sigmas = np.where(following >= 0, schedule.sigmas[np.maximum(following, 0)], final)
         return _linear_trajectory(schedule, timesteps, schedule.sigmas[index], next_sigmas)
 
@@ -182,35 +177,6 @@ def make_sampler(name: str) -> Sampler:
     if name not in SAMPLERS:
         raise InputError(f"The sampler is {name!r}, expected one of {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]()
-
-
-def sample(
-    denoise: Denoise,
-    sampler: Sampler,
-    schedule: Schedule,
-    latents: jax.Array,
-    num_steps: int,
-    *,
-    first_timestep: int | None = None,
-) -> jax.Array:
-    """Run a sampler from start to end: one `lax.scan`, one call of `denoise` a step; to be traced in an outer jit.
-
-    Args:
-        denoise: the network; see `Denoise`.
-        sampler: one of `SAMPLERS`.
-        schedule: the noise schedule that the network was trained on.
-        latents: x_t at the run's first timestep, variance-preserving, (B, ...); see `start_latents`. Cast to float32.
-        num_steps: steps, at least 1.
-        first_timestep: start at partial strength, at or below this timestep (`Schedule.spaced_timesteps`).
-
-    Returns:
-        x_0, (B, ...) float32 (for DDIM with SD-1.5's setting, x at timestep 0).
-
-    Raises:
-        InputError: the steps do not fit into the schedule.
-    """
-    trajectory = sampler.trajectory(schedule, num_steps, first_timestep)
-    return advance(denoise, sampler, trajectory, begin(latents), 0, num_steps).latents
 
 
 def start_latents(trajectory: Trajectory, x0: jax.Array, noise: jax.Array) -> jax.Array:

@@ -37,6 +37,8 @@ class Schedule:
             (Salimans & Ho 2022, arXiv 2202.00512) or x_0 itself (`sample`).
         timestep_spacing: table 2 of Lin et al. 2023, arXiv 2305.08891; see `spaced_timesteps`.
         steps_offset: added to every timestep of the spacing `leading`.
+        set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). The other
+            samplers always end at the clean x_0.
     """
 
     num_train_timesteps: int = 1000
@@ -46,6 +48,7 @@ class Schedule:
     prediction_type: PredictionType = "epsilon"
     timestep_spacing: TimestepSpacing = "leading"
     steps_offset: int = 1
+    set_alpha_to_one: bool = False
 
     def __post_init__(self) -> None:
         for field, choices in (
@@ -96,6 +99,7 @@ class Schedule:
             prediction_type=config.get("prediction_type", "epsilon"),
             timestep_spacing=config.get("timestep_spacing", "linspace" if spaced_by_default else "leading"),
             steps_offset=config.get("steps_offset", 0),
+            set_alpha_to_one=config.get("set_alpha_to_one", class_name == "DDIMScheduler"),
         )
 
     @property
@@ -138,16 +142,6 @@ class Schedule:
         if self.prediction_type == "v_prediction":
             return signal * x_t - noise_level * output
         return output
-
-    def to_epsilon(self, model_output: jax.Array, x_t: jax.Array, t: jax.Array | int) -> jax.Array:
-        """The noise that a network's output (B, ...) of this `prediction_type` stands for at x_t. Float32."""
-        signal, noise_level = self._levels(t, x_t.ndim)
-        output, x_t = model_output.astype(jnp.float32), x_t.astype(jnp.float32)
-        if self.prediction_type == "epsilon":
-            return output
-        if self.prediction_type == "v_prediction":
-            return signal * output + noise_level * x_t
-        return (x_t - signal * output) / noise_level
 
     def spaced_timesteps(
         self, num_steps: int, first_timestep: int | None = None, *, open_end: bool = False, whole: bool = True

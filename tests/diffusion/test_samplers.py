@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassr_jax.diffusion.samplers import DDIM, SAMPLERS, advance, begin, make_sampler, sample, start_latents
+from cassr_jax.diffusion.samplers import (
+    DDIM,
+    SAMPLERS,
+    Denoise,
+    Sampler,
+    Trajectory,
+    advance,
+    begin,
+    make_sampler,
+    start_latents,
+)
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from tests.diffusion.fake_network import fake_output
@@ -30,6 +40,11 @@ def relative_l2(actual, expected) -> float:
 def golden():
     with np.load(GOLDEN) as arrays:
         return dict(arrays)
+
+
+def complete(denoise: Denoise, sampler: Sampler, trajectory: Trajectory, latents: jax.Array) -> jax.Array:
+    """The result of all steps."""
+    return advance(denoise, sampler, trajectory, begin(latents), 0, len(trajectory.timesteps)).latents
 
 
 @cache
@@ -56,7 +71,7 @@ def whole_run(name: str, schedule: Schedule, steps: int, latents: jax.Array, fir
     sampler = make_sampler(name)
     trajectory = sampler.trajectory(schedule, steps, first_timestep)
     denoise = lambda x, i: fake_output(x, jnp.asarray(trajectory.timesteps)[i], jnp)  # noqa: E731
-    return sample(denoise, sampler, schedule, latents, steps, first_timestep=first_timestep)
+    return complete(denoise, sampler, trajectory, latents)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 50])
@@ -102,6 +117,22 @@ def test_trajectory_equals_diffusers_live(name, steps):
 
 @pytest.mark.reference
 @TORCH_ARRAY_WARNING
+@pytest.mark.parametrize("to_one", [False, True])
+def test_where_ddim_ends_is_as_in_diffusers(to_one):
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from tests.diffusion import torch_schedulers
+
+    scheduler = torch_schedulers.scheduler("ddim", "leading", "epsilon", set_alpha_to_one=to_one)
+    expected = torch_schedulers.trajectory(scheduler, 4, torch_schedulers.start())
+    schedule = Schedule.from_diffusers(scheduler.config)
+    assert schedule == Schedule(set_alpha_to_one=to_one)
+    actual = trajectory("ddim", schedule, 4, torch_schedulers.start())
+    assert relative_l2(actual[-1], expected[-1]) <= TOLERANCE
+
+
+@pytest.mark.reference
+@TORCH_ARRAY_WARNING
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_timesteps_equal_diffusers_live_at_every_usual_number_of_steps(name):
     pytest.importorskip("torch")
@@ -122,7 +153,7 @@ def test_one_loop_equals_step_by_step(golden, name):
     whole = whole_run(name, Schedule(), 20, golden["latents"])
     # XLA may fuse the two differently, which moves the last bit.
     assert relative_l2(whole, golden[f"trajectory/{name}/leading/epsilon"][-1]) <= TOLERANCE
-    carry, trajectory = begin(golden["latents"]), make_sampler(name).trajectory(Schedule(), 20)
+    carry, trajectory = begin(jnp.asarray(golden["latents"])), make_sampler(name).trajectory(Schedule(), 20)
     for start, stop in ((0, 7), (7, 8), (8, 20)):
         carry = stepper(name)(trajectory, carry, start, stop)
     assert relative_l2(carry.latents, whole) <= 1e-6
@@ -138,42 +169,41 @@ def test_network_is_called_once_a_step_in_order(name):
         return jnp.zeros_like(latents)
 
     with jax.disable_jit():
-        sample(denoise, make_sampler(name), Schedule(), jnp.ones((1, 1, 1, 1)), 4)
+        sampler = make_sampler(name)
+        complete(denoise, sampler, sampler.trajectory(Schedule(), 4), jnp.ones((1, 1, 1, 1)))
     assert seen == [0, 1, 2, 3]
 
 
 def test_a_whole_run_is_one_scan():
-    run = partial(sample, lambda x, i: jnp.tanh(x), DDIM(), Schedule(), num_steps=7)
+    run = partial(complete, lambda x, i: jnp.tanh(x), DDIM(), DDIM().trajectory(Schedule(), 7))
     loops = [e for e in jax.make_jaxpr(run)(jnp.zeros((1, 2, 2, 4))).eqns if e.primitive.name in ("scan", "while")]
     assert [(loop.primitive.name, loop.params["length"]) for loop in loops] == [("scan", 7)]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_sampling_twice_traces_once(name):
+def test_one_program_serves_every_trajectory_of_a_length(name):
     traces = []
 
     @jax.jit
-    def run(latents):
+    def run(trajectory, latents):
         def denoise(x, i):
             traces.append(i)
             return jnp.tanh(x)
 
-        return sample(denoise, make_sampler(name), Schedule(), latents, 5)
+        return complete(denoise, make_sampler(name), trajectory, latents)
 
-    run(jnp.zeros((1, 2, 2, 4)))
-    run(jnp.ones((1, 2, 2, 4)))
+    for first_timestep in (None, 500):
+        run(make_sampler(name).trajectory(Schedule(), 5, first_timestep), jnp.ones((1, 2, 2, 4)))
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("first", [None, 300, 150])
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize(
-    "sampler", [DDIM(set_alpha_to_one=True), *(SAMPLERS[n]() for n in ("euler", "dpmpp_2m", "unipc"))]
-)
-def test_a_network_that_knows_the_picture_gives_it_back(sampler, spacing, first):
-    rng = np.random.default_rng(1)
-    x0, noise = rng.normal(size=(2, 1, 3, 3, 4)).astype(np.float32)
-    schedule = Schedule(timestep_spacing=spacing, prediction_type="v_prediction")
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_network_that_knows_the_picture_gives_it_back(name, spacing, first):
+    x0, noise = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, 3, 3, 4)), jnp.float32)
+    schedule = Schedule(timestep_spacing=spacing, prediction_type="v_prediction", set_alpha_to_one=True)
+    sampler = make_sampler(name)
     trajectory = sampler.trajectory(schedule, 3, first)
     signal, level = jnp.asarray(trajectory.signal), jnp.asarray(trajectory.noise)
 
@@ -181,15 +211,15 @@ def test_a_network_that_knows_the_picture_gives_it_back(sampler, spacing, first)
         return (signal[i] * x - x0) / level[i]
 
     with jax.disable_jit():
-        result = sample(denoise, sampler, schedule, start_latents(trajectory, x0, noise), 3, first_timestep=first)
+        result = complete(denoise, sampler, trajectory, start_latents(trajectory, x0, noise))
     np.testing.assert_allclose(result, x0, atol=1e-5)
 
 
 def test_ddim_of_sd15_ends_at_the_noise_of_timestep_zero():
-    x0, noise = np.random.default_rng(1).normal(size=(2, 1, 3, 3, 4)).astype(np.float32)
+    x0, noise = jnp.asarray(np.random.default_rng(1).normal(size=(2, 1, 3, 3, 4)), jnp.float32)
     trajectory = DDIM().trajectory(Schedule(), 5)
     with jax.disable_jit():
-        result = sample(lambda x, i: noise, DDIM(), Schedule(), start_latents(trajectory, x0, noise), 5)
+        result = complete(lambda x, i: noise, DDIM(), trajectory, start_latents(trajectory, x0, noise))
     np.testing.assert_allclose(result, Schedule().add_noise(x0, noise, 0), atol=1e-5)
 
 
@@ -208,7 +238,7 @@ def test_prediction_types_lead_to_the_same_picture(name):
             x0, noise = signal[i] * x - level[i] * velocity, signal[i] * velocity + level[i] * x
             return {"epsilon": noise, "v_prediction": velocity, "sample": x0}[prediction]
 
-        run = jax.jit(lambda x, denoise=denoise, schedule=schedule: sample(denoise, make_sampler(name), schedule, x, 6))
+        run = jax.jit(partial(complete, denoise, make_sampler(name), trajectory))
         results.append(run(latents))
     assert relative_l2(results[1], results[0]) <= 2e-5
     assert relative_l2(results[2], results[0]) <= 2e-5
@@ -223,7 +253,7 @@ def test_bfloat16_networks_leave_the_latents_in_float32(golden, name):
 
     @jax.jit
     def run(latents):
-        return sample(denoise, make_sampler(name), Schedule(prediction_type="v_prediction"), latents, 20)
+        return complete(denoise, make_sampler(name), trajectory, latents)
 
     result = run(golden["latents"])
     assert result.dtype == jnp.float32
@@ -275,7 +305,7 @@ def test_second_order_solvers_come_closer_to_the_exact_solution():
 def test_preview_is_the_prediction_of_the_newest_step(golden):
     schedule = Schedule(prediction_type="sample")
     trajectory = make_sampler("unipc").trajectory(schedule, 20)
-    carry = stepper("unipc")(trajectory, begin(golden["latents"]), 0, 1)
+    carry = stepper("unipc")(trajectory, begin(jnp.asarray(golden["latents"])), 0, 1)
     expected = fake_output(golden["latents"], trajectory.timesteps[0], np)
     np.testing.assert_allclose(carry.x0, expected, atol=1e-6)
 

@@ -23,9 +23,11 @@ def start() -> np.ndarray:
     return np.random.default_rng(SEED).normal(size=SHAPE).astype(np.float32)
 
 
-def scheduler(sampler: str, spacing: str, prediction: str, beta_schedule: str = "scaled_linear") -> Any:
+def scheduler(
+    sampler: str, spacing: str, prediction: str, beta_schedule: str = "scaled_linear", *, set_alpha_to_one: bool = False
+) -> Any:
     """SD-1.5's settings, with everything else at the class's own default."""
-    own = {"clip_sample": False, "set_alpha_to_one": False} if sampler == "ddim" else {}
+    own = {"clip_sample": False, "set_alpha_to_one": set_alpha_to_one} if sampler == "ddim" else {}
     return CLASSES[sampler](
         num_train_timesteps=1000,
         beta_start=0.00085,
