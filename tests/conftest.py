@@ -1,6 +1,13 @@
-"""Eight simulated devices for every test, and quick compilation; set before JAX starts."""
+"""Settings for every test: eight simulated devices, quick compilation and checked types.
+
+All of them must be set before JAX or the package is imported.
+"""
 
 import os
+
+from jaxtyping import install_import_hook
+
+from tests import type_checks
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
@@ -10,3 +17,8 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Every call in these packages has its arguments and its result checked against their annotations, the axes of arrays
+# (`cassr_jax.typing`) included. To check another module, add its name.
+CHECKED = ("cassr_jax.diffusion",)
+install_import_hook(CHECKED, f"{type_checks.__name__}.check")

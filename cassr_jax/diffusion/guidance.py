@@ -5,12 +5,11 @@ predictions of noise, velocity and x_0.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+
+from cassr_jax.typing import Latents, Scalar
 
 
-def guide(
-    negative: Float[Array, "batch *shape"], positive: Float[Array, "batch *shape"], scale: float | Float[Array, ""]
-) -> Float[Array, "batch *shape"]:
+def guide(negative: Latents, positive: Latents, scale: float | Scalar) -> Latents:
     """negative + scale (positive - negative), in float32.
 
     Args:

@@ -1,28 +1,33 @@
-"""The pieces of the denoising loss. Pure functions: randomness comes from the key alone."""
+"""The parts of the denoising loss, as pure functions: all randomness comes from the key."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
+from cassr_jax.typing import Latents, PerImage, Timesteps
 
 
 def sample_timesteps(
-    key: jax.Array, batch: int, schedule: Schedule, *, minimum: int = 0, maximum: int | None = None
-) -> jax.Array:
-    """Uniform timesteps (batch,) int32 in [minimum, maximum], both ends included; by default the whole schedule.
+    key: PRNGKeyArray, batch: int, schedule: Schedule, *, minimum: int = 0, maximum: int | None = None
+) -> Timesteps:
+    """Uniform timesteps, int32, in [minimum, maximum] with both ends included; by default the whole schedule.
 
-    A `maximum` below T - 1 trains for starts at partial strength only.
+    A `maximum` below T - 1 trains only for starts at partial strength.
+
+    Raises:
+        InputError: the range is empty or leaves the schedule.
     """
     last = schedule.num_train_timesteps - 1
     maximum = last if maximum is None else maximum
     if not 0 <= minimum <= maximum <= last:
-        raise InputError(f"Training timesteps run from {minimum} to {maximum}, expected a range within 0 to {last}.")
+        raise InputError(f"training timesteps: found {minimum} to {maximum}, expected a range within 0 to {last}")
     return jax.random.randint(key, (batch,), minimum, maximum + 1, dtype=jnp.int32)
 
 
-def sample_noise(key: jax.Array, shape: tuple[int, ...], *, offset: float = 0.0) -> jax.Array:
-    """Unit normal noise (B, H, W, C) float32.
+def sample_noise(key: PRNGKeyArray, shape: tuple[int, int, int, int], *, offset: float = 0.0) -> Latents:
+    """Unit normal noise in the shape (batch, height, width, channels), float32.
 
     With `offset` > 0 a constant normal value of that deviation is added to each channel of each image (offset noise,
     N. Guttenberg 2023, crosslabs.org/blog/diffusion-with-offset-noise; 0.1 is usual), which teaches the mean brightness
@@ -32,12 +37,12 @@ def sample_noise(key: jax.Array, shape: tuple[int, ...], *, offset: float = 0.0)
     noise = jax.random.normal(pixel_key, shape, jnp.float32)
     if offset == 0.0:
         return noise
-    batch, *spatial, channels = shape
-    return noise + offset * jax.random.normal(offset_key, (batch, *(1,) * len(spatial), channels), jnp.float32)
+    batch, _, _, channels = shape
+    return noise + offset * jax.random.normal(offset_key, (batch, 1, 1, channels), jnp.float32)
 
 
-def training_target(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """What the network should predict at `schedule.add_noise(x0, noise, t)`, by prediction type; (B, ...) float32."""
+def training_target(schedule: Schedule, x0: Latents, noise: Latents, t: Timesteps) -> Latents:
+    """What the network should predict at `schedule.add_noise(x0, noise, t)`, by prediction type; float32."""
     if schedule.prediction_type == "epsilon":
         return noise.astype(jnp.float32)
     if schedule.prediction_type == "v_prediction":
@@ -45,11 +50,11 @@ def training_target(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.
     return x0.astype(jnp.float32)
 
 
-def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float | None = 5.0) -> jax.Array:
-    """Min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556) at t (B,) -> (B,) float32; None gives ones.
+def min_snr_weight(schedule: Schedule, t: Timesteps, gamma: float | None = 5.0) -> PerImage:
+    """Min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556) of timesteps; `gamma` None gives ones.
 
-    They weigh the error in x_0 by min(SNR, gamma): as a factor on the squared error of the network's own output that
-    is min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v and / 1 for x_0.
+    They weigh the error in x_0 by min(SNR, gamma). As a factor on the squared error of the network's own output, that
+    is min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v and min(SNR, gamma) for x_0.
     """
     snr = schedule.snr(t)
     if gamma is None:
@@ -64,23 +69,23 @@ def min_snr_weight(schedule: Schedule, t: jax.Array, gamma: float | None = 5.0) 
 
 def denoising_loss(
     schedule: Schedule,
-    model_output: jax.Array,
-    x0: jax.Array,
-    noise: jax.Array,
-    t: jax.Array,
+    model_output: Latents,
+    x0: Latents,
+    noise: Latents,
+    t: Timesteps,
     *,
     gamma: float | None = None,
-) -> jax.Array:
-    """Weighted mean squared error of each image, (B,) float32; the caller takes the mean over the batch.
+) -> PerImage:
+    """The weighted mean squared error of each image; the caller takes the mean over the batch.
 
     Args:
         schedule: says what the network predicts.
-        model_output: (B, ...) in any float dtype.
-        x0: clean latents (B, ...).
-        noise: the noise that was added, (B, ...).
-        t: timesteps (B,).
+        model_output: in any float dtype.
+        x0: the clean latents.
+        noise: the noise that was added.
+        t: the timestep of each image.
         gamma: see `min_snr_weight`; None weighs all timesteps alike.
     """
     error = model_output.astype(jnp.float32) - training_target(schedule, x0, noise, t)
-    per_image = jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
+    per_image = jnp.mean(jnp.square(error), axis=(1, 2, 3))
     return min_snr_weight(schedule, t, gamma) * per_image

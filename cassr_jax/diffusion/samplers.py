@@ -1,8 +1,8 @@
 """Deterministic samplers, each equal to its torch diffusers counterpart, and the one loop that runs them.
 
 A sampler is a frozen dataclass with two methods: `trajectory` computes every coefficient of a run in NumPy float64,
-before anything is traced; `step` applies row i of them to the latents. All four solve the same ODE, and all are linear
-in the latents and in the network's x_0 predictions, so a step is a handful of multiply-adds in float32.
+before anything is traced; `step` applies the coefficients of one step to the latents. All four solve the same ODE, and
+all are linear in the latents and in the network's x_0 predictions, so a step is a few multiply-adds in float32.
 
 Latents are variance-preserving throughout, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, also for the samplers whose
 authors write them in terms of sigma = sqrt((1 - abar) / abar): there x_sigma = x_t / sqrt(abar_t). The network is
@@ -11,85 +11,101 @@ therefore always given x_t as it saw it in training.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64
 
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
+from cassr_jax.typing import Coefficient, Column, Latents, NumpyColumn, Step
 
-Denoise = Callable[[jax.Array, jax.Array], jax.Array]
-"""(latents x_t (B, ...) float32, step index () int32) -> the network's output (B, ...), of the schedule's
-prediction type, in any float dtype. The timestep of step i is `trajectory.timesteps[i]`."""
+Denoise = Callable[[Latents, Step], Latents]
+"""(float32 latents x_t, int32 step index) -> the network's output, of the schedule's prediction type, in any float
+dtype. The timestep of step i is `trajectory.timesteps[i]`."""
 
 
 class Coefficients(NamedTuple):
-    """One step, or with a leading axis all of them: x0 = x0_from_latents x_t + x0_from_output output, then
-    x_next = keep x_t + new x0 + old (the step before's x0)."""
+    """The coefficients of a step: x0 = x0_from_latents x_t + x0_from_output output, then
+    x_next = keep x_t + new x0 + old (x0 of the step before)."""
 
-    x0_from_latents: np.ndarray
-    x0_from_output: np.ndarray
-    keep: np.ndarray
-    new: np.ndarray
-    old: np.ndarray
+    x0_from_latents: Coefficient
+    x0_from_output: Coefficient
+    keep: Coefficient
+    new: Coefficient
+    old: Coefficient
 
 
 class CorrectedCoefficients(NamedTuple):
-    """UniPC: before the step, x_t <- trust x_t + anchor x_before + now x0 + last x0_before + older x0_two_before."""
+    """UniPC's coefficients: before the step, x_t <- trust x_t + anchor x_before + now x0 + last x0_before +
+    older x0_two_before."""
 
     predictor: Coefficients
-    trust: np.ndarray
-    anchor: np.ndarray
-    now: np.ndarray
-    last: np.ndarray
-    older: np.ndarray
+    trust: Coefficient
+    anchor: Coefficient
+    now: Coefficient
+    last: Coefficient
+    older: Coefficient
 
 
 class Trajectory(NamedTuple):
-    """A run worked out in advance; a pytree, so it may be a constant of a jitted function or an argument of it.
+    """A run worked out in advance. As a pytree it may be a constant of a jitted function or one of its arguments.
 
     Attributes:
-        timesteps: (num_steps,) float32, falling; what the network's timestep embeddings are made from. Whole numbers,
-            but for Euler with `linspace`.
-        signal: sqrt(abar) at each of them, (num_steps,) float32.
-        noise: sqrt(1 - abar) at each of them, (num_steps,) float32.
-        coefficients: every leaf (num_steps,) float32.
+        timesteps: what the network's timestep embeddings are made from, falling. They are whole numbers except for
+            Euler with `linspace`.
+        signal: sqrt(abar) at each of them.
+        noise: sqrt(1 - abar) at each of them.
+        coefficients: every leaf has one value for each step.
     """
 
-    timesteps: np.ndarray
-    signal: np.ndarray
-    noise: np.ndarray
+    timesteps: Column
+    signal: Column
+    noise: Column
     coefficients: Coefficients | CorrectedCoefficients
 
 
 class Carry(NamedTuple):
-    """What passes from step to step, all (B, ...) float32.
+    """What passes from step to step, in float32.
 
     Attributes:
-        latents: x_t at the timestep of the coming step; the result after the last.
-        x0: the newest prediction of x_0: what a preview shows.
+        latents: x_t at the timestep of the coming step; after the last step, the result.
+        x0: the newest prediction of x_0, which a preview shows.
         previous_x0: the prediction one step before it.
-        corrected: x_t that the newest step set out from, after UniPC's corrector.
+        corrected: the x_t from which the newest step started, after UniPC's corrector.
     """
 
-    latents: jax.Array
-    x0: jax.Array
-    previous_x0: jax.Array
-    corrected: jax.Array
+    latents: Latents
+    x0: Latents
+    previous_x0: Latents
+    corrected: Latents
 
 
+@runtime_checkable
 class Sampler(Protocol):
-    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory: ...
+    """How a run is planned, and how one of its steps is taken."""
 
-    def step(self, carry: Carry, coefficients: Any, model_output: jax.Array) -> Carry: ...
+    def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
+        """The trajectory of `num_steps` steps.
+
+        With `first_timestep` the run starts at partial strength, at or below that timestep
+        (`Schedule.spaced_timesteps`).
+
+        Raises:
+            InputError: the steps do not fit into the schedule.
+        """
+        ...
+
+    # Each sampler takes the coefficients that its own trajectory has, which a protocol cannot say.
+    def step(self, carry: Carry, coefficients: Any, model_output: Latents) -> Carry: ...
 
 
 class _LinearStep:
-    """The step that DDIM, Euler and DPM-Solver++ share; they differ in their plans."""
+    """The step that DDIM, Euler and DPM-Solver++ share; they differ in their coefficients."""
 
-    def step(self, carry: Carry, coefficients: Coefficients, model_output: jax.Array) -> Carry:
+    def step(self, carry: Carry, coefficients: Coefficients, model_output: Latents) -> Carry:
         c, x_t = coefficients, carry.latents
         x0 = x_t * c.x0_from_latents + model_output.astype(jnp.float32) * c.x0_from_output
         latents = x_t * c.keep + x0 * c.new + carry.x0 * c.old
@@ -140,9 +156,9 @@ class UniPC:
     """UniPC of order 2 with B_2(h), predicting x_0 (Zhao et al. 2023, arXiv 2302.04867); diffusers'
     UniPCMultistepScheduler.
 
-    Its predictor is DPM-Solver++(2M). Its corrector re-takes the step before with the x_0 predicted at its end, at no
-    further call of the network; as in diffusers that x_0 comes from the uncorrected latents, and the last step is not
-    corrected because nothing is predicted at its end.
+    Its predictor is DPM-Solver++(2M). Its corrector takes the previous step again with the x_0 predicted at its end,
+    without another call of the network. As in diffusers, that x_0 comes from the uncorrected latents, and the last step
+    is not corrected because nothing is predicted at its end.
     """
 
     def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
@@ -160,7 +176,7 @@ class UniPC:
         assert isinstance(trajectory.coefficients, Coefficients)
         return trajectory._replace(coefficients=CorrectedCoefficients(trajectory.coefficients, *corrector))
 
-    def step(self, carry: Carry, coefficients: CorrectedCoefficients, model_output: jax.Array) -> Carry:
+    def step(self, carry: Carry, coefficients: CorrectedCoefficients, model_output: Latents) -> Carry:
         c, p = coefficients, coefficients.predictor
         x0 = carry.latents * p.x0_from_latents + model_output.astype(jnp.float32) * p.x0_from_output
         history = carry.x0 * c.last + carry.previous_x0 * c.older
@@ -173,41 +189,37 @@ SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIM, "euler": Euler, "dpmpp_2m": 
 
 
 def make_sampler(name: str) -> Sampler:
-    """The sampler of that name, with SD-1.5's settings. Raises InputError on an unknown name."""
+    """The sampler of that name.
+
+    Raises:
+        InputError: there is none.
+    """
     if name not in SAMPLERS:
-        raise InputError(f"The sampler is {name!r}, expected one of {', '.join(SAMPLERS)}.")
+        raise InputError(f"sampler: found {name!r}, expected one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]()
 
 
-def start_latents(trajectory: Trajectory, x0: jax.Array, noise: jax.Array) -> jax.Array:
-    """x_t (B, ...) float32 at the first timestep, from x_0 (a latent to start from, or zeros) and unit noise."""
+def start_latents(trajectory: Trajectory, x0: Latents, noise: Latents) -> Latents:
+    """x_t, float32, at the first timestep, from x_0 (a latent to start from, or zeros) and unit noise."""
     return trajectory.signal[0] * x0.astype(jnp.float32) + trajectory.noise[0] * noise.astype(jnp.float32)
 
 
-def begin(latents: jax.Array) -> Carry:
-    """The carry before step 0, from x_t (B, ...)."""
+def begin(latents: Latents) -> Carry:
+    """The carry before step 0, from x_t at the first timestep."""
     latents = latents.astype(jnp.float32)
     nothing = jnp.zeros_like(latents)
     return Carry(latents=latents, x0=nothing, previous_x0=nothing, corrected=nothing)
 
 
-def advance(
-    denoise: Denoise,
-    sampler: Sampler,
-    trajectory: Trajectory,
-    carry: Carry,
-    start: int | jax.Array,
-    stop: int | jax.Array,
-) -> Carry:
-    """Take the steps start <= i < stop.
+def advance(denoise: Denoise, sampler: Sampler, trajectory: Trajectory, carry: Carry, start: Step, stop: Step) -> Carry:
+    """Take the steps start <= i < stop, with one call of `denoise` each.
 
-    `sample` is this from 0 to the end. To show progress or a preview (`carry.x0`), jit it with `start` and `stop` as
-    arguments and call it for a few steps at a time: one compiled function serves every part of the run, and nothing in
-    the loop calls back to the host. With plain ints it becomes a `lax.scan`, with traced ones a `lax.while_loop`; the
-    results are the same.
+    To show progress or a preview (`carry.x0`), jit it with `start` and `stop` as arguments and call it for a few steps
+    at a time: one compiled function serves every part of the run, and nothing in the loop calls back to the host. With
+    plain ints it becomes a `lax.scan`, with traced ones a `lax.while_loop`; the results are the same.
     """
 
-    def body(i: jax.Array, carry: Carry) -> Carry:
+    def body(i: Step, carry: Carry) -> Carry:
         coefficients = jax.tree.map(lambda column: jnp.asarray(column)[i], trajectory.coefficients)
         return sampler.step(carry, coefficients, denoise(carry.latents, i))
 
@@ -215,9 +227,14 @@ def advance(
 
 
 def _linear_trajectory(
-    schedule: Schedule, timesteps: np.ndarray, sigmas: np.ndarray, next_sigmas: np.ndarray, second_order: bool = False
+    schedule: Schedule,
+    timesteps: Float[np.ndarray, " steps"],
+    sigmas: NumpyColumn,
+    next_sigmas: NumpyColumn,
+    second_order: bool = False,
 ) -> Trajectory:
-    """A trajectory of steps sigmas[i] -> next_sigmas[i]; of second order but for the first and the last, if asked."""
+    """The trajectory of steps sigmas[i] -> next_sigmas[i]. With `second_order`, all but the first and the last step
+    are of second order."""
     signal, noise = _levels(sigmas)
     if schedule.prediction_type == "epsilon":
         x0_from_latents, x0_from_output = 1 / signal, -noise / signal
@@ -236,21 +253,23 @@ def _linear_trajectory(
     return Trajectory(timesteps.astype(np.float32), signal.astype(np.float32), noise.astype(np.float32), coefficients)
 
 
-def _levels(sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sqrt(abar) and sqrt(1 - abar) from their quotient."""
+def _levels(sigmas: NumpyColumn) -> tuple[NumpyColumn, NumpyColumn]:
+    """sqrt(abar) and sqrt(1 - abar) from the second over the first."""
     signal = 1 / np.sqrt(1 + sigmas**2)
     return signal, sigmas * signal
 
 
-def _first_order(sigmas: np.ndarray, next_sigmas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """keep, gain of the exact solution for a constant x_0: x_next = keep x_t + gain x_0."""
+def _first_order(sigmas: NumpyColumn, next_sigmas: NumpyColumn) -> tuple[NumpyColumn, NumpyColumn]:
+    """`keep` and `gain` of the exact solution for a constant x_0: x_next = keep x_t + gain x_0."""
     signal, noise = _levels(sigmas)
     next_signal, next_noise = _levels(next_sigmas)
     return next_noise / noise, next_signal - signal * next_noise / noise
 
 
-def _corrector_shares(log_snr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the newest and of the oldest x_0 in each corrected step i -> i + 1, (num_steps - 1,) each.
+def _corrector_shares(
+    log_snr: NumpyColumn,
+) -> tuple[Float64[np.ndarray, " corrected"], Float64[np.ndarray, " corrected"]]:
+    """Shares of the newest and of the oldest x_0 in each corrected step i -> i + 1, one step fewer than the run has.
 
     The weights rho solve the order conditions R rho = b of UniC-2 (arXiv 2302.04867, eq. 5), with half-log-SNR
     lambda, h its stride, and r the place of the oldest point in units of h; UniC-1, which has two points, takes 1/2.

@@ -1,6 +1,6 @@
 """The noise schedule: how much signal and noise a latent holds at each training timestep.
 
-Everything is in the variance-preserving convention `x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise`
+All of it is in the variance-preserving convention `x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise`
 (Ho et al. 2020, arXiv 2006.11239, eq. 4), with `abar = alphas_cumprod`.
 """
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Float64
 
 from cassr_jax.errors import InputError
+from cassr_jax.typing import Latents, NumpyColumn, PerImage, Timesteps
 
 BetaSchedule = Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -103,39 +104,39 @@ class Schedule:
         )
 
     @property
-    def alphas_cumprod(self) -> np.ndarray:
-        """abar, float32 (T,), read-only: the share of signal in the variance, equal to torch diffusers'."""
+    def alphas_cumprod(self) -> Float32[np.ndarray, " timesteps"]:
+        """abar, the share of signal in the variance at every timestep, equal to torch diffusers'; read-only."""
         return _alphas_cumprod(self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule)
 
     @property
-    def sigmas(self) -> np.ndarray:
-        """sqrt((1 - abar) / abar), float64 (T,): the noise over the signal, rising with t."""
+    def sigmas(self) -> Float64[np.ndarray, " timesteps"]:
+        """sqrt((1 - abar) / abar), the noise over the signal at every timestep, rising with t."""
         alphas_cumprod = self.alphas_cumprod.astype(np.float64)
         return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
-    def snr(self, t: jax.Array) -> jax.Array:
-        """Signal-to-noise ratio abar / (1 - abar) at timesteps t (B,) int -> (B,) float32."""
+    def snr(self, t: Timesteps) -> PerImage:
+        """The signal-to-noise ratio abar / (1 - abar) at timesteps t."""
         alphas_cumprod = jnp.asarray(self.alphas_cumprod)[t]
         return alphas_cumprod / (1 - alphas_cumprod)
 
-    def add_noise(self, x0: jax.Array, noise: jax.Array, t: jax.Array | int) -> jax.Array:
-        """x_t from x_0 and unit noise (B, ...); t is an int or (B,) int in [0, T). Float32."""
-        signal, noise_level = self._levels(t, x0.ndim)
+    def add_noise(self, x0: Latents, noise: Latents, t: Timesteps | int) -> Latents:
+        """x_t, float32, from x_0 and unit noise, at one timestep in [0, T) for each image or one for all."""
+        signal, noise_level = self._levels(t)
         return signal * x0.astype(jnp.float32) + noise_level * noise.astype(jnp.float32)
 
-    def implied_noise(self, x0: jax.Array, x_t: jax.Array, t: jax.Array | int) -> jax.Array:
-        """The noise that leads from x_0 to x_t, wherever x_t comes from. (B, ...) float32."""
-        signal, noise_level = self._levels(t, x0.ndim)
+    def implied_noise(self, x0: Latents, x_t: Latents, t: Timesteps | int) -> Latents:
+        """The noise, float32, that leads from x_0 to x_t, wherever x_t comes from."""
+        signal, noise_level = self._levels(t)
         return (x_t.astype(jnp.float32) - signal * x0.astype(jnp.float32)) / noise_level
 
-    def velocity(self, x0: jax.Array, noise: jax.Array, t: jax.Array | int) -> jax.Array:
-        """v = sqrt(abar) noise - sqrt(1 - abar) x_0, (B, ...) float32."""
-        signal, noise_level = self._levels(t, x0.ndim)
+    def velocity(self, x0: Latents, noise: Latents, t: Timesteps | int) -> Latents:
+        """v = sqrt(abar) noise - sqrt(1 - abar) x_0, float32."""
+        signal, noise_level = self._levels(t)
         return signal * noise.astype(jnp.float32) - noise_level * x0.astype(jnp.float32)
 
-    def to_x0(self, model_output: jax.Array, x_t: jax.Array, t: jax.Array | int) -> jax.Array:
-        """The x_0 that a network's output (B, ...) of this `prediction_type` stands for at x_t. Float32."""
-        signal, noise_level = self._levels(t, x_t.ndim)
+    def to_x0(self, model_output: Latents, x_t: Latents, t: Timesteps | int) -> Latents:
+        """The x_0, float32, that a network's output of this `prediction_type` stands for at x_t."""
+        signal, noise_level = self._levels(t)
         output, x_t = model_output.astype(jnp.float32), x_t.astype(jnp.float32)
         if self.prediction_type == "epsilon":
             return (x_t - noise_level * output) / signal
@@ -145,8 +146,8 @@ class Schedule:
 
     def spaced_timesteps(
         self, num_steps: int, first_timestep: int | None = None, *, open_end: bool = False, whole: bool = True
-    ) -> np.ndarray:
-        """Timesteps of a sampling run, falling, (num_steps,) float64, as diffusers' `set_timesteps` places them.
+    ) -> NumpyColumn:
+        """Timesteps of a sampling run, falling, as diffusers' `set_timesteps` places them.
 
         Over a range of R = T timesteps:
           leading:  every (R // n)-th from 0 up, plus `steps_offset`; the last one stays short of R - 1;
@@ -155,8 +156,8 @@ class Schedule:
 
         With `first_timestep` the same rule runs over the truncated range R = first_timestep + 1. Hence `trailing` and
         `linspace` (two steps or more) begin exactly there, while `leading` begins up to one stride below, just as it
-        begins below T - 1 at full strength. Whoever makes the starting latents takes the first of the returned
-        timesteps as their noise level (`samplers.start_latents` does).
+        begins below T - 1 at full strength. The starting latents must be as noisy as the first timestep
+        returned here, which `samplers.start_latents` sees to.
 
         Args:
             num_steps: n, at least 1.
@@ -194,16 +195,14 @@ class Schedule:
         """R of `spaced_timesteps`: how many training timesteps a run is spread over."""
         return self.num_train_timesteps if first_timestep is None else first_timestep + 1
 
-    def _levels(self, t: jax.Array | int, ndim: int) -> tuple[jax.Array, jax.Array]:
-        """sqrt(abar_t) and sqrt(1 - abar_t), shaped to broadcast over (B, ...) of `ndim` axes."""
-        alphas_cumprod = jnp.asarray(self.alphas_cumprod)[t]
-        if alphas_cumprod.ndim:
-            alphas_cumprod = alphas_cumprod.reshape(-1, *(1,) * (ndim - 1))
+    def _levels(self, t: Timesteps | int) -> tuple[Float[Array, "#batch 1 1 1"], Float[Array, "#batch 1 1 1"]]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), shaped to broadcast over latents."""
+        alphas_cumprod = jnp.asarray(self.alphas_cumprod)[t].reshape(-1, 1, 1, 1)
         return jnp.sqrt(alphas_cumprod), jnp.sqrt(1 - alphas_cumprod)
 
 
 @lru_cache(maxsize=16)
-def _alphas_cumprod(length: int, start: float, end: float, kind: str) -> np.ndarray:
+def _alphas_cumprod(length: int, start: float, end: float, kind: str) -> Float32[np.ndarray, " timesteps"]:
     if kind == "squaredcos_cap_v2":
         level = np.cos((np.arange(length + 1) / length + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - level[1:] / level[:-1], 0.999).astype(np.float32)
@@ -217,8 +216,8 @@ def _alphas_cumprod(length: int, start: float, end: float, kind: str) -> np.ndar
     return alphas_cumprod
 
 
-def _float32_linspace(start: float, end: float, length: int) -> np.ndarray:
-    """torch.linspace bit for bit: float32 ends and stride, counted from the nearer end, each value rounded once."""
+def _float32_linspace(start: float, end: float, length: int) -> Float32[np.ndarray, " timesteps"]:
+    """`torch.linspace` bit for bit: float32 ends and stride, counted from the nearer end, each value rounded once."""
     low, high = np.float32(start), np.float32(end)
     stride = np.float64((high - low) / np.float32(max(length - 1, 1)))
     index = np.arange(length)

@@ -15,7 +15,7 @@ def test_extrapolates_from_the_negative_to_the_positive_prediction(scale):
 
 
 def test_half_precision_predictions_are_guided_in_float32():
-    near = jnp.full((1, 1), 1.0, jnp.bfloat16), jnp.full((1, 1), 1.0078125, jnp.bfloat16)
+    near = (jnp.full((1, 1, 1, 1), value, jnp.bfloat16) for value in (1.0, 1.0078125))
     result = guide(*near, 5.5)
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, 1 + 5.5 * 0.0078125)

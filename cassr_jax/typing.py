@@ -1,0 +1,34 @@
+"""Array types with named axes, one name for one thing in the whole package.
+
+Within a call every name stands for one size. Annotations cost users nothing: only the tests check them, in every call
+(`tests/conftest.py`). `_` is an axis of any size, `...` any number of axes, and `#batch` either the batch or 1.
+"""
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Float32, Float64, Int
+
+# Pictures and latents
+Images = Float[Array, "batch height width 3"]
+Latents = Float[Array, "batch latent_height latent_width latent_channels"]
+PerImage = Float32[Array, "batch"]
+
+# Inside the networks
+Features = Float[Array, "batch height width channels"]
+FeatureList = list[Float[Array, "batch _ _ _"]]  # of several resolutions
+Tokens = Float[Array, "batch length channels"]
+KeyValue = tuple[Float[Array, "batch keys channels"], Float[Array, "batch keys channels"]]
+AnyFloat = Float[Array, "..."]
+
+# Conditions. A single time embedding serves a whole batch.
+TokenIds = Int[Array, "batch tokens"]
+TextEmbedding = Float[Array, "batch tokens text_channels"]
+TimeEmbedding = Float[Array, "#batch time_channels"]
+Timesteps = Int[Array, "batch"]
+
+# Of a sampling run
+Step = int | Int[Array, ""]
+Scalar = Float[Array, ""]
+Column = Float32[Array | np.ndarray, "steps"]  # a value for every step
+Coefficient = Float32[Array | np.ndarray, "*steps"]  # of one step, or of every step
+NumpyColumn = Float64[np.ndarray, "steps"]
