@@ -27,7 +27,7 @@ TimeEmbedding = Float[Array, "#batch time_channels"]
 Timesteps = Int[Array, "batch"]
 
 # Of a sampling run
-Step = int | Int[Array, ""]
+Step = Int[Array, ""]
 Scalar = Float[Array, ""]
 Column = Float32[Array | np.ndarray, "steps"]  # a value for every step
 Coefficient = Float32[Array | np.ndarray, "*steps"]  # of one step, or of every step

@@ -211,7 +211,9 @@ def begin(latents: Latents) -> Carry:
     return Carry(latents=latents, x0=nothing, previous_x0=nothing, corrected=nothing)
 
 
-def advance(denoise: Denoise, sampler: Sampler, trajectory: Trajectory, carry: Carry, start: Step, stop: Step) -> Carry:
+def advance(
+    denoise: Denoise, sampler: Sampler, trajectory: Trajectory, carry: Carry, start: int | Step, stop: int | Step
+) -> Carry:
     """Take the steps start <= i < stop, with one call of `denoise` each.
 
     To show progress or a preview (`carry.x0`), jit it with `start` and `stop` as arguments and call it for a few steps
@@ -219,9 +221,11 @@ def advance(denoise: Denoise, sampler: Sampler, trajectory: Trajectory, carry: C
     plain ints it becomes a `lax.scan`, with traced ones a `lax.while_loop`; the results are the same.
     """
 
-    def body(i: Step, carry: Carry) -> Carry:
+    def body(i: int | Step, carry: Carry) -> Carry:
         coefficients = jax.tree.map(lambda column: jnp.asarray(column)[i], trajectory.coefficients)
-        return sampler.step(carry, coefficients, denoise(carry.latents, i))
+        return sampler.step(
+            carry, coefficients, denoise(carry.latents, jnp.asarray(i))
+        )  # a plain int where jit is disabled
 
     return jax.lax.fori_loop(start, stop, body, carry)
 
