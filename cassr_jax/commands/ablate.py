@@ -1,11 +1,12 @@
-"""What each part of a cascade is worth: variants of one cascade on the same pairs, in a table and in plots.
+"""Measure what each part of a cascade is worth: variants of one cascade on the same pairs, in tables and in plots.
 
     python -m cassr_jax.commands.ablate --lr LR --hr HR --config tiny --output FOLDER --sweep-steps 1 2 4
 
 A variant is a file of --ablations that defines `change`, a function of the cascade's configuration; --sweep-steps and
---sweep-guidance add the unchanged cascade with each of these values. One that cannot be loaded, for want of a network
-say, is named and left out. The output folder gets ablations.md, ablations.json, ablations.png (LPIPS and DISTS against
-steps, guidance and time) and a folder for each variant. The same command again goes on where it stopped.
+--sweep-guidance add the unchanged cascade with each of these values. A variant that cannot be loaded, for want of a
+network say, is named and left out. Every mean has its standard error, and a second table compares each variant with
+--against, picture by picture. The output folder gets ablations.md, ablations.json, ablations.png (LPIPS and DISTS
+against steps, guidance and time) and a folder for each variant. The same command again goes on where it stopped.
 """
 
 import argparse
@@ -14,21 +15,33 @@ import runpy
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
-from cassr_jax.evaluation.comparison import compare, make_measures
+from cassr_jax.evaluation.cascades import (
+    Change,
+    add_devices,
+    add_options,
+    fingerprint,
+    load_restore,
+    number,
+    settings,
+)
+from cassr_jax.evaluation.comparison import Measured, compare
+from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.pyiqa_measures import pyiqa_measures
-from cassr_jax.evaluation.report import means, table
+from cassr_jax.evaluation.report import difference_table, differences, means, table
+from cassr_jax.evaluation.statistics import Mean, to_json
 from cassr_jax.files import replaced, write_json
+from cassr_jax.ranges import GUIDANCE_SCALE, SEED, STEPS
 
 PLOT = "ablations.png"
+WHOLE = "whole"
 _MEASURES = {"lpips": "LPIPS (AlexNet)", "dists": "DISTS"}
 
 
@@ -43,10 +56,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A variant's means over the pictures, and the median seconds for one."""
+    """What a variant gave on each picture, and the median seconds that it took for one."""
 
     variant: Variant
-    values: Mapping[str, float]
+    found: Sequence[Measured]
     seconds: float
 
 
@@ -77,21 +90,40 @@ def sweeps(steps: Sequence[int], guidance: Sequence[float]) -> list[Variant]:
 
 
 def run_variant(
-    variant: Variant, cases: Sequence[Case], measure: Any, chosen: Mapping[str, Any], folder: Path
+    variant: Variant,
+    cases: Sequence[Case],
+    measure: Measure,
+    chosen: Mapping[str, Any],
+    folder: Path,
+    devices: int | None,
 ) -> Outcome:
     """
     Raises:
         InputError: the variant's cascade cannot be loaded, or no picture could be measured.
     """
     chosen = {**chosen, **variant.options, "variant": variant.name, "cascade": fingerprint(chosen, variant.change)}
-    found = compare(cases, partial(load_restore, chosen, variant.change), measure, folder / variant.name, chosen)
-    rows = means(found)
-    if not rows:
+    load = partial(load_restore, chosen, variant.change, devices)
+    found = compare(cases, load, measure, folder / variant.name, chosen)
+    seconds = [m.seconds for m in found if m.values and m.seconds is not None]
+    if not seconds:
         raise InputError(f"none of {len(cases)} pictures could be measured; the first: {found[0].left_out}")
-    return Outcome(variant, rows["result"], statistics.median(m.seconds for m in found if m.seconds is not None))
+    return Outcome(variant, found, statistics.median(seconds))
 
 
-def plot(file: Path, outcomes: Sequence[Outcome]) -> None:
+def side_by_side(outcomes: Sequence[Outcome]) -> list[Measured]:
+    """The results of all variants as if each were a program; a picture that one of them lacks is left out of all."""
+    pictures = zip(*(o.found for o in outcomes), strict=True)
+    return [
+        replace(
+            together[0],
+            values={o.variant.name: m.values["result"] for o, m in zip(outcomes, together, strict=True)},
+        )
+        for together in pictures
+        if all(m.values for m in together)
+    ]
+
+
+def plot(file: Path, outcomes: Sequence[Outcome], rows: Mapping[str, Mapping[str, Mean]]) -> None:
     """LPIPS and DISTS against steps, guidance and seconds a picture, as far as several variants differ in them."""
     from matplotlib.figure import Figure
 
@@ -105,15 +137,20 @@ def plot(file: Path, outcomes: Sequence[Outcome]) -> None:
     }
     columns = {title: found for title, found in columns.items() if len(found) > 1 or title.startswith("seconds")}
     figure = Figure(figsize=(4.5 * len(columns), 7), layout="constrained")
-    grid = figure.subplots(len(_MEASURES), len(columns), squeeze=False, sharey="row")
-    for (name, label), row in zip(_MEASURES.items(), grid, strict=True):
+    measures = {name: label for name, label in _MEASURES.items() if all(name in row for row in rows.values())}
+    if not measures:
+        raise InputError("neither LPIPS nor DISTS is installed, so there is nothing to plot; see docs/evaluation.md")
+    grid = figure.subplots(len(measures), len(columns), squeeze=False, sharey="row")
+    for (name, label), row in zip(measures.items(), grid, strict=True):
         row[0].set_ylabel(f"{label}, lower is better")
         for ax, (title, found) in zip(row, columns.items(), strict=True):
             named = title.startswith("seconds")
-            ax.plot([x for x, _ in found], [o.values[name] for _, o in found], "o" if named else "o-")
+            of = {o.variant.name: rows[o.variant.name][name] for _, o in found}
+            values, errors = [m.value for m in of.values()], [m.error for m in of.values()]
+            ax.errorbar([x for x, _ in found], values, errors, fmt="o" if named else "o-", elinewidth=0.5)
             ax.set_xlabel(title)
             for x, outcome in found if named else ():
-                ax.annotate(outcome.variant.name, (x, outcome.values[name]), fontsize=7)
+                ax.annotate(outcome.variant.name, (x, of[outcome.variant.name].value), fontsize=7)
     with replaced(file) as stream:
         figure.savefig(stream, format="png", dpi=120)
 
@@ -129,45 +166,85 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lr", type=Path, required=True, help="folder of the pictures that are restored")
     add("--output", type=Path, required=True, help="folder for the report and a folder for each variant")
     add("--ablations", type=Path, default=Path("configs/ablations"), help="folder of variants (default %(default)s)")
+    add("--against", metavar="VARIANT", help="compare in pairs with this variant (default: whole, or the first)")
+    add("--seed", type=number("seed", SEED), default=0, help="of every picture's noise (default %(default)s)")
     add_options(parser)
+    add_devices(parser)
     sweep = parser.add_argument_group("sweeps").add_argument
-    sweep("--sweep-steps", type=int, nargs="*", default=[], metavar="N", help="numbers of steps, e.g. 5 10 20 50")
-    sweep("--sweep-guidance", type=float, nargs="*", default=[], metavar="S", help="guidance scales, e.g. 1 3 5.5 8")
-    add("--seed", type=int, default=0, help="of every picture's noise (default %(default)s)")
+    steps, scale = number("steps", STEPS), number("guidance scale", GUIDANCE_SCALE)
+    sweep("--sweep-steps", type=steps, nargs="*", default=[], metavar="N", help="numbers of steps, e.g. 5 10 20 50")
+    sweep("--sweep-guidance", type=scale, nargs="*", default=[], metavar="S", help="guidance scales, e.g. 1 3 5.5 8")
     return parser.parse_args(argv)
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Every variant; returns the table."""
+    """Every variant; returns the tables."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError('the plots need matplotlib, which is not installed: pip install "cassr-jax[eval]"')
     variants = read_variants(arguments.ablations) + sweeps(arguments.sweep_steps, arguments.sweep_guidance)
+    names = [variant.name for variant in variants]
+    baseline = arguments.against or (WHOLE if WHOLE in names else names[0])
+    if baseline not in names:
+        raise InputError(f"--against is {baseline!r}, expected one of {', '.join(names)}")
     cases, unpaired = find_cases(arguments.hr, arguments.lr, {})
-    of_picture, _, _ = pyiqa_measures()
-    measure, missing = make_measures(of_picture)
+    weights, missing = read_weights(["lpips", "dists"])
+    alone, missing_niqe = read_naturalness()
+    measure = make_measure(weights, alone | pyiqa_measures()[0], arguments.devices)
     chosen = settings(arguments) | {"seed": arguments.seed, "pictures": [case.name for case in cases]}
     outcomes, failed = [], {}
     for variant in variants:
         print(f"{variant.name}:", file=sys.stderr, flush=True)
         try:
-            outcomes.append(run_variant(variant, cases, measure, chosen, arguments.output))
+            outcomes.append(run_variant(variant, cases, measure, chosen, arguments.output, arguments.devices))
         except InputError as error:
             failed[variant.name] = str(error)
             print(f"left out: {error}", file=sys.stderr, flush=True)
     if not outcomes:
         raise InputError(f"none of {len(variants)} variants could be run; the first: {next(iter(failed.values()))}")
-    notes = [f"Pictures: {len(cases)}."]
+    return write_report(arguments.output, chosen, outcomes, baseline, failed, unpaired | missing | missing_niqe)
+
+
+def write_report(
+    folder: Path,
+    chosen: Mapping[str, Any],
+    outcomes: Sequence[Outcome],
+    baseline: str,
+    failed: Mapping[str, str],
+    missing: Mapping[str, str],
+) -> str:
+    """Writes ablations.md, ablations.json and ablations.png; returns what ablations.md says.
+
+    Args:
+        failed: variant -> why it could not be run.
+        missing: picture or measure -> why it is left out.
+
+    Raises:
+        InputError: no picture was measured under every variant.
+    """
+    found = side_by_side(outcomes)
+    if not found:
+        raise InputError("no picture was measured under every variant; run fewer of them")
+    rows = means(found)
+    compared = differences(found, baseline) if baseline in rows else {}
+    notes = [f"Pictures: {len(found)}. After ± stands the standard error."]
+    if compared:
+        notes.append("In brackets: on how many pictures the variant is better.")
     notes += [f"{o.variant.name}: {o.seconds:.1f} s a picture." for o in outcomes]
-    notes += [f"Left out: {name} ({reason})." for name, reason in (unpaired | failed | missing).items()]
-    text = table({o.variant.name: o.values for o in outcomes}, {})
-    text += "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
-    with replaced(arguments.output / "ablations.md") as file:
+    notes += [f"Left out: {name} ({reason})." for name, reason in {**missing, **failed}.items()]
+    tables = [table(rows), *([difference_table(compared, baseline)] if compared else [])]
+    text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)]) + "\n"
+    with replaced(folder / "ablations.md") as file:
         file.write(text.encode())
     content = {
-        o.variant.name: {"options": o.variant.options, "means": o.values, "seconds": o.seconds} for o in outcomes
+        o.variant.name: {
+            "options": o.variant.options,
+            "means": {name: to_json(of) for name, of in rows[o.variant.name].items()},
+            "seconds": o.seconds,
+        }
+        for o in outcomes
     }
-    write_json(arguments.output / "ablations.json", {"settings": chosen, "variants": content, "left_out": failed})
-    plot(arguments.output / PLOT, outcomes)
+    write_json(folder / "ablations.json", {"settings": chosen, "variants": content, "left_out": failed})
+    plot(folder / PLOT, outcomes, rows)
     return text
 
 

@@ -13,7 +13,6 @@ manifest says. A set appears when it is complete, and one that is there already 
 
 import argparse
 import hashlib
-import json
 import re
 import shutil
 import sys
@@ -31,8 +30,8 @@ from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS, Preset, degrade
 from cassr_jax.data.sources import picture_files
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.tiles import degraded_tiles
-from cassr_jax.files import write_json
+from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
+from cassr_jax.files import read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 
@@ -83,13 +82,24 @@ def tiled_pairs(photos: Path, preset: Preset, count: int) -> list[Planned]:
     Raises:
         InputError: the folder is missing, holds no picture or too few sharp tiles, or a picture cannot be read.
     """
+    return _from_photos(photos, degraded_tiles(photos, count, preset))
 
-    def planned(key: str, corner: str, images: Images) -> Planned:
-        return Planned(f"{Path(key).with_suffix('').as_posix()}@{corner}", (photos / key,), lambda: images)
 
-    return [
-        planned(*tile.name.rsplit("@", 1), images=(tile.lr, tile.hr)) for tile in degraded_tiles(photos, count, preset)
-    ]
+def sharpest_pairs(photos: Path, preset: Preset, count: int) -> list[Planned]:
+    """The sharpest 512 px crop of at most `count` pictures, named likewise; see `evaluation.tiles.degraded_crops`.
+
+    Raises:
+        InputError: the folder is missing or holds no picture, no picture has such a crop, or one cannot be read.
+    """
+    return _from_photos(photos, degraded_crops(photos, count, preset))
+
+
+def _from_photos(photos: Path, pairs: Sequence[Pair]) -> list[Planned]:
+    def planned(pair: Pair) -> Planned:
+        key, corner = pair.name.rsplit("@", 1)
+        return Planned(f"{Path(key).with_suffix('').as_posix()}@{corner}", (photos / key,), lambda: (pair.lr, pair.hr))
+
+    return [planned(pair) for pair in pairs]
 
 
 def cropped_pairs(lr: Path, hr: Path, side: int = LR_SIDE) -> tuple[list[Planned], dict[str, str]]:
@@ -189,17 +199,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: there is no manifest, or it is not one of this program.
     """
     file = folder / MANIFEST
-    try:
-        content = json.loads(file.read_text("utf-8"))
-        if content["version"] != VERSION:
-            raise InputError(f"{file}: version {content['version']}, expected {VERSION}")
-        return {name: content[name] for name in ("settings", "pictures", "left_out")}
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error}); expected a test set's folder") from error
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: no manifest of a test set ({error})") from error
+    content = read_json(file)
+    if content.get("version") != VERSION:
+        raise InputError(f"{file}: found version {content.get('version')!r}, expected {VERSION} of a test set")
+    for name, fields in (("settings", ()), ("pictures", ("lr", "hr")), ("left_out", ())):
+        entries = content.get(name)
+        whole = isinstance(entries, dict) and all(
+            isinstance(entry, dict) and isinstance(entry.get(part), str)
+            for part in fields
+            for entry in entries.values()
+        )
+        if not whole:
+            raise InputError(f"{file}: {name} is damaged, expected what testset writes; make the set anew")
+    return {name: content[name] for name in ("settings", "pictures", "left_out")}
 
 
 def pixels_sha256(image: np.ndarray) -> str:

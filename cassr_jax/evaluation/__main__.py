@@ -1,28 +1,42 @@
-"""How a cascade, and other programs, do on pairs of pictures: the paper's measures in one table.
+"""Compare a cascade, and other programs, on pairs of pictures: the paper's measures in one table.
 
-    python -m cassr_jax.evaluation --lr LR --hr HR --config tiny --output FOLDER
+    python -m cassr_jax.evaluation --lr LR --hr HR --config tiny --baselines --output FOLDER
     python -m cassr_jax.evaluation --hr HR --results osediff=FOLDER --results seesr=FOLDER --output FOLDER
 
 With --lr, the cascade restores its pictures; --results takes what another program made, so that all stand in the same
-table. Pictures belong together by name, suffixes apart; what does not pair or fit is listed. The output folder gets
+table. Pictures belong together by name, suffixes apart; what does not pair or fit is listed. Every mean has its
+standard error, and a second table compares each program with --against, picture by picture. The output folder gets
 table.md, values.csv, comparison.json, sheet.png (the worst and the best pictures) and the restored pictures. The same
 command again goes on where it stopped.
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import KINDS, add_options, fingerprint, load_restore, settings
-from cassr_jax.evaluation.comparison import compare, make_measures, result_file
+from cassr_jax.evaluation.baselines import BLURRED, SIGMAS, names
+from cassr_jax.evaluation.cascades import (
+    KINDS,
+    add_devices,
+    add_options,
+    fingerprint,
+    load_restore,
+    number,
+    settings,
+)
+from cassr_jax.evaluation.comparison import Measured, compare, result_file
 from cassr_jax.evaluation.frechet import vgg16_distance
-from cassr_jax.evaluation.pairing import find_cases
-from cassr_jax.evaluation.pyiqa_measures import linked, pyiqa_measures
+from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
+from cassr_jax.evaluation.pairing import Case, find_cases
+from cassr_jax.evaluation.pyiqa_measures import OfSet, linked, pyiqa_measures
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
-from cassr_jax.weights.perceptual import lpips_weights
+from cassr_jax.evaluation.statistics import Mean
+from cassr_jax.ranges import SEED
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -34,10 +48,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lr", type=Path, help="folder of the pictures that the cascade restores")
     add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="another program's pictures")
     add("--output", type=Path, required=True, help="folder for the report, one for each comparison")
+    add("--against", metavar="NAME", help="compare in pairs with this program (default: reference, or the first)")
     add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
     add("--vgg16", action="store_true", help="also LPIPS of VGG16, and the Frechet distance on its features; slow")
-    add("--seed", type=int, default=0, help="of every picture's noise (default %(default)s)")
+    add("--seed", type=number("seed", SEED), default=0, help="of every picture's noise (default %(default)s)")
     add_options(parser)
+    add_devices(parser)
     arguments = parser.parse_args(argv)
     if arguments.lr is None and not arguments.results:
         parser.error("nothing to judge: expected --lr, --results, or both")
@@ -46,43 +62,81 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _named(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
-    if not (name and equals and folder) or name in KINDS:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected NAME=DIR with a name that is none of {', '.join(KINDS)}")
+    taken = (*KINDS, *names(SIGMAS))
+    if not (name and equals and folder) or name in taken or name.startswith(BLURRED):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected NAME=DIR with a name that is none of {', '.join(taken)}"
+        )
     return name, Path(folder)
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What is measured: of a picture, of a whole set, and why the rest is missing."""
+
+    of_picture: Measure
+    of_set: Mapping[str, OfSet]
+    missing: Mapping[str, str]
+
+
+def find_measures(vgg16: bool, devices: int | None) -> Measures:
+    """Every measure that is installed."""
+    weights, missing = read_weights(["lpips", *(["lpips_vgg16"] if vgg16 else []), "dists"])
+    alone, missing_niqe = read_naturalness()
+    of_picture, of_set, missing_pyiqa = pyiqa_measures()
+    if vgg16 and "lpips_vgg16" in weights:
+        of_set["frechet_vgg16"] = vgg16_distance(weights["lpips_vgg16"])
+    return Measures(make_measure(weights, alone | of_picture, devices), of_set, missing | missing_niqe | missing_pyiqa)
+
+
 def run(arguments: argparse.Namespace) -> str:
-    """The whole comparison; returns the table."""
+    """The whole comparison; returns the tables."""
     results = dict(arguments.results)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
-    of_picture, of_set, missing = pyiqa_measures()
-    vgg16 = lpips_weights("vgg16") if arguments.vgg16 else None
-    if vgg16 is not None:
-        of_set["frechet_vgg16"] = vgg16_distance(vgg16)
-    measure, missing_too = make_measures(of_picture, vgg16)
-    missing |= missing_too
+    measures = find_measures(arguments.vgg16, arguments.devices)
     cascade = settings(arguments)
     chosen = {
         "hr": str(arguments.hr.resolve()),
         "lr": None if arguments.lr is None else str(arguments.lr.resolve()),
         "results": {name: str(folder.resolve()) for name, folder in results.items()},
         "pictures": [case.name for case in cases],
-        "missing": sorted(missing),
+        "missing": sorted(measures.missing),
         "vgg16": arguments.vgg16,
     } | ({} if arguments.lr is None else cascade | {"seed": arguments.seed, "cascade": fingerprint(cascade)})
-    load = None if arguments.lr is None else partial(load_restore, chosen)
-    found = compare(cases, load, measure, arguments.output, chosen)
+    load = None if arguments.lr is None else partial(load_restore, chosen, devices=arguments.devices)
+    found = compare(cases, load, measures.of_picture, arguments.output, chosen)
     rows = means(found)
     if not rows:
         raise InputError(f"none of {len(cases)} pictures could be measured; the first: {found[0].left_out}")
-    measured = [case for case, of in zip(cases, found, strict=True) if of.values]
-    files = {program: [result_file(arguments.output, case, program) for case in measured] for program in rows}
-    for name, of in of_set.items():
+    baseline = arguments.against or ("reference" if "reference" in rows else next(iter(rows)))
+    if baseline not in rows:
+        raise InputError(f"--against is {baseline!r}, expected one of {', '.join(rows)}")
+    missing = dict(measures.missing)
+    for name, of in measures.of_set.items():
+        values, reason = measure_set(of, cases, found, arguments.output)
+        missing |= {name: reason} if reason else {}
         for program, row in rows.items():
-            with linked(files[program]) as made, linked([case.hr for case in measured]) as truths:
-                row[name] = of(made, truths)
+            row[name] = Mean(values.get(program, math.nan), math.nan, 1)
     write_sheet(arguments.output, cases, found)
-    return write_report(arguments.output, chosen, found, rows, missing, unpaired, arguments.paper)
+    return write_report(
+        arguments.output, chosen, found, rows, missing, unpaired, arguments.paper, baseline if len(rows) > 1 else None
+    )
+
+
+def measure_set(
+    of: OfSet, cases: Sequence[Case], found: Sequence[Measured], output: Path
+) -> tuple[dict[str, float], str]:
+    """A set's measure for each program for which it is defined, and why it is not for the others."""
+    measured = [case for case, m in zip(cases, found, strict=True) if m.values]
+    values, reason = {}, ""
+    for program in next(m.values for m in found if m.values):
+        files = [result_file(output, case, program) for case in measured]
+        with linked(files) as made, linked([case.hr for case in measured]) as truths:
+            try:
+                values[program] = of(made, truths)
+            except InputError as error:
+                reason = str(error)
+    return values, reason
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,32 +8,35 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import KINDS, Restore
-from cassr_jax.evaluation.measures import Measure, Values, make_measure
-from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
+from cassr_jax.evaluation.cascades import Restore
+from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, read_case
-from cassr_jax.evaluation.pyiqa_measures import OfPicture
-from cassr_jax.files import replaced, write_json
+from cassr_jax.files import parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
-from cassr_jax.weights.perceptual import Weights
+from cassr_jax.locks import claimed
 
 SETTINGS, VALUES, PICTURES = "settings.json", "values.jsonl", "pictures"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One picture's values, by program, and how long the cascade took; or why it has none.
+    """One picture's values, or why it has none.
 
-    `files` is a hash of the pictures that were read.
+    Attributes:
+        name: of the picture, as in `Case`.
+        values: program -> measure -> value.
+        left_out: why it has no values; empty where it has.
+        seconds: how long the cascade took; None where none restored it.
+        files: a hash of the pictures that were read.
+        undefined: measure -> why it is not defined for this picture.
     """
 
     name: str
@@ -41,38 +44,7 @@ class Measured:
     left_out: str = ""
     seconds: float | None = None
     files: str = ""
-
-
-def make_measures(outside: Mapping[str, OfPicture], vgg16: Weights | None = None) -> tuple[Measure, dict[str, str]]:
-    """Every measure of a picture that is at hand, and of NIQE, if it is not, the reason.
-
-    `vgg16` are `lpips_weights("vgg16")` where that LPIPS is asked for too.
-
-    Raises:
-        InputError: LPIPS's or DISTS's weights are not installed.
-    """
-    learned, missing, alone = make_measure(vgg16_params=vgg16), {}, dict(outside)
-    try:
-        statistics = pristine_statistics()
-        alone["niqe"] = lambda picture: niqe(picture, statistics)
-    except InputError as error:
-        missing["niqe"] = str(error)
-
-    def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:
-        together = learned(truth, pictures)
-        return [
-            values | {name: _or_nan(of, picture) for name, of in alone.items()}
-            for values, picture in zip(together, pictures, strict=True)
-        ]
-
-    return measure, missing
-
-
-def _or_nan(of: OfPicture, picture: np.ndarray) -> float:
-    try:
-        return of(picture)
-    except InputError:  # too small, or flat: the measure is not defined
-        return float("nan")
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_output(folder: Path, settings: Mapping[str, Any]) -> dict[str, Measured]:
@@ -83,11 +55,8 @@ def open_output(folder: Path, settings: Mapping[str, Any]) -> dict[str, Measured
     """
     file = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
-    if file.is_file():
-        try:
-            before = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(f"{file}: not JSON ({error}); expected the settings of a comparison") from error
+    if file.exists():
+        before = read_json(file)
         if changed := sorted(name for name in before.keys() | settings if before.get(name) != settings.get(name)):
             name = changed[0]
             raise InputError(
@@ -100,14 +69,40 @@ def open_output(folder: Path, settings: Mapping[str, Any]) -> dict[str, Measured
 
 
 def _finished(file: Path) -> list[Measured]:
-    """What the file's whole lines say; a last one that a kill has cut off is taken out of it."""
-    if not file.is_file():
+    """What the file's whole lines say; a last one that a kill has cut off is taken out of it.
+
+    Raises:
+        InputError: a whole line is damaged.
+    """
+    if not file.exists():
         return []
-    whole, newline, rest = file.read_text("utf-8").rpartition("\n")
+    try:
+        whole, newline, rest = file.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
     if rest:
         with replaced(file) as stream:
-            stream.write((whole + newline).encode())
-    return [Measured(**json.loads(line)) for line in whole.splitlines()]
+            stream.write(whole + newline)
+    lines = whole.split(b"\n") if whole else []
+    return [_measured(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _measured(line: bytes, where: str) -> Measured:
+    """
+    Raises:
+        InputError: `line` is not what `compare` writes.
+    """
+    data = parse_json(line, where)
+    try:
+        measured = Measured(**data)
+        numbers = [value for values in measured.values.values() for value in values.values()]
+        if not isinstance(measured.name, str) or not all(isinstance(value, int | float) for value in numbers):
+            raise TypeError("a name or a value is of another type")
+    except (TypeError, AttributeError) as error:
+        raise InputError(
+            f"{where}: no picture's values ({error}); delete this line, and the picture is measured anew"
+        ) from error
+    return measured
 
 
 def compare(
@@ -126,18 +121,19 @@ def compare(
         settings: what decides the values, JSON's own types; `seed` is that of every picture's noise.
 
     Raises:
-        InputError: see `open_output`; and whatever loading the cascade raises.
+        InputError: see `open_output`; another program writes into the folder; and whatever loading the cascade raises.
     """
-    found = open_output(folder, settings)
-    left = [case for case in cases if case.name not in found or found[case.name].files != _files_hash(case)]
-    if left:
-        restore = None if load is None else load()
-        with (folder / VALUES).open("a", encoding="utf-8") as stream:
-            measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
-            for measured in tqdm(measuring, "measuring", len(left), unit="picture"):
-                stream.write(json.dumps(asdict(measured)) + "\n")
-                stream.flush()
-                found[measured.name] = measured
+    with claimed(folder, "evaluation"):
+        found = open_output(folder, settings)
+        left = [case for case in cases if case.name not in found or found[case.name].files != _files_hash(case)]
+        if left:
+            restore = None if load is None else load()
+            with (folder / VALUES).open("a", encoding="utf-8") as stream:
+                measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
+                for measured in tqdm(measuring, "measuring", len(left), unit="picture", disable=None):
+                    stream.write(json.dumps(asdict(measured)) + "\n")
+                    stream.flush()
+                    found[measured.name] = measured
     return [found[case.name] for case in cases]
 
 
@@ -145,21 +141,26 @@ def _measure_all(
     cases: Sequence[Case], restore: Restore | None, measure: Measure, seed: int, folder: Path
 ) -> Iterator[Measured]:
     for case in cases:
+        files = _files_hash(case)
         try:
             pictures = read_case(case)
         except InputError as error:
-            yield Measured(case.name, {}, str(error), files=_files_hash(case))
+            yield Measured(case.name, {}, str(error), files=files)
             continue
         shown, seconds = dict(pictures.results), None
         if restore is not None and pictures.lr is not None:
             start = time.perf_counter()
-            made = dict(zip(KINDS, restore(pictures.lr, seed, pictures.scale), strict=True))
+            try:
+                made = restore(pictures.lr, seed, pictures.scale)
+            except InputError as error:
+                yield Measured(case.name, {}, f"{case.lr}: {error}", files=files)
+                continue
             seconds = time.perf_counter() - start
-            for kind, picture in made.items():
-                io.write(made_file(folder, kind, case.name), io.Picture(picture))
-            shown = made | shown
-        values = measure(pictures.hr, list(shown.values()))
-        yield Measured(case.name, dict(zip(shown, values, strict=True)), seconds=seconds, files=_files_hash(case))
+            for program, picture in made.items():
+                io.write(made_file(folder, program, case.name), io.Picture(picture))
+            shown = {**made, **shown}
+        values, undefined = measure(pictures.hr, list(shown.values()))
+        yield Measured(case.name, dict(zip(shown, values, strict=True)), "", seconds, files, undefined)
 
 
 def _files_hash(case: Case) -> str:
@@ -167,14 +168,14 @@ def _files_hash(case: Case) -> str:
     return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
 
 
-def made_file(folder: Path, kind: str, name: str) -> Path:
+def made_file(folder: Path, program: str, name: str) -> Path:
     """Where the output keeps what the cascade made of a picture."""
-    return folder / PICTURES / kind / f"{name}.png"
+    return folder / PICTURES / program.replace(",", "").replace(" ", "_") / f"{name}.png"
 
 
 def result_file(folder: Path, case: Case, program: str) -> Path:
     """Where a program's picture is: among those that the cascade made, or where it was given."""
-    return made_file(folder, program, case.name) if program in KINDS else case.results[program]
+    return case.results[program] if program in case.results else made_file(folder, program, case.name)
 
 
 def _short(value: Any) -> str:

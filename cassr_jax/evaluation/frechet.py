@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.data.sources import picture_files
+from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.perceptual import Params, lpips_features
 from cassr_jax.weights.perceptual import Weights
+
+LEAST_SIDE = 16  # px; VGG16 halves a picture four times
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -39,7 +42,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
     """`distance(made, truths)` of the pictures of two folders, on the mean over each picture of VGG16's last features.
 
-    `weights` are `lpips_weights("vgg16")`. A file is looked at once, whatever links lead to it.
+    `weights` are `lpips_weights("vgg16")`. A file is looked at once, whatever links lead to it. The function raises
+    InputError where a folder holds fewer than two pictures, or one too small for the network.
     """
     params = jax.device_put(weights)
 
@@ -49,9 +53,16 @@ def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
 
     @cache
     def of_file(file: Path) -> np.ndarray:
-        return np.asarray(last(params, io.fill_hidden(io.read(file))[None]))
+        picture = io.fill_hidden(io.read(file))
+        if min(picture.shape[:2]) < LEAST_SIDE:
+            size = f"{picture.shape[1]}x{picture.shape[0]} px"
+            raise InputError(f"found a picture of {size}, expected sides of at least {LEAST_SIDE} px")
+        return np.asarray(last(params, picture[None]))
 
     def of_folder(folder: Path) -> np.ndarray:
-        return np.stack([of_file((folder / key).resolve()) for key in picture_files(folder)])  # (n, 512)
+        keys = picture_files(folder)
+        if len(keys) < 2:
+            raise InputError(f"found {len(keys)} picture, expected at least 2: one has no covariance")
+        return np.stack([of_file((folder / key).resolve()) for key in keys])  # (n, 512)
 
     return lambda made, truths: frechet_distance(of_folder(made), of_folder(truths))

@@ -1,5 +1,6 @@
-"""Every measure of one restored picture, and their summary over many."""
+"""The measures that compare one picture with its truth: LPIPS, DISTS, PSNR and SSIM; and those that judge it alone."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,101 +9,143 @@ from typing import Any
 import jax
 import numpy as np
 
+from cassr_jax.errors import InputError
 from cassr_jax.evaluation.fidelity import luma, psnr, ssim
+from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.models.perceptual import Params, dists, lpips
-from cassr_jax.weights.perceptual import dists_weights, lpips_weights
+from cassr_jax.models.perceptual import Params, dists_between, dists_features, lpips_between, lpips_features
+from cassr_jax.weights.perceptual import Weights, dists_weights, lpips_weights
 
-Values = dict[str, float]  # measure -> value
-Measure = Callable[[np.ndarray, Sequence[np.ndarray]], list[Values]]
+Values = dict[str, float]  # measure -> value; NaN where the measure is not defined
+Undefined = dict[str, str]  # measure -> why it is not defined
+Measure = Callable[[np.ndarray, Sequence[np.ndarray]], tuple[list[Values], Undefined]]
+"""(truth (H, W, 3), pictures of that size) -> the values of each picture, and why some are NaN; all uint8 RGB."""
+OfPicture = Callable[[np.ndarray], float]
+"""A picture (H, W, 3) uint8 -> its value, judged without a truth; InputError where it is not defined."""
 
 
 @dataclass(frozen=True)
-class Column:
-    """How a measure is printed: its title, its digits, and whether more of it is better."""
+class Learned:
+    """A distance between the features of a network.
 
-    title: str
-    digits: int
-    higher_is_better: bool
+    Attributes:
+        read: its published weights; InputError where they are not installed.
+        features: (weights, pictures (B, H, W, 3) in [-1, 1]) -> what is compared.
+        between: (weights, features, the truth's features) -> (B,).
+        least_side: of a picture, in px; the network has no output for a smaller one.
+    """
+
+    read: Callable[[], Weights]
+    features: Callable[[Params, jax.Array], Any]
+    between: Callable[[Params, Any, Any], jax.Array]
+    least_side: int = 1
 
 
-COLUMNS: Mapping[str, Column] = {
-    "lpips": Column("LPIPS", 4, False),
-    "dists": Column("DISTS", 4, False),
-    "psnr_y": Column("PSNR-Y", 2, True),
-    "ssim_y": Column("SSIM-Y", 4, True),
-    "psnr_rgb": Column("PSNR-RGB", 2, True),
+LEARNED: Mapping[str, Learned] = {
+    "lpips": Learned(lambda: lpips_weights("alexnet"), partial(lpips_features, net="alexnet"), lpips_between, 31),
+    "lpips_vgg16": Learned(lambda: lpips_weights("vgg16"), partial(lpips_features, net="vgg16"), lpips_between, 16),
+    "dists": Learned(lambda: dists_weights(), dists_features, dists_between),
 }
+SSIM_SIDE = 11  # of its window, in px
 
 
-def make_measure(lpips_params: Any = None, dists_params: Any = None, vgg16_params: Any = None) -> Measure:
-    """`measure(truth, pictures)`: the values of each picture, all uint8 RGB (H, W, 3) of one size.
+def read_weights(names: Sequence[str]) -> tuple[dict[str, Weights], dict[str, str]]:
+    """The weights of each of `LEARNED` that is named and installed, and why the others are missing."""
+    weights, missing = {}, {}
+    for name in names:
+        try:
+            weights[name] = LEARNED[name].read()
+        except InputError as error:
+            missing[name] = str(error)
+    return weights, missing
 
-    LPIPS is that of AlexNet, and of VGG16 beside it if `vgg16_params`, its weights, are given. The other published
-    weights are read if they are not given. One size compiles once.
+
+def read_naturalness() -> tuple[dict[str, OfPicture], dict[str, str]]:
+    """NIQE, or why it is missing."""
+    try:
+        statistics = pristine_statistics()
+    except InputError as error:
+        return {}, {"niqe": str(error)}
+    return {"niqe": lambda picture: niqe(picture, statistics)}, {}
+
+
+def make_measure(
+    weights: Mapping[str, Weights], alone: Mapping[str, OfPicture] | None = None, devices: int | None = None
+) -> Measure:
+    """PSNR, SSIM, every one of `LEARNED` whose weights are given, and what judges a picture alone.
+
+    Everything is computed in float32 or more: the published values are. A device holds the truth's features and one
+    picture at a time, so memory follows the size of a picture, not their number.
+
+    Args:
+        weights: see `read_weights`.
+        alone: measure -> its function of a picture.
+        devices: how many share the pictures; by default all accelerators of this process, or one CPU.
 
     Raises:
-        InputError: the packages with the weights are not installed.
+        InputError: there are fewer devices.
     """
-    params = {
-        "lpips": lpips_weights("alexnet") if lpips_params is None else lpips_params,
-        "dists": dists_weights() if dists_params is None else dists_params,
-    } | ({} if vgg16_params is None else {"lpips_vgg16": vgg16_params})
-    functions = {"lpips": lpips, "dists": dists, "lpips_vgg16": partial(lpips, net="vgg16")}
-    params = jax.device_put(params)
+    places = [(device, jax.device_put(dict(weights), device)) for device in local_devices(devices)]
 
     @jax.jit
-    def learned(params: Mapping[str, Params], images: jax.Array, truth: jax.Array) -> dict[str, jax.Array]:
-        a, b = to_float(images), to_float(truth)
-        return {name: functions[name](of, a, b) for name, of in params.items()}
+    def features(params: Mapping[str, Params], truth: jax.Array) -> dict[str, Any]:
+        return {name: LEARNED[name].features(of, to_float(truth)[None]) for name, of in params.items()}
 
-    def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:
-        distances = jax.device_get(learned(params, np.stack(pictures), truth[None]))
-        return [
-            {name: float(distance[i]) for name, distance in distances.items()}
-            | {
-                "psnr_y": psnr(luma(picture), luma(truth)),
-                "ssim_y": ssim(luma(picture), luma(truth)),
-                "psnr_rgb": psnr(picture, truth),
-            }
-            for i, picture in enumerate(pictures)
-        ]
+    @jax.jit
+    def distances(params: Mapping[str, Params], truth: Mapping[str, Any], picture: jax.Array) -> dict[str, jax.Array]:
+        own = features(params, picture)
+        return {name: LEARNED[name].between(of, own[name], truth[name])[0] for name, of in params.items()}
+
+    def learned(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:
+        side = min(truth.shape[:2])
+        defined = [name for name in weights if side >= LEARNED[name].least_side]
+        used = []
+        for device, params in places[: len(pictures)]:
+            fitting = {name: params[name] for name in defined}
+            used.append((device, fitting, features(fitting, jax.device_put(truth, device))))
+        found: list[Values] = []
+        for first in range(0, len(pictures), len(used)):
+            together = [
+                distances(params, of_truth, jax.device_put(picture, device))
+                for picture, (device, params, of_truth) in zip(pictures[first:], used, strict=False)
+            ]
+            found += [{name: float(value) for name, value in values.items()} for values in jax.device_get(together)]
+        return found
+
+    def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> tuple[list[Values], Undefined]:
+        size, side = f"{truth.shape[1]}x{truth.shape[0]} px", min(truth.shape[:2])
+        least_sides = {name: LEARNED[name].least_side for name in weights} | {"ssim_y": SSIM_SIDE}
+        undefined = {
+            name: f"{size}, expected sides of at least {least} px"
+            for name, least in least_sides.items()
+            if side < least
+        }
+        result = []
+        for picture, values in zip(pictures, learned(truth, pictures), strict=True):
+            planes = luma(picture), luma(truth)
+            values |= {"psnr_y": psnr(*planes), "psnr_rgb": psnr(picture, truth)}
+            if "ssim_y" not in undefined:
+                values["ssim_y"] = ssim(*planes)
+            for name, of in (alone or {}).items():
+                try:
+                    values[name] = of(picture)
+                except InputError as error:
+                    undefined.setdefault(name, str(error))
+            result.append(values)
+        return [{name: math.nan for name in undefined} | values for values in result], undefined
 
     return measure
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of the sample, n - 1; 0 of a single value)."""
-    array = np.asarray(values, np.float64)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+def local_devices(count: int | None) -> list[jax.Device]:
+    """The first `count` devices of this process; by default all accelerators, or one CPU.
 
-
-def table(rows: Mapping[str, Sequence[Values]]) -> str:
-    """A Markdown table: mean ± standard deviation over the pictures, one line for each kind of picture.
-
-    Two further lines, when `reference` and `result` are among the kinds, compare them picture by picture: the mean
-    difference ± its standard error, and in how many pictures the result is the better one.
+    Raises:
+        InputError: there are fewer.
     """
-    titles = [f"{column.title} {'↑' if column.higher_is_better else '↓'}" for column in COLUMNS.values()]
-    lines = [["picture", *titles]]
-    for kind, values in rows.items():
-        cells = []
-        for name, column in COLUMNS.items():
-            mean, deviation = spread([value[name] for value in values])
-            cells.append(f"{mean:.{column.digits}f} ± {deviation:.{column.digits}f}")
-        lines.append([kind, *cells])
-    if {"reference", "result"} <= rows.keys():
-        lines += _comparison(rows["reference"], rows["result"])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _comparison(reference: Sequence[Values], result: Sequence[Values]) -> list[list[str]]:
-    differences, wins = ["result - reference"], ["result better"]
-    for name, column in COLUMNS.items():
-        values = [b[name] - a[name] for a, b in zip(reference, result, strict=True)]
-        mean, deviation = spread(values)
-        differences.append(f"{mean:+.{column.digits}f} ± {deviation / len(values) ** 0.5:.{column.digits}f}")
-        better = sum(value > 0 if column.higher_is_better else value < 0 for value in values)
-        wins.append(f"{better} of {len(values)}")
-    return [differences, wins]
+    present = jax.local_devices()
+    if count is None:
+        count = 1 if present[0].platform == "cpu" else len(present)
+    if not 1 <= count <= len(present):
+        raise InputError(f"devices is {count}, expected 1 to {len(present)}, as many as there are")
+    return present[:count]

@@ -12,11 +12,22 @@ from typing import Any
 
 import numpy as np
 
-# Ours -> pyiqa's name of the variant that the field's tables hold.
-VARIANTS: Mapping[str, str] = {"musiq": "musiq", "maniqa": "maniqa-pipal", "clipiqa": "clipiqa", "fid": "fid"}
+from cassr_jax.errors import InputError
+from cassr_jax.evaluation.measures import OfPicture
 
-OfPicture = Callable[[np.ndarray], float]  # uint8 (H, W, 3)
-OfSet = Callable[[Path, Path], float]  # folder of results, folder of truths
+# Ours -> pyiqa's name. Two variants of MANIQA are in use. A reader of SeeSR found 0.5050 with pyiqa's default where its
+# paper has 0.6198, and the authors answered that theirs is the PIPAL variant (github.com/cswry/SeeSR, issue 30). The
+# CasSR paper has SeeSR between 0.44 and 0.55, so its figures are those of the default.
+VARIANTS: Mapping[str, str] = {
+    "musiq": "musiq",
+    "maniqa": "maniqa",
+    "maniqa_pipal": "maniqa-pipal",
+    "clipiqa": "clipiqa",
+    "fid": "fid",
+}
+
+OfSet = Callable[[Path, Path], float]
+"""(folder of results, folder of truths) -> the value; InputError where it is not defined for them."""
 
 
 def pyiqa_measures() -> tuple[dict[str, OfPicture], dict[str, OfSet], dict[str, str]]:
@@ -30,13 +41,12 @@ def pyiqa_measures() -> tuple[dict[str, OfPicture], dict[str, OfSet], dict[str, 
         try:
             measure = pyiqa.create_metric(variant, device="cpu")
         except Exception as error:  # a download that fails shows in as many kinds as there are hosts
-            reason = (str(error) or repr(error)).splitlines()[0]
-            missing[name] = f"pyiqa's {variant} cannot be made ({reason})"
+            missing[name] = f"pyiqa's {variant} cannot be made ({_first_line(error)})"
             continue
         if name == "fid":
-            sets[name] = lambda results, truths, measure=measure: float(measure(str(results), str(truths)))
+            sets[name] = _of_set(measure, variant)
         else:
-            pictures[name] = lambda picture, measure=measure: float(measure(_tensor(picture)))
+            pictures[name] = _of_picture(measure, variant)
     return pictures, sets, missing
 
 
@@ -47,6 +57,31 @@ def linked(files: Iterable[Path]) -> Iterator[Path]:
         for i, file in enumerate(files):
             (Path(temporary) / f"{i:06d}{file.suffix}").symlink_to(file.resolve())
         yield Path(temporary)
+
+
+def _of_picture(measure: Callable[[Any], Any], variant: str) -> OfPicture:
+    def of(picture: np.ndarray) -> float:
+        try:
+            return float(measure(_tensor(picture)))
+        except Exception as error:  # a network that is given too small a picture fails somewhere within torch
+            size = f"{picture.shape[1]}x{picture.shape[0]} px"
+            raise InputError(f"pyiqa's {variant} cannot judge {size} ({_first_line(error)})") from error
+
+    return of
+
+
+def _of_set(measure: Callable[[str, str], Any], variant: str) -> OfSet:
+    def of(results: Path, truths: Path) -> float:
+        try:
+            return float(measure(str(results), str(truths)))
+        except Exception as error:  # as above
+            raise InputError(f"pyiqa's {variant} cannot judge these pictures ({_first_line(error)})") from error
+
+    return of
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 def _tensor(picture: np.ndarray) -> Any:

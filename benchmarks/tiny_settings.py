@@ -1,0 +1,141 @@
+#!/usr/bin/env python
+"""Choose the embedded cascade's settings on photographs kept apart for that.
+
+    python benchmarks/tiny_settings.py --photos CHOOSING --output runs/settings
+
+The photographs are neither trained on nor tested on. Their sharp tiles of 256 px are degraded to 64 px by `light` and
+`realesrgan`, restored, and compared with the truth; the setting with the lowest LPIPS + DISTS, averaged over all tiles,
+is chosen. Chosen are, in this order:
+
+1. the colour fix of the reference,
+2. with that fix, the share of the reference in the result, and the sigma of the Gaussian blur of the reference that
+   stands as the sceptic's row beside every result. A share of 1, the first stage alone, is shown but is no choice.
+
+Printed are tables of every setting, with standard errors, and the choices. The same command again goes on where it
+stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import cassr_jax
+from cassr_jax.commands.testset import SCALE, build, tiled_pairs
+from cassr_jax.config import CascadeConfig, ColorFix
+from cassr_jax.data.crops import TILE
+from cassr_jax.data.degradation import PRESETS
+from cassr_jax.errors import InputError
+from cassr_jax.evaluation.baselines import blended, blurred
+from cassr_jax.evaluation.cascades import Restore, fingerprint, number
+from cassr_jax.evaluation.comparison import Measured, compare
+from cassr_jax.evaluation.measures import make_measure, read_weights
+from cassr_jax.evaluation.pairing import Case, find_cases
+from cassr_jax.evaluation.report import difference_table, differences, means, table
+from cassr_jax.files import write_json
+from cassr_jax.imaging import io
+from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.ranges import COUNT
+
+DAMAGE = ("light", "realesrgan")
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+ALONE = "share 1"  # the first stage alone: shown, but no choice, since nothing of the cascade would be left
+SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def make_tiles(photos: Path, count: int, output: Path) -> list[Case]:
+    """`count` sharp tiles under each preset, as test sets below `output`."""
+    cases = []
+    for preset in DAMAGE:
+        settings = {"kind": "tiles", "preset": preset, "scale": SCALE, "hr": TILE}
+        build(tiled_pairs(photos, PRESETS[preset], count), {}, settings, output / preset)
+        found, _ = find_cases(output / preset / "hr", output / preset / "lr", {})
+        cases += [replace(case, name=f"{preset}/{case.name}") for case in found]
+    return cases
+
+
+def with_fix(fix: ColorFix, config: CascadeConfig) -> CascadeConfig:
+    return replace(config, rrdbnet_color_fix=fix)
+
+
+def restore_fixes(config: str) -> Restore:
+    """The reference under each colour fix."""
+    cassr = cassr_jax.load(config, change=lambda found: with_fix("none", found))
+
+    def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
+        reference = to_float(cassr.reference(lr, seed=seed, scale=scale))
+        height, width = reference.shape[:2]
+        source = to_float(io.bicubic(lr, (height, width)))
+        return {f"colour fix {name}": to_uint8(fix(reference, source)) for name, fix in COLOR_FIXES.items()}
+
+    return restore
+
+
+def restore_shares(config: str, fix: ColorFix) -> Restore:
+    """Every share of the reference in the result, and every blur of the reference."""
+    cassr = cassr_jax.load(config, change=lambda found: with_fix(fix, found))
+
+    def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
+        found = cassr.restore(lr, seed=seed, scale=scale, reference_weight=0.0)
+        shares = {f"share {share:g}": blended(found.reference, found.result, share) for share in SHARES}
+        return shares | {f"sigma {sigma:g}": blurred(found.reference, sigma) for sigma in SIGMAS}
+
+    return restore
+
+
+def best(found: Sequence[Measured], kind: str) -> str:
+    """The setting of this kind with the lowest mean LPIPS + DISTS, without the kind's name."""
+    rows = {name: row for name, row in means(found).items() if name.startswith(kind) and name != ALONE}
+    return min(rows, key=lambda name: rows[name]["lpips"].value + rows[name]["dists"].value).removeprefix(f"{kind} ")
+
+
+def report(found: Sequence[Measured], baseline: str) -> str:
+    return f"{table(means(found))}\n\n{difference_table(differences(found, baseline), baseline)}\n"
+
+
+def run(arguments: argparse.Namespace) -> dict[str, str]:
+    """The choices; prints the tables."""
+    cases = make_tiles(arguments.photos, arguments.tiles, arguments.output / "tiles")
+    weights, missing = read_weights(["lpips", "dists"])
+    if missing:
+        raise InputError("; ".join(missing.values()))
+    measure = make_measure(weights)
+    chosen = {"cascade": fingerprint({"config": arguments.config}), "tiles": [case.name for case in cases], "seed": 0}
+    fixes = compare(cases, lambda: restore_fixes(arguments.config), measure, arguments.output / "fixes", chosen)
+    fix = best(fixes, "colour fix")
+    print(report(fixes, "colour fix none"), flush=True)
+    shares = compare(
+        cases,
+        lambda: restore_shares(arguments.config, fix),  # pyright: ignore[reportArgumentType]
+        measure,
+        arguments.output / f"shares_{fix}",
+        chosen | {"fix": fix},
+    )
+    print(report(shares, ALONE), flush=True)
+    choices = {"color_fix": fix, "share": best(shares, "share"), "sigma": best(shares, "sigma")}
+    write_json(arguments.output / "choices.json", choices)
+    return choices
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--photos", type=Path, required=True, help="folder of the photographs that choose")
+    add("--output", type=Path, required=True, help="folder for the tiles, the pictures and the choices")
+    add("--config", default="tiny", help="as cassr_jax.load takes it (default %(default)s)")
+    add("--tiles", type=number("tiles", COUNT), default=20, help="under each preset (default %(default)s)")
+    try:
+        choices = run(parser.parse_args(argv))
+    except InputError as error:
+        print(f"tiny_settings: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(f"{name}: {choice}" for name, choice in choices.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
