@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What the second stage's parts are worth, beyond the luck of one training.
+"""Measure what the second stage's parts are worth, beyond the luck of one training.
 
     python benchmarks/tiny_ablation.py --photos PHOTOS --output runs/ablation
 
-trains `configs/tiny_ablation.py` with several seeds in each arrangement: whole, without multiple attention, and with
-the LR image in the place of the restored reference. Each is measured on the same degraded tiles of photographs, tile i
-with seed i. Printed are means and standard deviations over the seeds, and those of each arrangement's difference from
-the whole with the same seed. A run that is there already is gone on with, or measured only.
+trains `configs/tiny_ablation.py` with several seeds in each arrangement: whole, without one attention or both, and with
+the LR image in the place of the restored reference. Each is measured on the same degraded tiles of photographs. Printed
+are means and standard errors over the seeds, and those of each arrangement's difference from the whole with the same
+seed. A run that is there already is continued, or only measured.
 """
 
 import argparse
@@ -20,17 +20,23 @@ import numpy as np
 from tqdm import tqdm
 
 import cassr_jax
+from cassr_jax.commands.options import number
+from cassr_jax.commands.running import command, complain
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.measures import Measure, make_measure
+from cassr_jax.evaluation.measures import Measure, make_measure, read_weights
+from cassr_jax.evaluation.statistics import mean
 from cassr_jax.evaluation.tiles import Pair, degraded_tiles
 from cassr_jax.files import write_json
+from cassr_jax.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = "whole"
 ARRANGEMENTS = {
     WHOLE: [],
     "no multiple attention": ["switches.reference_attention=false", "switches.lr_attention=false"],
+    "no attention to the reference": ["switches.reference_attention=false"],
+    "no attention to the LR image": ["switches.lr_attention=false"],
     "LR image as reference": ["reference=identity"],
 }
 TITLES = {"lpips": "LPIPS", "dists": "DISTS", "psnr_y": "PSNR-Y"}
@@ -49,16 +55,17 @@ def measure_tiles(workdir: Path, tiles: Sequence[Pair], measure: Measure) -> Val
     cassr = cassr_jax.load(workdir)
     found = []
     for seed, tile in enumerate(tqdm(tiles, workdir.name, leave=False, disable=None)):
-        found += measure(tile.hr, [cassr.restore(tile.lr, seed=seed, scale=tile.scale).result])
+        found += measure(tile.hr, [cassr.restore(tile.lr, seed=seed).result])[0]
     return {name: float(np.mean([values[name] for values in found])) for name in TITLES}
 
 
 def table(runs: Mapping[str, Sequence[Values]]) -> str:
-    """Markdown: a row for each arrangement, mean ± standard deviation over its seeds, and of its difference from the
+    """Markdown: a row for each arrangement, mean ± standard error over its seeds, and of its difference from the
     whole's run of the same seed."""
 
     def spread(values: Sequence[float], sign: str = "") -> str:
-        return f"{np.mean(values):{sign}.4f} ± {np.std(values, ddof=1 if len(values) > 1 else 0):.4f}"
+        found = mean(values)
+        return f"{found.value:{sign}.4f}" + (f" ± {found.error:.4f}" if found.count > 1 else "")
 
     rows = [f"| arrangement | {' | '.join(TITLES.values())} |", "|---" * (1 + len(TITLES)) + "|"]
     for name, values in runs.items():
@@ -72,35 +79,36 @@ def table(runs: Mapping[str, Sequence[Values]]) -> str:
     return "\n".join(rows)
 
 
+@command("tiny_ablation")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--photos", type=Path, required=True, help="folder of photographs that no network saw")
     add("--output", type=Path, required=True, help="folder for the runs and ablation.json")
     add("--config", type=Path, default=ROOT / "configs" / "tiny_ablation.py", help="what is trained (default: that)")
-    add("--seeds", type=int, default=3, help="trainings of each arrangement (default %(default)s)")
-    add("--tiles", type=int, default=20, help="how many tiles (default %(default)s)")
-    add("--preset", default="light", choices=PRESETS, help="of the tiles (default %(default)s)")
+    add("--seeds", type=number(COUNT), default=3, help="trainings of each arrangement (default: %(default)s)")
+    add("--tiles", type=number(COUNT), default=20, help="how many tiles (default: %(default)s)")
+    add("--preset", default="light", choices=PRESETS, help="damage of the tiles (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    try:
-        tiles = degraded_tiles(arguments.photos, arguments.tiles, PRESETS[arguments.preset])
-        measure = make_measure()
-        runs: dict[str, list[Values]] = {name: [] for name in ARRANGEMENTS}
-        for seed in range(arguments.seeds):
-            for name, changes in ARRANGEMENTS.items():
-                workdir = arguments.output / f"{name.replace(' ', '_').lower()}_{seed}"
+    tiles = degraded_tiles(arguments.photos, arguments.tiles, PRESETS[arguments.preset])
+    weights, missing = read_weights(["lpips", "dists"])
+    if missing:
+        raise InputError("; ".join(missing.values()))
+    measure = make_measure(weights)
+    runs: dict[str, list[Values]] = {name: [] for name in ARRANGEMENTS}
+    for seed in range(arguments.seeds):
+        for name, changes in ARRANGEMENTS.items():
+            workdir = arguments.output / f"{name.replace(' ', '_').lower()}_{seed}"
+            try:
                 train(arguments.config, workdir, changes, seed)
-                runs[name].append(measure_tiles(workdir, tiles, measure))
-                print(f"{name}, seed {seed}: {json.dumps(runs[name][-1])}", file=sys.stderr, flush=True)
-        settings = {"tiles": arguments.tiles, "preset": arguments.preset, "seeds": arguments.seeds}
-        write_json(arguments.output / "ablation.json", {"settings": settings, "runs": runs})
-        print(table(runs))
-    except InputError as error:
-        print(f"tiny_ablation: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:
-        print(f"tiny_ablation: training failed with exit code {error.returncode}", file=sys.stderr)
-        return error.returncode
+            except subprocess.CalledProcessError as error:
+                complain(f"training failed with exit code {error.returncode}", "tiny_ablation")
+                return error.returncode
+            runs[name].append(measure_tiles(workdir, tiles, measure))
+            complain(f"{name}, seed {seed}: {json.dumps(runs[name][-1])}", "tiny_ablation")
+    settings = {"tiles": arguments.tiles, "preset": arguments.preset, "seeds": arguments.seeds}
+    write_json(arguments.output / "ablation.json", {"settings": settings, "runs": runs})
+    print(table(runs))
     return 0
 
 

@@ -1,145 +1,236 @@
 #!/usr/bin/env python
-"""Whether a small cascade meets its bar, on photographs that it never saw.
+"""Judge whether a small cascade's second stage earns its place, on photographs that it never saw.
 
-    python benchmarks/tiny_quality.py --photos PHOTOS --output quality.json
+    python benchmarks/tiny_quality.py --photos PHOTOS --pairs REAL --results OSEDiff=OSEDIFF --output runs/quality
 
-100 sharp tiles of the photographs, 256 px, are degraded to 64 px by the presets `light` and `realesrgan` and restored,
-tile i with seed i both times. Against the bicubic enlargement the result's mean LPIPS (AlexNet) must be lower by 35 %
-(`realesrgan`: 25 %) and its mean DISTS by 25 % (15 %); its PSNR on Y may be lower by 1.5 dB. NIQE needs more blocks
-than a tile has: it is measured on one 512 px crop of each photograph, the sharpest, and must be below bicubic's.
+Sharp 256 px tiles of the photographs are degraded to 64 px by the presets `light` and `realesrgan` and restored; NIQE,
+which needs more blocks than a tile has, is measured on the sharpest 512 px crop of each photograph. --pairs adds a
+folder with lr/ and hr/ of real pictures, --results what another program made of them. Beside the result stand the
+sceptic's rows: what the first stage alone gives, blurred or passed through the autoencoder, and the means of any two
+pictures.
 
-Settings are chosen on the training photographs: `--photos` with their folder, a smaller `--limit`.
-Exit code: 0 the bar is met, 1 it is not, 2 an argument is wrong.
+The result must beat its reference, by two standard errors of the difference on the same pictures: in LPIPS and DISTS on
+the tiles; on real pairs in DISTS, in LPIPS by 0.02 as well, and by two standard errors against the best of all other
+rows; with a NIQE no higher and a PSNR no lower. Another program must be beaten in LPIPS, DISTS and PSNR, with a NIQE at
+most 0.1 higher. With our own first stage (--activation scedit) and `light`, LPIPS must be 40 % and DISTS 20 % below
+bicubic's.
+
+The output folder gets quality.md and quality.json, and a folder for each set. The same command goes on where it
+stopped. Exit code: 0 the bar is met, 1 it is not, 2 an argument is wrong.
 """
 
 import argparse
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
-import jax
-import numpy as np
-from tqdm import tqdm
-
+from cassr_jax.commands.options import number
+from cassr_jax.commands.running import command
+from cassr_jax.commands.testset import Planned, build, sharpest_pairs, tiled_pairs
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import KINDS, Record, add_options, evaluate, load_restore, settings
-from cassr_jax.evaluation.measures import make_measure
-from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
-from cassr_jax.evaluation.tiles import degraded_crops, degraded_tiles
-from cassr_jax.files import write_json
+from cassr_jax.evaluation.cascades import Restore, add_options, fingerprint, load_restore, settings
+from cassr_jax.evaluation.comparison import Measured, compare
+from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
+from cassr_jax.evaluation.pairing import Case, find_cases
+from cassr_jax.evaluation.report import SHOWN, difference_table, differences, means, table
+from cassr_jax.evaluation.statistics import Mean
+from cassr_jax.files import replaced, write_json
+from cassr_jax.ranges import COUNT, FROM_ZERO
 
-Means = Mapping[str, Mapping[str, float]]  # measure -> kind of picture -> mean
+DAMAGE = ("light", "realesrgan")
+PAIRS = "real pairs"
+OTHERS = "best other row"  # the row with the best mean of all but the result
 
-# Largest relative change of a mean against bicubic's.
-BARS = {"light": {"lpips": -0.35, "dists": -0.25}, "realesrgan": {"lpips": -0.25, "dists": -0.15}}
-LARGEST_LOSS = 1.5  # of PSNR-Y, in dB
-TITLES = {"lpips": "LPIPS-Alex", "dists": "DISTS", "niqe": "NIQE", "psnr_y": "PSNR-Y"}
+
+@dataclass(frozen=True)
+class Bar:
+    """What the result must reach in one measure.
+
+    Attributes:
+        measure: of `report.SHOWN`.
+        against: the program that it is compared with, or OTHERS.
+        gain: by how much it must be better at least.
+        relative: `gain` is a share of that program's mean.
+        errors: it must also be better by so many standard errors of the difference.
+    """
+
+    measure: str
+    against: str
+    gain: float = 0.0
+    relative: bool = False
+    errors: float = 0.0
+
+
+ON_TILES = (Bar("lpips", "reference", errors=2), Bar("dists", "reference", errors=2))
+OWN_FIRST_STAGE = (Bar("lpips", "bicubic", 0.40, relative=True), Bar("dists", "bicubic", 0.20, relative=True))
+ON_PAIRS = (
+    Bar("lpips", "reference", 0.02),
+    Bar("lpips", OTHERS, errors=2),
+    Bar("dists", "reference", errors=2),
+    Bar("niqe", "reference"),
+    Bar("psnr_y", "reference"),
+)
+
+
+def against_peer(name: str) -> tuple[Bar, ...]:
+    return Bar("lpips", name), Bar("dists", name), Bar("niqe", name, -0.1), Bar("psnr_y", name)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One measure under one preset: what was found, and whether it is enough."""
+    """One bar on one set: what was found, and whether it is enough."""
 
-    preset: str
-    measure: str
-    bicubic: float
-    reference: float
+    set: str
+    bar: Bar
+    against: str
     result: float
-    change: float  # of the result against bicubic: relative, for PSNR-Y in dB
-    bar: float
+    other: float
+    gain: float  # positive where the result is the better one
+    error: float
     passed: bool
 
     def __str__(self) -> str:
-        values = "  ".join(f"{getattr(self, kind):8.4f}" for kind in KINDS)
-        unit = (lambda x: f"{x:+.2f} dB") if self.measure == "psnr_y" else (lambda x: f"{x:+.1%}")
-        verdict = "pass" if self.passed else "FAIL"
-        name = TITLES[self.measure]
-        return f"{self.preset:<11} {name:<11} {values}  {unit(self.change):>9}  {unit(self.bar):>9}  {verdict}"
+        column, bar = SHOWN[self.bar.measure], self.bar
+        needed = f"{bar.gain:.0%}" if bar.relative else f"{bar.gain:.{column.digits}f}"
+        needed += f" and {bar.errors:g} standard errors" if bar.errors else ""
+        cells = (
+            self.set,
+            column.title,
+            f"{self.result:.{column.digits}f}",
+            f"{self.other:.{column.digits}f} ({self.against})",
+            f"{self.gain:+.{column.digits}f} ± {self.error:.{column.digits}f}",
+            needed,
+            "met" if self.passed else "missed",
+        )
+        return f"| {' | '.join(cells)} |"
 
 
-def judge(preset: str, means: Means) -> list[Line]:
-    """The lines of one preset; a preset without a bar of its own is held to that of `realesrgan`."""
-    bars = BARS.get(preset, BARS["realesrgan"]) | {"niqe": 0.0, "psnr_y": -LARGEST_LOSS}
-    lines = []
-    for measure, bar in bars.items():
-        if measure not in means:
-            continue
-        bicubic, reference, result = (means[measure][kind] for kind in KINDS)
-        if measure == "psnr_y":
-            change = result - bicubic
-            passed = change >= bar
-        else:
-            change = result / bicubic - 1
-            passed = change < bar if measure == "niqe" else change <= bar
-        lines.append(Line(preset, measure, bicubic, reference, result, change, bar, passed))
+TITLES = "| set | measure | result | compared with | gain | needed | |\n|---|---|---|---|---|---|---|"
+
+
+def judge(name: str, bars: Sequence[Bar], found: Sequence[Measured]) -> list[Line]:
+    """The lines of one set, of the measures that were taken."""
+    rows = means(found)
+    return [_line(name, bar, found, rows) for bar in bars if bar.measure in rows["result"]]
+
+
+def _line(name: str, bar: Bar, found: Sequence[Measured], rows: Mapping[str, Mapping[str, Mean]]) -> Line:
+    sign = 1 if SHOWN[bar.measure].higher_is_better else -1
+    against = bar.against
+    if against == OTHERS:
+        against = max(rows.keys() - {"result"}, key=lambda program: (sign * rows[program][bar.measure].value, program))
+    other, difference = rows[against][bar.measure].value, differences(found, against)["result"][bar.measure].mean
+    gain, needed = sign * difference.value, bar.gain * (other if bar.relative else 1)
+    passed = gain >= needed and (not bar.errors or gain > bar.errors * difference.error)
+    return Line(name, bar, against, rows["result"][bar.measure].value, other, gain, difference.error, passed)
+
+
+def merged(tiles: Sequence[Measured], crops: Sequence[Measured]) -> str:
+    """A set's two tables, NIQE from the crops and all else from the tiles."""
+    rows, compared = means(tiles), differences(tiles, "reference")
+    if crops:
+        of_crops = means(crops), differences(crops, "reference")
+        rows = {program: {**row, "niqe": of_crops[0][program]["niqe"]} for program, row in rows.items()}
+        compared = {program: {**row, "niqe": of_crops[1][program]["niqe"]} for program, row in compared.items()}
+    return f"{table(rows)}\n\n{difference_table(compared, 'reference')}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all sets have in common: the cascade, how it is sampled, and where the sets lie."""
+
+    chosen: Mapping[str, object]
+    load: Callable[[], Restore]
+    output: Path
+
+    def measure(self, cases: Sequence[Case], measure: Measure, name: str) -> list[Measured]:
+        """A set's values, those of an earlier start as they were found."""
+        chosen = {**self.chosen, "pictures": [case.name for case in cases]}
+        found = compare(cases, self.load, measure, self.output / name, chosen)
+        if left_out := [m for m in found if not m.values]:
+            raise InputError(f"{name}: {left_out[0].name} could not be measured ({left_out[0].left_out})")
+        return found
+
+    def made(self, planned: Sequence[Planned], name: str) -> list[Case]:
+        """The pairs of a test set, which is made unless it is there."""
+        folder = self.output / name / "set"
+        build(planned, {}, {"kind": name}, folder)
+        return find_cases(folder / "hr", folder / "lr", {})[0]
+
+
+def run(arguments: argparse.Namespace) -> list[Line]:
+    weights, missing = read_weights(["lpips", "dists"])
+    alone, missing_niqe = read_naturalness()
+    if missing | missing_niqe:
+        raise InputError("; ".join((missing | missing_niqe).values()))
+    distances, niqe = make_measure(weights, devices=arguments.devices), make_measure({}, alone)
+    everything = make_measure(weights, alone, arguments.devices)
+    cascade = settings(arguments) | {"sigmas": list(arguments.sigma), "seed": arguments.seed}
+    bench = Bench(
+        cascade | {"cascade": fingerprint(cascade)},
+        cache(partial(load_restore, cascade, devices=arguments.devices)),
+        arguments.output,
+    )
+    lines, texts, details = [], [], {}
+    for preset in arguments.preset or DAMAGE if arguments.photos else ():
+        damage = PRESETS[preset]
+        cases = bench.made(tiled_pairs(arguments.photos, damage, arguments.tiles), f"{preset}/tiles")
+        tiles, crops = bench.measure(cases, distances, f"{preset}/tiles"), []
+        if arguments.crops:
+            cases = bench.made(sharpest_pairs(arguments.photos, damage, arguments.crops), f"{preset}/crops")
+            crops = bench.measure(cases, niqe, f"{preset}/crops")
+        own = OWN_FIRST_STAGE if arguments.activation == "scedit" and preset == "light" else ()
+        lines += judge(preset, ON_TILES + own, tiles)
+        texts.append(f"{preset}: {len(tiles)} tiles, {len(crops)} crops\n\n{merged(tiles, crops)}")
+        details[preset] = {"tiles": [asdict(m) for m in tiles], "crops": [asdict(m) for m in crops]}
+        print(texts[-1], end="\n\n", flush=True)
+    if arguments.pairs:
+        results = dict(arguments.results)
+        cases, _ = find_cases(arguments.pairs / "hr", arguments.pairs / "lr", results)
+        found = bench.measure(cases, everything, "pairs")
+        lines += judge(PAIRS, (*ON_PAIRS, *(bar for name in results for bar in against_peer(name))), found)
+        texts.append(f"{PAIRS}: {len(found)}\n\n{merged(found, found)}")
+        details[PAIRS] = [asdict(m) for m in found]
+        print(texts[-1], end="\n\n", flush=True)
+    verdict = "\n".join([TITLES, *map(str, lines)])
+    with replaced(arguments.output / "quality.md") as file:
+        file.write("\n\n".join([*texts, verdict, ""]).encode())
+    content = {"settings": bench.chosen, "lines": [asdict(line) for line in lines], "pictures": details}
+    write_json(arguments.output / "quality.json", content)
+    print(verdict)
     return lines
-
-
-def mean(records: Sequence[Record]) -> dict[str, dict[str, float]]:
-    names = records[0].values[KINDS[0]]
-    return {name: {kind: float(np.mean([r.values[kind][name] for r in records])) for kind in KINDS} for name in names}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--photos", type=Path, required=True, help="folder of photographs")
-    add("--limit", type=int, default=100, help="how many tiles (default %(default)s)")
-    add("--crops", type=int, default=12, help="how many crops for NIQE at most, 0 for none (default %(default)s)")
-    add("--preset", choices=PRESETS, action="append", help="may be repeated (default: light and realesrgan)")
-    add("--output", type=Path, help="JSON file for all values")
+    add("--photos", type=Path, help="folder of photographs that no network saw")
+    add("--pairs", type=Path, help="folder with lr/ and hr/ of real pictures that chose nothing")
+    add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="a program's pictures of those")
+    add("--tiles", type=number(COUNT), default=100, help="how many tiles (default: %(default)s)")
+    add("--crops", type=number(FROM_ZERO), default=12, help="crops for NIQE at most, 0 for none (default: %(default)s)")
+    add("--preset", choices=PRESETS, action="append", help="of the tiles; may be repeated (default: light, realesrgan)")
+    add("--output", type=Path, required=True, help="folder for the sets and the report")
     add_options(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.photos is None and arguments.pairs is None:
+        parser.error("nothing to judge: expected --photos, --pairs, or both")
+    return arguments
 
 
-def run(arguments: argparse.Namespace) -> list[Line]:
-    start = time.monotonic()
-    restore, learned = load_restore(settings(arguments)), make_measure()
-    statistics = pristine_statistics() if arguments.crops else None
-    lines, details = [], {}
-    for preset in arguments.preset or BARS:
-        tiles = degraded_tiles(arguments.photos, arguments.limit, PRESETS[preset])
-        crops = degraded_crops(arguments.photos, arguments.crops, PRESETS[preset]) if arguments.crops else []
-        tile_values, crop_values = (
-            list(tqdm(evaluate(pairs, restore, measure), f"{preset}, {what}", len(pairs), disable=None))
-            for what, pairs, measure in (
-                ("tiles", tiles, lambda pair, pictures: learned(pair.hr, pictures)),
-                ("crops", crops, lambda _, pictures: [{"niqe": niqe(picture, statistics)} for picture in pictures]),
-            )
-        )
-        found = judge(preset, mean(tile_values) | (mean(crop_values) if crop_values else {}))
-        print(*found, sep="\n", flush=True)
-        lines += found
-        details[preset] = {
-            what: [{"name": record.name} | record.values for record in records]
-            for what, records in (("tiles", tile_values), ("crops", crop_values))
-        }
-    content = {
-        "settings": settings(arguments) | {"photos": arguments.photos.name, "tiles": arguments.limit},
-        "jax": jax.__version__,
-        "seconds": round(time.monotonic() - start, 1),
-        "lines": [asdict(line) for line in lines],
-        "pictures": details,
-    }
-    if arguments.output:
-        write_json(arguments.output, content)
-    return lines
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=DIR")
+    return name, Path(folder)
 
 
+@command("tiny_quality")
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse(argv)
-    try:
-        if arguments.limit < 1 or arguments.crops < 0:
-            raise InputError(f"--limit {arguments.limit} --crops {arguments.crops}: expected at least 1 and 0")
-        kinds = "  ".join(f"{kind[:8]:>8}" for kind in KINDS)
-        print(f"{'preset':<11} {'measure':<11} {kinds}  {'change':>9}  {'bar':>9}")
-        lines = run(arguments)
-    except InputError as error:
-        print(f"tiny_quality: {error}", file=sys.stderr)
-        return 2
+    lines = run(parse(argv))
     met = sum(line.passed for line in lines)
     print(f"{met} of {len(lines)} met")
     return 0 if met == len(lines) else 1

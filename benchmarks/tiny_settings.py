@@ -19,18 +19,22 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 import cassr_jax
+from cassr_jax.commands.options import add_options, number
+from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import SCALE, build, tiled_pairs
 from cassr_jax.config import CascadeConfig, ColorFix
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import blended, blurred
-from cassr_jax.evaluation.cascades import Restore, fingerprint, number
+from cassr_jax.evaluation.cascades import Restore, fingerprint
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
@@ -59,12 +63,13 @@ def make_tiles(photos: Path, count: int, output: Path) -> list[Case]:
 
 
 def with_fix(fix: ColorFix, config: CascadeConfig) -> CascadeConfig:
-    return replace(config, rrdbnet_color_fix=fix)
+    """The cascade with this colour fix and no share of the reference, whatever its own settings."""
+    return replace(config, rrdbnet_color_fix=fix, rrdbnet_weight=0.0)
 
 
 def restore_fixes(config: str) -> Restore:
     """The reference under each colour fix."""
-    cassr = cassr_jax.load(config, change=lambda found: with_fix("none", found))
+    cassr = cassr_jax.load(config, change=partial(with_fix, "none"))
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
         reference = to_float(cassr.reference(lr, seed=seed, scale=scale))
@@ -77,7 +82,7 @@ def restore_fixes(config: str) -> Restore:
 
 def restore_shares(config: str, fix: ColorFix) -> Restore:
     """Every share of the reference in the result, and every blur of the reference."""
-    cassr = cassr_jax.load(config, change=lambda found: with_fix(fix, found))
+    cassr = cassr_jax.load(config, change=partial(with_fix, fix))
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
         found = cassr.restore(lr, seed=seed, scale=scale, reference_weight=0.0)
@@ -104,13 +109,14 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
     if missing:
         raise InputError("; ".join(missing.values()))
     measure = make_measure(weights)
-    chosen = {"cascade": fingerprint({"config": arguments.config}), "tiles": [case.name for case in cases], "seed": 0}
+    cascade = fingerprint({"config": arguments.config}, partial(with_fix, "none"))
+    chosen = {"cascade": cascade, "tiles": [case.name for case in cases], "seed": 0}
     fixes = compare(cases, lambda: restore_fixes(arguments.config), measure, arguments.output / "fixes", chosen)
-    fix = best(fixes, "colour fix")
+    fix = cast(ColorFix, best(fixes, "colour fix"))
     print(report(fixes, "colour fix none"), flush=True)
     shares = compare(
         cases,
-        lambda: restore_shares(arguments.config, fix),  # pyright: ignore[reportArgumentType]
+        lambda: restore_shares(arguments.config, fix),
         measure,
         arguments.output / f"shares_{fix}",
         chosen | {"fix": fix},
@@ -121,18 +127,15 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
     return choices
 
 
+@command("tiny_settings")
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--photos", type=Path, required=True, help="folder of the photographs that choose")
     add("--output", type=Path, required=True, help="folder for the tiles, the pictures and the choices")
-    add("--config", default="tiny", help="as cassr_jax.load takes it (default %(default)s)")
-    add("--tiles", type=number("tiles", COUNT), default=20, help="under each preset (default %(default)s)")
-    try:
-        choices = run(parser.parse_args(argv))
-    except InputError as error:
-        print(f"tiny_settings: {error}", file=sys.stderr)
-        return 2
+    add("--tiles", type=number(COUNT), default=20, help="under each preset (default: %(default)s)")
+    add_options(parser, "config")
+    choices = run(parser.parse_args(argv))
     print("\n".join(f"{name}: {choice}" for name, choice in choices.items()))
     return 0
 

@@ -20,17 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from cassr_jax.commands.options import number
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import (
-    Change,
-    add_devices,
-    add_options,
-    fingerprint,
-    load_restore,
-    number,
-    settings,
-)
+from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
@@ -38,7 +31,7 @@ from cassr_jax.evaluation.pyiqa_measures import pyiqa_measures
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.evaluation.statistics import Mean, to_json
 from cassr_jax.files import replaced, write_json
-from cassr_jax.ranges import GUIDANCE_SCALE, SEED, STEPS
+from cassr_jax.ranges import GUIDANCE_SCALE, STEPS
 
 PLOT = "ablations.png"
 WHOLE = "whole"
@@ -167,11 +160,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder for the report and a folder for each variant")
     add("--ablations", type=Path, default=Path("configs/ablations"), help="folder of variants (default %(default)s)")
     add("--against", metavar="VARIANT", help="compare in pairs with this variant (default: whole, or the first)")
-    add("--seed", type=number("seed", SEED), default=0, help="of every picture's noise (default %(default)s)")
     add_options(parser)
-    add_devices(parser)
     sweep = parser.add_argument_group("sweeps").add_argument
-    steps, scale = number("steps", STEPS), number("guidance scale", GUIDANCE_SCALE)
+    steps, scale = number(STEPS), number(GUIDANCE_SCALE)
     sweep("--sweep-steps", type=steps, nargs="*", default=[], metavar="N", help="numbers of steps, e.g. 5 10 20 50")
     sweep("--sweep-guidance", type=scale, nargs="*", default=[], metavar="S", help="guidance scales, e.g. 1 3 5.5 8")
     return parser.parse_args(argv)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cassr_jax.commands.options import number
 from cassr_jax.commands.running import command
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS, Preset, degrade
@@ -34,6 +35,7 @@ from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
 from cassr_jax.files import read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
+from cassr_jax.ranges import COUNT
 
 SCALE, LR_SIDE = 4, 128
 MANIFEST, VERSION = "manifest.json", 1
@@ -199,6 +201,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         InputError: there is no manifest, or it is not one of this program.
     """
     file = folder / MANIFEST
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; expected a test set's folder")
     content = read_json(file)
     if content.get("version") != VERSION:
         raise InputError(f"{file}: found version {content.get('version')!r}, expected {VERSION} of a test set")
@@ -255,7 +259,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     degraded = commands.add_parser("degraded", help="whole photographs, degraded")
     tiles = commands.add_parser("tiles", help="sharp tiles of photographs, degraded")
-    tiles.add_argument("--count", type=int, default=100, help="how many (default %(default)s)")
+    tiles.add_argument("--count", type=number(COUNT), default=100, help="how many (default %(default)s)")
     for made in (degraded, tiles):
         made.add_argument("--photos", type=Path, required=True, help="folder of sharp pictures")
         made.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")

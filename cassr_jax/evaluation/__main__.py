@@ -18,17 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import BLURRED, SIGMAS, names
-from cassr_jax.evaluation.cascades import (
-    KINDS,
-    add_devices,
-    add_options,
-    fingerprint,
-    load_restore,
-    number,
-    settings,
-)
+from cassr_jax.evaluation.cascades import KINDS, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare, result_file
 from cassr_jax.evaluation.frechet import vgg16_distance
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
@@ -36,7 +29,6 @@ from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.pyiqa_measures import OfSet, linked, pyiqa_measures
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
 from cassr_jax.evaluation.statistics import Mean
-from cassr_jax.ranges import SEED
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,9 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--against", metavar="NAME", help="compare in pairs with this program (default: reference, or the first)")
     add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
     add("--vgg16", action="store_true", help="also LPIPS of VGG16, and the Frechet distance on its features; slow")
-    add("--seed", type=number("seed", SEED), default=0, help="of every picture's noise (default %(default)s)")
     add_options(parser)
-    add_devices(parser)
     arguments = parser.parse_args(argv)
     if arguments.lr is None and not arguments.results:
         parser.error("nothing to judge: expected --lr, --results, or both")
@@ -139,13 +129,9 @@ def measure_set(
     return values, reason
 
 
+@command("evaluation")
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse(argv)
-    try:
-        print(run(arguments), end="")
-    except InputError as error:
-        print(f"evaluation: {error}", file=sys.stderr)
-        return 2
+    print(run(parse(argv)), end="")
     return 0
 
 

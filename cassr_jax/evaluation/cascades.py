@@ -4,81 +4,60 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import jax
 import numpy as np
 
 import cassr_jax
-from cassr_jax.config import Activation, CascadeConfig, Start
+from cassr_jax.cascade import CasSR
+from cassr_jax.choices import PRECISIONS
+from cassr_jax.commands import options
+from cassr_jax.commands.options import SAMPLING, number
+from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.diffusion.samplers import SAMPLERS
-from cassr_jax.evaluation.baselines import SIGMAS, baselines, make_autoencode
-from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.evaluation.baselines import SIGMAS, Autoencode, baselines
+from cassr_jax.imaging import tiling
 from cassr_jax.imaging.manifest import sha256
+from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.loading import read_cascade, resolve
-from cassr_jax.ranges import COUNT, RANGES, Range
+from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.ranges import Range
 
 KINDS = ("bicubic", "reference", "result")
 """What a cascade makes: the input enlarged, the first stage's picture, the second stage's."""
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-SIGMA_RANGE = Range(0, 100, above=True)
+
+_TILE = 1024  # px of a side, a multiple of every autoencoder's factor
+_SIGMA = Range(0, 100, above=True)
 
 Change = Callable[[CascadeConfig], CascadeConfig]
 
 Restore = Callable[[np.ndarray, int, float], Mapping[str, np.ndarray]]
 """(picture (h, w, 3), seed, scale) -> program -> its picture (H, W, 3); all uint8."""
 
-_SAMPLING = ("steps", "start", "strength", "guidance_scale", "sampler", "color_fix", "reference_weight", "tile")
-
-
-def number(name: str, allowed: Range) -> Callable[[str], float]:
-    """A parser of the option `name`; what is outside the range is refused with the range."""
-
-    def parse(text: str) -> float:
-        try:
-            return allowed.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{name}: {error}") from None
-
-    return parse
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which cascade, and how it samples; an option left out is the cascade's own."""
-    add = parser.add_argument_group("cascade", "Left out, each is what the configuration says.").add_argument
-
-    def option(name: str, **more: Any) -> None:
-        allowed = RANGES["Options"][name]
-        add(f"--{name.replace('_', '-')}", type=number(name, allowed), **more)
-
-    add("--config", default="tiny", help="as cassr_jax.load takes it (default %(default)s)")
-    add("--activation", choices=get_args(Activation), help="how the reference is made")
-    option("steps", metavar="N", help="sampling steps of each stage")
-    add("--start", choices=get_args(Start), help="what the second stage starts from")
-    option("strength", metavar="S", help="how far from its start the second stage may go, above 0, at most 1")
-    option("guidance_scale", metavar="S", help="classifier-free guidance; 1 is off")
-    add("--sampler", choices=sorted(SAMPLERS))
-    add("--color-fix", choices=sorted(COLOR_FIXES), help="how colours are brought back to the input's")
-    option("reference_weight", metavar="W", help="share of the reference in the result, 0 to 1")
-    option("tile", metavar="PX", help="side of a tile of the output")
-    add("--precision", choices=PRECISIONS, help="of the networks; the measures are always computed in float32")
-    add("--baselines", action="store_true", help="also the sceptic's rows: blurs, autoencoder alone, means of two")
-    add("--sigma", type=number("sigma", SIGMA_RANGE), nargs="+", default=SIGMAS, help="of those blurs, in px")
-
-
-def add_devices(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--devices",
-        type=number("devices", COUNT),
-        metavar="N",
-        help="how many restore and measure (default: all accelerators, or one CPU)",
+    """Which cascade, how it samples, and the sceptic's rows; an option left out is the cascade's own."""
+    group = parser.add_argument_group("cascade", "Left out, each is what the configuration says.")
+    options.add_options(group, "config", "activation", "seed", *SAMPLING, "precision", "devices")
+    group.add_argument(
+        "--baselines", action="store_true", help="also the sceptic's rows: blurs, the autoencoder alone, means of two"
+    )
+    group.add_argument(
+        "--sigma",
+        type=number(_SIGMA),
+        nargs="+",
+        default=list(SIGMAS),
+        metavar="PX",
+        help=f"of those blurs of the reference (default: {' '.join(f'{sigma:g}' for sigma in SIGMAS)})",
     )
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides the pixels, besides the seed and the input; None is the cascade's own."""
-    return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *_SAMPLING)} | (
+    return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)} | (
         {"sigmas": list(arguments.sigma)} if arguments.baselines else {}
     )
 
@@ -89,13 +68,13 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None, device
     Raises:
         InputError: it cannot be loaded; the function itself raises it for an option out of range.
     """
-    dtype: Any = PRECISIONS.get(chosen.get("precision") or "")
+    dtype = PRECISIONS.get(chosen.get("precision") or "")
     cassr = cassr_jax.load(
         chosen["config"], activation=chosen["activation"], change=change, dtype=dtype, devices=devices
     )
-    options = {name: chosen[name] for name in _SAMPLING if chosen.get(name) is not None}
-    sigmas = chosen.get("sigmas")
-    autoencode = None if sigmas is None else make_autoencode(cassr)
+    options = {name: chosen[name] for name in SAMPLING if chosen.get(name) is not None}
+    sigmas = chosen.get("sigmas", ())
+    autoencode = make_autoencode(cassr) if sigmas else None
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> dict[str, np.ndarray]:
         restoration = cassr.restore(lr, seed=seed, scale=scale, **options)
@@ -103,6 +82,33 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None, device
         return pictures if autoencode is None else pictures | baselines(pictures, autoencode, sigmas)
 
     return restore
+
+
+def make_autoencode(cassr: CasSR) -> Autoencode:
+    """The cascade's autoencoder alone: a picture encoded and decoded, with no diffusion between.
+
+    A picture of up to `_TILE` px a side passes whole, a larger one in tiles, one after the other.
+    """
+    graphdef, params = cassr.networks.graphdefs["vae"], cassr.networks.params
+    factor = cassr.networks.configs["vae"].factor
+
+    @partial(jax.jit, static_argnames="tiles")
+    def run(params: Params, image: jax.Array, *, tiles: tiling.Grid | None) -> jax.Array:
+        vae = merge(graphdef, select(params, "vae"))
+        if tiles is None:
+            return vae.decode(vae.encode(image)).astype(np.float32)
+        decoded = jax.lax.map(lambda cut: vae.decode(vae.encode(cut[None]))[0], tiling.gather(image, tiles))
+        return tiling.merge(decoded.astype(np.float32), tiles)
+
+    def autoencode(picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        rows, columns = (-(-side // factor) * factor for side in (height, width))
+        image = np.pad(to_float(picture), ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")[None]
+        whole = max(rows, columns) <= _TILE
+        tiles = None if whole else tiling.grid(rows, columns, _TILE, _TILE // 4)
+        return to_uint8(np.asarray(run(params, image, tiles=tiles))[0, :height, :width])
+
+    return autoencode
 
 
 def fingerprint(chosen: Mapping[str, Any], change: Change | None = None) -> str:

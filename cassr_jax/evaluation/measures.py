@@ -137,7 +137,7 @@ def make_measure(
     return measure
 
 
-def local_devices(count: int | None) -> list[jax.Device]:
+def local_devices(count: int | None) -> list[Any]:
     """The first `count` devices of this process; by default all accelerators, or one CPU.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cassr_jax.evaluation.measures import make_measure
+from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.imaging import io
 
 SIDE = 128
@@ -39,13 +39,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    measure, rows = make_measure(), []
+    weights, missing = read_weights(["lpips"])
+    if missing:
+        parser.error(missing["lpips"])
+    measure, rows = make_measure(weights), []
     for name, photo, (left, top, right, bottom) in runpy.run_path(str(ROOT / "examples" / "make_examples.py"))["CROPS"]:
         result = io.read(next(arguments.results.glob(f"{Path(name).stem}.*"))).rgb
         bicubic = io.bicubic(io.read(ROOT / "examples" / name).rgb, result.shape[:2])
         truth = io.read(arguments.photos / photo).rgb[top:bottom, left:right]
         cuts = list(zip(*(windows(image) for image in (bicubic, result, truth)), strict=True))
-        far = [measure(cut[2], [cut[1]])[0]["lpips"] for cut in cuts]
+        far = [measure(cut[2], [cut[1]])[0][0]["lpips"] for cut in cuts]
         rows.append(np.concatenate(cuts[int(np.argmax(far))], axis=1).repeat(ZOOM, 0).repeat(ZOOM, 1))
     height, width = rows[0].shape[:2]
     lines = -(-len(rows) // COLUMNS)

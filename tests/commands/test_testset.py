@@ -150,7 +150,7 @@ def test_a_person_s_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main([*given, str(tmp_path / "set")]) == 2
     assert "no pair could be made, of 1; the first: " in capsys.readouterr().err
     assert main([*given, str(tmp_path / "photos")]) == 2
-    assert "manifest.json: cannot be read" in capsys.readouterr().err
+    assert "manifest.json: no such file" in capsys.readouterr().err
     assert main(["check", str(tmp_path / "none")]) == 2
     assert "expected a test set's folder" in capsys.readouterr().err
     write(tmp_path / "photos", "tiny.jpg", picture(16, 0))
@@ -160,3 +160,23 @@ def test_a_person_s_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
         write(tmp_path / folder, name, picture(16, 0))
     with pytest.raises(InputError, match="no picture's name is in both"):
         cropped_pairs(tmp_path / "left", tmp_path / "right")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ['{"version": 1}', '{"version": 1, "settings": {}, "left_out": {}, "pictures": {"a": {}}}', "[]", '{"ver', "{}"],
+    ids=["parts missing", "a picture without hashes", "list", "cut", "empty"],
+)
+def test_a_damaged_manifest_is_one_sentence(tmp_path, capsys, damage):
+    for kind in ("lr", "hr"):
+        write(tmp_path / "set" / kind, "a.png", picture(8, 0))
+    (tmp_path / "set" / "manifest.json").write_text(damage)
+    assert main(["check", str(tmp_path / "set")]) == 2
+    error = capsys.readouterr().err
+    assert "manifest.json: " in error
+    assert error.count("\n") == 1
+
+
+def test_no_tiles_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main(["tiles", "--photos", str(tmp_path), "--output", str(tmp_path / "set"), "--count", "0"])

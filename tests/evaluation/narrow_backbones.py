@@ -1,7 +1,10 @@
 """AlexNet and VGG16 a few channels wide, with random weights that torch and JAX share."""
 
+from typing import Any
+
 import numpy as np
 
+from cassr_jax.evaluation import measures
 from tests.random_weights import random_state_dict
 
 ALEXNET_WIDTHS, VGG_WIDTHS = (4, 6, 8, 6, 4), (4, 6, 8, 10, 10)
@@ -32,3 +35,18 @@ def narrow_weights(net: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Kernels OIHW; heads, alpha and beta positive."""
     weights = random_state_dict(narrow_shapes(net), seed)
     return {name: np.abs(value) if not name.startswith("conv") else value for name, value in weights.items()}
+
+
+def narrow_params(net: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """`narrow_weights` as JAX has them: kernels HWIO, under the names of `cassr_jax.weights.perceptual`."""
+    return {
+        name.replace("weight", "kernel"): value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+        for name, value in narrow_weights(net, seed).items()
+    }
+
+
+def install_narrow_networks(monkeypatch: Any) -> None:
+    """Narrow networks and plain statistics where the evaluation looks for the published ones."""
+    monkeypatch.setattr(measures, "lpips_weights", narrow_params)
+    monkeypatch.setattr(measures, "dists_weights", lambda: narrow_params("vgg16"))
+    monkeypatch.setattr(measures, "pristine_statistics", lambda: (np.zeros(36), np.eye(36)))

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import sys
-from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,24 +16,20 @@ import pytest
 import cassr_jax
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
-from cassr_jax.evaluation import comparison, pyiqa_measures
+from cassr_jax.evaluation import cascades, comparison, measures, pyiqa_measures
 from cassr_jax.evaluation.fidelity import luma, psnr
-from cassr_jax.evaluation.measures import make_measure
 from cassr_jax.evaluation.pairing import find_cases
-from cassr_jax.evaluation.report import paper_rows, paper_sets, table
+from cassr_jax.evaluation.report import differences, means, paper_rows, paper_sets, table
+from cassr_jax.evaluation.statistics import Mean
 from cassr_jax.models.perceptual import lpips
+from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write
 from tests.models.test_perceptual import narrow
 
 
-@pytest.fixture(scope="module")
-def learned():
-    return make_measure(narrow("alexnet"), narrow("vgg16"))
-
-
 @pytest.fixture
-def cascade(monkeypatch, learned):
-    """A cascade that repeats pixels. Returns the options of each call."""
+def cascade(monkeypatch):
+    """A cascade that repeats pixels, judged by narrow networks. Returns the options of each call."""
     seen: list[dict] = []
 
     def restore(lr: np.ndarray, *, seed: int, scale: float, **options) -> SimpleNamespace:
@@ -43,8 +38,7 @@ def cascade(monkeypatch, learned):
         return SimpleNamespace(bicubic=large, reference=large // 2, result=large // 4)
 
     monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: SimpleNamespace(restore=restore), raising=False)
-    monkeypatch.setattr(comparison, "make_measure", lambda **_: learned)
-    monkeypatch.setattr(comparison, "pristine_statistics", lambda: (np.zeros(36), np.eye(36)))
+    install_narrow_networks(monkeypatch)
     return seen
 
 
@@ -52,6 +46,7 @@ def test_from_folders_to_a_report(folders, truths, cascade, capsys):
     peer = f"peer={folders / 'peer'}"
     assert command.main(arguments(folders, "--results", peer, "--steps", "3", "--paper", "RealSR")) == 0
     assert cascade == [{"seed": 0, "scale": 4, "steps": 3}] * 3
+    enlarged = {name: truth[::4, ::4].repeat(4, 0).repeat(4, 1) for name, truth in truths.items()}
     out = folders / "out"
     text = (out / "table.md").read_text()
     assert capsys.readouterr().out == text
@@ -59,9 +54,15 @@ def test_from_folders_to_a_report(folders, truths, cascade, capsys):
     assert list(report["means"]) == ["bicubic", "reference", "result", "peer"]
     assert report["versions"]["numpy"] == np.__version__
     assert "pyiqa" in report["versions"]
-    enlarged = {name: truth[::4, ::4].repeat(4, 0).repeat(4, 1) for name, truth in truths.items()}
     expected = [psnr(luma(enlarged[name] // 4), luma(truth)) for name, truth in truths.items()]
-    assert report["means"]["result"]["psnr_y"] == pytest.approx(np.mean(expected))
+    found = report["means"]["result"]["psnr_y"]
+    assert found["mean"] == pytest.approx(np.mean(expected))
+    assert found["standard_error"] == pytest.approx(np.std(expected, ddof=1) / 3**0.5)
+    compared = report["differences"]["result"]["psnr_y"]
+    darker = [psnr(luma(enlarged[name] // 2), luma(truth)) for name, truth in truths.items()]
+    assert report["baseline"] == "reference"
+    assert compared["mean"] == pytest.approx(np.mean(np.subtract(expected, darker)))
+    assert compared["better"] == 0
     with (out / "values.csv").open() as file:
         rows = {(row["picture"], row["program"]): row for row in csv.DictReader(file)}
     assert len(rows) == 12
@@ -71,7 +72,8 @@ def test_from_folders_to_a_report(folders, truths, cascade, capsys):
     assert cv2.imread(str(out / "sheet.png")).shape == (3 * 260 - 4, 5 * 260 - 4, 3)
     assert "CasSR (quoted)" in text
     assert "MUSIQ is missing: pyiqa cannot be imported" in text
-    assert "maniqa-pipal" in text
+    assert "MANIQA-PIPAL is missing" in text
+    assert "| minus reference |" in text
 
 
 def test_the_sheet_shows_the_worst_first(folders, cascade):
@@ -82,18 +84,22 @@ def test_the_sheet_shows_the_worst_first(folders, cascade):
     np.testing.assert_array_equal(sheet[:256, 780:1036], cv2.imread(str(folders / "hr" / f"{worst}.png"))[..., ::-1])
 
 
-def test_a_killed_comparison_goes_on(folders, cascade, monkeypatch, learned):
-    calls = count()
+def test_a_killed_comparison_goes_on(folders, cascade, monkeypatch):
+    calls, make_measure = count(), command.make_measure
 
-    def killed(truth, pictures):
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        return learned(truth, pictures)
+    def make_killed(*given):
+        measure = make_measure(*given)
+
+        def killed(truth, pictures):
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+            return measure(truth, pictures)
+
+        return killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(comparison, "make_measure", lambda **_: killed)
-        with pytest.raises(KeyboardInterrupt):
-            command.main(arguments(folders))
+        patched.setattr(command, "make_measure", make_killed)
+        assert command.main(arguments(folders)) == 130
     values = folders / "out" / "values.jsonl"
     assert len(values.read_text().splitlines()) == 2
     with values.open("a") as file:  # a kill in the middle of a line
@@ -156,10 +162,8 @@ def test_what_does_not_pair_or_fit_is_listed_and_the_rest_measured(folders, casc
     assert "- Pictures: 1, left out: 3." in (folders / "out" / "table.md").read_text()
 
 
-def test_vgg16_where_it_is_asked_for(folders, cascade, monkeypatch):
+def test_vgg16_where_it_is_asked_for(folders, cascade):
     params = narrow("vgg16")
-    monkeypatch.setattr(command, "lpips_weights", lambda _: params)
-    monkeypatch.setattr(comparison, "make_measure", partial(make_measure, narrow("alexnet"), params))
     assert command.main(arguments(folders, "--vgg16")) == 0
     report = json.loads((folders / "out" / "comparison.json").read_text())
     values = [picture["result"] for picture in report["pictures"].values()]
@@ -169,7 +173,7 @@ def test_vgg16_where_it_is_asked_for(folders, cascade, monkeypatch):
         for folder in (folders / "out" / "pictures" / "result", folders / "hr")
     )
     np.testing.assert_allclose([value["lpips_vgg16"] for value in values], lpips(params, a, b, "vgg16"), rtol=1e-4)
-    distances = {name: row["frechet_vgg16"] for name, row in report["means"].items()}
+    distances = {name: row["frechet_vgg16"]["mean"] for name, row in report["means"].items()}
     assert distances["bicubic"] < distances["reference"] < distances["result"]
     text = (folders / "out" / "table.md").read_text()
     assert "| LPIPS-VGG16 ↓ |" in text
@@ -205,19 +209,20 @@ def test_names_must_be_clear(tmp_path, truths):
 
 
 def test_the_best_and_the_second_best_are_marked_as_printed():
+    nan = float("nan")
     rows = {
-        "a": {"lpips": 0.30001, "psnr_y": 20.0},
-        "b": {"lpips": 0.30002, "psnr_y": 22.0},
-        "c": {"lpips": 0.4, "psnr_y": 21.0},
-        "d": {"lpips": float("nan"), "psnr_y": 19.0},
+        "a": {"lpips": Mean(0.30001, 0.01, 2), "psnr_y": Mean(20.0, 1.0, 2)},
+        "b": {"lpips": Mean(0.30002, 0.01, 2), "psnr_y": Mean(22.0, nan, 1)},
+        "c": {"lpips": Mean(0.4, 0.01, 2), "psnr_y": Mean(21.0, 1.0, 2)},
+        "d": {"lpips": Mean(nan, nan, 0), "psnr_y": Mean(19.0, 1.0, 2)},
     }
-    lines = table(rows, {"old": {"lpips": 0.1}}).splitlines()
+    lines = table(rows, {"old": {"lpips": Mean(0.1, nan, 0)}}).splitlines()
     assert lines[0] == "| program | LPIPS ↓ | PSNR-Y ↑ |"
     assert lines[2:] == [
-        "| a | **0.3000** | 20.00 |",
-        "| b | **0.3000** | **22.00** |",
-        "| c | <u>0.4000</u> | <u>21.00</u> |",
-        "| d | - | 19.00 |",
+        "| a | **0.3000** ± 0.0100 | 20.00 ± 1.00 |",
+        "| b | **0.3000** ± 0.0100 | **22.00** |",
+        "| c | <u>0.4000</u> ± 0.0100 | <u>21.00</u> ± 1.00 |",
+        "| d | - | 19.00 ± 1.00 |",
         "| old (quoted) | 0.1000 | - |",
     ]
 
@@ -225,7 +230,9 @@ def test_the_best_and_the_second_best_are_marked_as_printed():
 def test_the_paper_is_quoted_as_printed():
     assert paper_sets() == ["DIV2K-val", "DRealSR", "RealSR"]
     row = paper_rows("RealSR")["CasSR"]
-    assert (row["lpips"], row["dists"], row["fid"], row["niqe"]) == (0.3822, 0.2459, 139.0698, 5.3491)
+    found = [row[name].value for name in ("lpips", "dists", "fid", "niqe")]
+    assert found == [0.3822, 0.2459, 139.0698, 5.3491]
+    assert "maniqa_pipal" not in row  # what is quoted stands beside the plain variant
     assert len(paper_rows("DIV2K-val")) == 9
 
 
@@ -235,7 +242,7 @@ def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folder
             raise OSError("no connection\nand more")
         if name == "fid":
             return lambda made, truths: 10 * len(os.listdir(made)) + len(os.listdir(truths))
-        return lambda picture: {"clipiqa": 0.5, "maniqa-pipal": 0.25}[name]
+        return lambda picture: {"clipiqa": 0.5, "maniqa": 0.25, "maniqa-pipal": 0.75}[name]
 
     write(folders / "hr", "lonely.png", truths["a"])
     (folders / "lr" / "c.png").write_bytes(b"no picture")
@@ -243,11 +250,162 @@ def test_measures_of_pyiqa_are_taken_where_their_weights_are(monkeypatch, folder
     monkeypatch.setitem(sys.modules, "pyiqa", fake)
     monkeypatch.setattr(pyiqa_measures, "_tensor", lambda image: image)
     of_picture, of_set, missing = pyiqa_measures.pyiqa_measures()
-    assert (of_picture.keys(), of_set.keys()) == ({"maniqa", "clipiqa"}, {"fid"})
+    assert (of_picture.keys(), of_set.keys()) == ({"maniqa", "maniqa_pipal", "clipiqa"}, {"fid"})
     assert missing == {"musiq": "pyiqa's musiq cannot be made (no connection)"}
     assert command.main(arguments(folders)) == 0
     report = json.loads((folders / "out" / "comparison.json").read_text())
-    assert (report["means"]["result"]["maniqa"], report["means"]["result"]["fid"]) == (0.25, 22)
+    values = {name: of["mean"] for name, of in report["means"]["result"].items()}
+    assert (values["maniqa"], values["maniqa_pipal"], values["fid"]) == (0.25, 0.75, 22)
+
+
+def test_one_picture_too_small_to_judge_costs_only_itself(folders, cascade, truths, capsys):
+    """Values that are not defined are a dash and a reason, in the table and in the measures of whole sets."""
+    write(folders / "hr", "small.png", truths["a"][:3, :3])
+    write(folders / "peer", "small.png", truths["a"][:3, :3] // 2)
+    peer = f"peer={folders / 'peer'}"
+    given = ["--hr", str(folders / "hr"), "--results", peer, "--output", str(folders / "out"), "--vgg16"]
+    assert command.main(given) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    assert report["pictures"]["small"]["peer"]["lpips"] is None
+    assert report["pictures"]["small"]["peer"]["psnr_y"] > 0
+    assert report["undefined"]["small"]["ssim_y"] == "3x3 px, expected sides of at least 11 px"
+    assert report["means"]["peer"]["lpips"]["pictures"] == 3
+    assert report["means"]["peer"]["frechet_vgg16"]["mean"] is None
+    text = capsys.readouterr().out
+    assert "- LPIPS is not defined for small (3x3 px, expected sides of at least 31 px)." in text
+    assert "- FD-VGG16 is missing: found a picture of 3x3 px" in text
+
+
+def test_a_set_of_one_picture_has_no_frechet_distance(folders, cascade):
+    for name in "bc":
+        (folders / "hr" / f"{name}.png").unlink()
+    assert command.main(arguments(folders, "--vgg16")) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    assert report["means"]["result"]["frechet_vgg16"]["mean"] is None
+    assert report["missing"]["frechet_vgg16"].startswith("found 1 picture, expected at least 2")
+    assert command.main(arguments(folders, "--vgg16")) == 0
+
+
+@pytest.mark.parametrize("name", ["lpips", "dists"])
+def test_a_measure_that_is_not_installed_is_named_and_left_out(folders, cascade, monkeypatch, name):
+    def absent(*_):
+        raise InputError("the package is not installed: pip install it")
+
+    monkeypatch.setattr(measures, f"{name}_weights", absent)
+    assert command.main(arguments(folders)) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    assert report["missing"][name] == "the package is not installed: pip install it"
+    assert name not in report["means"]["result"]
+    assert report["means"]["result"]["psnr_y"]["mean"] > 0
+    assert (folders / "out" / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize("damage", ["[]", "\xff", '{"hr": [', "[" * 100_000], ids=["list", "text", "cut", "nested"])
+def test_damaged_settings_are_one_sentence(folders, cascade, capsys, damage):
+    (folders / "out").mkdir()
+    (folders / "out" / "settings.json").write_bytes(damage.encode("latin-1"))
+    assert command.main(arguments(folders)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evaluation: ")
+    assert "settings.json" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[]", "{}", "\xff", '{"name": 3, "values": {}}', '{"name": "a", "values": {"x": 3}}', '{"name": "a", "val": {}}'],
+    ids=["list", "empty", "text", "number as name", "number as values", "another field"],
+)
+def test_a_damaged_line_of_values_is_one_sentence_that_names_it(folders, cascade, capsys, damage):
+    assert command.main(arguments(folders)) == 0
+    values = folders / "out" / "values.jsonl"
+    lines = values.read_bytes().splitlines(keepends=True)
+    values.write_bytes(lines[0] + damage.encode("latin-1") + b"\n" + lines[2])
+    capsys.readouterr()
+    assert command.main(arguments(folders)) == 2
+    error = capsys.readouterr().err
+    assert "values.jsonl, line 2: " in error
+    assert error.count("\n") == 1
+
+
+def test_two_comparisons_do_not_share_an_output_at_once(folders, cascade, capsys):
+    with comparison.claimed(folders / "out", "another"):
+        assert command.main(arguments(folders)) == 2
+    assert "in use by another" in capsys.readouterr().err
+
+
+def test_a_picture_that_the_cascade_refuses_costs_only_itself(folders, cascade, monkeypatch):
+    load = cascades.cassr_jax.load
+
+    def strict_load(*given, **options):
+        cascade = load(*given, **options)
+
+        def restore(lr, **more):
+            if lr.shape[0] == 32:
+                raise InputError("too large")
+            return cascade.restore(lr, **more)
+
+        return SimpleNamespace(restore=restore)
+
+    monkeypatch.setattr(cascades.cassr_jax, "load", strict_load)
+    write(folders / "lr", "b.png", np.zeros((32, 32, 3), np.uint8))
+    assert command.main(arguments(folders)) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    assert list(report["pictures"]) == ["a", "c"]
+    assert report["left_out"]["b"].endswith("b.png: too large")
+
+
+def test_the_sceptic_s_rows_stand_beside_the_result(folders, cascade, monkeypatch, truths):
+    """Computed here from the pictures that the cascade repeats; the autoencoder is one that darkens."""
+    monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda picture: picture // 2)
+    assert command.main(arguments(folders, "--baselines", "--sigma", "0.7")) == 0
+    out = folders / "out"
+    report = json.loads((out / "comparison.json").read_text())
+    assert list(report["means"]) == [
+        "bicubic",
+        "reference",
+        "result",
+        "reference, blurred 0.7",
+        "reference through the autoencoder",
+        "mean of bicubic and reference",
+        "mean of bicubic and result",
+        "mean of reference and result",
+    ]
+    bicubic = truths["a"][::4, ::4].repeat(4, 0).repeat(4, 1)
+    reference, result = bicubic // 2, bicubic // 4
+    made = {path.parent.name: cv2.imread(str(path))[..., ::-1] for path in (out / "pictures").glob("*/a.png")}
+    np.testing.assert_array_equal(made["reference_through_the_autoencoder"], reference // 2)
+    mean = (reference.astype(float) + result) / 2
+    assert np.abs(made["mean_of_reference_and_result"] - mean).max() <= 0.5
+    smooth = cv2.GaussianBlur(reference.astype(np.float32), (0, 0), 0.7)
+    assert np.abs(made["reference_blurred_0.7"] - smooth).max() <= 0.5
+    assert command.main(arguments(folders, "--baselines", "--sigma", "0.8")) == 2  # another comparison
+
+
+def test_precision_and_devices_reach_the_cascade(folders, cascade, monkeypatch):
+    seen = []
+    load = cascades.cassr_jax.load
+
+    def noted(*given, **options):
+        seen.append(options)
+        return load(*given, **options)
+
+    monkeypatch.setattr(cascades.cassr_jax, "load", noted)
+    assert command.main(arguments(folders, "--precision", "bf16", "--devices", "2")) == 0
+    assert (seen[0]["dtype"], seen[0]["devices"]) == ("bfloat16", 2)
+    assert command.main(arguments(folders, "--devices", "99")) == 2
+
+
+def test_pairs_are_compared_by_picture():
+    values = {"a": (0.4, 0.3), "b": (0.6, 0.7), "c": (0.5, float("nan"))}
+    found = [
+        comparison.Measured(name, {"reference": {"lpips": first}, "result": {"lpips": second}})
+        for name, (first, second) in values.items()
+    ]
+    of = differences(found, "reference")["result"]["lpips"]
+    assert (of.mean.value, of.mean.count, of.better) == (pytest.approx(0.0), 2, 1)
+    assert of.mean.error == pytest.approx(0.1)
+    assert means(found)["reference"]["lpips"].value == pytest.approx(0.5)
 
 
 @pytest.mark.skipif(

@@ -13,7 +13,6 @@ from cassr_jax.evaluation.tiles import (
     choose_corners,
     degraded_crops,
     degraded_tiles,
-    ready_pairs,
     sharp_corners,
     sharpest_corner,
 )
@@ -61,22 +60,7 @@ def test_tiles_are_degraded_by_their_number(tmp_path):
         corner = Corner(0, *map(int, pair.name.split("@")[1].split(",")))
         np.testing.assert_array_equal(pair.hr, image[corner.top : corner.top + 32, corner.left : corner.left + 32])
         assert pair.lr.shape == (8, 8, 3)
-        assert pair.scale == 4
         np.testing.assert_array_equal(pair.lr, same.lr)
-
-
-def test_ready_pairs(tmp_path):
-    for kind, side in (("lr", 10), ("hr", 40)):
-        (tmp_path / kind).mkdir()
-        cv2.imwrite(str(tmp_path / kind / "x.png"), np.full((side, side, 3), side, np.uint8))
-    (pair,) = ready_pairs(tmp_path)
-    assert (pair.name, pair.scale, pair.lr.max(), pair.hr.max()) == ("x.png", 4, 10, 40)
-    cv2.imwrite(str(tmp_path / "hr" / "x.png"), np.zeros((41, 40, 3), np.uint8))
-    with pytest.raises(InputError, match=r"x\.png"):
-        list(ready_pairs(tmp_path))
-    cv2.imwrite(str(tmp_path / "hr" / "y.png"), np.zeros((40, 40, 3), np.uint8))
-    with pytest.raises(InputError, match=r"y\.png is in only one"):
-        list(ready_pairs(tmp_path))
 
 
 def test_the_sharpest_crop_of_a_photograph(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import runpy
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from cassr_jax.config_files import override, read_config
 
 ROOT = Path(train.__file__).parent
 PROGRAM = runpy.run_path(str(ROOT / "benchmarks" / "tiny_ablation.py"), run_name="tiny_ablation")
-MAIN, GLOBALS = PROGRAM["main"], PROGRAM["main"].__globals__
+MAIN = PROGRAM["main"]
+GLOBALS = MAIN.__wrapped__.__globals__
 
 
 def test_every_arrangement_is_a_configuration():
@@ -21,12 +23,21 @@ def test_every_arrangement_is_a_configuration():
     assert changed["whole"] == config
     assert not changed["no multiple attention"].switches.attention
     assert changed["no multiple attention"].switches.residuals
+    for name, switch in (("reference", "reference_attention"), ("LR image", "lr_attention")):
+        switches = changed[f"no attention to the {name}"].switches
+        assert switches == replace(config.switches, **{switch: False})
     assert changed["LR image as reference"].reference == "identity"
 
 
 def test_seeds_are_compared_in_pairs(monkeypatch, tmp_path, capsys):
     """Each seed is 0.1 worse than the one before, each arrangement by its own step worse than the whole."""
-    worse = {"whole": 0.0, "no_multiple_attention": 0.02, "lr_image_as_reference": -0.01}
+    worse = {
+        "whole": 0.0,
+        "no_multiple_attention": 0.02,
+        "no_attention_to_the_reference": 0.01,
+        "no_attention_to_the_lr_image": 0.0,
+        "lr_image_as_reference": -0.01,
+    }
     trained = []
 
     def measure(workdir: Path, *_) -> dict[str, float]:
@@ -34,13 +45,13 @@ def test_seeds_are_compared_in_pairs(monkeypatch, tmp_path, capsys):
         return dict.fromkeys(PROGRAM["TITLES"], 0.3 + 0.1 * int(seed) + worse[name])
 
     monkeypatch.setitem(GLOBALS, "degraded_tiles", lambda *_: [])
-    monkeypatch.setitem(GLOBALS, "make_measure", lambda: None)
+    monkeypatch.setitem(GLOBALS, "read_weights", lambda _: ({}, {}))
     monkeypatch.setitem(GLOBALS, "measure_tiles", measure)
     monkeypatch.setitem(GLOBALS, "train", lambda _, workdir, changes, seed: trained.append((workdir.name, seed)))
     assert MAIN(["--photos", "unused", "--output", str(tmp_path)]) == 0
     assert sorted(trained) == sorted((f"{name}_{seed}", seed) for name in worse for seed in range(3))
     table = capsys.readouterr().out
-    assert "| whole | 0.4000 ± 0.1000 |" in table
+    assert "| whole | 0.4000 ± 0.0577 |" in table
     assert "| no multiple attention - whole | +0.0200 ± 0.0000 |" in table
     assert "| LR image as reference - whole | -0.0100 ± 0.0000 |" in table
     content = json.loads((tmp_path / "ablation.json").read_text())
@@ -52,7 +63,7 @@ def test_a_training_that_fails_ends_it_with_its_exit_code(monkeypatch, tmp_path,
         raise subprocess.CalledProcessError(2, "train.py")
 
     monkeypatch.setitem(GLOBALS, "degraded_tiles", lambda *_: [])
-    monkeypatch.setitem(GLOBALS, "make_measure", lambda: None)
+    monkeypatch.setitem(GLOBALS, "read_weights", lambda _: ({}, {}))
     monkeypatch.setitem(GLOBALS, "train", fail)
     assert MAIN(["--photos", "unused", "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "tiny_ablation: training failed with exit code 2\n"

@@ -12,7 +12,7 @@ import pytest
 from cassr_jax.errors import InputError
 from cassr_jax.models.perceptual import dists, lpips
 from cassr_jax.weights.perceptual import dists_weights, lpips_weights
-from tests.evaluation.narrow_backbones import narrow_weights
+from tests.evaluation.narrow_backbones import narrow_params
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "evaluation.npz")
 NETS = ["alexnet", "vgg16"]
@@ -26,11 +26,7 @@ CALIBRATION = {
 }
 
 
-def narrow(net: str) -> dict[str, np.ndarray]:
-    return {
-        name.replace("weight", "kernel"): value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-        for name, value in narrow_weights(net).items()
-    }
+narrow = narrow_params
 
 
 def published(measure: str) -> dict[str, np.ndarray]:
