@@ -7,9 +7,9 @@ The photographs are neither trained on nor tested on. Their sharp tiles of 256 p
 `realesrgan`, restored, and compared with the truth; the setting with the lowest LPIPS + DISTS, averaged over all tiles,
 is chosen. Chosen are, in this order:
 
-1. the colour fix of the reference,
+1. the colour fix of the reference; none is shown but is no choice, since Real-ESRGAN shifts plain colours,
 2. with that fix, the share of the reference in the result, and the sigma of the Gaussian blur of the reference that
-   stands as the sceptic's row beside every result. A share of 1, the first stage alone, is shown but is no choice.
+   stands as the sceptic's row beside every result; a share of 1, the first stage alone, is shown but is no choice.
 
 Printed are tables of every setting, with standard errors, and the choices. The same command again goes on where it
 stopped.
@@ -47,7 +47,9 @@ from cassr_jax.ranges import COUNT
 
 DAMAGE = ("light", "realesrgan")
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-ALONE = "share 1"  # the first stage alone: shown, but no choice, since nothing of the cascade would be left
+ALONE, UNFIXED = "share 1", "colour fix none"
+# Shown, but no choices: the first leaves nothing of the cascade, the second does not keep plain colours.
+NO_CHOICE = (ALONE, UNFIXED)
 SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -94,7 +96,7 @@ def restore_shares(config: str, fix: ColorFix) -> Restore:
 
 def best(found: Sequence[Measured], kind: str) -> str:
     """The setting of this kind with the lowest mean LPIPS + DISTS, without the kind's name."""
-    rows = {name: row for name, row in means(found).items() if name.startswith(kind) and name != ALONE}
+    rows = {name: row for name, row in means(found).items() if name.startswith(kind) and name not in NO_CHOICE}
     return min(rows, key=lambda name: rows[name]["lpips"].value + rows[name]["dists"].value).removeprefix(f"{kind} ")
 
 
@@ -113,7 +115,7 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
     chosen = {"cascade": cascade, "tiles": [case.name for case in cases], "seed": 0}
     fixes = compare(cases, lambda: restore_fixes(arguments.config), measure, arguments.output / "fixes", chosen)
     fix = cast(ColorFix, best(fixes, "colour fix"))
-    print(report(fixes, "colour fix none"), flush=True)
+    print(report(fixes, UNFIXED), flush=True)
     shares = compare(
         cases,
         lambda: restore_shares(arguments.config, fix),

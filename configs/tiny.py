@@ -28,7 +28,7 @@ cascade = CascadeConfig(
     schedule=Schedule(prediction_type="v_prediction", timestep_spacing="trailing"),
     activation_sampling=activation_sampling,
     sampling=sampling,
-    rrdbnet_color_fix="none",
+    rrdbnet_color_fix="wavelet",
     rrdbnet_weight=0.75,
     tile=256,
 )

@@ -13,6 +13,7 @@ from cassr_jax.imaging.pixels import to_float, to_uint8
 
 BLURRED = "reference, blurred"  # followed by the blur's sigma
 AUTOENCODED = "reference through the autoencoder"
+ALONE = "second stage alone"  # where the result has a share of the reference
 MEANS = {
     "mean of bicubic and reference": ("bicubic", "reference"),
     "mean of bicubic and result": ("bicubic", "result"),
@@ -27,14 +28,14 @@ Autoencode = Callable[[np.ndarray], np.ndarray]
 
 
 def names(sigmas: Sequence[float]) -> tuple[str, ...]:
-    """What `baselines` makes."""
-    return (*(f"{BLURRED} {sigma:g}" for sigma in sigmas), AUTOENCODED, *MEANS)
+    """The rows that may stand beside a cascade's own."""
+    return (ALONE, *(f"{BLURRED} {sigma:g}" for sigma in sigmas), AUTOENCODED, *MEANS)
 
 
 def baselines(
     pictures: Mapping[str, np.ndarray], autoencode: Autoencode, sigmas: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """The sceptic's picture for each of `names`.
+    """The sceptic's pictures: the reference softened in several ways, and the means of any two pictures.
 
     Args:
         pictures: bicubic, reference and result, uint8 (H, W, 3) each.

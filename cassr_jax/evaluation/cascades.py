@@ -18,7 +18,7 @@ from cassr_jax.commands import options
 from cassr_jax.commands.options import SAMPLING, number
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.evaluation.baselines import SIGMAS, Autoencode, baselines
+from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines, blended
 from cassr_jax.imaging import tiling
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import to_float, to_uint8
@@ -73,15 +73,29 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None, device
         chosen["config"], activation=chosen["activation"], change=change, dtype=dtype, devices=devices
     )
     options = {name: chosen[name] for name in SAMPLING if chosen.get(name) is not None}
-    sigmas = chosen.get("sigmas", ())
-    autoencode = make_autoencode(cassr) if sigmas else None
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> dict[str, np.ndarray]:
         restoration = cassr.restore(lr, seed=seed, scale=scale, **options)
-        pictures = {kind: getattr(restoration, kind) for kind in KINDS}
-        return pictures if autoencode is None else pictures | baselines(pictures, autoencode, sigmas)
+        return {kind: getattr(restoration, kind) for kind in KINDS}
 
-    return restore
+    def restore_with_baselines(lr: np.ndarray, seed: int, scale: float) -> dict[str, np.ndarray]:
+        pictures = restore(lr, seed, scale)
+        alone = pictures["result"]
+        if weight:
+            pictures["result"] = blended(pictures["reference"], alone, weight)
+        return pictures | ({ALONE: alone} if weight else {}) | baselines(pictures, autoencode, chosen["sigmas"])
+
+    if not chosen.get("sigmas"):
+        return restore
+    weight = options.get("reference_weight", own_weight(cassr.config))
+    options["reference_weight"] = 0.0  # blended here, so that the second stage's picture is at hand by itself too
+    autoencode = make_autoencode(cassr)
+    return restore_with_baselines
+
+
+def own_weight(config: CascadeConfig) -> float:
+    """The share of the reference in the result where no option says otherwise."""
+    return config.rrdbnet_weight if config.activation == "rrdbnet" else 0.0
 
 
 def make_autoencode(cassr: CasSR) -> Autoencode:

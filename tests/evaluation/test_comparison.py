@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import cassr_jax
+from cassr_jax.config import CascadeConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
 from cassr_jax.evaluation import cascades, comparison, measures, pyiqa_measures
@@ -37,7 +38,8 @@ def cascade(monkeypatch):
         large = lr.repeat(4, 0).repeat(4, 1)
         return SimpleNamespace(bicubic=large, reference=large // 2, result=large // 4)
 
-    monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: SimpleNamespace(restore=restore), raising=False)
+    loaded = SimpleNamespace(restore=restore, config=CascadeConfig())
+    monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded, raising=False)
     install_narrow_networks(monkeypatch)
     return seen
 
@@ -380,6 +382,16 @@ def test_the_sceptic_s_rows_stand_beside_the_result(folders, cascade, monkeypatc
     smooth = cv2.GaussianBlur(reference.astype(np.float32), (0, 0), 0.7)
     assert np.abs(made["reference_blurred_0.7"] - smooth).max() <= 0.5
     assert command.main(arguments(folders, "--baselines", "--sigma", "0.8")) == 2  # another comparison
+
+
+def test_the_second_stage_stands_alone_where_the_result_is_a_blend(folders, cascade, monkeypatch, truths):
+    monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda picture: picture)
+    assert command.main(arguments(folders, "--baselines", "--reference-weight", "0.75")) == 0
+    assert all(options["reference_weight"] == 0 for options in cascade)
+    made = {path.parent.name: cv2.imread(str(path)) for path in (folders / "out" / "pictures").glob("*/a.png")}
+    bicubic = truths["a"][::4, ::4].repeat(4, 0).repeat(4, 1)[..., ::-1]
+    np.testing.assert_array_equal(made["second_stage_alone"], bicubic // 4)
+    assert np.abs(made["result"] - (0.75 * (bicubic // 2) + 0.25 * (bicubic // 4))).max() <= 0.5
 
 
 def test_precision_and_devices_reach_the_cascade(folders, cascade, monkeypatch):

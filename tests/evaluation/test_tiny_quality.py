@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cassr_jax.config import CascadeConfig
 from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.comparison import Measured
 from tests.evaluation.narrow_backbones import install_narrow_networks
@@ -92,12 +93,13 @@ def cascade(monkeypatch):
     """A cascade that repeats pixels, judged by narrow networks. Lists the sides of the pictures that it restores."""
     sides: list[int] = []
 
-    def restore(lr: np.ndarray, *, seed: int, scale: float) -> SimpleNamespace:
+    def restore(lr: np.ndarray, *, seed: int, scale: float, reference_weight: float) -> SimpleNamespace:
         sides.append(lr.shape[0])
         large = lr.repeat(int(scale), 0).repeat(int(scale), 1)
         return SimpleNamespace(bicubic=large, reference=large, result=large)
 
-    monkeypatch.setattr(cascades.cassr_jax, "load", lambda *_, **__: SimpleNamespace(restore=restore), raising=False)
+    loaded = SimpleNamespace(restore=restore, config=CascadeConfig())
+    monkeypatch.setattr(cascades.cassr_jax, "load", lambda *_, **__: loaded, raising=False)
     monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda image: image)
     install_narrow_networks(monkeypatch)
     return sides

@@ -26,6 +26,7 @@ def test_the_lowest_sum_of_both_distances_is_chosen_and_never_the_first_stage_al
     found = measured({"share 0": (0.3, 0.3), "share 0.5": (0.32, 0.2), "share 1": (0.1, 0.1), "sigma 0.3": (0.0, 0.0)})
     assert PROGRAM["best"](found, "share") == "0.5"
     assert PROGRAM["best"](found, "sigma") == "0.3"
+    assert PROGRAM["best"](measured({"colour fix none": (0, 0), "colour fix adain": (1, 1)}), "colour fix") == "adain"
 
 
 def test_every_setting_is_tried_on_both_kinds_of_damage(monkeypatch, tmp_path, capsys):
