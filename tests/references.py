@@ -1,7 +1,6 @@
 """The networks of `tests.narrow`, same weights, same inputs, in torch. Needs the extra `reference`.
 
-Stable Diffusion's are diffusers' own. The image attention and SCEdit's tuners are written out here from their published
-descriptions, as plainly as possible.
+Stable Diffusion's are diffusers' own. SCEdit's tuners are written out here from their published description.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from tests.narrow import CONTROLNET, GUIDES, SCEDIT, SMALL, UNETS, VAES, Arrays, Inputs, inputs, skip_arrays
+from tests.narrow import CONTROLNET, UNETS, VAES, Arrays, Inputs, inputs
 from tests.random_weights import random_state_dict
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -98,97 +97,6 @@ def run_vae(name: str) -> Arrays:
     return vae_outputs(randomise(vae(VAES[name])), inputs())
 
 
-class Attention(torch.nn.Module):
-    def __init__(self, features: int, context: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.to_q = torch.nn.Linear(features, features, bias=False)
-        self.to_k = torch.nn.Linear(context, features, bias=False)
-        self.to_v = torch.nn.Linear(context, features, bias=False)
-        self.to_out = torch.nn.ModuleList([torch.nn.Linear(features, features)])
-
-    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            a.unflatten(-1, (self.heads, -1)).movedim(2, 1)
-            for a in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        return self.to_out[0](F.scaled_dot_product_attention(q, k, v).movedim(1, 2).flatten(2))
-
-
-class ImageAttention(torch.nn.Module):
-    """X + Wo softmax(Q K^T / sqrt(d)) V, Q from the normalised tokens, K and V from a normalised feature (NHWC)."""
-
-    def __init__(self, features: int, context: int, heads: int):
-        super().__init__()
-        self.norm, self.norm_context = torch.nn.LayerNorm(features), torch.nn.LayerNorm(context)
-        self.attn = Attention(features, context, heads)
-
-    def forward(self, x: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
-        return x + self.attn(self.norm(x), self.norm_context(feature.flatten(1, 2)))
-
-
-class ImageAttentionPair(torch.nn.Module):
-    def __init__(self, features: int, context: int, heads: int):
-        super().__init__()
-        self.reference = ImageAttention(features, context, heads)
-        self.lr = ImageAttention(features, context, heads)
-
-
-class MultipleAttention(torch.nn.Module):
-    """A pair for every transformer of the U-Net's up blocks, put into it by `guide`."""
-
-    def __init__(self, config: UNetConfig):
-        super().__init__()
-        self.config = config
-        heads, channels = config.attention_head_dim, config.skip_channels
-        self.up_blocks = torch.nn.ModuleList(
-            torch.nn.ModuleList(ImageAttentionPair(width, channels[skip], heads) for width, skip in block)
-            for block in config.up_transformers
-        )
-
-    def guide(
-        self, unet: UNet2DConditionModel, lr: list[torch.Tensor] | None, reference: list[torch.Tensor] | None
-    ) -> None:
-        """Give the U-Net's up transformers CasSR's order: reference, self, LR, text, feed-forward."""
-        for block, pairs, transformers in zip(unet.up_blocks, self.up_blocks, self.config.up_transformers, strict=True):
-            for transformer, pair, (_, skip) in zip(getattr(block, "attentions", ()), pairs, transformers, strict=True):
-                _reorder(
-                    transformer.transformer_blocks[0],
-                    pair,
-                    None if lr is None else lr[skip],
-                    None if reference is None else reference[skip],
-                )
-
-
-def _reorder(
-    block: torch.nn.Module, pair: ImageAttentionPair, lr: torch.Tensor | None, reference: torch.Tensor | None
-) -> None:
-    def forward(x: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: object) -> torch.Tensor:
-        if reference is not None:
-            x = pair.reference(x, reference)
-        x = x + block.attn1(block.norm1(x))
-        if lr is not None:
-            x = pair.lr(x, lr)
-        x = x + block.attn2(block.norm2(x), encoder_hidden_states=encoder_hidden_states)
-        return x + block.ff(block.norm3(x))
-
-    block.forward = forward
-
-
-@torch.no_grad()
-def run_guided() -> Arrays:
-    """As `narrow.run_guided`, in float64: over so many attentions, torch's float32 is 1.4e-5 off on some processors."""
-    net, attention = randomise(unet(SMALL)).double(), randomise(MultipleAttention(SMALL), seed=1).double()
-    given = inputs(SMALL.cross_attention_dim)
-    lr, reference = ([torch.from_numpy(a).double() for a in skip_arrays(SMALL, seed)] for seed in (1, 2))
-    result = {}
-    for name, switches in GUIDES.items():
-        attention.guide(net, lr if switches.lr_attention else None, reference if switches.reference_attention else None)
-        call = nchw(given.latents).double(), torch.from_numpy(given.timesteps), torch.from_numpy(given.context).double()
-        result[name] = nhwc(net(*call).sample)
-    return result
-
-
 class SCTuner(torch.nn.Module):
     """Channels-last tokens: skip + W2 GELU(W1 skip), with a hint skip + scale (hint + W2 GELU(W1 (skip + hint)))."""
 
@@ -237,12 +145,3 @@ class CSCTuner(torch.nn.Module):
             self.lsc_tuner_blocks[last - i](s, h, self.scale) for i, (s, h) in enumerate(zip(skips, hints, strict=True))
         ]
         return hints, edited
-
-
-@torch.no_grad()
-def run_scedit() -> Arrays:
-    """As `narrow.run_scedit`."""
-    tuner = randomise(CSCTuner(SMALL, SCEDIT))
-    hints, edited = tuner(nchw(inputs().images), [torch.from_numpy(a) for a in skip_arrays(SMALL, seed=1)])
-    result = {f"hint.{i}": hint.numpy() for i, hint in enumerate(hints)}
-    return result | {f"skip.{i}": skip.numpy() for i, skip in enumerate(edited)}
