@@ -14,9 +14,8 @@ import numpy as np
 from flax import nnx
 
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
-from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract, merge
-from cassr_jax.models.scedit import CSCTuner, SCEditConfig
+from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
 from cassr_jax.weights.convert import from_torch, torch_name
@@ -167,49 +166,6 @@ def run_diffusion(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dic
 def run_vae(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dict[str, jax.Array]:
     graphdef, params = random_network(vae_factory(name, dtype), gain=gain)
     return jax.jit(lambda params, given: vae_outputs(merge(graphdef, params), given))(params, inputs())
-
-
-GUIDES = {
-    "both": GuidanceSwitches(),
-    "reference_only": GuidanceSwitches(lr_attention=False),
-    "lr_only": GuidanceSwitches(reference_attention=False),
-    "neither": GuidanceSwitches(reference_attention=False, lr_attention=False),
-}
-
-
-@cache
-def run_guided() -> dict[str, jax.Array]:
-    """The small U-Net's prediction for every one of `GUIDES`, its image attentions reading random features."""
-    unet, unet_params = random_network(lambda rngs: UNet(SMALL, rngs=rngs))
-    attention, attention_params = random_network(lambda rngs: MultipleAttention(SMALL, rngs=rngs), seed=1)
-
-    @jax.jit
-    def run(unet_params, attention_params, given: Inputs, lr, reference) -> dict[str, jax.Array]:
-        net, guide = merge(unet, unet_params), merge(attention, attention_params)
-        temb, text = net.embed_time(given.timesteps), net.text_key_values(given.context)
-        h, skips = net.encode(given.latents, temb, text)
-        return {
-            name: net.decode(h, skips, temb, text, guide.bind(lr, reference, switches))
-            for name, switches in GUIDES.items()
-        }
-
-    features = skip_arrays(SMALL, seed=1), skip_arrays(SMALL, seed=2)
-    return run(unet_params, attention_params, inputs(SMALL.cross_attention_dim), *features)
-
-
-@cache
-def run_scedit() -> dict[str, jax.Array]:
-    """`hint.<i>` and `skip.<i>`, the edited skips, of a CSC-Tuner on random skips."""
-    graphdef, params = random_network(lambda rngs: CSCTuner(SMALL, SCEDIT, rngs=rngs))
-
-    @jax.jit
-    def run(params, images, skips) -> dict[str, jax.Array]:
-        tuner = merge(graphdef, params)
-        hints = tuner.hints(images)
-        edited = tuner(skips, hints)
-        return {f"hint.{i}": hint for i, hint in enumerate(hints)} | {f"skip.{i}": x for i, x in enumerate(edited)}
-
-    return run(params, inputs().images, skip_arrays(SMALL, seed=1))
 
 
 def relative_l2(actual: Any, expected: Any) -> float:

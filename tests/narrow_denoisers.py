@@ -33,8 +33,9 @@ FACTORIES: dict[str, Callable[..., Any]] = {
 }
 SEEDS = {name: seed for seed, name in enumerate(FACTORIES)}
 GUIDANCE_SCALE = 2.5
+WHOLE = GuidanceSwitches()
 SWITCHES = {
-    "whole": GuidanceSwitches(),
+    "whole": WHOLE,
     "no_reference_attention": GuidanceSwitches(reference_attention=False),
     "no_lr_attention": GuidanceSwitches(lr_attention=False),
     "no_attention": GuidanceSwitches(reference_attention=False, lr_attention=False),
@@ -75,7 +76,7 @@ def random_networks() -> Params:
     return params
 
 
-def make_denoiser(kind: str, modules: Mapping[str, Any], switches: GuidanceSwitches = GuidanceSwitches()) -> Denoiser:
+def make_denoiser(kind: str, modules: Mapping[str, Any], switches: GuidanceSwitches = WHOLE) -> Denoiser:
     match kind:
         case "scedit":
             return SCEditDenoiser(modules["unet"], modules["scedit"])

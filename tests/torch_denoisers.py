@@ -18,7 +18,7 @@ from torch import nn
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from tests import narrow
 from tests.narrow import Arrays
-from tests.narrow_denoisers import CONFIG, GUIDANCE_SCALE, SEEDS, SWITCHES, given
+from tests.narrow_denoisers import CONFIG, GUIDANCE_SCALE, SEEDS, SWITCHES, WHOLE, given
 from tests.references import CSCTuner, controlnet, nchw, nhwc, randomise, unet
 
 Tensor = torch.Tensor
@@ -161,7 +161,7 @@ def predict_cassr(
     controlnet: ControlNetModel,
     attention: MultipleAttention,
     *call: Tensor,
-    switches: GuidanceSwitches = GuidanceSwitches(),
+    switches: GuidanceSwitches = WHOLE,
 ) -> Tensor:
     """`call`: latents, timesteps, text, LR image enlarged, reference."""
     *call, lq, reference = call

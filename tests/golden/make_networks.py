@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tests import references
-from tests.narrow import CONTROLNET, SCEDIT, SMALL, UNETS, VAES
+from tests.narrow import CONTROLNET, UNETS, VAES
 
 
 def main() -> None:
@@ -24,15 +24,11 @@ def main() -> None:
     for name, config in VAES.items():
         arrays |= {f"{name}/{key}": value for key, value in references.run_vae(name).items()}
         shapes[f"vae/{name}"] = references.shapes(references.vae(config))
-    arrays |= {f"guided/{key}": value for key, value in references.run_guided().items()}
-    arrays |= {f"scedit/{key}": value for key, value in references.run_scedit().items()}
-    shapes["multiple_attention/small"] = references.shapes(references.MultipleAttention(SMALL))
-    shapes["scedit/small"] = references.shapes(references.CSCTuner(SMALL, SCEDIT))
     np.savez_compressed(
         Path(__file__).with_name("networks.npz"),
         **arrays,
         versions=json.dumps(versions),
-        seeds=json.dumps({"unet": 0, "controlnet": 1, "multiple_attention": 1, "vae": 0, "scedit": 0, "inputs": 0}),
+        seeds=json.dumps({"unet": 0, "controlnet": 1, "vae": 0, "inputs": 0}),
         shapes=json.dumps(shapes),
     )
 

@@ -1,4 +1,4 @@
-"""Write scepter.npz: what SCEdit's published program makes of random weights, by its own U-Net, tuners and control flow.
+"""Write scepter.npz: what SCEdit's published program predicts, by its own U-Net, tuners and control flow.
 
 Run from the repository root with the extra `reference` and `einops` installed, and an unpacked source archive of
 github.com/modelscope/scepter at COMMIT: `python -m tests.golden.make_scepter FOLDER COMMIT`. Only the numbers that it
@@ -85,7 +85,9 @@ def main(folder: Path, commit: str) -> None:
     skips = net._input_block_chans
     for i, (block, channels) in enumerate(zip(net.output_blocks, reversed(skips), strict=True)):
         name = f"skip.{len(skips) - 1 - i}"
-        block.register_forward_pre_hook(lambda _, args, n=name, c=channels: arrays.__setitem__(n, nhwc(args[0][:, -c:])))
+        block.register_forward_pre_hook(
+            lambda _, args, n=name, c=channels: arrays.__setitem__(n, nhwc(args[0][:, -c:]))
+        )
     given = scepter_inputs()
     with torch.no_grad():
         output = net(

@@ -1,7 +1,8 @@
-"""SCEdit's tuners against their published description in torch, and what they do before training."""
+"""SCEdit against its published program, and what the tuners do before training."""
 
 import json
 from math import erf
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,27 +12,27 @@ from cassr_jax.models.parameters import abstract, initialise, merge
 from cassr_jax.models.scedit import CSCTuner, SCEditConfig, SCTuner
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.weights.convert import from_torch, torch_name
-from tests import narrow
-from tests.models.test_vae import recorded
+from tests import narrow, narrow_denoisers
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "scepter.npz"
 
 
-def test_hints_and_edited_skips_equal_the_recorded(networks_golden):
-    errors = narrow.errors(narrow.run_scedit(), recorded(networks_golden, "scedit"))
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+def test_hints_edited_skips_and_prediction_equal_the_published_programs(golden):
+    expected = {name: value for name, value in golden.items() if name not in ("shapes", "versions")}
+    errors = narrow.errors(narrow_denoisers.run_as_scepter(), expected)
     assert max(errors.values()) <= 1e-5, errors
 
 
-@pytest.mark.reference
-def test_hints_and_edited_skips_equal_torch():
-    pytest.importorskip("torch")
-    from tests import references
-
-    errors = narrow.errors(narrow.run_scedit(), references.run_scedit())
-    assert max(errors.values()) <= 1e-5, errors
-
-
-def test_weights_have_the_published_names_and_shapes(networks_golden):
-    _, shapes = abstract(lambda rngs: CSCTuner(narrow.SMALL, narrow.SCEDIT, rngs=rngs))
-    published = json.loads(str(networks_golden["shapes"]))["scedit/small"]
+def test_weights_have_the_published_names_and_shapes(golden):
+    unet, tuner = narrow_denoisers.SCEPTER_UNET, narrow_denoisers.SCEPTER_TUNER
+    _, shapes = abstract(lambda rngs: CSCTuner(unet, tuner, rngs=rngs))
+    published = json.loads(str(golden["shapes"]))
     from_torch({key: np.empty(shape, np.float32) for key, shape in published.items()}, shapes)  # raises otherwise
 
 
