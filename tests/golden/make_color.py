@@ -40,7 +40,7 @@ def torch_wavelet(image: torch.Tensor, source: torch.Tensor, levels: int = 5) ->
     """(B, C, H, W): what five dilated 3x3 binomial blurs take from the image, upon what they leave of the source."""
 
     def split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tap = torch.tensor([0.25, 0.5, 0.25])
+        tap = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype)
         kernel = torch.outer(tap, tap).expand(x.shape[1], 1, 3, 3)
         high = torch.zeros_like(x)
         for level in range(levels):
