@@ -1,7 +1,7 @@
 """The whole cascade in torch, in float64, from the folder of a random one. Needs the extra `reference`.
 
-U-Net, ControlNets, autoencoder and scheduler are diffusers', read from the folder as diffusers reads them; the colour fix
-is StableSR's, as in `tests.golden.make_color`. One picture in one tile: a network sees a square, the picture's border
+U-Net, ControlNets, autoencoder and scheduler are diffusers', which reads the folder itself; the colour fix is
+StableSR's, as in `tests.golden.make_color`. One picture in one tile: a network sees a square, the picture's border
 repeated below and to the right.
 """
 
