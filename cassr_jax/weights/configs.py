@@ -133,7 +133,7 @@ class ConfigFormat:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}), expected a {self.classes[0]}'s") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not JSON ({error}), expected a {self.classes[0]}'s config") from error
         if not isinstance(data, dict):
             raise InputError(f"{path}: holds a {type(data).__name__}, expected a JSON object")

@@ -4,12 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cassr_jax.errors import InputError
 from cassr_jax.weights.flax_msgpack import read_flax_msgpack
 from cassr_jax.weights.safetensors import read_safetensors
-from cassr_jax.weights.tensors import ArrayTensor, Tensor
+from cassr_jax.weights.tensors import Tensor
 from cassr_jax.weights.torch_pickle import read_torch
 
 Tensors = Mapping[str, Tensor]
@@ -32,7 +30,7 @@ def read_tensors(path: Path | str) -> Tensors:
     if path.suffix == ".msgpack":
         return read_flax_msgpack(path)
     if path.suffix in SUFFIXES:
-        return {name: ArrayTensor(array) for name, array in _weights_alone(read_torch(path)).items()}
+        return _weights_alone(read_torch(path))
     raise InputError(f"{path}: a weight file ends in one of {', '.join(SUFFIXES)}")
 
 
@@ -60,17 +58,18 @@ def find_weights(folder: Path, names: Sequence[Sequence[str]]) -> Path | None:
     return next((folder / first for first, *_ in names if (folder / first).is_file()), None)
 
 
-def _weights_alone(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _weights_alone(tensors: Tensors) -> Tensors:
     """A training checkpoint keeps its weights under `state_dict`, beside the optimiser's state."""
-    inner = {name.removeprefix("state_dict."): a for name, a in arrays.items() if name.startswith("state_dict.")}
-    return inner or arrays
+    start = "state_dict."
+    inner = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    return inner or tensors
 
 
 def _read_shards(index: Path) -> Tensors:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index}: expected an index of shards, with a `weight_map` of names to files") from error
     if wrong := [name for name in shards if not isinstance(name, str) or Path(name).name != name]:
         raise InputError(f"{index}: names {wrong[0]!r}, expected files beside it")

@@ -18,7 +18,7 @@ from cassr_jax.models.parameters import Shapes
 from cassr_jax.weights.convert import check_tensors, to_flax, torch_name, torch_shapes
 from cassr_jax.weights.files import Tensors
 from cassr_jax.weights.original import controlnet_names, ema_name, unet_names, vae_names
-from cassr_jax.weights.tensors import Shape
+from cassr_jax.weights.tensors import Shape, type_name
 
 logger = logging.getLogger(__name__)
 
@@ -72,21 +72,26 @@ def match(
             after the prefix.
 
     Raises:
-        InputError: tensors are missing, unexpected, wrongly shaped or not of a floating type; all are listed by the
-            names in the file, after the hint.
+        InputError: wanted tensors are missing, wrongly shaped or not of a floating type, or others of a floating type
+            lie beside them; all are listed by the names in the file, after the hint.
     """
     layout = detect(set(tensors), shapes, source)
-    found = {
+    expected = {layout[name]: _file_shapes(layout, name, shape.shape) for name, shape in shapes.items()}
+    wanted = {name: tensor for name, tensor in tensors.items() if name in expected}
+    if wrong := [f"{name} ({type_name(tensor)})" for name, tensor in wanted.items() if not is_float(tensor.dtype)]:
+        raise InputError(f"{source}: floating-point weights are expected, not {', '.join(wrong)}")
+    # Counters and the like are no weights; floats that are not wanted make it another network.
+    others = {
         name: tensor
         for name, tensor in tensors.items()
-        if name.startswith(layout.prefix)
+        if name not in expected
+        and name.startswith(layout.prefix)
+        and is_float(tensor.dtype)
         and not (harmless is not None and harmless.fullmatch(name.removeprefix(layout.prefix)))
     }
-    expected = {layout[name]: _file_shapes(layout, name, shape.shape) for name, shape in shapes.items()}
     hints = "; ".join(filter(None, (layout.hint, hint)))
-    check_tensors({name: tensor.shape for name, tensor in found.items()}, expected, source=source, hint=hints)
-    if wrong := [f"{name} ({tensor.dtype})" for name, tensor in found.items() if not is_float(tensor.dtype)]:
-        raise InputError(f"{source}: floating-point weights are expected, not {', '.join(wrong)}")
+    found = {name: tensor.shape for name, tensor in (wanted | others).items()}
+    check_tensors(found, expected, source=source, hint=hints)
     return layout
 
 
@@ -174,6 +179,11 @@ def text_encoder_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
     if _is_flax(names):  # of transformers, whose modules are numbered with a dot (`layers.0`)
         return Layout({name: name for name in shapes}, flax=True)
     prefix = "cond_stage_model.transformer."
+    # transformers 5 and some programs before it leave out the name of the one module that all others are in.
+    bare = {name: theirs.removeprefix("text_model.") for name, theirs in _published(shapes).items()}
+    for start in (prefix, ""):
+        if any(name.startswith((f"{start}embeddings.", f"{start}encoder.layers.")) for name in names):
+            return Layout(bare, start)
     if any(name.startswith(prefix) for name in names):
         return Layout(_published(shapes), prefix)
     if any(name.startswith("model.diffusion_model.") for name in names):

@@ -13,7 +13,7 @@ import numpy as np
 
 from cassr_jax.errors import InputError
 from cassr_jax.models.perceptual import Backbone
-from cassr_jax.weights.pickle_data import Built, Global, read_pickle
+from cassr_jax.weights.pickle_data import Built, Global, Inert, read_pickle
 from cassr_jax.weights.torch_pickle import read_torch
 
 Weights = dict[str, np.ndarray]
@@ -58,7 +58,7 @@ def dists_weights() -> Weights:
         InputError: one of the two packages is not installed, or its file is damaged.
     """
     path = _package_file("DISTS_pytorch", "weights.pt")
-    tensors = read_torch(path)
+    tensors = {name: tensor.read() for name, tensor in read_torch(path).items()}
     if set(tensors) != {"alpha", "beta"}:
         raise InputError(f"{path}: it holds {sorted(tensors)}; alpha and beta are expected")
     convs = {name: value for name, value in lpips_weights("vgg16").items() if name.startswith("conv.")}
@@ -99,7 +99,8 @@ def _plain(node: Any, what: str, seen: set[int]) -> Any:
         seen.add(id(node))
         return {str(name): _plain(value, what, seen) for name, value in node.items()}
     if not isinstance(node, _Array):
-        raise InputError(f"{what}: it holds a {type(node).__name__}; only dictionaries of arrays are read")
+        found = node.name if isinstance(node, Inert) else type(node).__name__
+        raise InputError(f"{what}: it holds a {found}; only dictionaries of arrays are read")
     try:
         _, shape, dtype, fortran, data = node.state
         if dtype.code not in _DTYPES or dtype.state[1] not in "<=" or not isinstance(data, bytes):

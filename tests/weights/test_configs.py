@@ -178,7 +178,14 @@ def test_refusals_say_why(kind, data, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "not JSON"), (b"[1]", "holds a list"), (b"\xff\xfe\x00", "not JSON"), (None, "cannot be read")],
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "holds a list"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (None, "cannot be read"),
+    ],
+    ids=["cut", "list", "text", "deep", "absent"],
 )
 def test_files_that_are_no_config(tmp_path, content, message):
     path = tmp_path / "config.json"

@@ -4,6 +4,7 @@ import logging
 import math
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -312,6 +313,28 @@ def test_text_encoder_with_harmless_extras(tmp_path):
     save(tmp_path / "model.safetensors", torch_state(params) | {"text_model.extra": np.ones(3, np.float32)})
     with pytest.raises(InputError, match=r"unexpected  text_model\.extra, found \(3,\)"):
         load_weights(tmp_path, "text_encoder")
+
+
+@pytest.mark.parametrize("prefix", ["", "cond_stage_model.transformer."])
+def test_text_encoder_without_the_name_of_its_only_module(tmp_path, prefix):
+    params = random_component("text_encoder", TEXT)
+    state = {prefix + name.removeprefix("text_model."): value for name, value in torch_state(params).items()}
+    assert f"{prefix}embeddings.token_embedding.weight" in state
+    state |= {f"{prefix}embeddings.position_ids": np.arange(77)[None]}
+    assert_same(load_weights(save(tmp_path / "text.safetensors", state), "text_encoder", config=TEXT)[1], params)
+
+
+def test_what_is_not_wanted_does_not_decide(tmp_path):
+    """A counter beside the U-Net, and a text encoder in 8 bit."""
+    params, text = random_component("unet", UNET), random_component("text_encoder", TEXT)
+    state = original("unet", torch_state(params), "model.diffusion_model.")
+    state |= {"model.diffusion_model.steps": np.array(7, np.uint64)}
+    eighth = {name: value.astype(ml_dtypes.float8_e4m3fn) for name, value in torch_state(text).items()}
+    state |= {f"cond_stage_model.transformer.{name}": value for name, value in eighth.items()}
+    path = save(tmp_path / "model.safetensors", state)
+    assert_same(load_weights(path, "unet", config=UNET)[1], params)
+    read = load_weights(path, "text_encoder", config=TEXT, dtype="float32")[1]
+    assert_same(torch_state(read), {name: value.astype(np.float32) for name, value in eighth.items()})
 
 
 @pytest.mark.parametrize("prefix", ["", "0.", "model.", "model.0."])

@@ -46,7 +46,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path):
     [
         ([1], "a list"),
         ({"a": 1}, "an? int"),
-        ({"a": np.array([object()])}, "NEWOBJ"),
+        ({"a": np.array([object()])}, "an array in it"),
         ({"a": np.array(["x"], object)}, "an array in it"),
         ({"a": np.arange(3)}, "an array in it"),
         ({"a": np.zeros(3, ">f4")}, "an array in it"),
