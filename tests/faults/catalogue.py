@@ -1,0 +1,130 @@
+"""Faults that a careful person could make, and the tests that must fail for each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    file: str  # below the repository's root
+    text: str  # occurs in it once
+    faulty: str  # what stands in its place
+    tests: tuple[str, ...]
+
+
+def faults(file: str, tests: Sequence[str], *changes: tuple[str, str]) -> list[Fault]:
+    """Several faults in one file that the same tests must catch."""
+    return [Fault(file, text, faulty, tuple(tests)) for text, faulty in changes]
+
+
+CASSR = ("tests/models/test_denoisers.py::test_predictions_equal_the_recorded[cassr]",)
+NO_REFERENCE = ("tests/models/test_denoisers.py::test_each_ablation_equals_the_recorded[no_reference_attention]",)
+SCEDIT = ("tests/models/test_denoisers.py::test_predictions_equal_the_recorded[scedit]",)
+CONTROLNET = ("tests/models/test_denoisers.py::test_predictions_equal_the_recorded[controlnet]",)
+CASCADE = ("tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[controlnet]",)
+SAMPLERS = ("tests/diffusion/test_samplers.py",)
+COLOR = ("tests/imaging/test_color.py",)
+TILING = ("tests/imaging/test_tiling.py",)
+RRDBNET = ("tests/models/test_rrdbnet.py",)
+
+FAULTS = [
+    *faults(
+        "cassr_jax/models/denoisers.py",
+        CASSR,
+        ("self.attention.bind(lr, reference, self.switches)", "self.attention.bind(reference, lr, self.switches)"),
+        ("    return lr + reference\n", "    return lr\n"),
+        ("return (images + 1) / 2", "return images"),
+        ("            h = h + _sum_of_both(control.middle)\n", ""),
+        ("zip(*map(_apart, control.features), strict=True)", "zip(*map(_apart, control.residuals), strict=True)"),
+        ("jnp.concatenate([x] * (batch // len(x)))", "jnp.repeat(x, batch // len(x), axis=0)"),
+        ("temb.control if len(temb.control) == 1 else _twice(temb.control)", "temb.control[:1]"),
+    ),
+    *faults(
+        "cassr_jax/models/denoisers.py",
+        CONTROLNET,
+        ("self.unet.decode(h + control.middle, skips,", "self.unet.decode(h, skips,"),
+        ("[skip + residual for skip, residual", "[skip - residual for skip, residual"),
+    ),
+    *faults(
+        "cassr_jax/models/denoisers.py",
+        SCEDIT,
+        ("skips = self.tuner(skips, [_repeat", "self.tuner(skips, [_repeat"),
+    ),
+    *faults(
+        "cassr_jax/models/multiple_attention.py",
+        CASSR,
+        ("pair.reference.key_value(reference_features[skip])", "pair.reference.key_value(lr_features[skip])"),
+        ("return x + self.attn(self.norm(x), key_value)", "return self.attn(self.norm(x), key_value)"),
+        ("self.attn(self.norm(x), key_value)", "self.attn(x, key_value)"),
+        ("self.attn.key_value(self.norm_context(tokens))", "self.attn.key_value(tokens)"),
+    ),
+    *faults(
+        "cassr_jax/models/multiple_attention.py",
+        NO_REFERENCE,
+        ("if switches.reference_attention else None", "if switches.lr_attention else None"),
+    ),
+    *faults(
+        "cassr_jax/models/attention.py",
+        CASSR,
+        ("x = guide.attend_reference(x)", "x = guide.attend_lr(guide.attend_reference(x))"),
+        ("q = q * head_dim**-0.5", "q = q * channels**-0.5"),
+        ("jax.nn.gelu(gate, approximate=False)", "jax.nn.gelu(gate, approximate=True)"),
+        ("hidden, gate = jnp.split", "gate, hidden = jnp.split"),
+        ("self.norm = GroupNorm(groups, features, eps=1e-6,", "self.norm = GroupNorm(groups, features, eps=1e-2,"),
+    ),
+    *faults(
+        "cassr_jax/models/scedit.py",
+        ("tests/models/test_scedit.py::test_hints_edited_skips_and_prediction_equal_the_published_programs",),
+        ("(hint + self.tuner_op(skip + hint))", "(self.tuner_op(skip + hint))"),
+        ("self.tuner_op(skip + hint)", "self.tuner_op(skip)"),
+        ("approximate=False", "approximate=True"),
+        ("x = block[1](nnx.silu(x))", "x = block[1](x)"),
+        ("scale = self.config.control_scale", "scale = 1.0"),
+    ),
+    *faults(
+        "cassr_jax/models/layers.py",
+        CASSR,
+        ("jnp.concatenate([jnp.cos(angles), jnp.sin(angles)]", "jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]"),
+        ("epsilon=1e-5, use_fast", "epsilon=1e-3, use_fast"),
+        ("(nnx.silu(temb))", "(temb)"),
+    ),
+    *faults(
+        "cassr_jax/models/vae.py",
+        CASCADE,
+        ("return mean * self.config.scaling_factor", "return mean"),
+        ("latents / self.config.scaling_factor", "latents * self.config.scaling_factor"),
+    ),
+    *faults(
+        "cassr_jax/diffusion/guidance.py", CASCADE, ("scale * (positive - negative)", "scale * (negative - positive)")
+    ),
+    *faults(
+        "cassr_jax/diffusion/samplers.py",
+        SAMPLERS,
+        ("1 / signal, -noise / signal", "1 / signal, noise / signal"),
+        ("gain * (1 + slope), -gain * slope", "gain * (1 - slope), gain * slope"),
+        ("next_noise / noise, next_signal - signal", "next_noise / noise, next_signal + signal"),
+        ("0.5 * stride[1:] / stride[:-1]", "0.5 * stride[:-1] / stride[1:]"),
+    ),
+    *faults(
+        "cassr_jax/imaging/color.py",
+        COLOR,
+        ("return image + _blurred(source - image, levels)", "return image + _blurred(image - source, levels)"),
+        ("2**level), -2, 2**level", "2**level), -2, 2 * level + 1"),
+        ("/ image_std * source_std", "/ source_std * image_std"),
+        ("0.5 * image + 0.25 * (before", "0.5 * image + 0.2 * (before"),
+    ),
+    *faults(
+        "cassr_jax/imaging/tiling.py",
+        TILING,
+        ("(*range(0, size - tile, tile - overlap), size - tile)", "(*range(0, size - tile, tile - overlap),)"),
+        ("cut.transpose(0, 1, 3, 2, 4, 5)", "cut.transpose(0, 3, 1, 2, 4, 5)"),
+        ("merged.transpose(0, 2, 1, 3)", "merged"),
+    ),
+    *faults(
+        "cassr_jax/models/rrdbnet.py",
+        RRDBNET,
+        ("return x + 0.2 * self.conv5(h)", "return x + self.conv5(h)"),
+        ("jax.nn.leaky_relu(x, 0.2)", "jax.nn.leaky_relu(x, 0.01)"),
+        ("x.transpose(0, 1, 3, 5, 2, 4)", "x.transpose(0, 1, 3, 2, 4, 5)"),
+        ("h = h + self.conv_body(self._blocks(h))", "h = self.conv_body(self._blocks(h))"),
+    ),
+]
