@@ -6,33 +6,29 @@ picture after the other is restored. A picture that fails costs one line on stde
 """
 
 import argparse
-import math
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
+from cassr_jax.choices import PRECISIONS
+from cassr_jax.commands.options import SAMPLING, add_options
+from cassr_jax.commands.running import command, complain, say
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
-from cassr_jax.imaging.color import COLOR_FIXES
-from cassr_jax.imaging.inputs import Input, find
+from cassr_jax.imaging.inputs import Input, count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
-# Repeated from cassr_jax.config, which would bring JAX with it; a test holds them together.
-ACTIVATIONS = ("scedit", "controlnet", "rrdbnet", "identity")
-SAMPLERS = ("ddim", "euler", "dpmpp_2m", "unipc")
-STARTS = ("lr", "reference", "noise")
-PRECISIONS: dict[str, Literal["float32", "bfloat16", "float16"]] = {
-    "fp32": "float32",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-}
+PROGRAM = "sample.py"
+INTERRUPTED = "interrupted; what is finished is kept, and the same command with --resume goes on from there"
 SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -43,73 +39,91 @@ examples:
   python sample.py holiday/ --output out --resume     goes on where that run was stopped
   python sample.py photo.jpg --seed 7 --steps 20      another variation, with fewer steps
 
-exit code: 0 all pictures restored, 2 an argument is wrong or at least one picture failed (one line each on stderr).
-Of an animation the first frame is restored, with a warning. Transparency and the colour profile are kept, other
-metadata are not. OUTPUT/manifest.json records for every picture its settings, seed and files.
+exit code: 0 all pictures are restored, 2 an argument is wrong or at least one picture failed (one line each on stderr),
+130 Ctrl-C. An animation gives its first frame, with a warning. Transparency and the colour profile are kept, other
+metadata are not. DIR/manifest.json records the settings, seed and files of every picture.
 """
 
 
 @dataclass(frozen=True)
 class Job:
+    """A picture to restore."""
+
     path: Path
     entry: Entry
 
 
+class Faults:
+    """What is wrong with single pictures: one line each, and in the end the exit code."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, where: object, error: object) -> None:
+        self.count += 1
+        warn(str(error) if str(where) in str(error) else f"{where}: {error}")
+
+    @property
+    def exit_code(self) -> int:
+        return 2 if self.count else 0
+
+
+warn = partial(complain, name=PROGRAM)
+
+
+@command(PROGRAM, interrupted=INTERRUPTED, seconds_to_stop=1.5)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        # 1. What there is to do, and every file that cannot be done.
-        inputs = find(args.inputs, exclude=args.output)
-        manifest = Manifest(args.output)
-        jobs, failed = plan(inputs, args, manifest)
-        if not jobs:
-            return 2 if failed else 0
-        manifest.put(*(job.entry for job in jobs))  # whose files these will be, should the run be stopped
+    faults = Faults()
 
-        # 2. The networks. Only now: JAX alone takes seconds to import.
-        keep_compiled_functions()
-        import cassr_jax
-        from cassr_jax.loading import trained
+    # 1. What there is to do, and every file that cannot be done.
+    found = find(args.inputs, exclude=args.output)
+    for reason in found.unreadable:
+        faults.add(reason.partition(":")[0], reason)
+    if found.passed_over:
+        warn(f"warning: passed over, in formats that are not read: {count_suffixes(found.passed_over)}")
+    manifest = Manifest(args.output)
+    jobs = plan(found.pictures, args, manifest, faults)
+    if not jobs:
+        return faults.exit_code
 
-        dtype = PRECISIONS.get(args.precision)
-        cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
-        if (found := trained(args.config)) is not None:
-            say(f"{found[0]}: {found[1]['weights']} weights of step {found[1]['step']}")
-    except InputError as error:
-        complain(error)
-        return 2
+    # 2. The networks. Only now: JAX alone takes seconds to import.
+    keep_compiled_functions()
+    import cassr_jax
+    from cassr_jax.commands.fingerprint import fingerprint
+    from cassr_jax.loading import trained
+
+    settings = settings_of(args) | {"weights": fingerprint(args.config)}
+    jobs = claim(jobs, settings, args, manifest, faults)
+    if not jobs:
+        return faults.exit_code
+    dtype = PRECISIONS.get(args.precision)
+    cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
+    if (run := trained(args.config)) is not None:
+        say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
 
     # 3. One picture after the other.
-    for number, job in enumerate(jobs, 1):
-        start = time.monotonic()
-        with tqdm(desc=job.path.name, disable=None, leave=False) as bar:
-            try:
-                restore(cassr, job, args, progress=reporter(bar, f"{job.path.name} ({number}/{len(jobs)})"))
-            except InputError as error:
-                failed += 1
-                manifest.put(replace(job.entry, status="failed", error=str(error)))
-                complain(error if str(job.path) in str(error) else f"{job.path}: {error}", bar)
-                continue
-        seconds = time.monotonic() - start
-        manifest.put(replace(job.entry, status="done", seconds=round(seconds, 2)))
-        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({seconds:.1f} s)")
-    return 2 if failed else 0
+    try:
+        for number, job in enumerate(jobs, 1):
+            restore_and_record(cassr, job, f"{job.path.name} ({number}/{len(jobs)})", args, manifest, faults)
+    finally:
+        record(manifest.compact, manifest, faults)
+    return faults.exit_code
 
 
 def keep_compiled_functions() -> None:
     """What JAX compiles, seconds of work, is kept for the next run; JAX reads these variables when it is imported."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor a user that the system knows
+        return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "cassr_jax" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest) -> tuple[list[Job], int]:
-    """The pictures to restore, each read once to its end, and the number of those that cannot be.
-
-    Raises:
-        InputError: two results would be one file, or one would replace a file that is no earlier result.
-    """
-    jobs, failed = [], 0
+def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest, faults: Faults) -> list[Job]:
+    """The pictures that can be restored, each read once to its end; the others are faults."""
+    jobs = []
     for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
         try:
             picture = io.read(item.path)
@@ -117,45 +131,85 @@ def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest) 
             height, width = picture.rgb.shape[:2]
             height, width = io.output_size(height, width, args.scale)
             io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
+            for file in outputs.values():
+                manifest.place(file)
             digest = sha256(item.path)
-        except InputError as error:
-            failed += 1
-            complain(error if str(item.path) in str(error) else f"{item.path}: {error}")
+        except (InputError, MemoryError) as error:
+            faults.add(item.path, reason_of(error))
             continue
         if picture.frames > 1:
-            complain(f"warning: {item.path}: {picture.frames} frames or pages, only the first is restored")
-        jobs.append(Job(item.path, Entry(str(item.path), digest, outputs, settings_of(args))))
+            warn(f"warning: {item.path}: {picture.frames} frames or pages, only the first is restored")
+        jobs.append(Job(item.path, Entry(str(item.path.resolve()), digest, outputs, {})))
+    return jobs
 
-    owners: dict[str, Path] = {}
-    for job in jobs:
-        for file in job.entry.outputs.values():
-            other = owners.setdefault(file.casefold(), job.path)
-            if other != job.path:
-                raise InputError(f"{job.path} and {other} would both be written to {args.output / file}")
+
+def claim(
+    jobs: Sequence[Job], settings: dict[str, Any], args: argparse.Namespace, manifest: Manifest, faults: Faults
+) -> list[Job]:
+    """The pictures that are not finished yet and whose files nobody else has; from now on they are this run's."""
+    jobs = [replace(job, entry=replace(job.entry, settings=settings)) for job in jobs]
     if args.resume:
         remaining = [job for job in jobs if not manifest.finished(job.entry)]
         say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
         jobs = remaining
-    for job in jobs:
-        manifest.check_free(job.entry)
-    return jobs, failed
+    if not jobs:
+        return []
+    reasons = manifest.claim([job.entry for job in jobs])
+    for job, reason in zip(jobs, reasons, strict=True):
+        if reason is not None:
+            faults.add(job.path, f"{job.path}: {reason}")
+    return [job for job, reason in zip(jobs, reasons, strict=True) if reason is None]
 
 
-def restore(cassr: Any, job: Job, args: argparse.Namespace, progress: Callable[[str, int, int], None]) -> None:
+def restore_and_record(
+    cassr: Any, job: Job, label: str, args: argparse.Namespace, manifest: Manifest, faults: Faults
+) -> None:
+    """One picture from its file to its results; whatever goes wrong is a fault of this picture alone."""
+    start = time.monotonic()
+    with tqdm(desc=job.path.name, disable=None, leave=False) as bar:
+        try:
+            restore(cassr, job, args, manifest, progress=reporter(bar, label))
+            seconds = time.monotonic() - start
+            entry = manifest.done(job.entry, seconds)
+        except Exception as error:
+            bar.clear()
+            faults.add(job.path, reason_of(error))
+            trace = str(error) if isinstance(error, InputError) else traceback.format_exc()
+            record(lambda: manifest.put(replace(job.entry, status="failed", error=trace)), manifest, faults)
+            return
+    if record(lambda: manifest.put(entry), manifest, faults):
+        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({seconds:.1f} s)")
+
+
+def record(write: Callable[[], None], manifest: Manifest, faults: Faults) -> bool:
+    """Whether the manifest could be written; a full disk is no reason to lose the pictures that still fit."""
+    try:
+        write()
+    except InputError as error:
+        faults.add(manifest.folder, error)
+        return False
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """One line for a person about what ended a picture."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "does not fit into memory; a smaller --tile or --scale needs less, and so does --precision bf16"
+    return f"{type(error).__name__}: {error}; this is a fault of the program, and the manifest has its traceback"
+
+
+def restore(
+    cassr: Any, job: Job, args: argparse.Namespace, manifest: Manifest, progress: Callable[[str, int, int], None]
+) -> None:
     """Restores one picture and writes its files, the result last."""
     picture = io.read(job.path)
     restoration = cassr.restore(
         io.fill_hidden(picture),
         scale=args.scale,
         seed=args.seed,
-        steps=args.steps,
-        guidance_scale=args.guidance,
-        color_fix=args.color_fix,
-        reference_weight=args.reference_weight,
-        tile=args.tile,
-        sampler=args.sampler,
-        start=args.start,
-        strength=args.strength,
+        **{name: getattr(args, name) for name in SAMPLING},
         progress=progress,
     )
     images = {
@@ -167,7 +221,7 @@ def restore(cassr: Any, job: Job, args: argparse.Namespace, progress: Callable[[
     }
     for kind, image in images.items():
         if kind in job.entry.outputs:
-            io.write(args.output / job.entry.outputs[kind], image())
+            io.write(manifest.place(job.entry.outputs[kind]), image())
 
 
 def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:
@@ -181,13 +235,12 @@ def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> di
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What decides the pixels; null is the configuration's own value."""
-    names = ("config", "scale", "seed", "steps", "guidance", "activation", "color_fix", "sampler", "start", "strength")
-    names += ("reference_weight", "tile", "precision")
+    """What decides the pixels, besides the weights; null is the configuration's own value."""
     try:
         program = version("cassr-jax")
     except PackageNotFoundError:
         program = None
+    names = ("config", "activation", "scale", "seed", "precision", *SAMPLING)
     return {"version": program} | {name: getattr(args, name) for name in names}
 
 
@@ -206,16 +259,6 @@ def reporter(bar: tqdm, name: str) -> Callable[[str, int, int], None]:
     return report
 
 
-def say(message: str) -> None:
-    print(message.encode(errors="backslashreplace").decode(), flush=True)  # a file name need not be valid text
-
-
-def complain(message: object, bar: tqdm | None = None) -> None:
-    if bar is not None:
-        bar.clear()
-    print("sample.py:", *str(message).splitlines(), file=sys.stderr, flush=True)
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="sample.py",
@@ -223,33 +266,42 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="picture files, or folders: searched with their sub-folders")
-    add("--output", type=Path, default=Path("output"), metavar="DIR", help="where results go (default: %(default)s)")
-    add("--scale", type=positive(float), default=4.0, help="output size over input size (default: 4)")
-    add("--seed", type=seed, default=0, help="0 to 2**63 - 1; the same seed gives the same pixels (default: 0)")
-    add("--config", default="tiny", help="tiny (ships with the program), a file of configs/ or a folder of weights")
-    add("--resume", action="store_true", help="skip pictures that this output folder has with the same settings")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="picture files, or folders, which are searched with their sub-folders",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output"),
+        metavar="DIR",
+        help="folder for the results (default: %(default)s)",
+    )
+    add_options(parser, "scale", "seed", "config")
+    parser.add_argument(
+        "--resume", action="store_true", help="skip the pictures that the output folder has with the same settings"
+    )
 
     files = parser.add_argument_group("what is written")
-    add = files.add_argument
-    add("--format", choices=[*SUFFIXES, "keep"], default="png", help="keep: as the input, else png (default: png)")
-    add("--save-reference", action="store_true", help="also the first stage's picture, NAME_reference")
-    add("--compare", action="store_true", help="also bicubic | reference | result in a row, NAME_compare.png")
+    files.add_argument(
+        "--format",
+        choices=[*SUFFIXES, "keep"],
+        default="png",
+        help="format of the results; keep writes JPEG for JPEG and WebP for WebP, else PNG (default: png)",
+    )
+    files.add_argument(
+        "--save-reference", action="store_true", help="write the first stage's picture too, as NAME_reference"
+    )
+    files.add_argument(
+        "--compare",
+        action="store_true",
+        help="write bicubic enlargement, reference and result in a row too, as NAME_compare.png",
+    )
 
-    sampling = parser.add_argument_group("sampling", "Left out, each is what the configuration says.")
-    add = sampling.add_argument
-    add("--steps", type=positive(int), metavar="N", help="sampling steps of each stage; fewer is faster and softer")
-    add("--guidance", type=finite, metavar="S", help="classifier-free guidance scale; 1 is off and twice as fast")
-    add("--activation", choices=ACTIVATIONS, help="first stage: what makes the reference picture")
-    add("--color-fix", choices=sorted(COLOR_FIXES), help="how colours are brought back to the input's")
-    add("--reference-weight", type=share, metavar="W", help="in [0, 1]: share of the reference in the result")
-    add("--sampler", choices=SAMPLERS)
-    add("--start", choices=STARTS, help="what the initial noise is mixed into: the input, the reference, nothing")
-    add("--strength", type=strength, help="in (0, 1]: how far from that start the sampling may go")
-    add("--tile", type=positive(int), metavar="PX", help="side of a tile of the output; smaller needs less memory")
-    add("--devices", type=positive(int), metavar="N", help="that share a picture's tiles (default: all, or one CPU)")
-    add("--precision", choices=list(PRECISIONS), help="of the computation")
+    sampling = parser.add_argument_group("sampling", "An option that is left out is what the configuration says.")
+    add_options(sampling, "activation", *SAMPLING, "devices", "precision")
     args = parser.parse_args(argv)
     output = args.output.resolve()
     if args.output.exists() and not args.output.is_dir():
@@ -259,54 +311,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.config.endswith(".py") and not Path(args.config).is_file():
         parser.error(f"--config {args.config}: no such file")
     return args
-
-
-def seed(text: str) -> int:
-    value = whole(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0 to {2**63 - 1} (2**63 - 1)")
-    return value
-
-
-def whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def finite(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return value
-
-
-def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = whole(text) if kind is int else finite(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
-        return value
-
-    return parse
-
-
-def share(text: str) -> float:
-    value = finite(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is outside [0, 1]")
-    return value
-
-
-def strength(text: str) -> float:
-    value = finite(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is outside (0, 1]")
-    return value
 
 
 if __name__ == "__main__":

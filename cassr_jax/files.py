@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
@@ -25,7 +25,7 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
     Raises:
         InputError: the folder or file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # a name may be as long as it can be already
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -90,11 +90,16 @@ def _depth(data: Any) -> int:
     return depth
 
 
-def files_below(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
+def files_below(
+    folder: Path, exclude: Path | None = None, unreadable: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
     """The files of a folder and of its sub-folders, sorted by name within each; links to folders are followed.
 
     A folder that can be reached in several ways is searched once, so that a link to a folder above it ends there.
     Hidden files and folders are passed over, and so is `exclude`.
+
+    Args:
+        unreadable: what to do about a folder that cannot be read, instead of raising.
 
     Raises:
         InputError: a folder cannot be read.
@@ -104,7 +109,7 @@ def files_below(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
     seen = set() if exclude is None else {os.path.realpath(exclude)}
-    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=unreadable or refuse, followlinks=True):
         real = os.path.realpath(root)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         if real not in seen:

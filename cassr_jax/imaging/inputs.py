@@ -7,24 +7,79 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import files_below
 
-READABLE_SUFFIXES = {
-    ".png",
-    ".apng",
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".mpo",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".dib",
-}
-READABLE_SUFFIXES |= {".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k"}
-# Not readable here, yet a person who has them must hear of it rather than miss them in the output.
-PICTURE_SUFFIXES = READABLE_SUFFIXES | {".heic", ".heif", ".jxl"}
+READABLE_SUFFIXES = frozenset(
+    [
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".avif",
+        ".jp2",
+        ".j2k",
+    ]
+)
+# Not read here, yet a person who has them must hear of it rather than miss them in the output.
+OTHER_SUFFIXES = frozenset(
+    [
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".psd",
+        ".psb",
+        ".xcf",
+        ".tga",
+        ".dds",
+        ".exr",
+        ".hdr",
+        ".ico",
+        ".icns",
+        ".pcx",
+        ".svg",
+        ".eps",
+        ".jxr",
+        ".qoi",
+        ".raw",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".crw",
+        ".nef",
+        ".nrw",
+        ".arw",
+        ".srf",
+        ".sr2",
+        ".orf",
+        ".raf",
+        ".rw2",
+        ".pef",
+        ".srw",
+        ".erf",
+        ".kdc",
+        ".dcr",
+        ".mrw",
+        ".x3f",
+        ".3fr",
+        ".iiq",
+        ".mef",
+        ".mos",
+        ".rwl",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +95,26 @@ class Input:
     stem: str
 
 
-def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[str] | None = None) -> list[Input]:
-    """The pictures that files and folders stand for, in a fixed order, no two with the same stem.
+@dataclass(frozen=True)
+class Found:
+    """What files and folders stand for.
 
-    A file is taken whatever its name. A folder is searched with all its sub-folders (symbolic links to folders are not
-    followed) for names that end like a picture's; hidden files and everything else in it is passed over. A file met
-    twice counts once.
+    Attributes:
+        pictures: in a fixed order, no two with the same stem.
+        passed_over: files of the folders whose names end like those of pictures in formats that are not read.
+        unreadable: for each folder that cannot be read, its name and why.
+    """
+
+    pictures: list[Input]
+    passed_over: list[Path]
+    unreadable: list[str]
+
+
+def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[str] | None = None) -> Found:
+    """The pictures that files and folders stand for.
+
+    A file is taken whatever its name. A folder is searched with all its sub-folders, links to folders too, for names
+    that end like a picture's; hidden files and everything else in it is passed over. A file met twice counts once.
 
     The stem is the name below the given folder without its suffix. Where two would share one (a.jpg and a.png, or the
     same name on a file system that ignores case) they keep the suffix (a_jpg, a_png); where that is not enough (x/a.png
@@ -60,13 +129,21 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
         InputError: an input does not exist, is neither file nor folder, or no picture was found.
     """
     found: dict[Path, tuple[Path, Path, str]] = {}  # by real path: path, path below the given folder, folder's name
-    for given in map(Path, inputs):
+    passed_over: list[Path] = []
+    unreadable: list[str] = []
+    for text in (os.fspath(given) for given in inputs):
+        given = Path(text)
+        if not text:
+            raise InputError("an input is the empty text, expected the name of a file or folder")
         if given.is_dir():
-            pictures = list(_pictures_below(given, None if exclude is None else Path(exclude)))
+            files = list(_files_below(given, exclude, unreadable))
+            pictures = [path for path in files if path.suffix.lower() in READABLE_SUFFIXES]
+            others = [path for path in files if path.suffix.lower() in OTHER_SUFFIXES]
             if not pictures:
-                raise InputError(f"{given}: no picture in this folder (a name ending in .png, .jpg, .webp, ...)")
+                raise InputError("; ".join([f"{given}: {_no_picture(others)}", *unreadable]))
             for path in pictures:
                 found.setdefault(path.resolve(), (path, path.relative_to(given), given.resolve().name))
+            passed_over += others
         elif given.is_file():
             found.setdefault(given.resolve(), (given, Path(given.name), given.resolve().parent.name))
         elif given.exists():
@@ -76,24 +153,31 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     if not found:
         raise InputError("no input given, expected picture files or folders")
     stems = _distinct([_candidates(below, folder) for _, below, folder in found.values()])
-    return [Input(path, stem) for (path, _, _), stem in zip(found.values(), stems, strict=True)]
+    pictures = [Input(path, stem) for (path, _, _), stem in zip(found.values(), stems, strict=True)]
+    return Found(pictures, passed_over, unreadable)
 
 
-def _pictures_below(folder: Path, exclude: Path | None) -> Iterator[Path]:
-    excluded = None if exclude is None or exclude.resolve() == folder.resolve() else exclude.resolve()
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (Path(root) / name).resolve() != excluded
-        )
-        for name in sorted(files):
-            path = Path(root) / name
-            if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".") and path.is_file():
-                yield path
+def count_suffixes(paths: Sequence[Path]) -> str:
+    """How many files there are of each kind: "3 .dng, 1 .psd"."""
+    return ", ".join(f"{count} {suffix}" for suffix, count in Counter(path.suffix.lower() for path in paths).items())
+
+
+def _files_below(folder: Path, exclude: str | os.PathLike[str] | None, unreadable: list[str]) -> Iterator[Path]:
+    inside = None if exclude is None or Path(exclude).resolve() == folder.resolve() else Path(exclude)
+    return files_below(
+        folder, inside, lambda error: unreadable.append(f"{error.filename}: cannot be read ({error.strerror})")
+    )
+
+
+def _no_picture(others: Sequence[Path]) -> str:
+    message = "no picture in this folder that can be read (a name ending in .png, .jpg, .webp, ...)"
+    return f"{message}; passed over: {count_suffixes(others)}" if others else message
 
 
 def _candidates(below: Path, folder: str) -> list[str]:
     plain = below.with_suffix("").as_posix()
     with_suffix = plain + below.suffix.replace(".", "_")
+    folder = folder or "root"  # the root folder has no name, and a name that begins with a slash would lead out
     return [plain, with_suffix, f"{folder}/{plain}", f"{folder}/{with_suffix}"]
 
 

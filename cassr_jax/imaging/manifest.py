@@ -1,20 +1,27 @@
 """`manifest.json` beside the results: which picture became which file, with what settings.
 
 It is what lets a second run skip finished pictures without taking one picture's result for another's, and keeps any run
-from overwriting a file that is not its own.
+from overwriting a file that is not its own. While runs are under way, what they add stands in `manifest.jsonl`, a line
+for an entry, so that a picture costs as little in a folder of many as in one of few, and a run that is killed loses at
+most the line that it was writing. Several runs may share a folder.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import write_json
+from cassr_jax.files import read_json, write_json
+from cassr_jax.locks import Owner, taking_turns
 
 NAME = "manifest.json"
+JOURNAL = "manifest.jsonl"
 VERSION = 1
+LONGEST_NAME = 255  # bytes in a file's name, on every common file system
 
 
 @dataclass(frozen=True)
@@ -22,13 +29,15 @@ class Entry:
     """One picture.
 
     Attributes:
-        input: the file, as it was given.
-        sha256: of its content.
+        input: the file's real path.
+        sha256: the digest of its content.
         outputs: kind ("result", "reference", "compare") -> file, relative to the output folder.
-        settings: everything that decides the pixels, the seed among it.
+        settings: everything that decides the pixels, the seed and the weights among it.
         status: "pending", "done" or "failed".
         error: why it failed.
         seconds: how long it took.
+        written: kind -> digest of the file's content, once it is done.
+        run: who works on it, the fields of an `Owner`.
     """
 
     input: str
@@ -38,70 +47,159 @@ class Entry:
     status: str = "pending"
     error: str | None = None
     seconds: float | None = None
+    written: dict[str, str] = field(default_factory=dict)
+    run: dict[str, Any] | None = None
+
+    def same_picture(self, other: "Entry") -> bool:
+        """By path, since a picture may have been edited, or by content, since it may have been moved."""
+        return self.input == other.input or self.sha256 == other.sha256
 
 
 class Manifest:
-    """The entries of one output folder, by the result's file. Every change reaches the disk at once and whole."""
+    """The entries of one output folder, by the result's file. Every change reaches the disk at once."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, program: str = "sample.py"):
         """Reads what the folder has.
 
         Raises:
             InputError: its manifest is damaged or of another program.
         """
-        self.folder = folder
-        self.path = folder / NAME
+        self.folder, self.path, self.journal = folder, folder / NAME, folder / JOURNAL
+        self._run = asdict(Owner.this(program))
         self.entries: dict[str, Entry] = {}
-        if self.path.exists():
-            try:
-                content = json.loads(self.path.read_text(encoding="utf-8"))
-                if content["version"] != VERSION:
-                    raise InputError(f"{self.path}: version {content['version']}, expected {VERSION}")
-                entries = [Entry(**entry) for entry in content["pictures"]]
-                self.entries = {entry.outputs["result"]: entry for entry in entries}
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                if isinstance(error, InputError):
-                    raise
-                message = f"{self.path}: not a manifest of this program ({error}), expected another output folder"
-                raise InputError(message) from error
+        self._owners: dict[str, Entry] = {}  # by any of its files, as a file system sees them that ignores case
+        self._read()
 
     def put(self, *entries: Entry) -> None:
-        """Adds entries or replaces those with the same result file."""
-        self.entries |= {entry.outputs["result"]: entry for entry in entries}
-        content = {"version": VERSION, "pictures": [asdict(entry) for entry in self.entries.values()]}
-        write_json(self.path, content)
-
-    def finished(self, wanted: Entry) -> bool:
-        """Whether this very picture was restored with these very settings, and each wanted file is still there."""
-        entry = self.entries.get(wanted.outputs["result"])
-        return (
-            entry is not None
-            and entry.status == "done"
-            and entry.sha256 == wanted.sha256
-            and entry.settings == wanted.settings
-            and all(entry.outputs.get(kind) == file for kind, file in wanted.outputs.items())
-            and all((self.folder / file).is_file() for file in wanted.outputs.values())
-        )
-
-    def check_free(self, wanted: Entry) -> None:
-        """Refuses to write over a file unless it is an earlier result of the same picture, by path or by content.
+        """Adds entries, or replaces those with the same result file.
 
         Raises:
-            InputError: names the file and what it is.
+            InputError: the journal cannot be written.
         """
-        owners = {file: entry for entry in self.entries.values() for file in entry.outputs.values()}
-        for file in wanted.outputs.values():
-            owner, path = owners.get(file), self.folder / file
-            if not path.exists():
+        with taking_turns(self.path):
+            self._append(entries)
+
+    def claim(self, wanted: Sequence[Entry]) -> list[str | None]:
+        """Makes the files of each entry this run's, unless they are somebody else's.
+
+        Returns:
+            For each entry why it may not be written, or None if it may.
+
+        Raises:
+            InputError: the journal cannot be written, or another run has damaged the manifest.
+        """
+        with taking_turns(self.path):
+            self._read()
+            reasons = []
+            for entry in (replace(entry, run=self._run) for entry in wanted):
+                reasons.append(self._why_not(entry))
+                if reasons[-1] is None:
+                    self._remember([entry])
+            free = [entry for entry, reason in zip(wanted, reasons, strict=True) if reason is None]
+            if free:
+                self._append(free)
+        return reasons
+
+    def compact(self) -> None:
+        """Moves the journal, other runs' entries too, into `manifest.json`.
+
+        Raises:
+            InputError: it cannot be written; then the journal stays.
+        """
+        with taking_turns(self.path):
+            self._read()
+            if self.journal.exists():
+                content = {"version": VERSION, "pictures": [asdict(entry) for entry in self.entries.values()]}
+                write_json(self.path, content)
+                self.journal.unlink()
+
+    def done(self, entry: Entry, seconds: float) -> Entry:
+        """The entry of a picture whose files have been written."""
+        written = {kind: sha256(self.place(file)) for kind, file in entry.outputs.items()}
+        return replace(entry, status="done", seconds=round(seconds, 2), written=written)
+
+    def finished(self, wanted: Entry) -> bool:
+        """Whether this very picture was restored with these very settings, and each file is as it was written."""
+        entry = self.entries.get(wanted.outputs["result"])
+        if entry is None or entry.status != "done":
+            return False
+        if entry.sha256 != wanted.sha256 or entry.settings != wanted.settings:
+            return False
+        return all(
+            entry.outputs.get(kind) == file and self._as_written(entry, kind) for kind, file in wanted.outputs.items()
+        )
+
+    def place(self, file: str) -> Path:
+        """Where a file of the output folder lies.
+
+        Raises:
+            InputError: that is outside the folder, through a link or by its name, or a name is too long.
+        """
+        path = self.folder / file
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"{path}: lies outside {self.folder}, expected a file below it")
+        if long := [part for part in Path(file).parts if len(os.fsencode(part)) > LONGEST_NAME]:
+            raise InputError(
+                f"{path}: a name of {len(os.fsencode(long[0]))} bytes, expected at most {LONGEST_NAME}; rename it"
+            )
+        return path
+
+    def _as_written(self, entry: Entry, kind: str) -> bool:
+        path = self.folder / entry.outputs[kind]
+        return path.is_file() and sha256(path) == entry.written.get(kind)
+
+    def _why_not(self, wanted: Entry) -> str | None:
+        for kind, file in wanted.outputs.items():
+            owner, path = self._owners.get(file.casefold()), self.folder / file
+            if owner is not None and owner.same_picture(wanted) and owner.outputs.get(kind) == file:
                 continue
-            if owner is None:
-                raise InputError(f"{path}: exists and is no result of this program, expected another --output")
-            if owner.input != wanted.input and owner.sha256 != wanted.sha256:
-                raise InputError(f"{path}: holds the result of {owner.input}, expected another --output")
+            advice = "expected another --output, or another name for the picture"
+            if owner is None and os.path.lexists(path):
+                return f"{path}: exists and is no result of this program, {advice}"
+            if owner is not None and os.path.lexists(path):
+                return f"{path}: holds the result of {owner.input}, {advice}"
+            if owner is not None and owner.status == "pending" and owner.run and Owner(**owner.run).may_live():
+                return f"{path}: will hold the result of {owner.input} ({Owner(**owner.run)}), {advice}"
+        return None
+
+    def _append(self, entries: Iterable[Entry]) -> None:
+        entries = [replace(entry, run=self._run) for entry in entries]
+        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode()
+        try:
+            with self.journal.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a run was killed while it wrote
+                        lines = b"\n" + lines
+                file.write(lines)
+        except OSError as error:
+            raise InputError(f"{self.journal}: cannot be written ({error.strerror or error})") from error
+        self._remember(entries)
+
+    def _remember(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self.entries[entry.outputs["result"]] = entry
+            self._owners |= dict.fromkeys((file.casefold() for file in entry.outputs.values()), entry)
+
+    def _read(self) -> None:
+        self.entries, self._owners = {}, {}
+        try:
+            if self.path.exists():
+                content = read_json(self.path)
+                if content["version"] != VERSION:
+                    raise InputError(f"{self.path}: version {content['version']}, expected {VERSION}")
+                self._remember(Entry(**entry) for entry in content["pictures"])
+            if self.journal.exists():
+                self._remember(map(_entry, filter(_is_whole, self.journal.read_bytes().splitlines())))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            message = f"{self.path}: not a manifest of this program ({error}), expected another output folder"
+            raise InputError(message) from error
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal.
+    """The digest of a file's content, hexadecimal.
 
     Raises:
         InputError: it cannot be read.
@@ -111,3 +209,16 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _entry(line: bytes) -> Entry:
+    return Entry(**json.loads(line))
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line of the journal was written to its end: JSON that is cut is no JSON."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.inputs import _distinct, find
+from cassr_jax.imaging.inputs import _candidates, _distinct, count_suffixes
+from cassr_jax.imaging.inputs import find as find_all
+
+
+def find(*arguments, **options):
+    return find_all(*arguments, **options).pictures
 
 
 @pytest.fixture
@@ -67,6 +72,36 @@ def test_name_with_several_dots(tmp_path):
 def test_link_to_a_parent_does_not_loop(folder):
     (folder / "x" / "loop").symlink_to(folder, target_is_directory=True)
     assert len(find([folder])) == 5
+
+
+def test_pictures_in_other_formats_are_told(folder):
+    for name in ("c.DNG", "d.psd", "x/d.dng"):
+        (folder / name).touch()
+    found = find_all([folder])
+    assert count_suffixes(found.passed_over) == "2 .dng, 1 .psd"
+    assert len(found.pictures) == 5
+    for item in found.pictures:
+        item.path.unlink()
+    with pytest.raises(InputError, match=r"no picture in this folder .*passed over: 2 \.dng, 1 \.psd"):
+        find([folder])
+
+
+def test_the_root_folder_gives_no_absolute_name():
+    candidates = _candidates(Path("a.jpg"), "")
+    assert [name for name in candidates if Path(name).is_absolute() or ".." in Path(name).parts] == []
+
+
+def test_the_empty_text_is_not_the_working_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="empty text"):
+        find([""])
+
+
+def test_linked_folders_are_searched(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "z.png").touch()
+    (folder / "link").symlink_to(elsewhere, target_is_directory=True)
+    assert "link/z" in [item.stem for item in find([folder])]
 
 
 def test_nothing_found_is_an_error(tmp_path):

@@ -1,23 +1,49 @@
 import dataclasses
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
+from cassr_jax.locks import Owner
 
-ENTRY = Entry("in/a.jpg", "c0ffee", {"result": "a.png"}, {"seed": 0, "steps": None}, status="done")
+ENTRY = Entry("/in/a.jpg", "c0ffee", {"result": "a.png"}, {"seed": 0, "steps": None})
 
 
-def test_survives_the_disk(tmp_path):
+def entry(number, **changes):
+    return dataclasses.replace(
+        ENTRY, input=f"/in/{number}", sha256=str(number), outputs={"result": f"{number}.png"}, **changes
+    )
+
+
+def written(manifest, wanted, content=b"a picture"):
+    for file in wanted.outputs.values():
+        (manifest.folder / file).write_bytes(content)
+    done = manifest.done(wanted, 1.234)
+    manifest.put(done)
+    return done
+
+
+def without_run(entries):
+    return {name: dataclasses.replace(found, run=None) for name, found in entries.items()}
+
+
+def test_survives_the_disk_before_and_after_it_is_compacted(tmp_path):
     manifest = Manifest(tmp_path)
-    other = Entry("in/\udcff.jpg", "beef", {"result": "b.png", "compare": "b_compare.png"}, {"seed": 2**63 - 1})
-    manifest.put(ENTRY, other)
-    manifest.put(dataclasses.replace(other, status="failed", error="cut short"))
-    read = Manifest(tmp_path)
-    assert read.entries == manifest.entries
-    assert read.entries["b.png"].settings["seed"] == 2**63 - 1
-    assert read.entries["b.png"].error == "cut short"
+    other = Entry("/in/\udcff.jpg", "beef", {"result": "b.png", "compare": "b_compare.png"}, {"seed": 2**63 - 1})
+    assert manifest.claim([ENTRY, other]) == [None, None]
+    failed = dataclasses.replace(other, status="failed", error="cut short")
+    manifest.put(failed)
+    assert without_run(Manifest(tmp_path).entries) == {"a.png": ENTRY, "b.png": failed}
+    manifest.compact()
+    assert without_run(Manifest(tmp_path).entries) == {"a.png": ENTRY, "b.png": failed}
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["pictures"][1]["settings"]["seed"] == 2**63 - 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1, "pictures": [{"a": 1}]}', '{"version": 9}'])
@@ -28,13 +54,34 @@ def test_other_files_of_that_name_are_refused(tmp_path, text):
     assert (tmp_path / "manifest.json").read_text() == text
 
 
-def test_finished_means_this_picture_these_settings_these_files(tmp_path):
+def test_a_line_that_a_kill_cut_is_lost_alone(tmp_path):
+    Manifest(tmp_path).put(entry(1), entry(2))
+    journal = tmp_path / "manifest.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    manifest = Manifest(tmp_path)
+    assert set(manifest.entries) == {"1.png"}
+    manifest.put(entry(3))
+    assert set(Manifest(tmp_path).entries) == {"1.png", "3.png"}
+
+
+def test_a_picture_costs_the_same_among_many(tmp_path):
+    """Nothing is written again: the journal grows by the line of the entry, and the manifest is left alone."""
+    manifest = Manifest(tmp_path)
+    manifest.put(*(entry(number) for number in range(2000)))
+    manifest.compact()
+    before = os.stat(tmp_path / "manifest.json")
+    manifest.put(entry(2000))
+    assert os.stat(tmp_path / "manifest.json").st_mtime_ns == before.st_mtime_ns
+    assert (tmp_path / "manifest.jsonl").stat().st_size < 500
+    assert before.st_size > 2000 * 100
+
+
+def test_finished_means_this_picture_these_settings_these_files_as_written(tmp_path):
     manifest = Manifest(tmp_path)
     assert not manifest.finished(ENTRY)
-    manifest.put(ENTRY)
-    assert not manifest.finished(ENTRY)  # its file is not there
-    (tmp_path / "a.png").touch()
-    assert manifest.finished(dataclasses.replace(ENTRY, status="pending", input="moved/a.jpg"))
+    done = written(manifest, ENTRY)
+    assert (done.status, done.seconds) == ("done", 1.23)
+    assert manifest.finished(dataclasses.replace(ENTRY, input="/moved/a.jpg"))
     for change in (
         {"sha256": "0"},
         {"settings": {"seed": 1, "steps": None}},
@@ -42,22 +89,80 @@ def test_finished_means_this_picture_these_settings_these_files(tmp_path):
         {"outputs": {"result": "a.png", "compare": "a_compare.png"}},
     ):
         assert not manifest.finished(dataclasses.replace(ENTRY, **change))
+    for content in (b"", b"a pict"):
+        (tmp_path / "a.png").write_bytes(content)
+        assert not manifest.finished(ENTRY)
+    (tmp_path / "a.png").unlink()
+    assert not manifest.finished(ENTRY)
     for status in ("pending", "failed"):
-        manifest.put(dataclasses.replace(ENTRY, status=status))
+        written(manifest, ENTRY)
+        manifest.put(dataclasses.replace(done, status=status))
         assert not manifest.finished(ENTRY)
 
 
 def test_only_its_own_results_are_replaced(tmp_path):
     manifest = Manifest(tmp_path)
-    manifest.check_free(ENTRY)
     (tmp_path / "a.png").touch()
-    with pytest.raises(InputError, match=r"a\.png: exists and is no result"):
-        manifest.check_free(ENTRY)
-    manifest.put(ENTRY)
-    manifest.check_free(dataclasses.replace(ENTRY, sha256="changed"))
-    manifest.check_free(dataclasses.replace(ENTRY, input="moved/a.jpg"))
-    with pytest.raises(InputError, match=r"a\.png: holds the result of in/a\.jpg"):
-        manifest.check_free(dataclasses.replace(ENTRY, sha256="other", input="other/a.jpg"))
+    (reason,) = manifest.claim([ENTRY])
+    assert "a.png: exists and is no result" in reason
+    (tmp_path / "a.png").unlink()
+    written(manifest, ENTRY)
+    edited = dataclasses.replace(ENTRY, sha256="changed")
+    assert manifest.claim([edited]) == [None]
+    assert manifest.claim([dataclasses.replace(edited, input="/moved/a.jpg")]) == [None]
+    foreign = dataclasses.replace(ENTRY, sha256="other", input="/other/a.jpg")
+    reasons = manifest.claim([foreign, entry(1)])
+    assert "a.png: holds the result of /moved/a.jpg" in reasons[0]
+    assert reasons[1] is None  # one picture's trouble is no other's
+    assert "holds the result" in manifest.claim([dataclasses.replace(foreign, outputs={"result": "A.png"})])[0] or (
+        not (tmp_path / "A.png").exists()
+    )
+
+
+def test_what_a_living_run_will_write_is_taken_and_what_a_dead_one_meant_to_is_not(tmp_path):
+    Manifest(tmp_path).claim([ENTRY])
+    other = dataclasses.replace(ENTRY, sha256="other", input="/other/a.jpg")
+    (reason,) = Manifest(tmp_path).claim([other])
+    assert f"a.png: will hold the result of /in/a.jpg (sample.py, process {os.getpid()}" in reason
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    line = dataclasses.replace(ENTRY, run=dataclasses.asdict(Owner("sample.py", ended.pid, socket.gethostname(), "")))
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(dataclasses.asdict(line)) + "\n")
+    assert Manifest(tmp_path).claim([other]) == [None]
+
+
+def add_fifty(folder, first):
+    manifest = Manifest(folder)
+    for number in range(first, first + 50):
+        manifest.put(entry(number))
+        if number % 10 == 0:
+            manifest.compact()
+
+
+def test_runs_keep_each_others_entries(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    runs = [context.Process(target=add_fifty, args=(tmp_path, first)) for first in (0, 50, 100)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert set(Manifest(tmp_path).entries) == {f"{number}.png" for number in range(150)}
+
+
+@pytest.mark.parametrize("file", ["/a.png", "../a.png", "x/../../a.png", "link/a.png"])
+def test_nothing_lies_outside_the_folder(tmp_path, file):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(InputError, match=r"lies outside .*out, expected a file below it"):
+        Manifest(folder).place(file)
+
+
+def test_a_name_that_no_file_can_have_is_known_before(tmp_path):
+    manifest = Manifest(tmp_path)
+    assert manifest.place("ä" * 125 + ".png") == tmp_path / ("ä" * 125 + ".png")
+    with pytest.raises(InputError, match="a name of 256 bytes, expected at most 255"):
+        manifest.place("ä" * 126 + ".png")
 
 
 def test_content_decides_the_digest(tmp_path):

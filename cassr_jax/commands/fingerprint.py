@@ -1,0 +1,26 @@
+"""Which weights a cascade is made of, as one number."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from cassr_jax.imaging.manifest import sha256
+
+
+def fingerprint(source: str | Path) -> str:
+    """SHA-256 of a cascade's configuration and of its weights' files; a hub id counts by its name alone.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    from cassr_jax.config_files import to_json
+    from cassr_jax.loading import read_cascade, resolve
+
+    config, base = read_cascade(source)
+    digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode())
+    for _, component in sorted(config.components.items()):
+        path = Path(resolve(component, base))
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in filter(Path.is_file, files):
+            digest.update(sha256(file).encode())
+    return digest.hexdigest()

@@ -1,0 +1,63 @@
+"""A quick stand-in for the networks, and what the tests of `sample.py` look at."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+import sample
+from cassr_jax.imaging import io
+
+COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
+
+
+class BicubicCascade:
+    """Both stages are bicubic; the reference is recognisable by being darker."""
+
+    def __init__(self):
+        self.calls: list[dict] = []
+
+    def restore(self, rgb, *, scale, seed, progress, **settings):
+        self.calls.append({"size": rgb.shape[:2], "scale": scale, "seed": seed, **settings})
+        for stage in ("reference", "result"):
+            for step in range(3):
+                progress(stage, step + 1, 3)
+        result = io.bicubic(rgb, io.output_size(*rgb.shape[:2], scale))
+        return SimpleNamespace(bicubic=result, reference=result // 2, result=result)
+
+
+def run(*arguments):
+    return sample.main([str(argument) for argument in arguments])
+
+
+def color_of(path):
+    with Image.open(path) as image:
+        return tuple(np.asarray(image.convert("RGB")).reshape(-1, 3).mean(0).round().astype(int))
+
+
+def close(color, expected, tolerance=4):
+    return max(abs(a - b) for a, b in zip(color, expected, strict=True)) <= tolerance
+
+
+def flat(path, color, size=(12, 8), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **options)
+
+
+def outputs(folder="out"):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.*") if path.suffix != ".json")
+
+
+def manifest(folder="out"):
+    content = json.loads((Path(folder) / "manifest.json").read_text())
+    return {entry["outputs"]["result"]: entry for entry in content["pictures"]}
+
+
+def four_of_one_name(folder):
+    flat(folder / "a.jpg", "red", quality=95)
+    flat(folder / "a.png", "green")
+    flat(folder / "x" / "a.png", "blue")
+    flat(folder / "y" / "a.png", "grey")
+    return {"a_jpg.png": "red", "a_png.png": "green", "x/a.png": "blue", "y/a.png": "grey"}
