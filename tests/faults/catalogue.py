@@ -24,6 +24,7 @@ CASCADE = ("tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[co
 SAMPLERS = ("tests/diffusion/test_samplers.py",)
 COLOR = ("tests/imaging/test_color.py",)
 TILING = ("tests/imaging/test_tiling.py",)
+MEASURES = ("tests/evaluation/test_measures.py",)
 RRDBNET = ("tests/models/test_rrdbnet.py",)
 
 FAULTS = [
@@ -126,5 +127,26 @@ FAULTS = [
         ("jax.nn.leaky_relu(x, 0.2)", "jax.nn.leaky_relu(x, 0.01)"),
         ("x.transpose(0, 1, 3, 5, 2, 4)", "x.transpose(0, 1, 3, 2, 4, 5)"),
         ("h = h + self.conv_body(self._blocks(h))", "h = self.conv_body(self._blocks(h))"),
+    ),
+    *faults(
+        "cassr_jax/evaluation/statistics.py",
+        MEASURES,
+        ("defined.std(ddof=1) / math.sqrt(len(defined))", "defined.std(ddof=1)"),
+        ("defined.std(ddof=1)", "defined.std()"),
+        ("value > 0 if higher_is_better else value < 0", "value < 0 if higher_is_better else value > 0"),
+        (
+            "a - b for a, b in zip(values, baseline, strict=True)",
+            "b - a for a, b in zip(values, baseline, strict=True)",
+        ),
+    ),
+    *faults(
+        "cassr_jax/evaluation/fidelity.py",
+        ("tests/evaluation/test_fidelity.py",),
+        ("np.array([65.481, 128.553, 24.966])", "np.array([24.966, 128.553, 65.481])"),
+        (
+            "np.round(a.astype(np.float64)), np.round(b.astype(np.float64))",
+            "a.astype(np.float64), b.astype(np.float64)",
+        ),
+        ("np.maximum((2 * covariance + c2) / (a_var + b_var + c2), 0)", "(2 * covariance + c2) / (a_var + b_var + c2)"),
     ),
 ]
