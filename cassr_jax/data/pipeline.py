@@ -34,17 +34,29 @@ Records = Callable[[int], grain.MapDataset]  # the endless stream of records tha
 class Batches(Iterator[Batch]):
     """The endless iterator that `batches` gives.
 
-    `skipped` counts the records that were damaged, so that others stand in their place; each is named on stderr where
-    it is met.
+    Its state is a number of examples of the one global stream, over all processes: neither threads nor worker
+    processes nor the size of a batch enter it, so that each of them may change where a run is taken up.
+
+    Args:
+        open_at: gives the batches from an example of the stream on.
+        whole: examples of a batch, over all processes.
+
+    Attributes:
+        skipped: how many records were damaged, so that others stand in their place; each is named on stderr where it is
+            met.
     """
 
-    def __init__(self, batches: grain.DatasetIterator) -> None:
-        self._batches = batches
+    def __init__(self, open_at: Callable[[int], grain.DatasetIterator], whole: int) -> None:
+        self._open_at, self._whole = open_at, whole
+        self._examples = 0
+        self._opened: grain.DatasetIterator | None = None
         self.skipped = 0
 
     def __next__(self) -> Batch:
+        if self._opened is None:
+            self._opened = self._open_at(self._examples)
         try:
-            batch = next(self._batches)
+            batch = next(self._opened)
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
@@ -52,21 +64,32 @@ class Batches(Iterator[Batch]):
                 f"data.num_workers: a worker process has died ({str(error).partition('.')[0]}; -9 is mostly a lack of "
                 "memory), expected it to live: fewer workers, or smaller data.prefetch and data.cache_bytes, need less"
             ) from error
+        self._examples += self._whole
         skipped = int(batch.pop("skipped").sum())
         if skipped:
             self.skipped += skipped
             print(f"left out so far: {self.skipped} damaged records", file=sys.stderr, flush=True)
         return batch
 
-    def get_state(self) -> Any:
-        return self._batches.get_state()
+    def get_state(self) -> dict[str, int]:
+        return {"examples": self._examples}
 
-    def set_state(self, state: Any) -> None:
-        self._batches.set_state(state)
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Go on after as many examples as `get_state` had counted.
+
+        Raises:
+            InputError: it is no such state.
+        """
+        if not isinstance(state, Mapping) or type(state.get("examples")) is not int:
+            raise InputError(f"the state of the data is {str(state)[:40]!r}, expected a number of examples")
+        self.close()
+        self._examples = state["examples"]
 
     def close(self) -> None:
         """End the worker processes."""
-        self._batches.close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
 def batches(
@@ -83,8 +106,8 @@ def batches(
     A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the picture, and, with a preset,
     "lr" uint8 (B, S / scale, S / scale, 3) and "lq" (B, S, S, 3), the same enlarged. Folders of prepared records
     (`cassr_jax.data.prepared`) give what these hold, and "lq". `batch_size` is this process's: of every n times as many
-    records of the one global stream, process p of n takes the p-th block. The state counts batches, so that one taken
-    from n processes serves any other number that divides the same whole batch. In every stretch of the stream each set
+    records of the one global stream, process p of n takes the p-th block. The state counts examples, so that one taken
+    from n processes serves any other number, and batches of any other size. In every stretch of the stream each set
     of a mixture has its share; a set is visited as a whole before any of its pictures comes again.
 
     Args:
@@ -97,16 +120,19 @@ def batches(
     cv2.setNumThreads(1)
     if seed < 0:
         raise InputError(f"seed is {seed}, expected at least 0")
-    records = records or open_records(config)
-    dataset = records(seed).batch(batch_size)[process_index::process_count]
-    ready = max(math.ceil(config.prefetch / batch_size), config.num_threads)
-    loaded = dataset.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
-    if config.num_workers == 0:
-        return Batches(iter(loaded))
-    if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which need no command line
-        flags.FLAGS.mark_as_parsed()
-    workers = grain.MultiprocessingOptions(num_workers=config.num_workers)
-    return Batches(iter(loaded.mp_prefetch(workers)))
+    stream = (records or open_records(config))(seed)
+
+    def open_at(examples: int) -> grain.DatasetIterator:
+        own = stream[examples:].batch(batch_size)[process_index::process_count]
+        ready = max(math.ceil(config.prefetch / batch_size), config.num_threads)
+        loaded = own.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
+        if config.num_workers == 0:
+            return iter(loaded)
+        if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which need no command line
+            flags.FLAGS.mark_as_parsed()
+        return iter(loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.num_workers)))
+
+    return Batches(open_at, batch_size * process_count)
 
 
 def open_records(config: DataConfig) -> Records:

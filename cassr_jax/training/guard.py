@@ -10,6 +10,7 @@ import numpy as np
 
 from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import Params
+from cassr_jax.sharding.placement import gathered
 
 
 class Guard:
@@ -20,12 +21,19 @@ class Guard:
         self.folder = folder
         self.in_a_row = 0
 
+    @property
+    def next_may_end(self) -> bool:
+        """Whether the run ends if one more update is skipped: its parameters must still be there when that is known."""
+        return self.in_a_row + 1 >= self.limit
+
     def check(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> None:
-        """
+        """Take note of a step; every process has to.
+
         Args:
-            step: that the metrics are of.
-            batch: it was made on.
-            params: which it left as they were.
+            step: the number of the step.
+            batch: this process's part of what the step was made on.
+            metrics: the step's own.
+            params: the parameters after the step, which a skipped update has left as they were.
 
         Raises:
             InputError: too many updates in a row were skipped; names the step, the records and the dump.
@@ -36,14 +44,17 @@ class Guard:
         file = self._dump(step, batch, metrics, params)
         records = np.asarray(batch["record"]).tolist() if "record" in batch else "drawn on the device"
         raise InputError(
-            f"step {step}: the loss or its gradient was not finite {self.in_a_row} times in a row; "
+            f"step {step}: the loss, its gradient or the update was not finite {self.in_a_row} times in a row; "
             f"records {records}; batch, metrics and parameters are in {file}"
         )
 
     def _dump(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> Path:
+        """One file for each process, with its part of the batch; the first one's holds the parameters."""
+        whole = gathered(params)
+        arrays: dict[str, Any] = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}
+        if jax.process_index() == 0:
+            arrays |= {f"params/{name}": np.asarray(value) for name, value in whole.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"step_{step}_process_{jax.process_index()}.npz"
-        arrays: dict[str, Any] = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}
-        arrays |= {f"params/{name}": np.asarray(value) for name, value in params.items() if value.is_fully_addressable}
         np.savez(file, metrics=np.array(json.dumps({name: float(value) for name, value in metrics.items()})), **arrays)
         return file

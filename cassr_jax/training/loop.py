@@ -25,8 +25,9 @@ from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.masking import DISCRIMINATOR
 from cassr_jax.training.objectives import Batch, Metrics, make_objective
 from cassr_jax.training.previews import make_preview
+from cassr_jax.training.processes import check_agreement, claimed_together
 from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of
-from cassr_jax.training.signals import watch_sigterm
+from cassr_jax.training.signals import watch_signals
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import check_division, make_step
 from cassr_jax.training.summary import parameter_table
@@ -50,9 +51,16 @@ def train(
         InputError: a network or an entry of the batches is missing, a field is out of range, `workdir` holds the run of
             another stage, of other networks or on other frozen weights, a checkpoint cannot be written, or too many
             updates in a row were not finite.
-        Stopped: the process was asked to stop by SIGTERM; the state is saved.
+        Stopped: the process was asked to stop by SIGTERM, SIGINT or SIGHUP; the state is saved.
     """
     _check(config, workdir)
+    asked = {"workdir": str(workdir), "export_to": str(export_to), "profile": profile}
+    check_agreement({"config": to_json(config), **asked})
+    with claimed_together(workdir, "train.py"):
+        return _train(config, workdir, export_to, profile)
+
+
+def _train(config: TrainConfig, workdir: Path, export_to: Path | None, profile: tuple[int, int] | None) -> Path:
     placement = Placement.of(config.strategy)
     check_division(config, placement)
     networks = build(config)
@@ -75,7 +83,7 @@ def train(
     pool = placement.place_whole(for_stage(config, networks, next(data))) if config.data.resident else None
     first_process = jax.process_index() == 0
     with (
-        watch_sigterm() as asked_to_stop,
+        watch_signals() as asked_to_stop,
         closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, run)) as checkpoints,
     ):
         if checkpoints.latest_step is not None:
@@ -132,9 +140,13 @@ def train(
                     traced = step_fn.trace(state, frozen, chosen)
                     compiled = traced.lower().compile()
                     meter.begin(traced_flops(traced.jaxpr.jaxpr) / placement.mesh.size)
-                new, metrics = compiled(state, frozen, chosen)
+                if guard.next_may_end:  # the next step overwrites the parameters that its dump would show
+                    settle()
+                with jax.transfer_guard("disallow"):
+                    new, metrics = compiled(state, frozen, chosen)
+                state = new
                 settle()
-                state, running = new, (step, batch, metrics)
+                running = (step, batch, metrics)
                 done = step + 1
                 if profile is not None and done == profile[1]:
                     settle()

@@ -1,5 +1,6 @@
-"""Being asked to stop: a preempted machine sends SIGTERM and leaves some seconds."""
+"""Being asked to stop: by a preempted machine, a closed terminal, or a person."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,23 +9,30 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 @contextmanager
-def watch_sigterm() -> Iterator[Callable[[int], bool]]:
+def watch_signals() -> Iterator[Callable[[int], bool]]:
     """Gives `asked(step)`: whether the run is to save and stop after `step` steps.
 
-    Several processes have to stop after the same step; `jax.distributed` watches for the signal and agrees on one.
+    A second SIGINT is a KeyboardInterrupt at once. A signal that is ignored, as SIGHUP is under `nohup`, stays so.
+    Several processes have to stop after the same step: `jax.distributed` watches SIGTERM, and agrees on one.
     """
-    if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
-        return
+    together = jax.process_count() > 1
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
         received.append(number)
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, note)
+    own = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, note) for n in own if not (together and n == signal.SIGTERM)}
     try:
-        yield lambda step: bool(received)
+        yield multihost_utils.reached_preemption_sync_point if together else lambda step: bool(received)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -12,6 +12,7 @@ from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
 from cassr_jax.models.parameters import Params
+from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.objectives import Batch, Metrics, Objective
 from cassr_jax.training.state import TrainState, learning_rate
@@ -34,8 +35,9 @@ def make_step(
     `config.data.resident`, the batch is a set that lies on every device, from which the step draws its own.
 
     All randomness is derived from (seed, step, number of the example in the batch): a run taken up at a step draws what
-    it would have drawn, on any number of devices and processes, in any number of parts. Where the loss or its gradient
-    is not finite, the step is counted and all else stays as it was; the metric `skipped` is then 1.
+    it would have drawn, on any number of devices and processes, in any number of parts. Where the loss, its
+    gradient or the norm of the updated parameters is not finite, the step is counted and all else stays as it was; the
+    metric `skipped` is then 1.
     """
     loss_of = _with_remat(objective, config.remat)
     rate = learning_rate(config.optimizer, config.num_steps)
@@ -47,7 +49,7 @@ def make_step(
         return loss, metrics, jax.lax.with_sharding_constraint(gradients, placement.stored(gradients))
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(seed_key(config.seed), state.step)
         if resident:
             draw_key, key = jax.random.split(key)
             batch = draw(batch, draw_key, config.batch_size, config.data.crop_size)
@@ -76,7 +78,12 @@ def make_step(
         decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
         ema = cast(Params, optax.incremental_update(params, state.ema, 1 - decay))
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # The barrier keeps the norm out of the update's own loops, which take XLA minutes to compile with it.
+        finite = (
+            jnp.isfinite(loss)
+            & jnp.isfinite(norm)
+            & jnp.isfinite(optax.tree.norm(jax.lax.optimization_barrier(params)))
+        )
         new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         metrics |= {

@@ -277,6 +277,41 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(folder, kind):
     stream.close()
 
 
+def test_the_state_is_a_number_of_examples_whatever_the_batch(folder):
+    config = configure(folder, preset="light")
+    expected = records(take(batches(config, batch_size=4, seed=4), 4))
+    first = batches(config, batch_size=4, seed=4)
+    take(first, 1)
+    assert first.get_state() == {"examples": 4}
+    shares = [batches(config, batch_size=1, seed=4, process_index=p, process_count=2) for p in range(2)]
+    for share in shares:
+        share.set_state(first.get_state())
+    found = [take(share, 3) for share in shares]
+    assert shares[0].get_state() == {"examples": 10}
+    assert_equal(records([part for parts in zip(*found, strict=True) for part in parts]), expected[4:10])
+    last = batches(config, batch_size=3, seed=4)
+    last.set_state(shares[1].get_state())
+    assert_equal(records(take(last, 2)), expected[10:])
+
+
+@pytest.mark.parametrize("state", [None, {}, {"next_index": 3}, {"examples": "3"}])
+def test_another_state_is_refused(folder, state):
+    with pytest.raises(InputError, match=r"the state of the data is .*, expected a number of examples"):
+        batches(configure(folder), batch_size=1, seed=0).set_state(state)
+
+
+def test_the_number_of_workers_may_change_where_a_stream_is_taken_up(folder):
+    config = configure(folder, preset="light", num_threads=1)
+    expected, found, state = take(batches(config, batch_size=3, seed=4), 6), [], {"examples": 0}
+    for workers in (0, 2, 1):
+        stream = batches(replace(config, num_workers=workers), batch_size=3, seed=4)
+        stream.set_state(state)
+        found += take(stream, 2)
+        state = stream.get_state()
+        stream.close()
+    assert_equal(found, expected)
+
+
 @pytest.mark.slow
 def test_worker_processes_give_the_same_stream_and_can_be_taken_up(folder):
     config = configure(folder, preset="light", num_threads=1)

@@ -20,6 +20,7 @@ from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import abstract, merge, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import loop, setup
@@ -275,6 +276,35 @@ def test_a_kill_costs_no_more_than_it_may(config, tmp_path, monkeypatch, save_ev
     loop.train(replace(config, save_every=save_every, max_lost_steps=max_lost_steps, log_every=1), tmp_path)
     assert len(lost) == config.num_steps
     assert max(lost) == most
+
+
+@pytest.mark.parametrize(("skip_limit", "log_every"), [(3, 50), (3, 1), (1, 50)])
+def test_updates_that_stay_non_finite_end_the_run_with_what_made_them(config, tmp_path, skip_limit, log_every):
+    """Whether metrics are read after every step or one step late, with the next one under way."""
+    wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e38, warmup_steps=1), num_steps=50, save_every=100)
+    with pytest.raises(InputError, match=r"step \d+: .* was not finite \d times in a row; records \[\d, \d\]") as error:
+        loop.train(replace(wild, skip_limit=skip_limit, log_every=log_every), tmp_path)
+    (file,) = (tmp_path / "nonfinite").iterdir()
+    assert str(file) in str(error.value)
+    with np.load(file) as dump:
+        assert json.loads(str(dump["metrics"]))["skipped"] == 1
+        params = {name.removeprefix("params/"): dump[name] for name in dump if name.startswith("params/")}
+        assert params.keys() == setup.build(wild).params.keys()
+        assert all(np.isfinite(value).all() for value in params.values())
+        assert dump["batch/hr"].shape == (2, SIDE, SIDE, 3)
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_is(config, tmp_path):
+    with claimed(tmp_path, "train.py"), pytest.raises(InputError, match=r"in use by train\.py, process \d+ on "):
+        loop.train(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monkeypatch):
+    """The guard on transfers: what a step takes was put on the devices before."""
+    monkeypatch.setattr(loop.Placement, "place_batch", lambda placement, batch: dict(batch))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        loop.train(config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,25 @@ def test_the_state_is_donated_and_nothing_else():
     assert memory.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(new))
 
 
+@pytest.mark.parametrize(
+    ("config", "batch"),
+    [
+        (OptimizerConfig(learning_rate=0.1, warmup_steps=1, b1=1.0), BATCH),  # 0 / 0 in the update alone
+        (OPTIMIZER, BATCH | {"x": np.float32([1, np.nan])}),
+        (OPTIMIZER, BATCH | {"x": np.float32([1, 1e25])}),  # the gradient overflows in its square
+    ],
+    ids=["update", "loss", "gradient"],
+)
+def test_what_is_not_finite_leaves_all_but_the_count_as_it_was(config, batch):
+    step, state = toy(config=config)
+    state = replace(state, step=jnp.asarray(5, jnp.int32))  # past the warm-up, whose first rate is 0
+    before = jax.tree.map(np.array, state)
+    state, metrics = step(state, FROZEN, batch)
+    assert metrics["skipped"] == 1
+    assert int(state.step) == 6
+    assert_same((state.params, state.opt_state, state.ema), (before.params, before.opt_state, before.ema))
+
+
 # The U-Net of the second stage is frozen, and random here: its guides correct it only so far.
 @pytest.mark.parametrize(("stage", "rate", "left"), [("base", 5e-3, 0.5), ("cassr", 2e-2, 0.9)])
 def test_one_compiled_step_learns_a_batch_by_heart(stage, rate, left, networks):
