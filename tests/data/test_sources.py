@@ -83,7 +83,7 @@ def test_sets_behind_links_are_taken_as_a_whole(tmp_path):
 def test_training_takes_every_picture_that_sampling_takes(tmp_path):
     for suffix in inputs.READABLE_SUFFIXES:
         (tmp_path / f"picture{suffix.upper()}").touch()
-    assert picture_files(tmp_path) == [found.path.name for found in inputs.find([tmp_path])]
+    assert picture_files(tmp_path) == [found.path.name for found in inputs.find([tmp_path]).pictures]
 
 
 @pytest.mark.parametrize(
