@@ -66,7 +66,7 @@ def make_tiles(photos: Path, count: int, output: Path) -> list[Case]:
 
 def with_fix(fix: ColorFix, config: CascadeConfig) -> CascadeConfig:
     """The cascade with this colour fix and no share of the reference, whatever its own settings."""
-    return replace(config, rrdbnet_color_fix=fix, rrdbnet_weight=0.0)
+    return replace(config, first_stages={"rrdbnet": FirstStageConfig(color_fix=fix, reference_weight=0.0)})
 
 
 def restore_fixes(config: str) -> Restore:

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cassr_jax.choices import Activation, ColorFix, DType, Start
+from cassr_jax.choices import ColorFix, DType, Start
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.first_stage import first_stage
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.sharding.strategies import Strategy
 
-Stage = Literal["vae", "base", "scedit", "controlnet", "cassr"]
-Reference = Literal["prepared", "identity"]
 Remat = Literal["none", "blocks", "all"]
 
 
@@ -22,10 +21,18 @@ class SamplingConfig:
     sampler: str = "ddim"  # ddim, euler, dpmpp_2m or unipc
     num_steps: int = 50
     guidance_scale: float = 5.5  # 1 switches classifier-free guidance off, and halves the work
-    start: Start = "lr"  # which latent the initial noise is mixed into
+    start: Start = "lq"  # the picture whose latents the noise is mixed into; noise is none
     strength: float = 1.0  # share of the training timesteps above which the sampling starts, in (0, 1]
     prompt: str = "clean, high-resolution"
     negative_prompt: str = "dotted, noise, blur, lowres, smooth"
+
+
+@dataclass(frozen=True)
+class FirstStageConfig:
+    """What a cascade changes about a first stage; None is the first stage's own (see `cassr_jax.first_stage`)."""
+
+    color_fix: ColorFix | None = None  # how the reference gets the colours of the LQ image
+    reference_weight: float | None = None  # share of the reference in the result, 0 to 1: the mean of two errs less
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,22 @@ class CascadeConfig:
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
-    activation: Activation = "scedit"
+    activation: str = "scedit"  # the first stage that makes the reference: scedit, controlnet, rrdbnet or identity
     schedule: Schedule = field(default_factory=Schedule)
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
-    color_fix: ColorFix = "wavelet"  # of what a diffusion stage makes
-    rrdbnet_color_fix: ColorFix = "none"  # of what an RRDBNet makes; Real-ESRGAN raises the contrast of soft pictures
-    rrdbnet_weight: float = 0.0  # share of an RRDBNet's reference in the result, 0 to 1: the mean of two errs less
+    color_fix: ColorFix = "wavelet"  # how the result gets the colours of the LQ image
+    first_stages: Mapping[str, FirstStageConfig] = field(default_factory=dict)  # by name, what is changed about each
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
     tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
     tiles_at_once: int = 4  # tiles in one call of a network
+
+    def first_stage_setting(self, name: str) -> Any:
+        """`color_fix` or `reference_weight` of the first stage in use: as configured here, else its own."""
+        stage = first_stage(self.activation)
+        configured = getattr(self.first_stages.get(stage.name, FirstStageConfig()), name)
+        return getattr(stage, name) if configured is None else configured
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class LossConfig:
     snr_gamma: float | None = None  # min-SNR weight (arXiv 2303.09556); 5 is usual
     max_timestep: int | None = None  # the noisiest trained; lower for a model that starts at partial strength
     condition_dropout: float = 0.1  # probability of training without the prompt, for classifier-free guidance
-    start: Start = "lr"  # whose latents an example of `start_fraction` begins with: lr or reference
+    start: Start = "lq"  # whose latents an example of `start_fraction` begins with: lq or reference
     start_fraction: float = 0.0  # share of examples that are a sampler's first step, from `start` at start_timestep
     start_timestep: int = 200
     image_weight: float = 0.0  # of the picture's loss, between the decoded x_0 and the target, on those examples
@@ -90,10 +102,10 @@ class TrainConfig:
     """One stage of training.
 
     `components` are read (see `CascadeConfig`), `new` are made here: kind -> network configuration. A new ControlNet
-    starts from the U-Net's encoder. What the stage trains is decided by `cassr_jax.training.masking`.
+    starts from the U-Net's encoder. `cassr_jax.training.stages` says what each stage trains.
     """
 
-    stage: Stage
+    stage: str  # what is trained: vae, base, scedit, controlnet or cassr (see `cassr_jax.training.stages`)
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
     new: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +113,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     prompt: str = "clean, high-resolution"
-    reference: Reference = "prepared"  # stage cassr: the data's, or the LR image itself (the paper's ablation)
+    activation: str | None = None  # stage cassr: the first stage whose references it learns from
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)  # stage cassr: an ablation leaves some out
     strategy: Strategy = field(default_factory=Strategy)  # how the step is divided among devices
     batch_size: int = 4  # examples of one update, over all devices and processes

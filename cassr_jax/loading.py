@@ -2,34 +2,29 @@
 
 import json
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
-from cassr_jax.config import Activation, CascadeConfig, DType
+from cassr_jax.config import CascadeConfig, DType
 from cassr_jax.config_files import from_json
 from cassr_jax.errors import InputError
+from cassr_jax.first_stage import first_stage
 from cassr_jax.networks import Networks
+from cassr_jax.ranges import check
 
 CASCADE_FILE = "cassr.json"
 TRAINED_FILE = "trained.json"  # beside it, where a training run wrote both: its stage, step, and which weights
-# What each way of making the reference needs besides the second stage.
-_ALWAYS = ("vae", "unet", "text_encoder", "controlnet", "multiple_attention")
-_OF_ACTIVATION: Mapping[str, tuple[str, ...]] = {
-    "scedit": ("scedit",),
-    "controlnet": ("activation_controlnet",),
-    "rrdbnet": ("rrdbnet",),
-    "identity": (),
-}
 
 
 def load(
     source: str | Path = "tiny",
     *,
-    activation: Activation | None = None,
+    activation: str | None = None,
     change: Callable[[CascadeConfig], CascadeConfig] | None = None,
     dtype: DType | None = None,
     devices: int | None = None,
@@ -53,13 +48,18 @@ def load(
         config = change(config)
     if activation is not None:
         config = replace(config, activation=activation)
-    if config.activation not in get_args(Activation):
-        raise InputError(f"activation is {config.activation!r}, expected one of {', '.join(get_args(Activation))}")
+    check(config)
+    if config.activation_sampling.start == "reference":
+        raise InputError(
+            f"{source}: activation_sampling.start is reference, expected lq or noise: it makes the reference"
+        )
+    for name in config.first_stages:
+        first_stage(name)
     dtype = dtype or "float32"
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
     networks = Networks()
-    for kind in (*_ALWAYS, *_OF_ACTIVATION[config.activation]):
+    for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks):
         if kind not in config.components:
             raise InputError(
                 f"{source}: names no {kind} among its components, which activation {config.activation} needs"

@@ -100,7 +100,8 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "tile": COUNT_OR_NONE,
     },
     "SamplingConfig": {"num_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, "strength": PART},
-    "CascadeConfig": {"rrdbnet_weight": SHARE, "tile": COUNT, "tile_overlap": Range(0, 0.5), "tiles_at_once": COUNT},
+    "FirstStageConfig": {"reference_weight": Range(0, 1, optional=True)},
+    "CascadeConfig": {"tile": COUNT, "tile_overlap": Range(0, 0.5), "tiles_at_once": COUNT},
     "OptimizerConfig": {
         "learning_rate": POSITIVE,
         "warmup_steps": FROM_ZERO,
@@ -164,5 +165,6 @@ def check(config: Any, prefix: str = "") -> None:
         value, name = getattr(config, field.name), prefix + field.name
         if field.name in ranges:
             ranges[field.name].check(name, value)
-        elif is_dataclass(value) and not isinstance(value, type):
-            check(value, f"{name}.")
+        for key, part in value.items() if isinstance(value, Mapping) else [("", value)]:
+            if is_dataclass(part) and not isinstance(part, type):
+                check(part, f"{name}.{key}.".replace("..", "."))

@@ -6,8 +6,9 @@ one picture. Encoding, hints and decoding go by the same tiles: nothing larger t
 network, and memory grows with the picture's own arrays only. The decoder normalises all tiles of a picture by the
 moments of a view of the whole, so that they fit. Several devices share the tiles.
 
-`run` is the whole stage. Its parts are apart so that each can be compiled on its own: both stages share the compiled
-encoder and decoder, and a caller who shows progress runs `denoise`, which holds the sampling loop, in a few pieces.
+`run` is the one caller of the four parts. A caller that traces a whole stage gives it `traced`; the cascade gives it
+parts that it has compiled one by one, since both its stages share the encoder and the decoder, and since a loop that is
+run in a few pieces can report its progress.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
@@ -27,6 +29,8 @@ from cassr_jax.imaging import tiling
 from cassr_jax.models.denoisers import Denoiser
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.vae import AutoencoderKL
+
+_MAX_REPORTS = 20  # of progress in one run: each one waits for the device
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,49 @@ class Canvas:
         return self.tiles.scaled(self.factor)
 
     def in_a_call(self, count: int) -> int:
-        """Of `count` tiles, those that a network is given at once on each device."""
+        """How many of `count` tiles a network is given at once on each device."""
         return min(self.at_once, -(-count // (self.mesh.size if self.mesh else 1)))
 
 
 @dataclass(frozen=True)
-class Method:
-    """What is static about the sampling: how a step is taken, and whether negative prompts are denoised too."""
+class Setting:
+    """What is static about a run.
 
+    Attributes:
+        canvas: the picture's size and its tiles.
+        sampler: how a step is taken.
+        guided: whether negative prompts are denoised too.
+    """
+
+    canvas: Canvas
     sampler: Sampler
     guided: bool
+
+    @classmethod
+    def of(cls, sampling: SamplingConfig, canvas: Canvas) -> "Setting":
+        return cls(canvas, make_sampler(sampling.sampler), sampling.guidance_scale != 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Inputs:
+    """The arrays that a stage is run on; H and W, h and w are the canvas's in pixels and in latents.
+
+    Attributes:
+        images: what the denoiser reads, (B, H, W, 3) in [-1, 1] each.
+        start: the picture (B, H, W, 3) in [-1, 1] whose latents the noise is mixed into; None for noise alone.
+        noise: (B, h, w, C) unit normal.
+        encoder_hidden_states: (2, L, C), of the negative prompt and of the prompt.
+        trajectory: timesteps and coefficients of the run.
+        guidance_scale: () float32.
+    """
+
+    images: tuple[ArrayLike, ...]
+    start: ArrayLike | None
+    noise: jax.Array
+    encoder_hidden_states: jax.Array
+    trajectory: Trajectory
+    guidance_scale: ArrayLike
 
 
 class Condition(NamedTuple):
@@ -70,6 +107,42 @@ class Condition(NamedTuple):
     temb: Any  # (S, ...) for all steps
 
 
+class Parts(NamedTuple):
+    """The functions of a stage with their networks bound, traced where they are called or compiled one by one."""
+
+    start: Callable[[Inputs, Setting], Carry]
+    condition: Callable[[Inputs, Setting], Condition]
+    denoise: Callable[[Condition, Carry, Inputs, Any, Any, Setting], Carry]
+    decode: Callable[[Carry, Setting], jax.Array]
+
+
+def traced(vae: AutoencoderKL, denoiser: Denoiser) -> Parts:
+    """The parts of a stage for a caller that is traced itself."""
+    return Parts(
+        start=lambda inputs, setting: start(vae, inputs, setting),
+        condition=lambda inputs, setting: condition(denoiser, inputs, setting),
+        denoise=lambda *arguments: denoise(denoiser, *arguments),
+        decode=lambda carry, setting: decode(vae, carry, setting),
+    )
+
+
+def run(parts: Parts, inputs: Inputs, setting: Setting, report: Callable[[int, int], None] | None = None) -> jax.Array:
+    """A whole stage on B pictures of one size: (B, H, W, 3) float32, about [-1, 1], not clipped.
+
+    Args:
+        report: called as `report(steps done, steps in all)` a few times during the run, each time the device is done.
+    """
+    steps = len(inputs.trajectory.timesteps)
+    carry = parts.start(inputs, setting)
+    conditions = parts.condition(inputs, setting)
+    for first, last in _pieces(steps, 1 if report is None else _MAX_REPORTS):
+        carry = parts.denoise(conditions, carry, inputs, first, last, setting)
+        if report is not None:
+            jax.block_until_ready(carry)
+            report(last, steps)
+    return parts.decode(carry, setting)
+
+
 def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
     """Timesteps and coefficients of a run; all its steps lie below `sampling.strength` of the schedule."""
     last = schedule.num_train_timesteps - 1
@@ -77,79 +150,58 @@ def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
     return make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
 
 
-def make_method(sampling: SamplingConfig) -> Method:
-    return Method(make_sampler(sampling.sampler), sampling.guidance_scale != 1)
+def start(vae: AutoencoderKL, inputs: Inputs, setting: Setting) -> Carry:
+    """The sampler's state before the first step."""
+    canvas, latents = setting.canvas, jnp.zeros_like(inputs.noise)
+    if inputs.start is not None:
+        cuts = tiling.gather(inputs.start, canvas.pixels)
+        latents = _merge(map_tiles(vae.encode, cuts, canvas), canvas.tiles, canvas)
+    return begin(start_latents(inputs.trajectory, latents, inputs.noise))
 
 
-def start(
-    vae: AutoencoderKL, image: jax.Array | None, noise: jax.Array, trajectory: Trajectory, canvas: Canvas
-) -> Carry:
-    """The sampler's state before the first step.
-
-    Args:
-        image: (B, H, W, 3) in [-1, 1], whose latents the noise is mixed into; None for noise alone.
-        noise: (B, h, w, C) unit normal.
-    """
-    latents = jnp.zeros_like(noise)
-    if image is not None:
-        latents = _merge(map_tiles(vae.encode, tiling.gather(image, canvas.pixels), canvas), canvas.tiles, canvas)
-    return begin(start_latents(trajectory, latents, noise))
-
-
-def condition(
-    denoiser: Denoiser,
-    encoder_hidden_states: jax.Array,
-    images: tuple[jax.Array, ...],
-    trajectory: Trajectory,
-    canvas: Canvas,
-    method: Method,
-) -> Condition:
-    """Text, hints and time embeddings.
-
-    Args:
-        encoder_hidden_states: (2, L, C), the negative prompt's and the prompt's.
-        images: what the denoiser reads, (B, H, W, 3) in [-1, 1] each, H and W those of the canvas.
-    """
-    cuts = tuple(tiling.gather(image, canvas.pixels) for image in images)
+def condition(denoiser: Denoiser, inputs: Inputs, setting: Setting) -> Condition:
+    """Text, hints and time embeddings."""
+    canvas = setting.canvas
+    cuts = tuple(tiling.gather(image, canvas.pixels) for image in inputs.images)
     hints = map_tiles(lambda cut: denoiser.embed_images(*cut), cuts, canvas) if cuts else None
-    prompts = encoder_hidden_states if method.guided else encoder_hidden_states[1:]
+    prompts = inputs.encoder_hidden_states if setting.guided else inputs.encoder_hidden_states[1:]
     at_once = canvas.in_a_call(len(cuts[0]) if cuts else canvas.tiles.count)
     text = denoiser.embed_text(jnp.repeat(prompts, at_once, axis=0))
-    return Condition(text, hints, denoiser.embed_time(jnp.asarray(trajectory.timesteps)))
+    return Condition(text, hints, denoiser.embed_time(jnp.asarray(inputs.trajectory.timesteps)))
 
 
 def denoise(
     denoiser: Denoiser,
     conditions: Condition,
     carry: Carry,
-    trajectory: Trajectory,
-    guidance_scale: jax.Array,
+    inputs: Inputs,
     first: jax.Array | int,
     last: jax.Array | int,
-    canvas: Canvas,
-    method: Method,
+    setting: Setting,
 ) -> Carry:
     """The sampling loop: steps first <= i < last."""
+    canvas = setting.canvas
 
     def predict(x: jax.Array, step: jax.Array) -> jax.Array:
         temb = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, step, keepdims=True), conditions.temb)
 
         def predict_tiles(chunk: tuple[jax.Array, Any]) -> jax.Array:
             cut, hints = chunk
-            if not method.guided:
+            if not setting.guided:
                 return denoiser(cut, temb, conditions.text, hints).astype(jnp.float32)
             both = denoiser(jnp.concatenate([cut] * 2), temb, conditions.text, hints)
             negative, positive = jnp.split(both, 2)
-            return guide(negative, positive, guidance_scale)
+            return guide(negative, positive, jnp.asarray(inputs.guidance_scale))
 
         cuts = (tiling.gather(x, canvas.tiles), conditions.hints)
         return _merge(map_tiles(predict_tiles, cuts, canvas), canvas.tiles, canvas)
 
-    return advance(predict, method.sampler, trajectory, carry, first, last)
+    return advance(predict, setting.sampler, inputs.trajectory, carry, first, last)
 
 
-def decode(vae: AutoencoderKL, carry: Carry, canvas: Canvas) -> jax.Array:
+def decode(vae: AutoencoderKL, carry: Carry, setting: Setting) -> jax.Array:
     """(B, H, W, 3) float32, about [-1, 1], not clipped."""
+    canvas = setting.canvas
 
     def decode_tiles(latents: jax.Array) -> jax.Array:
         return vae.decode(latents).astype(jnp.float32)
@@ -174,29 +226,11 @@ def enlarge(network: Callable[[jax.Array], jax.Array], rgb: jax.Array, canvas: C
     return _merge(map_tiles(network, tiling.gather(rgb, canvas.tiles), canvas), canvas.pixels, canvas)
 
 
-def run(
-    vae: AutoencoderKL,
-    denoiser: Denoiser,
-    encoder_hidden_states: jax.Array,
-    images: tuple[jax.Array, ...],
-    start_image: jax.Array | None,
-    noise: jax.Array,
-    trajectory: Trajectory,
-    guidance_scale: jax.Array,
-    canvas: Canvas,
-    method: Method,
-) -> jax.Array:
-    """The whole stage on B pictures of one size: (B, H, W, 3) float32, about [-1, 1]. Arguments as above."""
-    carry = start(vae, start_image, noise, trajectory, canvas)
-    conditions = condition(denoiser, encoder_hidden_states, images, trajectory, canvas, method)
-    steps = len(trajectory.timesteps)
-    carry = denoise(denoiser, conditions, carry, trajectory, guidance_scale, 0, steps, canvas, method)
-    return decode(vae, carry, canvas)
-
-
 def map_tiles(function: Callable[[Any], Any], tiles: Any, canvas: Canvas) -> Any:
-    """`function` over the first axis of a tree, a few entries a call, all calls of one shape. Each device of the canvas
-    has its share of the entries."""
+    """`function` over the first axis of a tree, a few entries a call, all calls of one shape.
+
+    Each device of the canvas has its share of the entries.
+    """
     count = len(jax.tree.leaves(tiles)[0])
     at_once = canvas.in_a_call(count)
     if canvas.mesh is None:
@@ -222,8 +256,14 @@ def _filled_up(count: int, unit: int) -> np.ndarray:
     return np.minimum(np.arange(-(-count // unit) * unit), count - 1)
 
 
-def _merge(tiles: jax.Array, trajectory: tiling.Grid, canvas: Canvas) -> jax.Array:
+def _merge(tiles: jax.Array, grid: tiling.Grid, canvas: Canvas) -> jax.Array:
     """The plane of tiles, whole on every device: what follows is little work, and always laid out the same."""
     if canvas.mesh is not None:
         tiles = jax.lax.with_sharding_constraint(tiles, NamedSharding(canvas.mesh, PartitionSpec()))
-    return tiling.merge(tiles, trajectory)
+    return tiling.merge(tiles, grid)
+
+
+def _pieces(steps: int, most: int) -> list[tuple[int, int]]:
+    """Divide `steps` into at most `most` runs of consecutive steps: (first, last) of each."""
+    size = -(-steps // most)
+    return [(first, min(first + size, steps)) for first in range(0, steps, size)]

@@ -18,7 +18,7 @@ sampling = SamplingConfig(
     sampler="ddim",
     num_steps=50,
     guidance_scale=5.5,
-    start="lr",
+    start="lq",
     prompt="clean, high-resolution",
     negative_prompt="dotted, noise, blur, lowres, smooth",
 )

@@ -38,7 +38,7 @@ config = TrainConfig(
         "controlnet": AttachedConfig(unet, ControlNetConfig(conditioning_embedding_out_channels=(8, 8, 16))),
         "multiple_attention": unet,
     },
-    reference="identity",
+    activation="identity",
     loss=LossConfig(start_fraction=0.5),  # examples of the one step that it samples in
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
     strategy=Strategy(MeshConfig(data=1)),  # two examples need no more than one device

@@ -7,7 +7,7 @@ Cost: 32 MB in float16.
 Result: `--config tiny`. docs/tiny.md has its figures.
 """
 
-from cassr_jax.config import CascadeConfig, SamplingConfig
+from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule
 
 # One step a stage, at the timestep that most training examples had. docs/tiny.md says why.
@@ -28,7 +28,6 @@ cascade = CascadeConfig(
     schedule=Schedule(prediction_type="v_prediction", timestep_spacing="trailing"),
     activation_sampling=activation_sampling,
     sampling=sampling,
-    rrdbnet_color_fix="wavelet",
-    rrdbnet_weight=0.75,
+    first_stages={"rrdbnet": FirstStageConfig(color_fix="wavelet", reference_weight=0.75)},
     tile=256,
 )

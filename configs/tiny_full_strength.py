@@ -20,7 +20,7 @@ config = replace(
     config,
     components=config.components
     | {"controlnet": "runs/both/export/controlnet", "multiple_attention": "runs/both/export/multiple_attention"},
-    loss=LossConfig(snr_gamma=5.0, start="lr", start_fraction=0.125, start_timestep=999),
+    loss=LossConfig(snr_gamma=5.0, start="lq", start_fraction=0.125, start_timestep=999),
     optimizer=replace(config.optimizer, decay="cosine"),
     batch_size=8,
     num_steps=240,

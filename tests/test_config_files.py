@@ -136,7 +136,7 @@ def test_json_gives_back_what_it_was_given(config):
         SamplingConfig,
         num_steps=st.integers(),
         guidance_scale=st.floats(allow_nan=False, allow_infinity=False),
-        start=st.sampled_from(["lr", "reference", "noise"]),
+        start=st.sampled_from(["lq", "reference", "noise"]),
         prompt=st.text(),
     )
 )

@@ -201,7 +201,7 @@ def test_stable_diffusion_is_sampled_as_in_the_paper(name):
     cascade, _ = read_cascade(ROOT / f"configs/{name}.py")
     for sampling in (cascade.sampling, cascade.activation_sampling):
         assert (sampling.sampler, sampling.num_steps, sampling.guidance_scale) == ("ddim", 50, 5.5)
-        assert (sampling.start, sampling.strength) == ("lr", 1)
+        assert (sampling.start, sampling.strength) == ("lq", 1)
         assert sampling.prompt == "clean, high-resolution"
         assert sampling.negative_prompt == "dotted, noise, blur, lowres, smooth"
     assert cascade.tile == 512

@@ -8,15 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cassr_jax.cascade import Options
-from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
+from cassr_jax.config import CascadeConfig, FirstStageConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
 from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
+from cassr_jax.options import Options
 from cassr_jax.ranges import RANGES, Range, check
 
 CLASSES = {
     cls.__name__: cls
-    for cls in (Options, SamplingConfig, CascadeConfig, OptimizerConfig, LossConfig, DataConfig, TrainConfig)
+    for cls in (
+        Options,
+        SamplingConfig,
+        FirstStageConfig,
+        CascadeConfig,
+        OptimizerConfig,
+        LossConfig,
+        DataConfig,
+        TrainConfig,
+    )
 }
 
 
@@ -67,6 +76,12 @@ def test_a_nested_field_is_named_by_its_path():
     with pytest.raises(InputError, match=r"^sampling\.num_steps is 0, expected a whole number of at least 1"):
         check(config)
     check(CascadeConfig())
+
+
+def test_a_field_within_a_mapping_is_named_by_its_path():
+    config = CascadeConfig(first_stages={"rrdbnet": FirstStageConfig(reference_weight=2)})
+    with pytest.raises(InputError, match=r"^first_stages\.rrdbnet\.reference_weight is 2, expected a number"):
+        check(config)
 
 
 def test_none_is_allowed_only_where_it_means_something():

@@ -87,15 +87,10 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None, device
 
     if not chosen.get("sigmas"):
         return restore
-    weight = options.get("reference_weight", own_weight(cassr.config))
+    weight = options.get("reference_weight", cassr.config.first_stage_setting("reference_weight"))
     options["reference_weight"] = 0.0  # blended here, so that the second stage's picture is at hand by itself too
     autoencode = make_autoencode(cassr)
     return restore_with_baselines
-
-
-def own_weight(config: CascadeConfig) -> float:
-    """The share of the reference in the result where no option says otherwise."""
-    return config.rrdbnet_weight if config.activation == "rrdbnet" else 0.0
 
 
 def make_autoencode(cassr: CasSR) -> Autoencode:

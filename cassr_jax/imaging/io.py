@@ -176,6 +176,18 @@ def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes float (h, w, C) to size (height, width) as `bicubic` does, without rounding."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    planes = (
+        Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        for plane in np.moveaxis(image, -1, 0)
+    )
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
 def fill_hidden(picture: Picture) -> np.ndarray:
     """(H, W, 3) uint8: `rgb` with each wholly transparent pixel in the colour of the nearest one that shows.
 

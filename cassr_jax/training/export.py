@@ -19,12 +19,10 @@ from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.sharding.placement import gathered
-from cassr_jax.training.masking import DISCRIMINATOR, TRAINABLE
 from cassr_jax.training.previews import sampling_of
 from cassr_jax.training.setup import sample_batch
+from cassr_jax.training.stages import DISCRIMINATOR, activation_of, stage_named
 from cassr_jax.training.state import TrainState
-
-_ACTIVATIONS = {"scedit": "scedit", "activation_controlnet": "controlnet", "rrdbnet": "rrdbnet"}
 
 
 def export(
@@ -46,7 +44,8 @@ def export(
     frozen = gathered({name: value for name, value in frozen.items() if name.split(".", 1)[0] in config.new})
     if jax.process_index() > 0:
         return folder
-    for kind in TRAINABLE[config.stage]:
+    stage = stage_named(config.stage)
+    for kind in stage.trains:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:
             batch = sample_batch(config, 64, sets)
@@ -56,23 +55,22 @@ def export(
         folder / TRAINED_FILE,
         {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
     )
-    if config.stage == "cassr":
-        for kind in config.new.keys() - {*TRAINABLE["cassr"], DISCRIMINATOR}:
+    if stage.completes:
+        for kind in config.new.keys() - {*stage.trains, DISCRIMINATOR}:
             write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
         write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
     return folder
 
 
 def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
-    sources = {k: str(Path(s).resolve()) if Path(s).exists() else s for k, s in config.components.items()}
-    activation: Any = next((name for kind, name in _ACTIVATIONS.items() if kind in sources), "identity")
+    sources = {k: str(Path(s).absolute()) if Path(s).exists() else s for k, s in config.components.items()}
     sampling = sampling_of(config)
+    written = {*config.new, *stage_named(config.stage).trains} - {DISCRIMINATOR}
     return CascadeConfig(
-        components=sources
-        | {kind: kind for kind in {**config.new, **dict.fromkeys(TRAINABLE["cassr"])} if kind != DISCRIMINATOR},
-        activation="identity" if config.reference == "identity" else activation,
+        components=sources | {kind: kind for kind in sorted(written)},
+        activation=activation_of(config).name,
         schedule=config.schedule,
-        activation_sampling=replace(sampling, start="lr"),
+        activation_sampling=replace(sampling, start="lq"),
         sampling=sampling,
         switches=config.switches,
         tile=config.data.crop_size,

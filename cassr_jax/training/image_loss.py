@@ -9,7 +9,7 @@ from flax import nnx
 from cassr_jax.config import LossConfig, TrainConfig
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.models.perceptual import lpips_between, lpips_features
-from cassr_jax.training.masking import DISCRIMINATOR
+from cassr_jax.training.stages import DISCRIMINATOR
 
 Metrics = dict[str, jax.Array]
 Features = Sequence[jax.Array]  # of VGG16's layers, (B, h, w, C) each; sides and channels differ

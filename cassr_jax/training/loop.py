@@ -22,12 +22,12 @@ from cassr_jax.training.export import export
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.guard import Guard
 from cassr_jax.training.logs import Logs, Meter
-from cassr_jax.training.masking import DISCRIMINATOR
 from cassr_jax.training.objectives import Batch, Metrics, make_objective
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.processes import check_agreement, claimed_together
 from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of
 from cassr_jax.training.signals import watch_signals
+from cassr_jax.training.stages import DISCRIMINATOR
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import check_division, make_step
 from cassr_jax.training.summary import parameter_table

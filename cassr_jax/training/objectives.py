@@ -21,10 +21,10 @@ from jax.ad_checkpoint import checkpoint_name
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.training.image_loss import Metrics, image_loss_of
+from cassr_jax.training.stages import denoiser_and_pictures, start_read
 
 Batch = Mapping[str, Any]  # name -> array, of NumPy until it is traced
 Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
@@ -91,7 +91,7 @@ def _diffusion_loss(
     noisy = config.schedule.add_noise(latents, noise, timesteps)
     started = round(settings.start_fraction * size)
     if started:
-        image = to_float(starting_images(config, batch)[:started])
+        image = to_float(batch[start_read(config)][:started])
         begun = checkpoint_name(jax.lax.stop_gradient(modules["vae"].encode(image)), NETWORK_INPUT)
         timesteps = timesteps.at[:started].set(settings.start_timestep)
         noisy = noisy.at[:started].set(config.schedule.add_noise(begun, noise[:started], settings.start_timestep))
@@ -101,10 +101,9 @@ def _diffusion_loss(
     dropped = jax.vmap(partial(jax.random.bernoulli, p=settings.condition_dropout))(drop_keys)
     text = checkpoint_name(jnp.where(dropped[:, None, None], empty, prompt), NETWORK_INPUT)
 
-    denoiser, images = make_denoiser(config, modules, batch)
-    prediction = denoiser(
-        noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), denoiser.embed_images(*images)
-    )
+    denoiser, pictures = denoiser_and_pictures(config, modules, batch)
+    hints = denoiser.embed_images(*map(to_float, pictures))
+    prediction = denoiser(noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), hints)
     losses = denoising_loss(config.schedule, prediction, latents, noise, timesteps, gamma=settings.snr_gamma)
     loss = jnp.mean(losses)
     if not settings.image_weight:
@@ -127,29 +126,3 @@ def _sampled(mean: jax.Array, std: jax.Array, keys: jax.Array) -> jax.Array:
 def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Unit normal (B, ...), each example of its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
-
-
-def make_denoiser(
-    config: TrainConfig, modules: Mapping[str, nnx.Module], batch: Batch
-) -> tuple[Denoiser, tuple[jax.Array, ...]]:
-    """The networks of the stage, and the images in [-1, 1] that they read."""
-    m: dict = dict(modules)
-    match config.stage:
-        case "scedit":
-            return SCEditDenoiser(m["unet"], m["scedit"]), (to_float(batch["lq"]),)
-        case "controlnet":
-            return ControlNetDenoiser(m["unet"], m["activation_controlnet"]), (to_float(batch["lq"]),)
-        case "cassr":
-            denoiser = CasSRDenoiser(m["unet"], m["controlnet"], m["multiple_attention"], config.switches)
-            return denoiser, (to_float(batch["lq"]), to_float(_reference(config, batch)))
-        case _:
-            return BaseDenoiser(m["unet"]), ()
-
-
-def starting_images(config: TrainConfig, batch: Batch) -> jax.Array:
-    """The pictures whose latents a sampler's first step begins with."""
-    return _reference(config, batch) if config.loss.start == "reference" else batch["lq"]
-
-
-def _reference(config: TrainConfig, batch: Batch) -> jax.Array:
-    return batch["lq" if config.reference == "identity" else "reference"]

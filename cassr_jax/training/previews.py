@@ -16,9 +16,10 @@ from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.sampling import Canvas
+from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import gathered
-from cassr_jax.training.objectives import make_denoiser, starting_images
 from cassr_jax.training.setup import sample_batch
+from cassr_jax.training.stages import denoiser_and_pictures, stage_named, start_read
 
 Preview = Callable[[Params], np.ndarray]
 _NUM_STEPS = 20
@@ -33,7 +34,7 @@ def sampling_of(config: TrainConfig) -> SamplingConfig:
             num_steps=1, guidance_scale=1.0, start=loss.start, strength=strength, prompt=config.prompt
         )
     strength = 1.0 if loss.max_timestep is None else loss.max_timestep / last
-    start = "noise" if config.stage == "base" else "lr"
+    start = "lq" if stage_named(config.stage).reads else "noise"
     return SamplingConfig(start=start, strength=strength, prompt=config.prompt)
 
 
@@ -52,15 +53,18 @@ def make_preview(
         vae = modules["vae"]
         if config.stage == "vae":
             return {"output": vae.decode(vae.encode(to_float(batch["hr"])))}
-        placement, method = stages.make_trajectory(config.schedule, sampling), stages.make_method(sampling)
-        denoiser, images = make_denoiser(config, modules, batch)
+        denoiser, pictures = denoiser_and_pictures(config, modules, batch)
         side = size // vae.config.factor
         canvas = Canvas(tiling.grid(side, side, side, 0), vae.config.factor, count)
-        text = modules["text_encoder"](prompt_ids)  # (2, L, C): without and with the prompt
-        noise = jax.random.normal(jax.random.key(config.seed), (count, side, side, vae.config.latent_channels))
-        start = None if sampling.start == "noise" else to_float(starting_images(config, batch))
-        scale = jnp.float32(sampling.guidance_scale)
-        made = {"output": stages.run(vae, denoiser, text, images, start, noise, placement, scale, canvas, method)}
+        inputs = stages.Inputs(
+            images=tuple(map(to_float, pictures)),
+            start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
+            noise=jax.random.normal(seed_key(config.seed), (count, side, side, vae.config.latent_channels)),
+            encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
+            trajectory=stages.make_trajectory(config.schedule, sampling),
+            guidance_scale=jnp.float32(sampling.guidance_scale),
+        )
+        made = {"output": stages.run(stages.traced(vae, denoiser), inputs, stages.Setting.of(sampling, canvas))}
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
 
     compiled = jax.jit(run)

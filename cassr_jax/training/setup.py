@@ -1,39 +1,38 @@
 """What a run is put together from: its networks, its stream of batches, and what a stage reads of a batch."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cassr_jax.config import Stage, TrainConfig
+from cassr_jax.config import TrainConfig
 from cassr_jax.data.pipeline import Batch, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import Networks
 from cassr_jax.training.image_loss import needs_lpips
-from cassr_jax.training.masking import TRAINABLE, partition
+from cassr_jax.training.masking import partition
+from cassr_jax.training.stages import activation_of, pictures_read, stage_named
 from cassr_jax.weights.perceptual import lpips_weights
-
-# What a stage reads of a batch besides its target.
-_IMAGES: Mapping[Stage, tuple[str, ...]] = {
-    "vae": (),
-    "base": (),
-    "scedit": ("lq",),
-    "controlnet": ("lq",),
-    "cassr": ("lq", "reference"),
-}
 
 
 def networks_of(config: TrainConfig) -> list[str]:
     """The kinds that the stage uses, those that are read first. Other components are those of the exported cascade.
 
     Raises:
-        InputError: one of them is neither read nor new.
+        InputError: one of them is neither read nor new, or the exported cascade would lack its first stage's network.
     """
-    needed = TRAINABLE[config.stage] + (() if config.stage == "vae" else ("unet", "text_encoder"))
+    stage = stage_named(config.stage)
+    needed = (*stage.trains, *stage.needs)
+    if stage.completes:
+        first = activation_of(config)
+        if missing := [kind for kind in first.networks if kind not in {*config.components, *config.new}]:
+            raise InputError(
+                f"activation {first.name} needs {', '.join(missing)}, expected among `components`: the exported "
+                "cascade makes its references with it"
+            )
     if missing := [kind for kind in dict.fromkeys(needed) if kind not in {*config.components, *config.new}]:
         raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
     read = [kind for kind in config.components if kind in (*needed, "vae") and kind not in config.new]
@@ -89,8 +88,7 @@ def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -
 
 def read_by(config: TrainConfig, target: str) -> set[str]:
     """The names of what the stage reads of a batch, whose target is `hr` or `latents`."""
-    needed = {target, *_IMAGES[config.stage]} | ({"hr"} if config.loss.image_weight else set())
-    return needed - ({"reference"} if config.reference == "identity" else set())
+    return {target, *pictures_read(config)} | ({"hr"} if config.loss.image_weight else set())
 
 
 def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:

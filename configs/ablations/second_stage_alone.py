@@ -4,4 +4,5 @@ from dataclasses import replace
 
 
 def change(cascade):
-    return replace(cascade, rrdbnet_weight=0.0)
+    stages = {name: replace(stage, reference_weight=0.0) for name, stage in cascade.first_stages.items()}
+    return replace(cascade, first_stages=stages)

@@ -11,7 +11,7 @@ import pytest
 import cassr_jax
 from cassr_jax.commands import ablate
 from cassr_jax.commands.ablate import read_variants, sweeps
-from cassr_jax.config import CascadeConfig
+from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.errors import InputError
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments
@@ -20,7 +20,7 @@ ABLATIONS = Path(__file__).parents[2] / "configs" / "ablations"
 
 
 def test_each_file_changes_what_it_says():
-    plain = CascadeConfig(rrdbnet_weight=0.5)
+    plain = CascadeConfig(first_stages={"rrdbnet": FirstStageConfig(reference_weight=0.5)})
     changed = {variant.name: variant.change(plain) for variant in read_variants(ABLATIONS)}
     assert changed.pop("whole") == plain
     for name in ("lr", "controlnet", "scedit", "rrdbnet"):

@@ -34,7 +34,7 @@ def test_every_setting_is_tried_on_both_kinds_of_damage(monkeypatch, tmp_path, c
     configs: list[CascadeConfig] = []
 
     def load(source, change):
-        configs.append(change(CascadeConfig(rrdbnet_color_fix="adain", rrdbnet_weight=0.5)))
+        configs.append(change(CascadeConfig()))
 
         def reference(lr: np.ndarray, **_) -> np.ndarray:
             return np.random.default_rng(0).integers(0, 256, (4 * lr.shape[0], 4 * lr.shape[1], 3), np.uint8)
@@ -58,8 +58,9 @@ def test_every_setting_is_tried_on_both_kinds_of_damage(monkeypatch, tmp_path, c
     for kind, rows in (("share", ("0", "0.25", "0.5", "0.75")), ("sigma", ("0.3", "0.5", "1"))):
         sums = {row: sum(of[f"{kind} {row}"][name] for of in values for name in ("lpips", "dists")) for row in rows}
         assert sums.get(choices[kind], -1) <= min(sums.values())
-    assert [config.rrdbnet_weight for config in configs] == [0, 0]
-    assert [config.rrdbnet_color_fix for config in configs] == ["none", choices["color_fix"]]
+    assert [config.first_stages["rrdbnet"].reference_weight for config in configs] == [0, 0]
+    fixes = [config.first_stages["rrdbnet"].color_fix for config in configs]
+    assert fixes == ["none", choices["color_fix"]]
     text = capsys.readouterr().out
     for name in ("colour fix adain", "share 0.25", "share 1", "sigma 0.3", "sigma 1"):
         assert f"| {name} |" in text

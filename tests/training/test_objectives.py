@@ -214,7 +214,7 @@ def test_the_schedule_and_the_min_snr_weight_are_the_configurations(networks):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("source", ["lr", "reference"])
+@pytest.mark.parametrize("source", ["lq", "reference"])
 def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatch, prediction, source):
     """A network that knows the target has no loss, whatever it starts from, and its picture is the autoencoder's."""
     schedule = Schedule(prediction_type=prediction)
@@ -228,7 +228,7 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
     vae = Networks().with_read("vae", str(networks / "vae"), "float32")
     module = merge(vae.graphdefs["vae"], select(vae.params, "vae"))
     latents = module.encode(to_float(jnp.asarray(batch["hr"])))
-    begun = module.encode(to_float(jnp.asarray(batch["lq" if source == "lr" else "reference"])))
+    begun = module.encode(to_float(jnp.asarray(batch[source])))
     seen = {}
 
     class Oracle:

@@ -1,0 +1,70 @@
+"""What a first stage declares, and what it may ask of whoever runs it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cassr_jax.config import ColorFix
+from cassr_jax.models.denoisers import Denoiser
+
+Modules = Mapping[str, Any]  # kind of network -> module
+MakeDenoiser = Callable[[Modules], Denoiser]
+Pictures = Any  # np.ndarray or jax.Array (B, H, W, 3)
+
+
+class Engine(Protocol):
+    """Runs networks for a first stage; all pictures are in [-1, 1].
+
+    The cascade's engine works on one photograph of any size, in tiles. The one that prepares training pairs works on a
+    batch of crops inside a traced function.
+    """
+
+    def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[Pictures, ...]) -> Pictures:
+        """Sample as the configuration says; the denoiser reads `images`, (B, H, W, 3) each. Returns (B, H, W, 3)."""
+        ...
+
+    def enlarge(self, kind: str, lr: Pictures, lq: Pictures) -> Pictures:
+        """Apply the network `kind`, which enlarges, to `lr` (B, h, w, 3). Returns pictures of the size of `lq`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """One way to make the reference.
+
+    Attributes:
+        name: the value of `activation` in a configuration, and of `--activation`.
+        reference: (engine, lr (B, h, w, 3), lq (B, H, W, 3)) -> the reference (B, H, W, 3) before its colour fix.
+        networks: the kinds of network that it needs besides those of the second stage.
+        trains: those among them that the training stage of the same name trains; empty where nothing is trained here.
+        make_denoiser: what that training stage trains, put together; None where nothing is trained here.
+        batch_name: the name under which a training batch of the second stage holds the reference.
+        color_fix: gives the reference the colours of the LQ image, unless a configuration says otherwise.
+        reference_weight: share of the reference in the result, 0 to 1, unless a configuration says otherwise.
+    """
+
+    name: str
+    reference: Callable[[Engine, Pictures, Pictures], Pictures]
+    networks: tuple[str, ...] = ()
+    trains: tuple[str, ...] = ()
+    make_denoiser: MakeDenoiser | None = None
+    batch_name: str = "reference"
+    color_fix: ColorFix = "none"
+    reference_weight: float = 0.0
+
+    @property
+    def diffuses(self) -> bool:
+        """Whether it is Stable Diffusion: it then needs that, a prompt and noise besides its own networks."""
+        return self.make_denoiser is not None
+
+
+def diffusion_stage(name: str, network: str, make_denoiser: MakeDenoiser) -> FirstStage:
+    """A first stage that is Stable Diffusion with one trained `network` beside it, which reads the LQ image."""
+
+    def reference(engine: Engine, lr: Pictures, lq: Pictures) -> Pictures:
+        del lr
+        return engine.diffuse(make_denoiser, (lq,))
+
+    return FirstStage(
+        name, reference, networks=(network,), trains=(network,), make_denoiser=make_denoiser, color_fix="wavelet"
+    )

@@ -1,0 +1,65 @@
+"""The settings of one call of a cascade."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from cassr_jax.config import SamplingConfig, Start
+from cassr_jax.diffusion.samplers import SAMPLERS
+from cassr_jax.errors import InputError
+from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.ranges import check
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """One call's settings; None keeps the cascade's own. `cassr_jax.ranges` has the range of each.
+
+    Attributes:
+        scale: side of the output over side of the input.
+        seed: decides the noise; the same seed gives the same pixels.
+        steps: sampling steps of each stage.
+        guidance_scale: classifier-free guidance of each stage; 1 switches it off.
+        sampler: ddim, euler, dpmpp_2m or unipc, for both stages.
+        start: what the second stage's noise is mixed into: lq, reference or noise.
+        strength: share of the noise schedule that the second stage goes through; see `SamplingConfig`.
+        color_fix: adain, contrast, wavelet or none, for both stages.
+        reference_weight: share of the reference in the result.
+        tile: side of a tile in px of the output.
+        progress: called as `progress(stage, steps done, steps in all)`; stage is "reference" or "result", followed by
+            the number of tiles where there are several.
+
+    Raises:
+        InputError: a value is out of its range, or is no choice.
+    """
+
+    scale: float = 4
+    seed: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    start: Start | None = None
+    strength: float | None = None
+    color_fix: str | None = None
+    reference_weight: float | None = None
+    tile: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, choices in (("sampler", SAMPLERS), ("start", get_args(Start)), ("color_fix", COLOR_FIXES)):
+            if getattr(self, name) not in (None, *choices):
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+
+    def of_first_stage(self, sampling: SamplingConfig) -> SamplingConfig:
+        """The first stage's own settings with those in their place that concern both stages."""
+        changes = {"num_steps": self.steps, "guidance_scale": self.guidance_scale, "sampler": self.sampler}
+        return replace(sampling, **{name: value for name, value in changes.items() if value is not None})
+
+    def of_second_stage(self, sampling: SamplingConfig) -> SamplingConfig:
+        """The second stage's own settings with these in their place."""
+        changes = {"start": self.start, "strength": self.strength}
+        changed = replace(sampling, **{name: value for name, value in changes.items() if value is not None})
+        return self.of_first_stage(changed)

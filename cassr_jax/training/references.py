@@ -1,0 +1,289 @@
+"""Training pairs made once: crops, their degraded versions, the latents of the targets, and references.
+
+Each device of this machine has its share of every batch. A file of records is complete or not there, so that a run that
+was stopped goes on where it was. A file beside the records says what they were made with; other settings are refused.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from cassr_jax import sampling as stages
+from cassr_jax.config import SamplingConfig, TrainConfig
+from cassr_jax.config_files import to_json
+from cassr_jax.data.degradation import PRESETS
+from cassr_jax.data.pipeline import Batch, batches, open_records
+from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
+from cassr_jax.first_stage.interface import FirstStage, MakeDenoiser, Modules
+from cassr_jax.imaging import io, tiling
+from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.models.parameters import Params
+from cassr_jax.networks import Networks, merge_all
+from cassr_jax.prompts import prompt_ids
+from cassr_jax.sampling import Canvas, Inputs, Setting
+from cassr_jax.second_stage import STABLE_DIFFUSION
+from cassr_jax.seeds import seed_key
+
+RECORDS_PER_FILE = 512
+MADE_WITH = "made_with.json"  # the settings that the records of a folder come from
+_KEPT = ("record", "lr", "hr")
+_SPEED = {"num_threads", "num_workers", "prefetch", "cache_bytes", "resident"}  # of DataConfig: no record depends on it
+
+Make = Callable[[Modules, Mapping[str, jax.Array]], dict[str, jax.Array]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What completes a record.
+
+    Attributes:
+        first_stage: makes the references; None for records without.
+        sampling: how a first stage that diffuses samples.
+        color_fix: how the references get the colours of the LQ image.
+        latents: whether the mean and the deviation of the target's latents are stored.
+    """
+
+    first_stage: FirstStage | None
+    sampling: SamplingConfig
+    color_fix: str
+    latents: bool
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The kinds of network that it needs."""
+        needed = ("vae",) if self.latents else ()
+        if self.first_stage is not None:
+            needed += (STABLE_DIFFUSION if self.first_stage.diffuses else ()) + self.first_stage.networks
+        return tuple(dict.fromkeys(needed))
+
+    @property
+    def needs_noise(self) -> bool:
+        return self.first_stage is not None and self.first_stage.diffuses
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """Runs networks for a first stage on a batch of crops, inside a traced function."""
+
+    modules: Modules
+    schedule: Schedule
+    sampling: SamplingConfig
+    prompt_ids: np.ndarray | None
+    noise: jax.Array | None
+
+    def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[jax.Array, ...]) -> jax.Array:
+        assert self.noise is not None, "a first stage that diffuses is given noise"
+        vae, (batch, side) = self.modules["vae"], self.noise.shape[:2]
+        canvas = Canvas(tiling.grid(side, side, side, 0), vae.config.factor, batch)
+        inputs = Inputs(
+            images=images,
+            start=None if self.sampling.start == "noise" else images[0],
+            noise=self.noise,
+            encoder_hidden_states=self.modules["text_encoder"](self.prompt_ids),
+            trajectory=stages.make_trajectory(self.schedule, self.sampling),
+            guidance_scale=jnp.float32(self.sampling.guidance_scale),
+        )
+        parts = stages.traced(vae, make_denoiser(self.modules))
+        return stages.run(parts, inputs, Setting.of(self.sampling, canvas))
+
+    def enlarge(self, kind: str, lr: jax.Array, lq: jax.Array) -> jax.Array:
+        made = self.modules[kind]((lr + 1) / 2) * 2 - 1
+        if made.shape != lq.shape:
+            raise InputError(
+                f"data.scale: the {kind} makes {made.shape[2]} px of {lr.shape[2]} px, expected {lq.shape[2]} px"
+            )
+        return jnp.clip(made, -1, 1)
+
+
+def make_maker(networks: Networks, config: TrainConfig, recipe: Recipe) -> Make:
+    """What completes a batch.
+
+    Returns:
+        A function of modules and of a batch, uint8 `lr`, `hr` and `lq`, and unit `noise` for a first stage that
+        diffuses. It gives `latents` and `latents_std`, scaled and float16, and `reference` in [-1, 1].
+    """
+    first, ids = recipe.first_stage, None
+    if recipe.needs_noise:
+        prompts = (recipe.sampling.negative_prompt, recipe.sampling.prompt)
+        tokenizer = config.components.get("tokenizer")
+        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, prompts, recipe.sampling.prompt)
+
+    def make(modules: Modules, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        made = {}
+        if recipe.latents:
+            mean, logvar = modules["vae"].moments(to_float(batch["hr"]))
+            both = {"latents": mean, "latents_std": jnp.exp(0.5 * logvar)}
+            scale = modules["vae"].config.scaling_factor
+            made |= {name: (value * scale).astype(jnp.float16) for name, value in both.items()}
+        if first is not None:
+            lq = to_float(batch["lq"])
+            engine = _Engine(modules, config.schedule, recipe.sampling, ids, batch.get("noise"))
+            made["reference"] = COLOR_FIXES[recipe.color_fix](first.reference(engine, to_float(batch["lr"]), lq), lq)
+        return made
+
+    return make
+
+
+def mesh_for(batch_size: int) -> Mesh:
+    """This machine's devices as axis `data`: as many of them as divide the batch."""
+    devices = jax.local_devices()
+    used = max(count for count in range(1, len(devices) + 1) if batch_size % count == 0)
+    if used < len(devices):
+        print(f"batch_size {batch_size} uses {used} of {len(devices)} devices", file=sys.stderr)
+    return Mesh(np.array(devices[:used]), ("data",))
+
+
+def over(mesh: Mesh, networks: Networks, make: Make) -> Callable[[Params, Mapping[str, Any]], dict[str, jax.Array]]:
+    """`make` jitted, given parameters: every device makes its share of the batch, and no other one's."""
+    share = PartitionSpec("data")
+    return jax.jit(
+        jax.shard_map(
+            lambda params, batch: make(merge_all(networks.graphdefs, params), batch),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), share),
+            out_specs=share,
+            check_vma=False,  # what the sampler's loop carries starts as a constant and ends as a share
+        )
+    )
+
+
+def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path) -> None:
+    """Write `records` records below `output`; where prepared records are completed, at most as many as there are.
+
+    Raises:
+        InputError: the configuration degrades nothing, or lacks a network; its prepared records hold no pairs; `output`
+            holds records that other settings made.
+    """
+    prepared = _open_prepared(config, output)
+    if prepared is not None:
+        records = min(records, len(prepared))
+    elif config.data.preset is None:
+        raise InputError(f"data.preset is None, expected one of {', '.join(PRESETS)}: pairs are degraded pictures")
+    networks = Networks()
+    if missing := [kind for kind in recipe.networks if kind not in config.components]:
+        raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(recipe.networks)}")
+    for kind in recipe.networks:
+        networks = networks.with_read(kind, config.components[kind], config.dtype)
+    complete = _make_complete(config, networks, recipe)
+    streams = None if prepared is not None else open_records(config.data)
+    _check_made_with(output / MADE_WITH, config, recipe)
+    size = config.batch_size
+    per_file = math.ceil(RECORDS_PER_FILE / size)
+    for index in tqdm(range(math.ceil(records / size / per_file)), unit="file"):
+        path, first = output / f"{index:05d}{SUFFIX}", index * per_file
+        count = min(per_file * size, records - first * size)
+        # A file with fewer records than are now asked for was the last one of a smaller set.
+        if path.exists() and count_records(path) >= count:
+            continue
+        # Every file has a stream of its own, so that making it needs none of the files before.
+        numbers = range(first, first + math.ceil(count / size))
+        if prepared is not None:
+            stream = (_batched(prepared, number, size) for number in numbers)
+        else:
+            seed = config.seed * 1_000_003 + first
+            stream = batches(config.data, batch_size=size, seed=seed, records=streams)
+        made = (complete(batch, number) for number, batch in zip(numbers, stream, strict=False))
+        write_records(path, islice(_unbatched(made), count))
+        stream.close()
+
+
+def _make_complete(
+    config: TrainConfig, networks: Networks, recipe: Recipe
+) -> Callable[[Batch, int], dict[str, np.ndarray]]:
+    """A function of a batch and its number that gives what its records hold."""
+    if not recipe.latents and recipe.first_stage is None:
+        return lambda batch, number: {name: batch[name] for name in _KEPT}
+    mesh = mesh_for(config.batch_size)
+    make_share = over(mesh, networks, make_maker(networks, config, recipe))
+    params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
+    share, key_of_noise = NamedSharding(mesh, PartitionSpec("data")), seed_key(config.seed)
+
+    def complete(batch: Batch, number: int) -> dict[str, np.ndarray]:
+        given: dict[str, Any] = {name: batch[name] for name in ("lr", "hr")}
+        size, side = batch["hr"].shape[:2]
+        if recipe.first_stage is not None:
+            given["lq"] = np.stack([io.bicubic(lr, (side, side)) for lr in batch["lr"]])
+        if recipe.needs_noise:
+            vae = networks.configs["vae"]
+            shape = (size, side // vae.factor, side // vae.factor, vae.latent_channels)
+            given["noise"] = jax.random.normal(jax.random.fold_in(key_of_noise, number), shape, jnp.float32)
+        found = jax.device_get(make_share(params, jax.device_put(given, share)))
+        if "reference" in found:
+            found["reference"] = to_uint8(found["reference"])
+        return {name: batch[name] for name in _KEPT} | found
+
+    return complete
+
+
+def _open_prepared(config: TrainConfig, output: Path) -> PreparedSource | None:
+    """The records that are to be completed; None where the data are pictures."""
+    paths = [path for path in config.data.weights() if record_files(Path(path))]
+    if not paths:
+        return None
+    if config.data.mixture:
+        raise InputError(f"data.mixture: {paths[0]} holds prepared records, which are completed one set at a time")
+    if output.resolve() == Path(config.data.path).resolve():
+        raise InputError(f"--output is data.path, {output}, expected another folder than that of the records it reads")
+    source = PreparedSource(config.data.path)
+    if missing := [name for name in _KEPT if name not in source[0]]:
+        raise InputError(
+            f"{config.data.path}: the records hold {', '.join(source[0])} and no {', '.join(missing)}, "
+            f"expected {', '.join(_KEPT)}"
+        )
+    return source
+
+
+def _batched(source: PreparedSource, number: int, size: int) -> Batch:
+    """Batch `number` of the records, the last one filled up with its last record."""
+    chosen = [source[min(index, len(source) - 1)] for index in range(number * size, (number + 1) * size)]
+    if len(shapes := {record["hr"].shape for record in chosen}) > 1:
+        raise InputError(f"{source.files[0].parent}: holds hr of {', '.join(map(str, shapes))}, expected one size")
+    return {name: np.stack([record[name] for record in chosen]) for name in _KEPT}
+
+
+def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    for batch in batches_made:
+        for i in range(len(batch["record"])):
+            yield {name: value[i] for name, value in batch.items()}
+
+
+def _check_made_with(file: Path, config: TrainConfig, recipe: Recipe) -> None:
+    """Write what the records are made with, or refuse to go on with what was made with something else."""
+    data = {name: value for name, value in to_json(config.data).items() if name not in _SPEED}
+    names = ("components", "schedule", "batch_size", "seed", "dtype")
+    settings = {"data": data, **{name: to_json(config)[name] for name in names}}
+    activation = None if recipe.first_stage is None else recipe.first_stage.name
+    settings |= {"activation": activation, "sampling": to_json(recipe.sampling)}
+    settings |= {"color_fix": recipe.color_fix, "latents": recipe.latents}
+    if not file.is_file():
+        write_json(file, settings)
+        return
+    before, now = (_flat(found) for found in (json.loads(file.read_text("utf-8")), settings))
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            raise InputError(
+                f"{file}: made with {name} {before.get(name)!r}, expected it again and not {now.get(name)!r}, "
+                "or another --output"
+            )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found

@@ -1,0 +1,112 @@
+"""The stages of training: what each trains, which networks it needs, and what it reads of a batch.
+
+The autoencoder, the base model and the second stage are here. Every first stage that trains something adds a stage of
+its own name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cassr_jax import second_stage
+from cassr_jax.config import TrainConfig
+from cassr_jax.errors import InputError
+from cassr_jax.first_stage import NAMES, all_first_stages, first_stage
+from cassr_jax.first_stage.interface import FirstStage, Modules
+from cassr_jax.models.denoisers import BaseDenoiser, Denoiser
+
+# Trains along with any stage for the stage's sake, and is not exported.
+DISCRIMINATOR = "discriminator"
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One stage of training.
+
+    Attributes:
+        trains: the kinds of network that it changes; they are what it exports.
+        needs: those that it reads besides.
+        reads: the pictures that its denoiser reads of a batch, in order.
+        make_denoiser: what it trains, put together; None for the autoencoder, which denoises nothing.
+        completes: whether its export is a whole cascade.
+    """
+
+    trains: tuple[str, ...]
+    needs: tuple[str, ...] = ("unet", "text_encoder")
+    reads: tuple[str, ...] = ()
+    make_denoiser: Callable[[TrainConfig, Modules], Denoiser] | None = None
+    completes: bool = False
+
+
+def _of_first_stage(stage: FirstStage) -> TrainingStage:
+    make = stage.make_denoiser
+    assert make is not None, f"{stage.name} trains {stage.trains}, but makes no denoiser"
+    return TrainingStage(stage.trains, reads=("lq",), make_denoiser=lambda config, modules: make(modules))
+
+
+STAGES: Mapping[str, TrainingStage] = {
+    "vae": TrainingStage(("vae",), needs=()),
+    "base": TrainingStage(
+        ("unet", "text_encoder"), make_denoiser=lambda config, modules: BaseDenoiser(modules["unet"])
+    ),
+    **{stage.name: _of_first_stage(stage) for stage in all_first_stages() if stage.trains},
+    "cassr": TrainingStage(
+        second_stage.TRAINS,
+        reads=("lq", "reference"),
+        make_denoiser=lambda config, modules: second_stage.make_denoiser(modules, config.switches),
+        completes=True,
+    ),
+}
+
+
+def stage_named(name: str) -> TrainingStage:
+    """The stage that `TrainConfig.stage` names.
+
+    Raises:
+        InputError: no stage has that name.
+    """
+    if name not in STAGES:
+        raise InputError(f"stage is {name!r}, expected one of {', '.join(STAGES)}")
+    return STAGES[name]
+
+
+def activation_of(config: TrainConfig) -> FirstStage:
+    """The first stage whose references the second stage learns from.
+
+    Raises:
+        InputError: the configuration names none, or one that is unknown.
+    """
+    if config.activation is None:
+        raise InputError(
+            f"activation is None, expected one of {', '.join(NAMES)}: stage {config.stage} learns from references, and "
+            "its export names the first stage that makes them"
+        )
+    return first_stage(config.activation)
+
+
+def pictures_read(config: TrainConfig) -> tuple[str, ...]:
+    """The names under which a batch holds what the denoiser reads, in the denoiser's order."""
+    return tuple(_held_as(config, name) for name in stage_named(config.stage).reads)
+
+
+def start_read(config: TrainConfig) -> str:
+    """The name under which a batch holds the pictures whose latents a sampler's first step begins with."""
+    return _held_as(config, config.loss.start)
+
+
+def _held_as(config: TrainConfig, name: str) -> str:
+    return activation_of(config).batch_name if name == "reference" else name
+
+
+def denoiser_and_pictures(
+    config: TrainConfig, modules: Modules, batch: Mapping[str, Any]
+) -> tuple[Denoiser, tuple[Any, ...]]:
+    """The networks of the stage put together, and the uint8 pictures (B, S, S, 3) that they read.
+
+    Raises:
+        InputError: the stage has no denoiser.
+    """
+    make = stage_named(config.stage).make_denoiser
+    if make is None:
+        raise InputError(f"stage is {config.stage!r}, which has no denoiser")
+    return make(config, modules), tuple(batch[name] for name in pictures_read(config))
