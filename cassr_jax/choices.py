@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-Activation = Literal["scedit", "controlnet", "rrdbnet", "identity"]
 Sampler = Literal["ddim", "euler", "dpmpp_2m", "unipc"]
-Start = Literal["lr", "reference", "noise"]
+Start = Literal["lq", "reference", "noise"]
 ColorFix = Literal["adain", "contrast", "wavelet", "none"]
 DType = Literal["float32", "bfloat16", "float16"]
 

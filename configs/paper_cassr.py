@@ -22,6 +22,7 @@ tuner = {"scedit": "runs/paper_scedit/export/scedit"}
 config = replace(
     scedit,
     stage=ours.stage,
+    activation=ours.activation,
     data=replace(scedit.data, path="data/paper_pairs", mixture={}),
     components=scedit.components | tuner,
     new=ours.new,

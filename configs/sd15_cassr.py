@@ -21,6 +21,7 @@ scedit = sibling(__file__, "sd15_scedit.py").config
 config = replace(
     scedit,
     stage="cassr",
+    activation="scedit",
     data=replace(scedit.data, path="data/pairs"),
     components=scedit.components | {"scedit": "runs/sd15_scedit/export/scedit"},
     new={"controlnet": AttachedConfig(UNetConfig(), ControlNetConfig()), "multiple_attention": UNetConfig()},

@@ -21,6 +21,8 @@ scedit = sibling(__file__, "tiny_scedit.py").config
 config = replace(
     scedit,
     stage="cassr",
+    activation="scedit",
+    components=scedit.components | {"scedit": "runs/scedit/export/scedit"},
     data=replace(scedit.data, path="runs/references"),
     new={
         "controlnet": AttachedConfig(base.unet, ControlNetConfig(conditioning_embedding_out_channels=(32, 64, 96))),

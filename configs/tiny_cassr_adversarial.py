@@ -16,6 +16,7 @@ tuners = sibling(__file__, "tiny_scedit_adversarial.py").config
 config = replace(
     tuners,
     stage="cassr",
+    activation="scedit",
     data=replace(tuners.data, path="runs/references_160"),
     components=tuners.components
     | {

@@ -21,7 +21,7 @@ import sample
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json, read_config, to_json
 from cassr_jax.loading import read_cascade
-from cassr_jax.training.masking import TRAINABLE
+from cassr_jax.training.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -222,7 +222,7 @@ def test_stable_diffusion_is_sampled_as_in_the_paper(name):
 )
 def test_what_is_trained_on_stable_diffusion_is_where_the_cascade_looks(name, cascade):
     config, (found, _) = read_config(ROOT / f"configs/{name}.py"), read_cascade(ROOT / f"configs/{cascade}.py")
-    assert set(config.new) == set(TRAINABLE[config.stage])
+    assert set(config.new) == set(STAGES[config.stage].trains)
     for kind in config.new:
         assert found.components[kind] == f"runs/{name}/export/{kind}"
     assert config.components.items() <= found.components.items()

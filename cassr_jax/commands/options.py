@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from cassr_jax.choices import PRECISIONS, Activation, ColorFix, Sampler, Start
+from cassr_jax.choices import PRECISIONS, ColorFix, Sampler, Start
+from cassr_jax.first_stage import NAMES
 from cassr_jax.ranges import COUNT, RANGES, Range
 
 
@@ -36,7 +37,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "the cascade: tiny (ships with the program), a file of configs/, or a folder of weights",
     },
     "activation": {
-        "choices": get_args(Activation),
+        "choices": NAMES,
         "help": "the first stage, which makes the reference picture that guides the second: rrdbnet is Real-ESRGAN, "
         "identity the enlarged input itself",
     },

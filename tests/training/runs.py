@@ -8,20 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cassr_jax.config import LossConfig, OptimizerConfig, Stage, TrainConfig
+from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.config import DataConfig
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
 from cassr_jax.training.checkpoint import Checkpoints
-from cassr_jax.training.masking import TRAINABLE, partition
+from cassr_jax.training.masking import partition
 from cassr_jax.training.objectives import Objective, make_objective
 from cassr_jax.training.setup import build
+from cassr_jax.training.stages import STAGES as ALL
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
 
-STAGES: tuple[Stage, ...] = ("vae", "base", "scedit", "controlnet", "cassr")
+STAGES = ("vae", "base", "scedit", "controlnet", "cassr")
 SIDE = 32  # of crops, in px
 ONE_DEVICE = Strategy(MeshConfig(data=1))
 _FROZEN = ("vae", "unet", "text_encoder")
@@ -70,15 +71,16 @@ def write_vae_run(folder: Path) -> Path:
     return file
 
 
-def configure(stage: Stage, networks: Path, data: DataConfig | Path | str = "unused", **changes: Any) -> TrainConfig:
+def configure(stage: str, networks: Path, data: DataConfig | Path | str = "unused", **changes: Any) -> TrainConfig:
     """A stage over `write_networks`; warm-up of one step."""
-    read = ("vae",) if stage == "vae" else dict.fromkeys(_FROZEN + TRAINABLE[stage])
+    read = ("vae",) if stage == "vae" else dict.fromkeys(_FROZEN + ALL[stage].trains)
     settings: dict[str, Any] = {
         "data": data if isinstance(data, DataConfig) else DataConfig(str(data), crop_size=SIDE, prefetch=2),
         "components": {kind: str(networks / kind) for kind in read},
         "loss": LossConfig(perceptual_weight=0.0),
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
         "strategy": ONE_DEVICE,
+        "activation": "rrdbnet" if stage == "cassr" else None,
         "batch_size": 2,
         "num_steps": 6,
         "save_every": 2,
@@ -101,7 +103,7 @@ def example_keys(key: jax.Array, size: int = 2) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
 
 
-def make_batch(stage: Stage, size: int = 2) -> dict[str, np.ndarray]:
+def make_batch(stage: str, size: int = 2) -> dict[str, np.ndarray]:
     """Made pictures under the names that a stage reads."""
     names = {"vae": ("hr",), "base": ("hr",), "cassr": ("hr", "lq", "reference")}.get(stage, ("hr", "lq"))
     return {

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from cassr_jax.config import TrainConfig
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import shapes_of
-from cassr_jax.training.masking import TRAINABLE, is_trainable, partition
+from cassr_jax.training.masking import is_trainable, partition
+from cassr_jax.training.stages import STAGES as ALL
 from tests.random_cascade import NETWORKS
 from tests.training.runs import STAGES
 
@@ -15,7 +16,7 @@ SHAPES = {name: s for kind, config in NETWORKS.items() for name, s in nest(kind,
 
 
 def test_every_stage_is_there():
-    assert tuple(TRAINABLE) == STAGES
+    assert tuple(ALL) == STAGES
     assert TrainConfig.__dataclass_fields__["stage"].type.__args__ == STAGES
 
 
@@ -25,8 +26,8 @@ def test_the_parts_are_disjoint_complete_and_in_order(stage):
     assert not trainable.keys() & frozen.keys()
     assert trainable | frozen == SHAPES
     assert [name for name in SHAPES if name in trainable] == list(trainable)
-    assert {name.split(".")[0] for name in trainable} == set(TRAINABLE[stage])
-    assert {name.split(".")[0] for name in frozen} == set(NETWORKS) - set(TRAINABLE[stage])
+    assert {name.split(".")[0] for name in trainable} == set(ALL[stage].trains)
+    assert {name.split(".")[0] for name in frozen} == set(NETWORKS) - set(ALL[stage].trains)
 
 
 @pytest.mark.parametrize(
