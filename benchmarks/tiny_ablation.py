@@ -37,7 +37,7 @@ ARRANGEMENTS = {
     "no multiple attention": ["switches.reference_attention=false", "switches.lr_attention=false"],
     "no attention to the reference": ["switches.reference_attention=false"],
     "no attention to the LR image": ["switches.lr_attention=false"],
-    "LR image as reference": ["reference=identity"],
+    "LR image as reference": ["activation=identity"],
 }
 TITLES = {"lpips": "LPIPS", "dists": "DISTS", "psnr_y": "PSNR-Y"}
 

@@ -231,6 +231,11 @@ class _Programs:
         )
         self.encode_text = jax.jit(lambda params, ids: module("text_encoder", params)(ids))
 
+    def count(self) -> int:
+        """How many programs were compiled so far."""
+        functions = [self._start, self._decode, self.enlarge, self.encode_text, *sum(self._of_denoiser.values(), ())]
+        return sum(function._cache_size() for function in functions)
+
     def parts(self, make_denoiser: MakeDenoiser) -> Parts:
         """The parts of the stage whose denoiser `make_denoiser` puts together."""
         if make_denoiser not in self._of_denoiser:

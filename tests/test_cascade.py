@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from PIL import Image
 
 import cassr_jax
 from cassr_jax.cascade import CasSR
-from cassr_jax.config import SamplingConfig
+from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.samplers import make_sampler, start_latents
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
@@ -19,7 +20,7 @@ from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import Networks, merge_all, write_network
-from cassr_jax.sampling import Method, make_method, make_trajectory, run
+from cassr_jax.sampling import Inputs, Setting, make_trajectory, run, traced
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
 
@@ -60,8 +61,9 @@ def test_untrained_cascade_is_stable_diffusion_alone_exactly(tmp_path: Path, rgb
         modules = merge_all(networks.graphdefs, params)
         text = modules["text_encoder"](jnp.array([[0], [1]]))
         scale = jnp.float32(sampling.guidance_scale)
-        denoiser, method = BaseDenoiser(modules["unet"]), Method(sampler, guided=True)
-        return run(modules["vae"], denoiser, text, (), start, noise, trajectory, scale, canvas, method)
+        inputs = Inputs((), start, noise, text, trajectory, scale)
+        parts = traced(modules["vae"], BaseDenoiser(modules["unet"]))
+        return run(parts, inputs, Setting(canvas, sampler, guided=True))
 
     tiles = canvas.tiles
     height, width = canvas.pixels.height, canvas.pixels.width
@@ -99,6 +101,10 @@ def test_each_activation_gives_its_own_reference(folder: Path, cassr: CasSR, rgb
         assert np.any(restoration.reference != cassr.reference(rgb))
 
 
+def with_first_stage(config: CascadeConfig, **changes: Any) -> CascadeConfig:
+    return replace(config, first_stages={"rrdbnet": FirstStageConfig(**changes)})
+
+
 def with_rrdbnet_of(networks: Networks) -> Networks:
     config = RRDBNetConfig(num_feat=4, num_block=1, num_grow_ch=2)
     networks = networks.with_new("rrdbnet", config, jnp.float32, jax.random.key(0))
@@ -113,7 +119,7 @@ def test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed(cassr: CasS
     made = merge_all(networks.graphdefs, networks.params)["rrdbnet"](rgb[None].astype(np.float32) / 255)[0]
     raw = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
     np.testing.assert_allclose(raw.reference(rgb), np.asarray(made) * 255, atol=0.51)
-    changed = CasSR(replace(raw.config, rrdbnet_color_fix="adain"), networks).reference(rgb)
+    changed = CasSR(with_first_stage(raw.config, color_fix="adain"), networks).reference(rgb)
     np.testing.assert_array_equal(changed, raw.reference(rgb, color_fix="adain"))
     source = io.bicubic(rgb, (64, 64))
     assert np.abs(raw.reference(rgb).std((0, 1)) - source.std((0, 1))).min() > 10
@@ -143,12 +149,11 @@ def test_progress_reports_every_step_of_both_stages(cassr: CasSR, rgb: np.ndarra
 
 
 def test_no_trace_after_the_first_call(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
-    compiled = [cassr._start, cassr._decode, *cassr._condition.values(), *cassr._denoise.values()]
-    before = [function._cache_size() for function in compiled]
+    before = cassr._programs.count()
     for seed, scale, strength in ((1, 5.0, 1.0), (2, 3.0, 1.0), (3, 2.5, 1.0)):
         cassr.restore(rgb, seed=seed, guidance_scale=scale, strength=strength)
     cassr.restore(rgb[:11])  # another size below a tile shares its canvas
-    assert [function._cache_size() for function in compiled] == before
+    assert cassr._programs.count() == before
 
 
 @pytest.mark.parametrize("start", ["reference", "noise"])
@@ -208,7 +213,7 @@ def test_the_reference_has_its_share_in_the_result(cassr: CasSR):
         mixed = cassr.restore(rgb, reference_weight=weight)
         np.testing.assert_array_equal(mixed.reference, alone.reference)
         np.testing.assert_allclose(mixed.result, weight * both[0] + (1 - weight) * both[1], atol=0.501)
-    config = replace(cassr.config, rrdbnet_weight=0.25)
+    config = with_first_stage(cassr.config, reference_weight=0.25)
     np.testing.assert_array_equal(CasSR(config, cassr.networks).restore(rgb).result, alone.result)
     with_rrdbnet = CasSR(replace(config, activation="rrdbnet"), with_rrdbnet_of(cassr.networks))
     expected = with_rrdbnet.restore(rgb, reference_weight=0.25).result
@@ -222,7 +227,7 @@ def test_options_out_of_range_are_named(cassr: CasSR, rgb: np.ndarray):
         ({"start": "nowhere"}, "start is 'nowhere'"),
         ({"color_fix": "sepia"}, "color_fix is 'sepia'"),
         ({"strength": 0.0}, "strength is 0.0"),
-        ({"reference_weight": 1.5}, "reference_weight is 1.5, expected 0 to 1"),
+        ({"reference_weight": 1.5}, "reference_weight is 1.5, expected a number of at least 0 and at most 1"),
         ({"steps": 0}, "steps is 0"),
         ({"tile": 4}, "tile is 4 px, expected at least 8"),
         ({"steps": 2000}, "2000"),
@@ -268,21 +273,22 @@ def test_memory_grows_with_the_pictures_own_arrays_only(cassr: CasSR):
     """Temporaries of the compiled sampling loop, decoder and encoder, by side of the picture at a fixed tile."""
 
     def temporaries(side: int) -> int:
-        canvas, method = cassr._canvas(side, side, TILE), make_method(cassr.config.sampling)
-        trajectory = make_trajectory(cassr.config.schedule, cassr.config.sampling)
-        params, key, scale = cassr.networks.params, jax.random.key(0), np.float32(2)
+        programs, params, sampling = cassr._programs, cassr.networks.params, cassr.config.sampling
+        canvas = cassr._canvas(side, side, TILE)
+        setting = Setting.of(sampling, canvas)
         image = jax.ShapeDtypeStruct((1, canvas.pixels.height, canvas.pixels.width, 3), jnp.float32)
-        text = cassr._text(cassr.config.sampling)
-        static = {"canvas": canvas, "method": method}
-        carry = jax.eval_shape(lambda: cassr._start(params, jnp.zeros(image.shape), key, trajectory, canvas=canvas))
-        conditions = jax.eval_shape(
-            lambda: cassr._condition["result"](params, text, (jnp.zeros(image.shape),) * 2, trajectory, **static)
-        )
+        noise = jax.ShapeDtypeStruct((1, canvas.tiles.height, canvas.tiles.width, 4), jnp.float32)
+        trajectory = make_trajectory(cassr.config.schedule, sampling)
+        inputs = Inputs((image, image), image, noise, cassr._text(sampling), trajectory, np.float32(2))
+        parts = programs.parts(cassr._second_stage)
+        carry = jax.eval_shape(lambda inputs: parts.start(inputs, setting), inputs)
+        conditions = jax.eval_shape(lambda inputs: parts.condition(inputs, setting), inputs)
+        condition, denoise = programs._of_denoiser[cassr._second_stage]
         lowered = (
-            cassr._start.lower(params, image, key, trajectory, canvas=canvas),
-            cassr._condition["result"].lower(params, text, (image, image), trajectory, **static),
-            cassr._denoise["result"].lower(params, conditions, carry, trajectory, scale, 0, 3, **static),
-            cassr._decode.lower(params, carry, canvas=canvas),
+            programs._start.lower(params, inputs, setting),
+            condition.lower(params, inputs, setting),
+            denoise.lower(params, conditions, carry, inputs, 0, 3, setting),
+            programs._decode.lower(params, carry, setting),
         )
         return max(each.compile().memory_analysis().temp_size_in_bytes for each in lowered)
 

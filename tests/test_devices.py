@@ -67,12 +67,11 @@ def test_tiles_of_a_network_without_diffusion_are_shared_too(rgb: np.ndarray):
 
 def test_no_trace_between_pictures_of_one_canvas(shared: CasSR, rgb: np.ndarray):
     shared.restore(rgb)
-    compiled = [shared._start, shared._decode, shared._condition["result"], shared._denoise["result"]]
-    before = [function._cache_size() for function in compiled]
-    assert before == [1] * 4
+    before = shared._programs.count()
+    assert before == 5  # start, condition, denoise, decode, and the text encoder
     shared.restore(rgb[::-1, ::-1], seed=3)
     shared.restore(rgb[1:, 1:], progress=lambda *_: None)
-    assert [function._cache_size() for function in compiled] == before
+    assert shared._programs.count() == before
 
 
 def test_more_devices_than_there_are_are_named(folder: Path):

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 import cassr_jax
-from cassr_jax.diffusion.samplers import begin
+from cassr_jax.diffusion.samplers import DDIM, begin
 from cassr_jax.imaging import tiling
 from cassr_jax.models.parameters import merge
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sampling import Canvas, decode
+from cassr_jax.sampling import Canvas, Setting, decode
 from tests.random_cascade import NETWORKS, random_params
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -72,7 +72,12 @@ def test_the_embedded_decoder_shows_no_tile_border(picture: str):
     vae: AutoencoderKL = merge_all(cassr.networks.graphdefs, cassr.networks.params)["vae"]
     latents = jax.jit(vae.encode)((rgb / 127.5 - 1)[None].astype(np.float32))
     whole = np.asarray(jax.jit(vae.decode)(latents))[0] * 127.5
-    in_tiles = np.asarray(cassr._decode(cassr.networks.params, begin(latents), canvas=canvas))[0] * 127.5
+    in_tiles = (
+        np.asarray(
+            cassr._programs._decode(cassr.networks.params, begin(latents), Setting(canvas, DDIM(), guided=False))
+        )[0]
+        * 127.5
+    )
     for axis, starts in ((0, tiles.tops), (1, tiles.lefts)):
         other = (1 - axis, 2)
         steps = np.abs(np.diff((in_tiles - whole).mean(1 - axis), axis=0))

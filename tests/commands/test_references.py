@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cassr_jax.commands import references
+from cassr_jax.commands import references as command
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import PreparedSource, count_records
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.training import references
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
 
 SIDE, BATCH, SEED = 32, 2, 3
 CONFIG = """
+from dataclasses import replace
+
 from cassr_jax.config import TrainConfig
 from cassr_jax.data.config import DataConfig
 
@@ -30,6 +33,7 @@ config = TrainConfig(
     stage="cassr",
     data=DataConfig({pictures!r}, crop_size=32, preset="light", prefetch=2),
     components={components!r},
+    activation="scedit",
     batch_size=2,
     seed=3,
 )
@@ -57,7 +61,7 @@ def small_files(monkeypatch):
 
 def make(folder: Path, output: Path, records: int = 5, *more: str) -> int:
     where = ["--config", str(folder / "config.py"), "--output", str(output)]
-    return references.main([*where, "--records", str(records), "--sampling-steps", "2", *more])
+    return command.main([*where, "--records", str(records), "--steps", "2", *more])
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +145,19 @@ def test_what_was_interrupted_goes_on_and_a_short_last_file_is_filled(folder, ma
 
 
 def test_without_a_first_stage_there_are_no_references(folder, tmp_path):
-    config = (folder / "config.py").read_text() + "\ndel config.components['scedit'], config.components['unet']\n"
+    config = (folder / "config.py").read_text() + "\nconfig = replace(config, activation=None)\n"
     (tmp_path / "config.py").write_text(config)
     arguments = ["--config", str(tmp_path / "config.py"), "--records", "1", "--output", str(tmp_path / "pairs")]
-    assert references.main(arguments) == 0
+    assert command.main(arguments) == 0
     assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "hr", "latents", "latents_std"}
 
 
 def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
-    config = (folder / "config.py").read_text() + "\ndel config.components['scedit'], config.components['vae']\n"
+    config = (folder / "config.py").read_text() + "\ndel config.components['vae']\n"
+    config += "config = replace(config, activation=None)\n"
     (tmp_path / "config.py").write_text(config)
     arguments = ["--config", str(tmp_path / "config.py"), "--records", "5", "--output", str(tmp_path / "plain")]
-    assert references.main(arguments) == 0
+    assert command.main(arguments) == 0
     plain = PreparedSource(tmp_path / "plain")
     assert set(plain[0]) == {"record", "lr", "hr"}
     assert make(folder, tmp_path / "whole", 100, "--set", f"data.path={tmp_path / 'plain'}") == 0
@@ -165,11 +170,13 @@ def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--set", "data.preset=null"], "data.preset is null, expected one of light, realesrgan, stablesr"),
-        (["--set", 'components={"scedit": "SCEDIT"}'], "the components lack vae, unet, text_encoder, expected vae, "),
+        (["--set", "data.preset=null"], "data.preset is None, expected one of light, realesrgan, stablesr"),
+        (
+            ["--set", 'components={"scedit": "SCEDIT"}'],
+            "the components lack vae, unet, text_encoder, expected vae, unet, text_encoder, scedit",
+        ),
         (["--set", "data.path=/nowhere"], "/nowhere: is not a folder"),
-        (["--sampler", "heun"], "heun"),
-        (["--records", "0"], "--records is 0, expected at least 1"),
+        (["--activation", "controlnet"], "lack activation_controlnet, expected vae, unet, text_encoder, activation_c"),
         (["--set", "seed=9223372036854775808"], "seed is 9223372036854775808, expected 0 to 9223372036854775807"),
         (["--set", "seed=-1"], "seed is -1, expected 0 to"),
         (["--set", "data.path=", 'data.mixture={"PAIRS": 1, "/nowhere": 1}'], "are completed one set at a time"),
@@ -199,7 +206,7 @@ def test_a_damaged_file_is_named_and_not_passed_over(folder, tmp_path, capsys):
     [
         (["--set", "data.preset=realesrgan"], "made with data.preset 'light', expected it again and not 'realesrgan'"),
         (["--set", "seed=4"], "made with seed 3, expected it again and not 4"),
-        (["--guidance", "2"], "made with sampling.guidance_scale 1.0, expected it again and not 2.0"),
+        (["--guidance-scale", "2"], "made with sampling.guidance_scale 1.0, expected it again and not 2.0"),
         (["--color-fix", "none"], "made with color_fix 'wavelet'"),
         (["--no-latents"], "made with latents True, expected it again and not False, or another --output"),
     ],
@@ -221,7 +228,7 @@ def test_records_without_pairs_are_refused_by_name(folder, made, tmp_path, capsy
 
 def test_latents_are_left_out_where_training_makes_them(folder, tmp_path):
     change = f'components={{"vae": "{folder / "vae"}"}}'
-    assert make(folder, tmp_path, 1, "--no-latents", "--set", change) == 0
+    assert make(folder, tmp_path, 1, "--no-latents", "--set", change, "activation=null") == 0
     (record,) = PreparedSource(tmp_path)
     assert set(record) == {"record", "lr", "hr"}
 
@@ -244,7 +251,8 @@ def test_the_work_is_divided_among_the_devices(folder, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(references, "over", counted)
     components = json.dumps({kind: str(folder / kind) for kind in kinds})
-    change = ("--set", "batch_size=4", f"components={components}")
+    activation = "scedit" if "scedit" in kinds else "null"
+    change = ("--set", "batch_size=4", f"components={components}", f"activation={activation}")
     assert make(folder, tmp_path / "four", 4, *change) == 0
     assert "batch_size 4 uses 4 of 8 devices" in capsys.readouterr().err
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])

@@ -26,7 +26,7 @@ def test_every_arrangement_is_a_configuration():
     for name, switch in (("reference", "reference_attention"), ("LR image", "lr_attention")):
         switches = changed[f"no attention to the {name}"].switches
         assert switches == replace(config.switches, **{switch: False})
-    assert changed["LR image as reference"].reference == "identity"
+    assert changed["LR image as reference"].activation == "identity"
 
 
 def test_seeds_are_compared_in_pairs(monkeypatch, tmp_path, capsys):

@@ -80,7 +80,7 @@ def configure(stage: str, networks: Path, data: DataConfig | Path | str = "unuse
         "loss": LossConfig(perceptual_weight=0.0),
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
         "strategy": ONE_DEVICE,
-        "activation": "rrdbnet" if stage == "cassr" else None,
+        "activation": "identity" if stage == "cassr" else None,
         "batch_size": 2,
         "num_steps": 6,
         "save_every": 2,
