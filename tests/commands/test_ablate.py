@@ -34,7 +34,8 @@ def test_each_file_changes_what_it_says():
         found = changed.pop(f"attention_{name}")
         assert found.switches == type(plain.switches)(**switches)
         assert found.sampling == plain.sampling
-    assert changed.pop("second_stage_alone") == CascadeConfig()
+    alone = {"rrdbnet": FirstStageConfig(reference_weight=0.0)}
+    assert changed.pop("second_stage_alone") == CascadeConfig(first_stages=alone)
     for name, scale in (("prompt_none", 1.0), ("prompt_guidance_only", plain.sampling.guidance_scale)):
         found = changed.pop(name)
         assert {s.prompt for s in (found.sampling, found.activation_sampling)} == {""}

@@ -247,7 +247,7 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
             return training_target(schedule, latents, noise, timesteps)
 
     keys = example_keys(jax.random.key(0), len(latents))
-    monkeypatch.setattr(objectives, "make_denoiser", lambda *_: (Oracle(), ()))
+    monkeypatch.setattr(objectives, "denoiser_and_pictures", lambda *_: (Oracle(), ()))
     loss, metrics = objective(frozen | trainable, batch | {"latents": latents}, keys)
     assert seen["timesteps"][:2].tolist() == [200, 200]
     assert (seen["timesteps"][2:] <= 100).all()
