@@ -16,7 +16,7 @@ from tests.random_cascade import write_random_cascade
 GOLDEN = Path(__file__).parent / "golden" / "cascade.npz"
 SEED, STEPS, GUIDANCE_SCALE = 5, 2, 2.5
 SIZE = (40, 48)  # of the output; one tile of 48 x 48
-CASES = {"scedit": "lr", "controlnet": "reference"}  # the first stage, and what the second starts from
+CASES = {"scedit": "lq", "controlnet": "reference"}  # the first stage, and what the second starts from
 
 
 def picture() -> np.ndarray:

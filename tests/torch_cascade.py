@@ -113,7 +113,7 @@ class TorchCascade:
 
 def to_torch(image: np.ndarray) -> Tensor:
     """(H, W, 3) in [0, 255] -> (1, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(image).double().permute(2, 0, 1)[None] / 127.5 - 1
+    return torch.from_numpy(np.array(image)).double().permute(2, 0, 1)[None] / 127.5 - 1
 
 
 def rounded(image: np.ndarray) -> np.ndarray:
@@ -128,5 +128,5 @@ def run(folder: Path, kind: str, bicubic: np.ndarray, noises: np.ndarray, start:
     cascade = TorchCascade(folder)
     reference = cascade.first_stage(kind, bicubic, noises[0], sampling)
     given = rounded(reference)
-    first = {"lr": bicubic, "reference": given}[start]
+    first = {"lq": bicubic, "reference": given}[start]
     return reference, cascade.second_stage(bicubic, given, first, noises[1], sampling)

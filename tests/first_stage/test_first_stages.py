@@ -130,5 +130,5 @@ def test_training_pairs_and_the_cascade_make_the_same_reference(folder: Path, co
 def test_a_second_stage_says_which_references_it_learns_from(folder: Path, tmp_path: Path):
     with pytest.raises(InputError, match="activation is None, expected one of scedit, controlnet, rrdbnet, identity"):
         train(configure("cassr", folder, folder / "pictures", activation=None), tmp_path)
-    with pytest.raises(InputError, match="activation scedit needs scedit, expected among `components`"):
-        train(configure("cassr", folder, folder / "pictures", activation="scedit"), tmp_path)
+    with pytest.raises(InputError, match="activation controlnet needs activation_controlnet, expected among"):
+        train(configure("cassr", folder, folder / "pictures", activation="controlnet"), tmp_path)

@@ -73,14 +73,15 @@ def write_vae_run(folder: Path) -> Path:
 
 def configure(stage: str, networks: Path, data: DataConfig | Path | str = "unused", **changes: Any) -> TrainConfig:
     """A stage over `write_networks`; warm-up of one step."""
-    read = ("vae",) if stage == "vae" else dict.fromkeys(_FROZEN + ALL[stage].trains)
+    others = ("scedit",) if stage == "cassr" else ()  # the first stage of the cascade that it exports
+    read = ("vae",) if stage == "vae" else dict.fromkeys(_FROZEN + ALL[stage].trains + others)
     settings: dict[str, Any] = {
         "data": data if isinstance(data, DataConfig) else DataConfig(str(data), crop_size=SIDE, prefetch=2),
         "components": {kind: str(networks / kind) for kind in read},
         "loss": LossConfig(perceptual_weight=0.0),
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
         "strategy": ONE_DEVICE,
-        "activation": "identity" if stage == "cassr" else None,
+        "activation": "scedit" if stage == "cassr" else None,
         "batch_size": 2,
         "num_steps": 6,
         "save_every": 2,
