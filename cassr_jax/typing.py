@@ -24,6 +24,7 @@ AnyFloat = Float[Array, "..."]
 TokenIds = Int[Array, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
+Hint = Float[Array, "batch _ _ _"]  # what a network makes of an image, for one of its layers
 Timesteps = Int[Array, "batch"]
 
 # Of a sampling run

@@ -101,7 +101,7 @@ class ImageGuide(Protocol):
 
     def attend_reference(self, x: jax.Array) -> jax.Array: ...
 
-    def attend_lr(self, x: jax.Array) -> jax.Array: ...
+    def attend_lq(self, x: jax.Array) -> jax.Array: ...
 
 
 class BasicTransformerBlock(nnx.Module):
@@ -124,7 +124,7 @@ class BasicTransformerBlock(nnx.Module):
             x = guide.attend_reference(x)
         x = x + self.attn1(self.norm1(x))
         if guide is not None:
-            x = guide.attend_lr(x)
+            x = guide.attend_lq(x)
         x = x + self.attn2(self.norm2(x), text)
         return x + self.ff(self.norm3(x))
 

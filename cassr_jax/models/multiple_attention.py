@@ -1,4 +1,4 @@
-"""Multiple attention, the core of CasSR: the U-Net's up blocks attend to the reference and to the LR image.
+"""Multiple attention, the core of CasSR: the U-Net's up blocks attend to the reference and the LR image.
 
 In every transformer of the up blocks, before and after its self-attention:
 
@@ -24,7 +24,7 @@ from cassr_jax.models.unet import UNetConfig
 
 @dataclass(frozen=True)
 class GuidanceSwitches:
-    """Which ways the two images take into the U-Net: all for CasSR, fewer for its ablations."""
+    """The ways by which the two images reach the U-Net: all of them in CasSR, fewer in its ablations."""
 
     reference_attention: bool = True
     lr_attention: bool = True
@@ -53,7 +53,7 @@ class ImageAttention(nnx.Module):
 
 
 class ImageAttentionPair(nnx.Module):
-    """Both image attentions of one transformer."""
+    """Both image attentions of one transformer. The names `reference` and `lr` are parts of paths in weight files."""
 
     def __init__(self, features: int, context_dim: int, *, num_heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
         kwargs = {"num_heads": num_heads, "dtype": dtype, "rngs": rngs}
@@ -67,13 +67,13 @@ class BoundGuide:
 
     pair: ImageAttentionPair
     reference: KeyValue | None
-    lr: KeyValue | None
+    lq: KeyValue | None
 
     def attend_reference(self, x: jax.Array) -> jax.Array:
         return x if self.reference is None else self.pair.reference(x, self.reference)
 
-    def attend_lr(self, x: jax.Array) -> jax.Array:
-        return x if self.lr is None else self.pair.lr(x, self.lr)
+    def attend_lq(self, x: jax.Array) -> jax.Array:
+        return x if self.lq is None else self.pair.lr(x, self.lq)
 
 
 class MultipleAttention(nnx.Module):
@@ -93,7 +93,7 @@ class MultipleAttention(nnx.Module):
 
     def bind(
         self,
-        lr_features: Sequence[jax.Array],
+        lq_features: Sequence[jax.Array],
         reference_features: Sequence[jax.Array],
         switches: GuidanceSwitches = GuidanceSwitches(),
     ) -> list[list[BoundGuide]]:
@@ -103,7 +103,7 @@ class MultipleAttention(nnx.Module):
                 BoundGuide(
                     pair,
                     pair.reference.key_value(reference_features[skip]) if switches.reference_attention else None,
-                    pair.lr.key_value(lr_features[skip]) if switches.lr_attention else None,
+                    pair.lr.key_value(lq_features[skip]) if switches.lr_attention else None,
                 )
                 for pair, (_, skip) in zip(pairs, transformers, strict=True)
             ]

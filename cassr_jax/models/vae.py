@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import dot_product_attention
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
+from cassr_jax.typing import Images, Latents
 
 _EPS = 1e-6
 
@@ -149,7 +150,8 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(nnx.Module):
-    """Images are RGB in [-1, 1]; latents are scaled by `scaling_factor` on the way out and in."""
+    """The whole autoencoder. Images are RGB in [-1, 1]; `encode` multiplies latents by `scaling_factor` and `decode`
+    divides by it."""
 
     def __init__(self, config: VAEConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
@@ -159,18 +161,15 @@ class AutoencoderKL(nnx.Module):
         self.quant_conv = Conv(2 * config.latent_channels, 2 * config.latent_channels, 1, **kwargs)
         self.post_quant_conv = Conv(config.latent_channels, config.latent_channels, 1, **kwargs)
 
-    def moments(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and log-variance of the unscaled latents, (B, h, w, latent) each, float32; logvar in [-30, 20]."""
+    def moments(self, images: Images) -> tuple[Latents, Latents]:
+        """Mean and log-variance of the unscaled latents, float32; the log-variance lies in [-30, 20]."""
         mean, logvar = jnp.split(self.quant_conv(self.encoder(images)).astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
-    def encode(self, images: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Scaled latents (B, h, w, latent), float32: a sample where a key is given, else the mean."""
-        mean, logvar = self.moments(images)
-        if key is not None:
-            mean = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, jnp.float32)
-        return mean * self.config.scaling_factor
+    def encode(self, images: Images) -> Latents:
+        """The mean of the latents, scaled, in float32."""
+        return self.moments(images)[0] * self.config.scaling_factor
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Images (B, H, W, 3) of scaled latents; not clipped."""
+    def decode(self, latents: Latents) -> Images:
+        """The images of scaled latents, not clipped."""
         return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))

@@ -121,8 +121,8 @@ def test_guide_attends_around_the_self_attention():
             self.seen.append(("reference", x))
             return x + 1
 
-        def attend_lr(self, x):
-            self.seen.append(("lr", x))
+        def attend_lq(self, x):
+            self.seen.append(("lq", x))
             return x * 2
 
     graphdef, params = narrow.random_network(
@@ -134,10 +134,10 @@ def test_guide_attends_around_the_self_attention():
     text = block.attn2.key_value(text)
     out = block(x, text, guide)
     after_self = x + 1 + block.attn1(block.norm1(x + 1))
-    after_lr = after_self * 2
-    after_text = after_lr + block.attn2(block.norm2(after_lr), text)
+    after_lq = after_self * 2
+    after_text = after_lq + block.attn2(block.norm2(after_lq), text)
     np.testing.assert_allclose(out, after_text + block.ff(block.norm3(after_text)), rtol=1e-5, atol=1e-5)
-    assert [name for name, _ in guide.seen] == ["reference", "lr"]
+    assert [name for name, _ in guide.seen] == ["reference", "lq"]
     np.testing.assert_array_equal(guide.seen[0][1], x)
     np.testing.assert_allclose(guide.seen[1][1], after_self, rtol=1e-5, atol=1e-5)
 

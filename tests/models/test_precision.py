@@ -69,7 +69,7 @@ def test_no_layer_of_the_denoising_networks_is_promoted():
         hints = csc.hints(given.images)
         edited = csc(skips, hints)
         bound = guides.bind(skips, skips)
-        keys = [(pair.reference, pair.lr) for block in bound for pair in block]
+        keys = [(pair.reference, pair.lq) for block in bound for pair in block]
         return h, temb, text, skips, hints, edited, keys, net.decode(h, edited, temb, text, bound)
 
     assert_bfloat16(run, unet_shapes, guide_shapes, tuner_shapes, narrow.inputs(config.cross_attention_dim))

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,28 +51,18 @@ class TestLatents:
     """One level and one layer: what is tested here does not depend on the depth."""
 
     config = VAEConfig(block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False)
-    images = np.random.default_rng(1).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    images = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (1, 8, 8, 3)), jnp.float32)
 
     def net(self, config: VAEConfig | None = None, **changes: np.ndarray) -> AutoencoderKL:
         graphdef, params = narrow.random_network(lambda rngs: AutoencoderKL(config or self.config, rngs=rngs))
         return merge(graphdef, params | changes)
 
-    def test_sample_has_the_mean_and_deviation_of_the_moments(self):
-        net = self.net()
-        mean, logvar = net.moments(self.images)
-        sample = net.encode(self.images, jax.random.key(0)) / self.config.scaling_factor
-        noise = (sample - mean) / jnp.exp(0.5 * logvar)
-        assert abs(float(noise.mean())) < 0.03  # 16384 draws: four standard errors are 0.03
-        assert abs(float(noise.std()) - 1) < 0.03
-        np.testing.assert_array_equal(sample, net.encode(self.images, jax.random.key(0)) / self.config.scaling_factor)
-        assert np.abs(sample - net.encode(self.images, jax.random.key(1)) / self.config.scaling_factor).max() > 0.1
-
-    def test_without_a_key_the_mean_is_scaled(self):
+    def test_encoding_scales_the_mean(self):
         net = self.net()
         np.testing.assert_array_equal(net.encode(self.images), net.moments(self.images)[0] * self.config.scaling_factor)
 
     def test_decode_undoes_the_scale(self):
-        latents = np.random.default_rng(2).normal(size=(1, 8, 8, 4)).astype(np.float32)
+        latents = jnp.asarray(np.random.default_rng(2).normal(size=(1, 8, 8, 4)), jnp.float32)
         doubled = self.net(replace(self.config, scaling_factor=2 * self.config.scaling_factor))
         np.testing.assert_allclose(doubled.decode(2 * latents), self.net().decode(latents), rtol=1e-5, atol=1e-5)
 
