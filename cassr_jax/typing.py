@@ -6,7 +6,7 @@ Within a call every name stands for one size. Annotations cost users nothing: on
 
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int, Real
 
 # Pictures and latents
 Images = Float[Array, "batch height width 3"]
@@ -24,8 +24,9 @@ AnyFloat = Float[Array, "..."]
 TokenIds = Int[Array, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
-Hint = Float[Array, "batch _ _ _"]  # what a network makes of an image, for one of its layers
-Timesteps = Int[Array, "batch"]
+# What a network makes of a picture, for one of its layers; under guidance two examples share a picture.
+Hint = Float[Array, "pictures _ _ _"]
+Timesteps = Real[Array, "batch"]  # whole but for Euler's, which may lie between two
 
 # Of a sampling run
 Step = Int[Array, ""]

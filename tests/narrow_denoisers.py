@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cassr_jax.diffusion.guidance import guide
 from cassr_jax.models.controlnet import ControlNet
@@ -88,11 +89,11 @@ def make_denoiser(kind: str, modules: Mapping[str, Any], switches: GuidanceSwitc
 
 
 def predict(
-    denoiser: Denoiser, latents: jax.Array, timesteps: jax.Array, context: jax.Array, *images: jax.Array
+    denoiser: Denoiser, latents: ArrayLike, timesteps: ArrayLike, context: ArrayLike, *images: ArrayLike
 ) -> jax.Array:
     """One prediction through every part of the denoisers' interface."""
-    text, hints = denoiser.embed_text(context), denoiser.embed_images(*images)
-    return denoiser(latents, denoiser.embed_time(timesteps), text, hints)
+    text, hints = denoiser.embed_text(jnp.asarray(context)), denoiser.embed_images(*map(jnp.asarray, images))
+    return denoiser(jnp.asarray(latents), denoiser.embed_time(jnp.asarray(timesteps)), text, hints)
 
 
 def outputs(denoiser: Denoiser, given: Given, *images: np.ndarray) -> dict[str, jax.Array]:

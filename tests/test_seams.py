@@ -29,7 +29,10 @@ def decoder() -> Callable[[jax.Array, Canvas | None], np.ndarray]:
     vae = merge(networks.graphdefs["vae"], random_params("vae"))
 
     def run(latents: jax.Array, canvas: Canvas | None = None) -> np.ndarray:
-        return np.asarray(jax.jit(vae.decode if canvas is None else lambda z: decode(vae, begin(z), canvas))(latents))
+        if canvas is None:
+            return np.asarray(jax.jit(vae.decode)(latents))
+        setting = Setting(canvas, DDIM(), guided=False)
+        return np.asarray(jax.jit(lambda z: decode(vae, begin(z), setting))(latents))
 
     return run
 

@@ -84,13 +84,17 @@ def test_the_gradient_reaches_every_trained_parameter_and_no_other(stage, starts
         assert moved[0] == set(params)
 
 
+def on_device(batch: dict) -> dict:
+    return jax.tree.map(jnp.asarray, batch)
+
+
 def test_a_model_can_be_trained_without_multiple_attention(networks):
     loss = LossConfig(perceptual_weight=0.0)
     switches = GuidanceSwitches(reference_attention=False, lr_attention=False)
     objective, params, frozen = objective_and_params(configure("cassr", networks, loss=loss, switches=switches))
 
     def value(trainable):
-        return objective(frozen | trainable, make_batch("cassr"), example_keys(jax.random.key(0)))[0]
+        return objective(frozen | trainable, on_device(make_batch("cassr")), example_keys(jax.random.key(0)))[0]
 
     moved = moving(jax.jit(jax.grad(value))(params))
     assert {name.split(".", 1)[0] for name in moved} == {"controlnet"}
@@ -112,7 +116,7 @@ def test_the_vae_loss_is_l1_and_kl(starts, networks):
     start, batch, key = starts("vae"), make_batch("vae"), jax.random.key(3)
     graphdefs = Networks().with_read("vae", str(networks / "vae"), "float32").graphdefs
     vae = merge(graphdefs["vae"], select(start.trainable, "vae"))
-    images = to_float(batch["hr"])
+    images = to_float(jnp.asarray(batch["hr"]))
     mean, logvar = vae.moments(images)
     noise = jnp.stack([jax.random.normal(jax.random.split(k)[0], mean.shape[1:]) for k in example_keys(key)])
     decoded = vae.decode((mean + jnp.exp(logvar / 2) * noise) * vae.config.scaling_factor)
@@ -155,7 +159,7 @@ def test_cached_moments_give_the_loss_of_the_encoder(starts, networks):
     start, batch, key = starts("cassr"), make_batch("cassr"), jax.random.key(1)
     graphdef = Networks().with_read("vae", str(networks / "vae"), "float32").graphdefs["vae"]
     vae = merge(graphdef, select(start.frozen, "vae"))
-    mean, logvar = vae.moments(to_float(batch["hr"]))
+    mean, logvar = vae.moments(to_float(jnp.asarray(batch["hr"])))
     scale = vae.config.scaling_factor
     cached = {"latents": mean * scale, "latents_std": jnp.exp(logvar / 2) * scale}
     cached = {name: np.asarray(value, np.float16) for name, value in cached.items()} | batch
@@ -248,7 +252,7 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
 
     keys = example_keys(jax.random.key(0), len(latents))
     monkeypatch.setattr(objectives, "denoiser_and_pictures", lambda *_: (Oracle(), ()))
-    loss, metrics = objective(frozen | trainable, batch | {"latents": latents}, keys)
+    loss, metrics = objective(frozen | trainable, on_device(batch | {"latents": latents}), keys)
     assert seen["timesteps"][:2].tolist() == [200, 200]
     assert (seen["timesteps"][2:] <= 100).all()
     # What is noised is the start in the first half, the target in the second.
