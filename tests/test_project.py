@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,40 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 MODULES = sorted((ROOT / "cassr_jax").rglob("*.py"))
 SCRIPTS = [ROOT / "sample.py", ROOT / "train.py"]
 
-# The parts of the package that a part may import, besides itself, `errors`, `files` and `typing`.
-ALLOWED = {
+# What every part may import.
+BASE = {"errors", "choices", "typing", "files", "locks"}
+# The other parts of the package, folders and modules, that each part may import: all of them, and in no circle.
+ALLOWED: dict[str, set[str]] = {
+    "ranges": set(),
+    "seeds": set(),
     "models": set(),
     "diffusion": set(),
     "imaging": set(),
+    "sharding": set(),
     "weights": {"models"},
     "data": {"imaging"},
-    "evaluation": {"imaging", "models", "weights", "data"},
-    "sharding": set(),
-}
-COMMANDS = {
-    "commands/references.py",
-    "evaluation/__main__.py",
-    "evaluation/cascades.py",
-}  # programs, which stand on top of everything
+    "first_stage": {"models"},
+    "second_stage": {"models"},
+    "kinds": {"models", "weights"},
+    "networks": {"kinds", "models"},
+    "prompts": {"models", "weights"},
+    "config": {"data", "diffusion", "first_stage", "models", "sharding"},
+    "config_files": {"config", "kinds"},
+    "options": {"config", "diffusion", "imaging", "ranges"},
+    "sampling": {"config", "diffusion", "imaging", "models"},
+    "cascade": {
+        "config", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling", "second_stage",
+        "seeds",
+    },
+    "loading": {"cascade", "config", "config_files", "first_stage", "networks", "ranges", "second_stage"},
+    "training": {
+        "config", "config_files", "data", "diffusion", "first_stage", "imaging", "kinds", "loading", "models",
+        "networks", "prompts", "ranges", "sampling", "second_stage", "seeds", "sharding", "weights",
+    },
+    "evaluation": {"data", "imaging", "models", "weights"},
+}  # fmt: skip
+# Programs, which stand on top of everything: the folder of commands, and these.
+COMMANDS = {"evaluation/__main__.py", "evaluation/cascades.py"}
 
 
 class Seen(Exception):
@@ -260,17 +280,22 @@ def test_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
 
 
+def test_every_part_has_its_place_and_no_two_stand_on_each_other():
+    parts = {path.relative_to(ROOT / "cassr_jax").parts[0].removesuffix(".py") for path in MODULES}
+    assert parts - {"__init__", "commands"} == BASE | ALLOWED.keys()
+    assert len(list(TopologicalSorter(ALLOWED).static_order())) == len(ALLOWED)  # raises on a circle
+
+
 @pytest.mark.parametrize("part", ALLOWED)
 def test_imports_point_one_way(part):
-    files = sorted((ROOT / "cassr_jax" / part).rglob("*.py"))
+    files = sorted((ROOT / "cassr_jax").glob(f"{part}.py")) + sorted((ROOT / "cassr_jax" / part).rglob("*.py"))
     assert files
     wrong = {
         f"{relative(path)} imports {name}"
         for path in files
         if path.relative_to(ROOT / "cassr_jax").as_posix() not in COMMANDS
         for name in imported(path)
-        if name.startswith("cassr_jax.")
-        and name.split(".")[1] not in {part, "errors", "files", "locks", "typing"} | ALLOWED[part]
+        if name.startswith("cassr_jax.") and name.split(".")[1] not in {part} | BASE | ALLOWED[part]
     }
     assert wrong == set()
 

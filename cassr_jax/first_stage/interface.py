@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cassr_jax.config import ColorFix
+from cassr_jax.choices import ColorFix
 from cassr_jax.models.denoisers import Denoiser
 
 Modules = Mapping[str, Any]  # kind of network -> module
