@@ -1,6 +1,5 @@
 """From a name, a folder or a configuration file to a cascade."""
 
-import json
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +10,10 @@ from typing import Any, get_args
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, DType
-from cassr_jax.config_files import from_json
+from cassr_jax.config_files import from_json, to_json
 from cassr_jax.errors import InputError
-from cassr_jax.first_stage import first_stage
+from cassr_jax.files import read_json
+from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.networks import Networks
 from cassr_jax.ranges import check
 
@@ -53,8 +53,8 @@ def load(
         raise InputError(
             f"{source}: activation_sampling.start is reference, expected lq or noise: it makes the reference"
         )
-    for name in config.first_stages:
-        first_stage(name)
+    if unknown := sorted(config.first_stages.keys() - set(NAMES)):
+        raise InputError(f"{source}: first_stages names {unknown[0]!r}, expected some of {', '.join(NAMES)}")
     dtype = dtype or "float32"
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
@@ -78,7 +78,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         config = runpy.run_path(str(path)).get("cascade")
         if not isinstance(config, CascadeConfig):
             raise InputError(f"{path}: defines `cascade` as {type(config).__name__}, expected a CascadeConfig")
-        return config, path.parent
+        return from_json(CascadeConfig, to_json(config), str(path)), path.parent
     if not path.is_dir():
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
         if not (embedded / CASCADE_FILE).is_file():
@@ -97,18 +97,14 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     file = path / CASCADE_FILE
     if not file.is_file():
         raise InputError(f"{path}: holds no {CASCADE_FILE}, expected a folder with a cascade's configuration")
-    try:
-        data: Any = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON ({error})") from error
-    return from_json(CascadeConfig, data, str(file)), path
+    return from_json(CascadeConfig, read_json(file), str(file)), path
 
 
 def trained(source: str | Path) -> tuple[Path, dict[str, Any]] | None:
     """Where a training run's working folder or export has its weights, and what it says of them; None for all else."""
     for folder in (Path(source), Path(source) / "export"):
         if (folder / TRAINED_FILE).is_file():
-            return folder, json.loads((folder / TRAINED_FILE).read_text("utf-8"))
+            return folder, read_json(folder / TRAINED_FILE)
     return None
 
 

@@ -87,7 +87,7 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is locked: who waits for it opens a new one
+            path.unlink(missing_ok=True)  # while it is locked: whoever waits for it opens a new one
 
 
 @contextmanager

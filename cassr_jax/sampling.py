@@ -165,7 +165,7 @@ def condition(denoiser: Denoiser, inputs: Inputs, setting: Setting) -> Condition
     cuts = tuple(tiling.gather(image, canvas.pixels) for image in inputs.images)
     hints = map_tiles(lambda cut: denoiser.embed_images(*cut), cuts, canvas) if cuts else None
     prompts = inputs.encoder_hidden_states if setting.guided else inputs.encoder_hidden_states[1:]
-    at_once = canvas.in_a_call(len(cuts[0]) if cuts else canvas.tiles.count)
+    at_once = canvas.in_a_call(len(inputs.noise) * canvas.tiles.count)
     text = denoiser.embed_text(jnp.repeat(prompts, at_once, axis=0))
     return Condition(text, hints, denoiser.embed_time(jnp.asarray(inputs.trajectory.timesteps)))
 

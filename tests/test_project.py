@@ -348,5 +348,11 @@ def test_no_other_framework_is_imported():
     assert run_python("-c", IMPORT_ALL, " ".join(names)) == ""
 
 
+def test_sampling_needs_nothing_of_training():
+    unwanted = "{'grain', 'orbax', 'tensorflow_datasets', 'array_record'}"
+    code = f"import sys, cassr_jax.loading; print(*sorted({unwanted} & set(sys.modules)))"
+    assert run_python("-c", code) == ""
+
+
 def test_pictures_are_read_without_jax():
     assert run_python("-c", IMPORT_PICTURES) == ""

@@ -18,7 +18,7 @@ from cassr_jax.commands.running import command
 from cassr_jax.config import SamplingConfig
 from cassr_jax.config_files import override, read_config
 from cassr_jax.first_stage import first_stage
-from cassr_jax.ranges import COUNT
+from cassr_jax.ranges import COUNT, check
 from cassr_jax.training.references import Recipe, prepare
 
 # A fifth of the steps of the usual settings, and no guidance, which doubles the work.
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     config = override(read_config(arguments.config), arguments.set)
+    check(config)
     name = arguments.activation or config.activation
     first = None if name is None else first_stage(name)
     recipe = Recipe(
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             num_steps=arguments.steps,
             guidance_scale=arguments.guidance_scale,
             strength=arguments.strength,
+            prompt=config.prompt,
         ),
         color_fix=arguments.color_fix or ("none" if first is None else first.color_fix),
         latents="vae" in config.components and not arguments.no_latents,

@@ -38,6 +38,7 @@ class Entry:
         seconds: how long it took.
         written: kind -> digest of the file's content, once it is done.
         run: who works on it, the fields of an `Owner`.
+        earlier: files that earlier runs wrote of the same picture, and that are in no output of this one.
     """
 
     input: str
@@ -49,6 +50,7 @@ class Entry:
     seconds: float | None = None
     written: dict[str, str] = field(default_factory=dict)
     run: dict[str, Any] | None = None
+    earlier: list[str] = field(default_factory=list)
 
     def same_picture(self, other: "Entry") -> bool:
         """By path, since a picture may have been edited, or by content, since it may have been moved."""
@@ -68,7 +70,9 @@ class Manifest:
         self._run = asdict(Owner.this(program))
         self.entries: dict[str, Entry] = {}
         self._owners: dict[str, Entry] = {}  # by any of its files, as a file system sees them that ignores case
-        self._read()
+        if self.path.exists() or self.journal.exists():
+            with taking_turns(self.path):  # another run may be moving the journal into the manifest
+                self._read()
 
     def put(self, *entries: Entry) -> None:
         """Adds entries, or replaces those with the same result file.
@@ -91,7 +95,7 @@ class Manifest:
         with taking_turns(self.path):
             self._read()
             reasons = []
-            for entry in (replace(entry, run=self._run) for entry in wanted):
+            for entry in (self._with_earlier(replace(entry, run=self._run)) for entry in wanted):
                 reasons.append(self._why_not(entry))
                 if reasons[-1] is None:
                     self._remember([entry])
@@ -149,21 +153,37 @@ class Manifest:
         return path.is_file() and sha256(path) == entry.written.get(kind)
 
     def _why_not(self, wanted: Entry) -> str | None:
-        for kind, file in wanted.outputs.items():
+        advice = "expected another --output, or another name for the picture"
+        for file in wanted.outputs.values():
             owner, path = self._owners.get(file.casefold()), self.folder / file
-            if owner is not None and owner.same_picture(wanted) and owner.outputs.get(kind) == file:
-                continue
-            advice = "expected another --output, or another name for the picture"
-            if owner is None and os.path.lexists(path):
-                return f"{path}: exists and is no result of this program, {advice}"
-            if owner is not None and os.path.lexists(path):
-                return f"{path}: holds the result of {owner.input}, {advice}"
+            will_hold = None
             if owner is not None and owner.status == "pending" and owner.run and Owner(**owner.run).may_live():
-                return f"{path}: will hold the result of {owner.input} ({Owner(**owner.run)}), {advice}"
+                will_hold = f"{path}: will hold the result of {owner.input} ({Owner(**owner.run)}), {advice}"
+                if not self._is_this_run(owner):
+                    return will_hold
+            if owner is not None and owner.same_picture(wanted) and file in (*owner.outputs.values(), *owner.earlier):
+                continue
+            if os.path.lexists(path):
+                if owner is None:
+                    return f"{path}: exists and is no result of this program, {advice}"
+                return f"{path}: holds the result of {owner.input}, {advice}"
+            if will_hold is not None:
+                return will_hold
         return None
 
+    def _is_this_run(self, entry: Entry) -> bool:
+        return entry.run is not None and all(entry.run[name] == self._run[name] for name in ("host", "process"))
+
+    def _with_earlier(self, entry: Entry) -> Entry:
+        """The entry with the files that earlier runs wrote of the same picture: they stay this program's own."""
+        before = self.entries.get(entry.outputs["result"])
+        if before is None or not before.same_picture(entry):
+            return entry
+        files = {*before.earlier, *before.outputs.values()} - {*entry.outputs.values()}
+        return replace(entry, earlier=sorted(files))
+
     def _append(self, entries: Iterable[Entry]) -> None:
-        entries = [replace(entry, run=self._run) for entry in entries]
+        entries = [self._with_earlier(replace(entry, run=self._run)) for entry in entries]
         lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode()
         try:
             with self.journal.open("ab+") as file:
@@ -179,7 +199,9 @@ class Manifest:
     def _remember(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self.entries[entry.outputs["result"]] = entry
-            self._owners |= dict.fromkeys((file.casefold() for file in entry.outputs.values()), entry)
+            self._owners |= dict.fromkeys(
+                (file.casefold() for file in (*entry.earlier, *entry.outputs.values())), entry
+            )
 
     def _read(self) -> None:
         self.entries, self._owners = {}, {}

@@ -73,7 +73,7 @@ class Placement:
 
     @property
     def examples(self) -> NamedSharding:
-        """Of an array (B, ...): its examples over `data` and `fsdp`."""
+        """The sharding of an array (B, ...): its examples over `data` and `fsdp`."""
         return NamedSharding(self.mesh, P(BATCH_AXES))
 
     def divide(self, batch: T) -> T:

@@ -68,7 +68,7 @@ def _diffusion_loss(
 ) -> tuple[jax.Array, Metrics]:
     """|| target - network(x_t, t, text, images) ||^2 at uniformly drawn timesteps (the paper's equation 5).
 
-    A model that samples in a few steps meets, in the first of them, the noised latents of the LR image or of the
+    A model that samples in a few steps meets, in the first of them, the noised latents of the LQ image or of the
     reference, not those of the target: `start_fraction` of the examples are of that kind. Their target is the one
     that leads to the same x_0. `image_weight` adds what the decoded x_0 lacks as a picture.
     """

@@ -41,7 +41,7 @@ def sampling_of(config: TrainConfig) -> SamplingConfig:
 def make_preview(
     config: TrainConfig, networks: Networks, prompt_ids: np.ndarray | None, sets: Records | ResidentPool
 ) -> Preview:
-    """A function of all parameters: rows of examples, (N * S, K * S, 3) uint8, LR | reference | output | HR side by
+    """A function of all parameters: rows of examples, (N * S, K * S, 3) uint8, LQ | reference | output | HR side by
     side as far as the data hold them. The autoencoder shows its reconstruction, stage `base` a picture from noise."""
     count, size = config.preview_count, config.data.crop_size
     batch = {name: np.asarray(value) for name, value in sample_batch(config, count, sets).items() if name != "record"}

@@ -4,7 +4,6 @@ Each device of this machine has its share of every batch. A file of records is c
 was stopped goes on where it was. A file beside the records says what they were made with; other settings are refused.
 """
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,11 +26,12 @@ from cassr_jax.data.pipeline import Batch, batches, open_records
 from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.files import write_json
+from cassr_jax.files import read_json, write_json
 from cassr_jax.first_stage.interface import FirstStage, MakeDenoiser, Modules
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
@@ -167,13 +167,18 @@ def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path) -> 
 
     Raises:
         InputError: the configuration degrades nothing, or lacks a network; its prepared records hold no pairs; `output`
-            holds records that other settings made.
+            holds records that other settings made, or another run writes there.
     """
     prepared = _open_prepared(config, output)
     if prepared is not None:
         records = min(records, len(prepared))
     elif config.data.preset is None:
         raise InputError(f"data.preset is None, expected one of {', '.join(PRESETS)}: pairs are degraded pictures")
+    with claimed(output, "references"):
+        _prepare(config, recipe, records, output, prepared)
+
+
+def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, prepared: PreparedSource | None) -> None:
     networks = Networks()
     if missing := [kind for kind in recipe.networks if kind not in config.components]:
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(recipe.networks)}")
@@ -273,7 +278,7 @@ def _check_made_with(file: Path, config: TrainConfig, recipe: Recipe) -> None:
     if not file.is_file():
         write_json(file, settings)
         return
-    before, now = (_flat(found) for found in (json.loads(file.read_text("utf-8")), settings))
+    before, now = (_flat(found) for found in (read_json(file), settings))
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
             raise InputError(

@@ -12,9 +12,10 @@ from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import Networks
+from cassr_jax.seeds import seed_key
 from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import partition
-from cassr_jax.training.stages import activation_of, pictures_read, stage_named
+from cassr_jax.training.stages import activation_of, pictures_read, stage_named, start_read
 from cassr_jax.weights.perceptual import lpips_weights
 
 
@@ -44,7 +45,7 @@ def build(config: TrainConfig) -> Networks:
     networks = Networks()
     for kind in networks_of(config):
         if kind in config.new:
-            key = jax.random.fold_in(jax.random.key(config.seed), list(config.new).index(kind))
+            key = jax.random.fold_in(seed_key(config.seed), list(config.new).index(kind))
             networks = networks.with_new(kind, config.new[kind], config.dtype, key)
         else:
             networks = networks.with_read(kind, config.components[kind], config.dtype)
@@ -82,13 +83,14 @@ def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Any:
 def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -> Batch:
     """`size` examples as the run meets them, of a stream apart from its own, which neither moves nor is waited for."""
     if isinstance(sets, ResidentPool):
-        return dict(draw(sets.pool, jax.random.key(config.seed), size, config.data.crop_size))
+        return dict(draw(sets.pool, seed_key(config.seed), size, config.data.crop_size))
     return next(batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets))
 
 
 def read_by(config: TrainConfig, target: str) -> set[str]:
     """The names of what the stage reads of a batch, whose target is `hr` or `latents`."""
-    return {target, *pictures_read(config)} | ({"hr"} if config.loss.image_weight else set())
+    started = {start_read(config)} if config.loss.start_fraction and config.stage != "vae" else set()
+    return {target, *pictures_read(config)} | started | ({"hr"} if config.loss.image_weight else set())
 
 
 def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:

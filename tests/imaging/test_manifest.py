@@ -131,6 +131,31 @@ def test_what_a_living_run_will_write_is_taken_and_what_a_dead_one_meant_to_is_n
     assert Manifest(tmp_path).claim([other]) == [None]
 
 
+def test_another_living_run_keeps_its_picture_to_itself(tmp_path):
+    """The same picture with another seed: both would write one file, and the manifest would tell of the wrong one."""
+    running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        run = dataclasses.asdict(Owner("sample.py", running.pid, socket.gethostname(), "before"))
+        line = dataclasses.replace(ENTRY, run=run)
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(dataclasses.asdict(line)) + "\n")
+        (reason,) = Manifest(tmp_path).claim([dataclasses.replace(ENTRY, settings={"seed": 1})])
+        assert f"will hold the result of /in/a.jpg (sample.py, process {running.pid}" in reason
+    finally:
+        running.communicate(b"\n")
+    assert Manifest(tmp_path).claim([dataclasses.replace(ENTRY, settings={"seed": 1})]) == [None]
+
+
+def test_what_an_earlier_run_wrote_of_a_picture_stays_its_own(tmp_path):
+    both = dataclasses.replace(ENTRY, outputs={"result": "a.png", "reference": "a_reference.png"})
+    for wanted in (both, ENTRY, both):
+        manifest = Manifest(tmp_path)
+        assert manifest.claim([wanted]) == [None]
+        written(manifest, wanted)
+        manifest.compact()
+    foreign = Entry("/in/b.jpg", "beef", {"result": "a_reference.png"}, {})
+    assert "holds the result of /in/a.jpg" in (Manifest(tmp_path).claim([foreign])[0] or "")
+
+
 def add_fifty(folder, first):
     manifest = Manifest(folder)
     for number in range(first, first + 50):

@@ -23,7 +23,7 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import abstract, merge, select
 from cassr_jax.networks import Networks
-from cassr_jax.training import loop, setup
+from cassr_jax.training import loop, monitor, setup
 from cassr_jax.training.checkpoint import Checkpoints
 from cassr_jax.training.export import export
 from cassr_jax.training.state import TrainState, make_optimizer
@@ -163,7 +163,7 @@ def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(co
 
 
 def test_a_new_controlnet_starts_as_the_unets_encoder(networks, monkeypatch):
-    monkeypatch.setattr("cassr_jax.networks.initialise", zeros)
+    monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
     config = configure("controlnet", networks)
     del config.components["activation_controlnet"]
     params = setup.build(replace(config, new={"activation_controlnet": NETWORKS["activation_controlnet"]})).params
@@ -272,7 +272,7 @@ def test_a_kill_costs_no_more_than_it_may(config, tmp_path, monkeypatch, save_ev
         complete.append(checkpoints.latest_step or 0)
 
     monkeypatch.setattr(Checkpoints, "wait", wait)
-    monkeypatch.setattr(loop.Logs, "write", lambda logs, done, means: lost.append(done - complete[-1]))
+    monkeypatch.setattr(monitor.Logs, "write", lambda logs, done, means: lost.append(done - complete[-1]))
     loop.train(replace(config, save_every=save_every, max_lost_steps=max_lost_steps, log_every=1), tmp_path)
     assert len(lost) == config.num_steps
     assert max(lost) == most
@@ -312,11 +312,14 @@ def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monk
     [
         ({"stage": "base"}, "stage base needs unet, text_encoder, expected in `components` or in `new`"),
         ({"stage": "scedit", "new": {"scedit": NETWORKS["scedit"]}}, "stage scedit needs unet, text_encoder, "),
-        ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"num_steps": -1}, "num_steps is -1, expected at least 1"),
-        ({"save_every": 0}, "save_every is 0, expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number of at least 1"),
+        ({"num_steps": -1}, "num_steps is -1, expected a whole number of at least 1"),
+        ({"save_every": 0}, "save_every is 0, expected a whole number of at least 1"),
         ({"max_lost_steps": 1}, "max_lost_steps is 1, expected at least save_every, which is 2"),
-        ({"loss": LossConfig(start_fraction=1.5)}, "loss.start_fraction is 1.5, expected 0 to 1"),
+        (
+            {"loss": LossConfig(start_fraction=1.5)},
+            "loss.start_fraction is 1.5, expected a number of at least 0 and",
+        ),
         (
             {"stage": "base", "loss": LossConfig(image_weight=1.0)},
             "loss.image_weight is set, but loss.start_fraction gives no example to decode",
@@ -340,7 +343,7 @@ def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, record
     workdir = shutil.copytree(finished, tmp_path / "run")
     if not recorded:
         (workdir / "config.json").unlink()
-    monkeypatch.setattr("cassr_jax.networks.initialise", zeros)
+    monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
     other = replace(config, new={"vae": replace(NETWORKS["vae"], block_out_channels=(8, 16, 16))})
     message = r"config\.json: new is \{\}, expected .*, or another folder" if recorded else "step 7 does not fit"
     with pytest.raises(InputError, match=message):

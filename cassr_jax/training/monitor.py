@@ -1,0 +1,106 @@
+"""What is seen of a run while it trains: its bar, metrics, previews and trace, and the guard on its numbers."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from cassr_jax.config import TrainConfig
+from cassr_jax.imaging import io
+from cassr_jax.training.guard import Guard
+from cassr_jax.training.logs import Logs, Meter
+from cassr_jax.training.objectives import Batch, Metrics
+from cassr_jax.training.previews import Preview
+from cassr_jax.training.state import TrainState
+
+
+class Monitor:
+    """Follows a run one step behind: what a step gave is read while the device works on the next one.
+
+    Args:
+        preview: makes a picture of all parameters; None for none.
+        profile: the first step that `workdir/profile` gets a trace of, and the one after the last.
+    """
+
+    def __init__(self, config: TrainConfig, workdir: Path, preview: Preview | None, profile: tuple[int, int] | None):
+        self._config = config
+        self._workdir = workdir
+        self._preview = preview
+        self._profile = profile
+        self._logs = Logs(workdir)
+        self._guard = Guard(config.skip_limit, workdir / "nonfinite")
+        self._meter = Meter(config.batch_size, jax.devices()[0].device_kind)
+        self._running: tuple[int, Batch, Metrics] | None = None  # the one step that the device may be busy with
+        self._bar: Any = None
+
+    def steps(self, start: int) -> Iterator[int]:
+        """The steps that are left, with a bar in the first process."""
+        total, first_process = self._config.num_steps, jax.process_index() == 0
+        steps = range(start, total)
+        self._bar = tqdm(steps, initial=start, total=total, unit="step", mininterval=5, disable=not first_process)
+        for step in self._bar:
+            if self._profile is not None and step == self._profile[0]:
+                jax.profiler.start_trace(str(self._workdir / "profile"))
+            yield step
+
+    def begin(self, flops: float) -> None:
+        """The step is compiled: time counts from here, and each device does so many FLOPs a step."""
+        self._meter.begin(flops)
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Measures the time that a run waits for its data."""
+        return self._meter.waiting()
+
+    def loss_since_last(self) -> float | None:
+        """Mean loss since this was last asked; None where no update was made."""
+        return self._meter.loss_since_last()
+
+    def before_step(self, state: TrainState) -> None:
+        """The next step overwrites the state's arrays, which a dump of the guard would show."""
+        if self._guard.next_may_end:
+            self.settle(state)
+
+    def after_step(
+        self, step: int, batch: Batch, metrics: Metrics, state: TrainState, frozen: Mapping[str, Any], damaged: int
+    ) -> None:
+        """Take note of a step that has been begun, write what is due, and end the run where its numbers did.
+
+        Args:
+            state: the state after the step.
+            damaged: records left out so far.
+
+        Raises:
+            InputError: too many updates in a row were not finite.
+        """
+        self.settle(state)
+        self._running = (step, batch, metrics)
+        done = step + 1
+        if self._profile is not None and done == self._profile[1]:
+            self.settle(state)
+            jax.profiler.stop_trace()
+        if done % self._config.log_every == 0 or done == self._config.num_steps:
+            self.settle(state)
+            means = self._meter.summary() | ({"damaged_records": damaged} if damaged else {})
+            self._logs.write(done, means)
+            self._bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
+        if self._preview is not None and done % self._config.preview_every == 0:
+            picture = self._preview({**frozen, **state.ema})
+            if jax.process_index() == 0:
+                io.write(self._workdir / "previews" / f"{done:08d}.png", io.Picture(picture))
+                self._logs.show(done, "preview", picture)
+
+    def settle(self, state: TrainState) -> None:
+        """Wait for the step that is running, and look at what it gave."""
+        if self._running is None:
+            return
+        (step, batch, metrics), self._running = self._running, None
+        found = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        self._guard.check(step, batch, found, state.params)
+        self._meter.add(found)
+
+    def close(self) -> None:
+        self._logs.close()
