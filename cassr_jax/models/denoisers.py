@@ -163,7 +163,7 @@ def _repeat(x: jax.Array, batch: int) -> jax.Array:
     return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
 
 
-# The two images of an example lie next to each other in the ControlNet's batch. With all LR images first and all
+# The two images of an example lie next to each other in the ControlNet's batch. With all LQ images first and all
 # references after them, a batch divided among devices would have to be moved between the devices.
 
 

@@ -31,13 +31,16 @@ FAULTS = [
     *faults(
         "cassr_jax/models/denoisers.py",
         CASSR,
-        ("self.attention.bind(lr, reference, self.switches)", "self.attention.bind(reference, lr, self.switches)"),
-        ("    return lr + reference\n", "    return lr\n"),
+        ("self.attention.bind(lq, reference, self.switches)", "self.attention.bind(reference, lq, self.switches)"),
+        ("    return lq + reference\n", "    return lq\n"),
         ("return (images + 1) / 2", "return images"),
-        ("            h = h + _sum_of_both(control.middle)\n", ""),
-        ("zip(*map(_apart, control.features), strict=True)", "zip(*map(_apart, control.residuals), strict=True)"),
+        ("            h = h + _sum_pairs(control.middle)\n", ""),
+        (
+            "zip(*map(_split_pairs, control.features), strict=True)",
+            "zip(*map(_split_pairs, control.residuals), strict=True)",
+        ),
         ("jnp.concatenate([x] * (batch // len(x)))", "jnp.repeat(x, batch // len(x), axis=0)"),
-        ("temb.control if len(temb.control) == 1 else _twice(temb.control)", "temb.control[:1]"),
+        ("temb.control if len(temb.control) == 1 else _duplicate(temb.control)", "temb.control[:1]"),
     ),
     *faults(
         "cassr_jax/models/denoisers.py",
@@ -53,7 +56,7 @@ FAULTS = [
     *faults(
         "cassr_jax/models/multiple_attention.py",
         CASSR,
-        ("pair.reference.key_value(reference_features[skip])", "pair.reference.key_value(lr_features[skip])"),
+        ("pair.reference.key_value(reference_features[skip])", "pair.reference.key_value(lq_features[skip])"),
         ("return x + self.attn(self.norm(x), key_value)", "return self.attn(self.norm(x), key_value)"),
         ("self.attn(self.norm(x), key_value)", "self.attn(x, key_value)"),
         ("self.attn.key_value(self.norm_context(tokens))", "self.attn.key_value(tokens)"),
@@ -66,7 +69,7 @@ FAULTS = [
     *faults(
         "cassr_jax/models/attention.py",
         CASSR,
-        ("x = guide.attend_reference(x)", "x = guide.attend_lr(guide.attend_reference(x))"),
+        ("x = guide.attend_reference(x)", "x = guide.attend_lq(guide.attend_reference(x))"),
         ("q = q * head_dim**-0.5", "q = q * channels**-0.5"),
         ("jax.nn.gelu(gate, approximate=False)", "jax.nn.gelu(gate, approximate=True)"),
         ("hidden, gate = jnp.split", "gate, hidden = jnp.split"),
@@ -91,7 +94,7 @@ FAULTS = [
     *faults(
         "cassr_jax/models/vae.py",
         CASCADE,
-        ("return mean * self.config.scaling_factor", "return mean"),
+        ("return self.moments(images)[0] * self.config.scaling_factor", "return self.moments(images)[0]"),
         ("latents / self.config.scaling_factor", "latents * self.config.scaling_factor"),
     ),
     *faults(
