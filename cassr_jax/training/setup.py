@@ -27,6 +27,8 @@ def networks_of(config: TrainConfig) -> list[str]:
     """
     stage = stage_named(config.stage)
     needed = (*stage.trains, *stage.needs)
+    if missing := [kind for kind in dict.fromkeys(needed) if kind not in {*config.components, *config.new}]:
+        raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
     if stage.completes:
         first = activation_of(config)
         if missing := [kind for kind in first.networks if kind not in {*config.components, *config.new}]:
@@ -34,8 +36,6 @@ def networks_of(config: TrainConfig) -> list[str]:
                 f"activation {first.name} needs {', '.join(missing)}, expected among `components`: the exported "
                 "cascade makes its references with it"
             )
-    if missing := [kind for kind in dict.fromkeys(needed) if kind not in {*config.components, *config.new}]:
-        raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
     read = [kind for kind in config.components if kind in (*needed, "vae") and kind not in config.new]
     return [*read, *config.new]
 

@@ -57,6 +57,8 @@ def test_ctrl_c_ends_it_even_while_a_device_is_waited_for():
         """
 import ctypes
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it, and so would this
+
 @command("program", interrupted="interrupted; go on", seconds_to_stop=0.5)
 def main(argv=None):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

@@ -16,6 +16,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.attention import Transformer2D
 from cassr_jax.models.layers import Conv, ResnetBlock
 from cassr_jax.models.parameters import initialise, merge
+from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import collectives
 from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
@@ -188,7 +189,7 @@ def test_a_step_draws_the_same_of_a_set_on_the_device(strategy, accumulate):
     state = new_state({"w": jnp.ones(())}, optimizer, placement)
     step = make_step(loss, optimizer, config, placement, state, {})
     _, metrics = step(state, {}, placement.place_whole(pool))
-    draw_key, key = jax.random.split(jax.random.fold_in(jax.random.key(3), 0))
+    draw_key, key = jax.random.split(jax.random.fold_in(seed_key(3), 0))
     expected = np.mean(np.asarray(draw(pool, draw_key, 16, 4)["hr"]) / 255)
     drawn = np.mean([jax.random.uniform(jax.random.fold_in(key, i)) for i in range(16)])
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)

@@ -4,14 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import shapes_of
 from cassr_jax.training.masking import is_trainable, partition
 from cassr_jax.training.stages import STAGES as ALL
+from cassr_jax.training.stages import stage_named
 from tests.random_cascade import NETWORKS
 from tests.training.runs import STAGES
 
 SHAPES = {name: s for kind, config in NETWORKS.items() for name, s in nest(kind, shapes_of(kind, config)).items()}
+
+
+def test_a_stage_that_is_none_is_refused_with_those_that_are():
+    with pytest.raises(InputError, match="stage is 'vea', expected one of vae, base, scedit, controlnet, cassr"):
+        stage_named("vea")
 
 
 def test_every_stage_is_there():

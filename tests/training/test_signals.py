@@ -8,6 +8,16 @@ import pytest
 from cassr_jax.training.signals import watch_signals
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """A shell that starts the tests in the background has them ignore some signals."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_noted_and_the_handler_before_comes_back(number):
     before = signal.getsignal(number)
