@@ -154,14 +154,15 @@ class Manifest:
 
     def _why_not(self, wanted: Entry) -> str | None:
         advice = "expected another --output, or another name for the picture"
-        for file in wanted.outputs.values():
+        for kind, file in wanted.outputs.items():
             owner, path = self._owners.get(file.casefold()), self.folder / file
             will_hold = None
             if owner is not None and owner.status == "pending" and owner.run and Owner(**owner.run).may_live():
                 will_hold = f"{path}: will hold the result of {owner.input} ({Owner(**owner.run)}), {advice}"
                 if not self._is_this_run(owner):
                     return will_hold
-            if owner is not None and owner.same_picture(wanted) and file in (*owner.outputs.values(), *owner.earlier):
+            own = owner is not None and (owner.outputs.get(kind) == file or file in owner.earlier)
+            if owner is not None and own and owner.same_picture(wanted):
                 continue
             if os.path.lexists(path):
                 if owner is None:

@@ -177,8 +177,8 @@ def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
         ),
         (["--set", "data.path=/nowhere"], "/nowhere: is not a folder"),
         (["--activation", "controlnet"], "lack activation_controlnet, expected vae, unet, text_encoder, activation_c"),
-        (["--set", "seed=9223372036854775808"], "seed is 9223372036854775808, expected 0 to 9223372036854775807"),
-        (["--set", "seed=-1"], "seed is -1, expected 0 to"),
+        (["--set", "seed=9223372036854775808"], "seed is 9223372036854775808, expected a whole number"),
+        (["--set", "seed=-1"], "seed is -1, expected a whole number of at least 0"),
         (["--set", "data.path=", 'data.mixture={"PAIRS": 1, "/nowhere": 1}'], "are completed one set at a time"),
         (
             ["--set", "data.path=PAIRS", "--output", "PAIRS"],
