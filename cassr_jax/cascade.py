@@ -96,6 +96,8 @@ class CasSR:
                 overflowed on the way.
         """
         chosen = Options(**options)
+        if chosen.fidelity is not None and second_stage.FUSION not in self.networks.configs:
+            raise InputError(f"fidelity is {chosen.fidelity}, expected None: this cascade has no fusion to weigh")
         bicubic, reference = self._activate(rgb, chosen)
         lq, guide = to_float(bicubic)[None], to_float(reference)[None]
         sampling = chosen.of_second_stage(self.config.sampling)
@@ -145,8 +147,9 @@ class CasSR:
             encoder_hidden_states=self._text(sampling),
             trajectory=stages.make_trajectory(self.config.schedule, sampling),
             guidance_scale=np.float32(sampling.guidance_scale),
+            fidelity=np.float32(self.config.fidelity if chosen.fidelity is None else chosen.fidelity),
         )
-        parts = self._programs.parts(make_denoiser)
+        parts = self._programs.parts(make_denoiser, fused=stage == "result")
         made = stages.run(
             parts, jax.device_put(inputs), Setting.of(sampling, canvas), _report(stage, canvas.tiles.count, chosen)
         )
@@ -224,7 +227,13 @@ class _Programs:
             static_argnames="setting",
         )
         self._decode = jax.jit(
-            lambda params, carry, setting: stages.decode(module("vae", params), carry, setting),
+            lambda params, carry, inputs, setting: stages.decode(module("vae", params), None, carry, inputs, setting),
+            static_argnames="setting",
+        )
+        self._decode_fused = jax.jit(
+            lambda params, carry, inputs, setting: stages.decode(
+                module("vae", params), module(second_stage.FUSION, params), carry, inputs, setting
+            ),
             static_argnames="setting",
         )
         self.enlarge = jax.jit(
@@ -238,8 +247,9 @@ class _Programs:
         functions = [self._start, self._decode, self.enlarge, self.encode_text, *sum(self._of_denoiser.values(), ())]
         return sum(function._cache_size() for function in functions)
 
-    def parts(self, make_denoiser: MakeDenoiser) -> Parts:
-        """The parts of the stage whose denoiser `make_denoiser` puts together."""
+    def parts(self, make_denoiser: MakeDenoiser, *, fused: bool) -> Parts:
+        """The parts of the stage whose denoiser `make_denoiser` puts together; `fused`, decoded through the fusion,
+        where there is one."""
         if make_denoiser not in self._of_denoiser:
             self._of_denoiser[make_denoiser] = (
                 jax.jit(
@@ -262,11 +272,12 @@ class _Programs:
                 ),
             )
         condition, denoise = self._of_denoiser[make_denoiser]
+        decode = self._decode_fused if fused and second_stage.FUSION in self._graphdefs else self._decode
         return Parts(
             start=lambda inputs, setting: self._start(self._params, inputs, setting),
             condition=lambda inputs, setting: condition(self._params, inputs, setting),
             denoise=lambda *rest: denoise(self._params, *rest),
-            decode=lambda carry, setting: self._decode(self._params, carry, setting),
+            decode=lambda *rest: decode(self._params, *rest),
         )
 
 

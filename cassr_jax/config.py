@@ -40,8 +40,8 @@ class CascadeConfig:
     """Both stages: where each network's weights are, and how they are sampled.
 
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
-    controlnet, multiple_attention) to a folder, a file, or a hub id `owner/name:subfolder`; relative paths start at
-    the folder that holds the configuration.
+    controlnet, multiple_attention, and fusion if there is one) to a folder, a file, or a hub id
+    `owner/name:subfolder`; relative paths start at the folder that holds the configuration.
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +50,7 @@ class CascadeConfig:
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
+    fidelity: float = 1.0  # how much the decoder takes from both pictures directly, where there is a fusion; 0 to 1
     color_fix: ColorFix = "wavelet"  # how the result gets the colours of the LQ image
     first_stages: Mapping[str, FirstStageConfig] = field(default_factory=dict)  # by name, what is changed about each
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
@@ -105,7 +106,7 @@ class TrainConfig:
     starts from the U-Net's encoder. `cassr_jax.training.stages` says what each stage trains.
     """
 
-    stage: str  # what is trained: vae, base, scedit, controlnet or cassr (see `cassr_jax.training.stages`)
+    stage: str  # what is trained: vae, base, scedit, controlnet, cassr or fusion (see `cassr_jax.training.stages`)
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
     new: Mapping[str, Any] = field(default_factory=dict)

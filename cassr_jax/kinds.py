@@ -14,6 +14,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import CLIPTextConfig, CLIPTextModel, LearnedContext, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
 from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from cassr_jax.models.fusion import Fusion, FusionConfig
 from cassr_jax.models.multiple_attention import MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
@@ -164,6 +165,7 @@ KINDS: Mapping[str, Kind] = {
             {UNetConfig: MultipleAttention},
             Published(UNetConfig(), configs.MULTIPLE_ATTENTION, ("multiple_attention",)),
         ),
+        Kind("fusion", {FusionConfig: Fusion}, Published(FusionConfig(), configs.FUSION, ("fusion",))),
         Kind("rrdbnet", {RRDBNetConfig: RRDBNet}, RRDBNetFiles(), bundled=False),
         Kind("discriminator", {DiscriminatorConfig: Discriminator}, None),
     )

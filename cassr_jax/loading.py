@@ -59,7 +59,8 @@ def load(
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
     networks = Networks()
-    for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks):
+    fusion = {second_stage.FUSION} & config.components.keys()
+    for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks, *fusion):
         if kind not in config.components:
             raise InputError(
                 f"{source}: names no {kind} among its components, which activation {config.activation} needs"

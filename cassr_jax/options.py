@@ -27,6 +27,8 @@ class Options:
         strength: share of the noise schedule that the second stage goes through; see `SamplingConfig`.
         color_fix: adain, contrast, wavelet or none, for both stages.
         reference_weight: share of the reference in the result.
+        fidelity: how much the decoder takes from the LR image and the reference directly, where the cascade has a
+            fusion: 0 is the plain decoder, 1 as it was trained.
         tile: side of a tile in px of the output.
         progress: called as `progress(stage, steps done, steps in all)`; stage is "reference" or "result", followed by
             the number of tiles where there are several.
@@ -44,6 +46,7 @@ class Options:
     strength: float | None = None
     color_fix: str | None = None
     reference_weight: float | None = None
+    fidelity: float | None = None
     tile: int | None = None
     progress: Progress | None = None
 

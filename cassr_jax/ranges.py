@@ -97,11 +97,12 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "guidance_scale": Range(-1000, 1000, optional=True),
         "strength": Range(0, 1, above=True, optional=True),
         "reference_weight": Range(0, 1, optional=True),
+        "fidelity": Range(0, 1, optional=True),
         "tile": COUNT_OR_NONE,
     },
     "SamplingConfig": {"num_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, "strength": PART},
     "FirstStageConfig": {"reference_weight": Range(0, 1, optional=True)},
-    "CascadeConfig": {"tile": COUNT, "tile_overlap": Range(0, 0.5), "tiles_at_once": COUNT},
+    "CascadeConfig": {"fidelity": SHARE, "tile": COUNT, "tile_overlap": Range(0, 0.5), "tiles_at_once": COUNT},
     "OptimizerConfig": {
         "learning_rate": POSITIVE,
         "warmup_steps": FROM_ZERO,

@@ -27,6 +27,7 @@ from cassr_jax.diffusion.samplers import Carry, Sampler, Trajectory, advance, be
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging import tiling
 from cassr_jax.models.denoisers import Denoiser
+from cassr_jax.models.fusion import Fusion, decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.vae import AutoencoderKL
 
@@ -89,6 +90,8 @@ class Inputs:
         encoder_hidden_states: (2, L, C), of the negative prompt and of the prompt.
         trajectory: timesteps and coefficients of the run.
         guidance_scale: () float32.
+        fidelity: () float32, how much the decoder takes from `images` directly, 0 to 1; without effect where the stage
+            has no fusion.
     """
 
     images: tuple[ArrayLike, ...]
@@ -97,6 +100,7 @@ class Inputs:
     encoder_hidden_states: jax.Array
     trajectory: Trajectory
     guidance_scale: ArrayLike
+    fidelity: ArrayLike = 1.0
 
 
 class Condition(NamedTuple):
@@ -113,16 +117,16 @@ class Parts(NamedTuple):
     start: Callable[[Inputs, Setting], Carry]
     condition: Callable[[Inputs, Setting], Condition]
     denoise: Callable[[Condition, Carry, Inputs, Any, Any, Setting], Carry]
-    decode: Callable[[Carry, Setting], jax.Array]
+    decode: Callable[[Carry, Inputs, Setting], jax.Array]
 
 
-def traced(vae: AutoencoderKL, denoiser: Denoiser) -> Parts:
+def traced(vae: AutoencoderKL, denoiser: Denoiser, fusion: Fusion | None = None) -> Parts:
     """The parts of a stage for a caller that is traced itself."""
     return Parts(
         start=lambda inputs, setting: start(vae, inputs, setting),
         condition=lambda inputs, setting: condition(denoiser, inputs, setting),
         denoise=lambda *arguments: denoise(denoiser, *arguments),
-        decode=lambda carry, setting: decode(vae, carry, setting),
+        decode=lambda *arguments: decode(vae, fusion, *arguments),
     )
 
 
@@ -140,7 +144,7 @@ def run(parts: Parts, inputs: Inputs, setting: Setting, report: Callable[[int, i
         if report is not None:
             jax.block_until_ready(carry)
             report(last, steps)
-    return parts.decode(carry, setting)
+    return parts.decode(carry, inputs, setting)
 
 
 def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
@@ -199,24 +203,26 @@ def denoise(
     return advance(predict, setting.sampler, inputs.trajectory, carry, first, last)
 
 
-def decode(vae: AutoencoderKL, carry: Carry, setting: Setting) -> jax.Array:
-    """(B, H, W, 3) float32, about [-1, 1], not clipped."""
+def decode(vae: AutoencoderKL, fusion: Fusion | None, carry: Carry, inputs: Inputs, setting: Setting) -> jax.Array:
+    """(B, H, W, 3) float32, about [-1, 1], not clipped; guided by the stage's images where there is a `fusion`."""
     canvas = setting.canvas
+    guides = () if fusion is None else tuple(map(jnp.asarray, inputs.images))
 
-    def decode_tiles(latents: jax.Array) -> jax.Array:
-        return vae.decode(latents).astype(jnp.float32)
+    def decode_tiles(cut: tuple[jax.Array, tuple[jax.Array, ...]]) -> jax.Array:
+        return decode_guided(vae, fusion, *cut, jnp.asarray(inputs.fidelity)).astype(jnp.float32)
 
-    def decode_alike(cut: tuple[jax.Array, list[Moments]]) -> jax.Array:
+    def decode_alike(cut: tuple[Any, list[Moments]]) -> jax.Array:
         with given(cut[1]):
             return decode_tiles(cut[0])
 
-    cuts = tiling.gather(carry.latents, canvas.tiles)
+    cuts = tiling.gather(carry.latents, canvas.tiles), tuple(tiling.gather(x, canvas.pixels) for x in guides)
     if canvas.tiles.count == 1:
         return _merge(map_tiles(decode_tiles, cuts, canvas), canvas.pixels, canvas)
     # The encoder and the denoiser go by each tile's own moments: by those of a view, a photograph in small tiles came
     # nearer to the one in one tile, and a plain ramp went further off.
     with recorded() as moments:
-        decode_tiles(tiling.survey(carry.latents, canvas.tiles))
+        views = tuple(tiling.survey(x, canvas.tiles, canvas.factor) for x in guides)
+        decode_tiles((tiling.survey(carry.latents, canvas.tiles), views))
     moments = jax.tree.map(lambda x: jnp.repeat(x, canvas.tiles.count, axis=0), moments)
     return _merge(map_tiles(decode_alike, (cuts, moments), canvas), canvas.pixels, canvas)
 

@@ -9,6 +9,7 @@ from cassr_jax.models.multiple_attention import GuidanceSwitches
 STABLE_DIFFUSION = ("vae", "unet", "text_encoder")
 TRAINS = ("controlnet", "multiple_attention")
 NETWORKS = (*STABLE_DIFFUSION, *TRAINS)
+FUSION = "fusion"  # where a cascade has one, the second stage's pictures are decoded through it
 
 
 def make_denoiser(modules: Mapping[str, Any], switches: GuidanceSwitches) -> CasSRDenoiser:

@@ -1,6 +1,7 @@
 """A whole cascade at the narrowest widths with random weights, as a folder that `cassr_jax.load` takes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cassr_jax.config_files import to_json
 from cassr_jax.loading import CASCADE_FILE
 from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.fusion import FusionConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
@@ -42,7 +44,9 @@ NETWORKS: dict[str, Any] = {
     "controlnet": AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=HINT)),
     "activation_controlnet": AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=HINT)),
     "multiple_attention": UNET,
+    "fusion": FusionConfig((8, 8, 16), strides=(1, 2, 4), num_guides=2, num_blocks=1),
 }
+_OPTIONAL = ("fusion",)
 SAMPLING = SamplingConfig(num_steps=3, guidance_scale=2.0)
 TILE = 64
 
@@ -55,6 +59,7 @@ def is_zero_at_start(name: str) -> bool:
         ".attn.to_out.0.kernel" in name
         or ".tuner_op.ln2.kernel" in name
         or (name.startswith("dense_hint_blocks") and name.endswith("kernel"))
+        or re.match(r"blocks\.\d+\.conv_out\.", name) is not None
     )
 
 
@@ -80,7 +85,7 @@ def write_random_cascade(folder: Path, *, trained: bool = True, **changes: Any) 
     for kind, network in NETWORKS.items():
         write_network(folder / kind, kind, network, random_params(kind, trained=trained))
     settings: dict[str, Any] = {
-        "components": {kind: kind for kind in NETWORKS},
+        "components": {kind: kind for kind in NETWORKS if kind not in _OPTIONAL},
         "sampling": SAMPLING,
         "activation_sampling": SAMPLING,
         "tile": TILE,

@@ -18,6 +18,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
 from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
+from cassr_jax.models.parameters import nest
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import Networks, merge_all, write_network
 from cassr_jax.sampling import Inputs, Setting, make_trajectory, run, traced
@@ -298,3 +299,44 @@ def test_memory_grows_with_the_pictures_own_arrays_only(cassr: CasSR):
     per_pixel = (large - small) / (1024**2 - 512**2)
     # A picture is 12 bytes a pixel in float32; overlapping tiles and their merging hold it a few times over.
     assert per_pixel < 12 * 12
+
+
+@pytest.fixture(scope="module")
+def fused(cassr: CasSR) -> CasSR:
+    networks = cassr.networks.with_new("fusion", NETWORKS["fusion"], jnp.float32, jax.random.key(0))
+    networks.params.update(nest("fusion", {name: jnp.asarray(v) for name, v in random_params("fusion").items()}))
+    return CasSR(cassr.config, networks)
+
+
+class TestFusion:
+    """The second stage's pictures are decoded through it; the first stage's are not."""
+
+    def test_untrained_it_changes_nothing(self, cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+        networks = cassr.networks.with_new("fusion", NETWORKS["fusion"], jnp.float32, jax.random.key(0))
+        np.testing.assert_array_equal(CasSR(cassr.config, networks).restore(rgb).result, restored)
+
+    def test_fidelity_leads_from_the_plain_decoder_to_the_fused_one(
+        self, fused: CasSR, cassr: CasSR, rgb: np.ndarray, restored: np.ndarray
+    ):
+        whole = fused.restore(rgb)
+        np.testing.assert_array_equal(fused.restore(rgb, fidelity=0.0).result, restored)
+        np.testing.assert_array_equal(fused.restore(rgb, fidelity=1.0).result, whole.result)
+        np.testing.assert_array_equal(whole.reference, cassr.reference(rgb))
+        configured = CasSR(replace(cassr.config, fidelity=0.5), fused.networks).restore(rgb).result
+        np.testing.assert_array_equal(configured, fused.restore(rgb, fidelity=0.5).result)
+        assert np.any(configured != whole.result)
+        assert np.any(whole.result != restored)
+
+    @pytest.mark.parametrize("size", [(40, 21), (17, 50)])
+    def test_tiles_are_guided_by_their_own_part(self, fused: CasSR, size: tuple[int, int]):
+        """Sides that the tiles do not divide; what lies at one end of the picture does not change the other end."""
+        picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        result = fused.restore(picture).result
+        assert result.shape == (4 * size[0], 4 * size[1], 3)
+        assert np.any(result != fused.restore(picture, fidelity=0.0).result)
+
+    def test_a_cascade_without_one_has_nothing_to_weigh(self, cassr: CasSR, rgb: np.ndarray):
+        with pytest.raises(InputError, match=r"fidelity is 0\.5, expected None: this cascade has no fusion"):
+            cassr.restore(rgb, fidelity=0.5)
+        with pytest.raises(InputError, match="fidelity is 2, expected a number"):
+            cassr.restore(rgb, fidelity=2)

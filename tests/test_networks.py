@@ -12,6 +12,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.kinds import KINDS, Kind
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.fusion import FusionConfig
 from cassr_jax.models.parameters import select
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -40,6 +41,7 @@ CONFIGS = [
     ("activation_controlnet", CONTROLNET),
     ("scedit", SCEDIT),
     ("multiple_attention", UNET),
+    ("fusion", FusionConfig((8, 16), strides=(1, 2), num_guides=2, num_blocks=1)),
 ]
 
 

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 import cassr_jax
+from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.samplers import DDIM, begin
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging import tiling
 from cassr_jax.models.parameters import merge
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sampling import Canvas, Setting, decode
+from cassr_jax.sampling import Canvas, Inputs, Setting, decode, make_trajectory
 from tests.random_cascade import NETWORKS, random_params
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -32,7 +34,9 @@ def decoder() -> Callable[[jax.Array, Canvas | None], np.ndarray]:
         if canvas is None:
             return np.asarray(jax.jit(vae.decode)(latents))
         setting = Setting(canvas, DDIM(), guided=False)
-        return np.asarray(jax.jit(lambda z: decode(vae, begin(z), setting))(latents))
+        noise = jnp.zeros_like(latents)  # without a fusion, the decoder reads none of the inputs
+        inputs = Inputs((), None, noise, noise, make_trajectory(Schedule(), SamplingConfig()), 1.0)
+        return np.asarray(jax.jit(lambda z: decode(vae, None, begin(z), inputs, setting))(latents))
 
     return run
 

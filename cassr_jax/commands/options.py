@@ -88,6 +88,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "W",
         "help": "0 to 1: share of the first stage's reference in the result; 0 is the second stage's picture alone",
     },
+    "fidelity": {
+        "type": _of_options("fidelity"),
+        "metavar": "W",
+        "help": "0 to 1: how much the decoder takes from the input and the reference directly; 0 decodes only what "
+        "the second stage made",
+    },
     "tile": {
         "type": _of_options("tile"),
         "metavar": "PX",
@@ -111,7 +117,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-SAMPLING = ("steps", "guidance_scale", "sampler", "start", "strength", "color_fix", "reference_weight", "tile")
+SAMPLING = (
+    *("steps", "guidance_scale", "sampler", "start", "strength", "color_fix", "reference_weight", "fidelity", "tile"),
+)
 """What `Options` can change about a cascade's own settings."""
 
 

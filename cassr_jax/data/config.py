@@ -19,7 +19,7 @@ class DataConfig:
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
     min_scale: float = 1.0  # crops are of the picture shrunk by a factor drawn between this and 1
-    preset: str | None = None  # degradation: light, realesrgan or stablesr; None yields no low-resolution picture
+    preset: str | None = None  # damage: light, realesrgan, stablesr or camera; None yields no low-resolution picture
     scale: int = 4  # the low-resolution side is crop_size / scale
     num_threads: int = 2  # threads that make records (in each worker process)
     num_workers: int = 0  # worker processes; 0 makes records in threads of this process

@@ -88,7 +88,32 @@ STABLESR = replace(
     no_degradation_prob=0.01,
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({"light": LIGHT, "realesrgan": REALESRGAN, "stablesr": STABLESR})
+# A good camera's picture from too far away: a lens blurs it, the sensor adds a little noise, and it is saved once or
+# twice at high quality. Nothing is resized in between, so the blur is in pixels of the target.
+CAMERA = Preset(
+    first=Order(
+        kernel=KernelRanges(sigma=(0.8, 3.6), sinc_prob=0.0),
+        resize_prob=(0.0, 0.0, 1.0),
+        resize_range=(1.0, 1.0),
+        noise_sigma=(0.0, 5.0),
+        poisson_scale=(0.0, 0.4),
+        jpeg_quality=(85, 100),
+    ),
+    second=Order(
+        kernel=KernelRanges(sigma=(0.2, 0.8)),
+        resize_prob=(0.0, 0.0, 1.0),
+        resize_range=(1.0, 1.0),
+        noise_sigma=(0.0, 2.5),
+        poisson_scale=(0.0, 0.2),
+        jpeg_quality=(80, 100),
+        blur_prob=0.3,
+    ),
+    final_sinc_prob=0.2,
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {"light": LIGHT, "realesrgan": REALESRGAN, "stablesr": STABLESR, "camera": CAMERA}
+)
 
 
 def degrade(

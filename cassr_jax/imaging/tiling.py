@@ -84,14 +84,15 @@ def gather(x: Array, tiles: Grid) -> Array:
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, tiles.tile, tiles.tile, x.shape[-1])
 
 
-def survey(x: Array, tiles: Grid) -> Array:
+def survey(x: Array, tiles: Grid, factor: int = 1) -> Array:
     """The whole of (B, H, W, C), its longer side a tile's: rows and columns at even distances, (B, h, w, C).
 
-    Picked, not averaged: noise stays as strong as it was.
+    Picked, not averaged: noise stays as strong as it was. `factor` is the side of `x` over that of the grid: the view's
+    is larger by the same.
     """
     longer = max(tiles.height, tiles.width)
     rows, columns = (
-        (2 * np.arange(count) + 1) * size // (2 * count)
+        (2 * np.arange(factor * count) + 1) * size // (2 * count)
         for size in (tiles.height, tiles.width)
         for count in (max(round(size * tiles.tile / longer), 1),)
     )

@@ -1,6 +1,8 @@
 """The autoencoder of latent diffusion (diffusers' `AutoencoderKL`): images to latents and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -10,9 +12,12 @@ from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import dot_product_attention
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
-from cassr_jax.typing import Images, Latents
+from cassr_jax.typing import FeatureList, Features, Images, Latents
 
 _EPS = 1e-6
+
+# What changes the decoder's features at one level, given the level's stride in pixels and the features.
+Fuse = Callable[[int, Features], Features]
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,11 @@ class DownBlock(nnx.Module):
         if downsample:
             self.downsamplers = nnx.List([Downsample(out_channels, asymmetric=True, **kwargs)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The features of this level, and what the next one is given."""
         for resnet in self.resnets:
             x = resnet(x)
-        return self.downsamplers[0](x) if hasattr(self, "downsamplers") else x
+        return x, self.downsamplers[0](x) if hasattr(self, "downsamplers") else x
 
 
 class UpBlock(nnx.Module):
@@ -99,9 +105,10 @@ class UpBlock(nnx.Module):
         if upsample:
             self.upsamplers = nnx.List([Upsample(out_channels, **kwargs)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, fuse: Callable[[Features], Features]) -> jax.Array:
         for resnet in self.resnets:
             x = resnet(x)
+        x = fuse(x)
         return self.upsamplers[0](x) if hasattr(self, "upsamplers") else x
 
 
@@ -121,10 +128,19 @@ class Encoder(nnx.Module):
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, 3, **kwargs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
+        x = self._down(x)[1]
         return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
+
+    def features(self, x: Images) -> FeatureList:
+        """The features of every level before they are halved; shallowest first."""
+        return self._down(x)[0]
+
+    def _down(self, x: Images) -> tuple[FeatureList, jax.Array]:
+        features, x = [], self.conv_in(x)
+        for block in self.down_blocks:
+            level, x = block(x)
+            features.append(level)
+        return features, x
 
 
 class Decoder(nnx.Module):
@@ -142,11 +158,16 @@ class Decoder(nnx.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
         self.conv_out = Conv(widths[-1], config.out_channels, 3, **kwargs)
 
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: jax.Array, fuse: Fuse | None = None) -> jax.Array:
         x = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            x = block(x)
+        for level, block in enumerate(self.up_blocks, 1 - len(self.up_blocks)):
+            x = block(x, partial(fuse or _unchanged, 2**-level))
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+def _unchanged(stride: int, x: Features) -> Features:
+    del stride
+    return x
 
 
 class AutoencoderKL(nnx.Module):
@@ -170,6 +191,11 @@ class AutoencoderKL(nnx.Module):
         """The mean of the latents, scaled, in float32."""
         return self.moments(images)[0] * self.config.scaling_factor
 
-    def decode(self, latents: Latents) -> Images:
-        """The images of scaled latents, not clipped."""
-        return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))
+    def features(self, images: Images) -> FeatureList:
+        """What the encoder sees of the images at every level, before it is halved; shallowest first."""
+        return self.encoder.features(images)
+
+    def decode(self, latents: Latents, fuse: Fuse | None = None) -> Images:
+        """The images of scaled latents, not clipped. `fuse` changes the features of every level before they are doubled
+        in size."""
+        return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor), fuse)

@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.fusion import decode_guided
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.training.image_loss import Metrics, image_loss_of
@@ -109,7 +110,8 @@ def _diffusion_loss(
     if not settings.image_weight:
         return loss, {}
     x0 = config.schedule.to_x0(prediction, noisy, timesteps)[:started]
-    decoded = modules["vae"].decode(x0).astype(jnp.float32)
+    guides = tuple(to_float(picture[:started]) for picture in pictures)
+    decoded = decode_guided(modules["vae"], modules.get("fusion"), x0, guides).astype(jnp.float32)
     image_loss, metrics = image_loss_of(settings, graphdefs, params, decoded, to_float(batch["hr"][:started]))
     return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
 

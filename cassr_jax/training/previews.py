@@ -64,7 +64,11 @@ def make_preview(
             trajectory=stages.make_trajectory(config.schedule, sampling),
             guidance_scale=jnp.float32(sampling.guidance_scale),
         )
-        made = {"output": stages.run(stages.traced(vae, denoiser), inputs, stages.Setting.of(sampling, canvas))}
+        made = {
+            "output": stages.run(
+                stages.traced(vae, denoiser, modules.get("fusion")), inputs, stages.Setting.of(sampling, canvas)
+            )
+        }
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
 
     compiled = jax.jit(run)

@@ -36,7 +36,13 @@ def networks_of(config: TrainConfig) -> list[str]:
                 f"activation {first.name} needs {', '.join(missing)}, expected among `components`: the exported "
                 "cascade makes its references with it"
             )
-    read = [kind for kind in config.components if kind in (*needed, "vae") and kind not in config.new]
+    if stage.decodes:
+        for name in ("image_weight", "start_fraction"):
+            if not getattr(config.loss, name):
+                raise InputError(
+                    f"loss.{name} is 0, expected more: stage {config.stage} learns from decoded pictures alone"
+                )
+    read = [kind for kind in config.components if kind in (*needed, *stage.uses) and kind not in config.new]
     return [*read, *config.new]
 
 

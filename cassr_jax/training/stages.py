@@ -26,22 +26,30 @@ class TrainingStage:
     Attributes:
         trains: the kinds of network that it changes; they are what it exports.
         needs: those that it reads besides.
+        uses: those that it reads besides where the configuration names them.
         reads: the pictures that its denoiser reads of a batch, in order.
         make_denoiser: what it trains, put together; None for the autoencoder, which denoises nothing.
         completes: whether its export is a whole cascade.
+        decodes: whether it trains what decodes, so that nothing but a decoded picture's loss reaches it.
     """
 
     trains: tuple[str, ...]
     needs: tuple[str, ...] = ("unet", "text_encoder")
+    uses: tuple[str, ...] = ("vae",)
     reads: tuple[str, ...] = ()
     make_denoiser: Callable[[TrainConfig, Modules], Denoiser] | None = None
     completes: bool = False
+    decodes: bool = False
 
 
 def _of_first_stage(stage: FirstStage) -> TrainingStage:
     make = stage.make_denoiser
     assert make is not None, f"{stage.name} trains {stage.trains}, but makes no denoiser"
     return TrainingStage(stage.trains, reads=("lq",), make_denoiser=lambda config, modules: make(modules))
+
+
+def _second_stage(config: TrainConfig, modules: Modules) -> Denoiser:
+    return second_stage.make_denoiser(modules, config.switches)
 
 
 STAGES: Mapping[str, TrainingStage] = {
@@ -52,9 +60,17 @@ STAGES: Mapping[str, TrainingStage] = {
     **{stage.name: _of_first_stage(stage) for stage in all_first_stages() if stage.trains},
     "cassr": TrainingStage(
         second_stage.TRAINS,
+        uses=("vae", "fusion"),
         reads=("lq", "reference"),
-        make_denoiser=lambda config, modules: second_stage.make_denoiser(modules, config.switches),
+        make_denoiser=_second_stage,
         completes=True,
+    ),
+    "fusion": TrainingStage(
+        ("fusion",),
+        needs=("vae", "unet", "text_encoder", *second_stage.TRAINS),
+        reads=("lq", "reference"),
+        make_denoiser=_second_stage,
+        decodes=True,
     ),
 }
 

@@ -15,6 +15,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
+from cassr_jax.models.fusion import FusionConfig
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -30,7 +31,7 @@ class AttachedConfig:
 
 
 TextConfig = CLIPTextConfig | LearnedContextConfig
-Config = VAEConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
+Config = VAEConfig | FusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
 Json = dict[str, Any]
 
 _VERSION = "0.39.0"  # of diffusers, whose files these are
@@ -250,6 +251,14 @@ def _write_multiple_attention(config: UNetConfig) -> Json:
     return {"_class_name": "MultipleAttention"} | _fields(config)
 
 
+def _read_fusion(fields: _Fields) -> FusionConfig:
+    return FusionConfig(**fields.take(FusionConfig))
+
+
+def _write_fusion(config: FusionConfig) -> Json:
+    return {"_class_name": "Fusion"} | _fields(config)
+
+
 def _read_text_encoder(fields: _Fields) -> TextConfig:
     if fields.data.get("_class_name") == "LearnedContext":
         return LearnedContextConfig(**fields.take(LearnedContextConfig))
@@ -276,6 +285,7 @@ TEXT_ENCODER = ConfigFormat(
 CONTROLNET = ConfigFormat(("ControlNetModel", "FlaxControlNetModel"), _read_controlnet, _write_controlnet)
 SCEDIT = ConfigFormat(("CSCTuner",), _read_scedit, _write_scedit)
 MULTIPLE_ATTENTION = ConfigFormat(("MultipleAttention",), _read_multiple_attention, _write_multiple_attention)
+FUSION = ConfigFormat(("Fusion",), _read_fusion, _write_fusion)
 
 
 def _class_names(data: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,7 @@ def test_left_out_is_none_or_the_commands_own():
         ("--guidance-scale inf", "--guidance-scale: 'inf', expected a number of at least -1000"),
         ("--strength 0", "--strength: '0', expected a number above 0 and at most 1"),
         ("--reference-weight -0.1", "--reference-weight: '-0.1', expected a number of at least 0 and at most 1"),
+        ("--fidelity 1.5", "--fidelity: '1.5', expected a number of at least 0 and at most 1"),
         ("--tile -8", "--tile: '-8', expected a whole number of at least 1"),
         ("--scale nan", "--scale: 'nan', expected a number above 0 and at most 64"),
         ("--seed 9223372036854775808", "--seed: '9223372036854775808', expected a whole number"),

@@ -41,7 +41,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "--config somewhere --scale 2 --seed 9223372036854775807 --steps 7 --guidance-scale 1.5 --activation identity"
     )
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
-    arguments += " --devices 2 --reference-weight 0.25"
+    arguments += " --devices 2 --reference-weight 0.25 --fidelity 0.75"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert cascade.loaded == [("somewhere", {"activation": "identity", "dtype": "bfloat16", "devices": 2})]
     expected = {
@@ -53,6 +53,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "start": "reference",
         "strength": 0.5,
         "reference_weight": 0.25,
+        "fidelity": 0.75,
         "tile": 64,
     }
     assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, **expected}]

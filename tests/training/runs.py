@@ -22,7 +22,7 @@ from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
 
-STAGES = ("vae", "base", "scedit", "controlnet", "cassr")
+STAGES = ("vae", "base", "scedit", "controlnet", "cassr", "fusion")
 SIDE = 32  # of crops, in px
 ONE_DEVICE = Strategy(MeshConfig(data=1))
 _FROZEN = ("vae", "unet", "text_encoder")
@@ -74,14 +74,15 @@ def write_vae_run(folder: Path) -> Path:
 def configure(stage: str, networks: Path, data: DataConfig | Path | str = "unused", **changes: Any) -> TrainConfig:
     """A stage over `write_networks`; warm-up of one step."""
     others = ("scedit",) if stage == "cassr" else ()  # the first stage of the cascade that it exports
-    read = ("vae",) if stage == "vae" else dict.fromkeys(_FROZEN + ALL[stage].trains + others)
+    kinds = (*_FROZEN, *ALL[stage].needs, *ALL[stage].trains, *others)
+    read = ("vae",) if stage == "vae" else dict.fromkeys(kinds)
     settings: dict[str, Any] = {
         "data": data if isinstance(data, DataConfig) else DataConfig(str(data), crop_size=SIDE, prefetch=2),
         "components": {kind: str(networks / kind) for kind in read},
         "loss": LossConfig(perceptual_weight=0.0),
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
         "strategy": ONE_DEVICE,
-        "activation": "scedit" if stage == "cassr" else None,
+        "activation": {"cassr": "scedit", "fusion": "rrdbnet"}.get(stage),
         "batch_size": 2,
         "num_steps": 6,
         "save_every": 2,
@@ -106,7 +107,8 @@ def example_keys(key: jax.Array, size: int = 2) -> jax.Array:
 
 def make_batch(stage: str, size: int = 2) -> dict[str, np.ndarray]:
     """Made pictures under the names that a stage reads."""
-    names = {"vae": ("hr",), "base": ("hr",), "cassr": ("hr", "lq", "reference")}.get(stage, ("hr", "lq"))
+    guided = ("hr", "lq", "reference")
+    names = {"vae": ("hr",), "base": ("hr",), "cassr": guided, "fusion": guided}.get(stage, ("hr", "lq"))
     return {
         name: np.stack([picture(SIDE, seed=10 * i + j) for j in range(size)]).astype(np.uint8)
         for i, name in enumerate(names)

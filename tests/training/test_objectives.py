@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from cassr_jax.config import LossConfig
 from cassr_jax.diffusion.loss import sample_noise, training_target
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import Params, merge, nest, select
@@ -25,8 +27,13 @@ FIRST = {
     # A hint is made from the one before, which is zero as well: of the later ones only the biases move.
     "scedit": r"scedit\.(lsc_tuner_blocks\.\d+\.tuner_op\.ln2\.|dense_hint_blocks\.(0\.1\.|\d+\.1\.bias))",
     "controlnet": r"activation_controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.",
+    "fusion": r"fusion\.blocks\.\d+\.conv_out\.",
     "cassr": r"controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.|multiple_attention\..*\.attn\.to_out\.0\.",
 }
+
+
+LATENTS = LossConfig(perceptual_weight=0.0, condition_dropout=0.5)
+PICTURES = LossConfig(perceptual_weight=0.0, start="reference", start_fraction=1.0, image_weight=1.0)
 
 
 class Start(NamedTuple):
@@ -42,7 +49,7 @@ def starts(networks):
 
     def start(stage) -> Start:
         if stage not in made:
-            config = configure(stage, networks, loss=LossConfig(perceptual_weight=0.0, condition_dropout=0.5))
+            config = configure(stage, networks, loss=PICTURES if stage == "fusion" else LATENTS)
             objective, trainable, frozen = objective_and_params(config)
 
             def loss(trainable, frozen, batch, key):
@@ -263,3 +270,28 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
     assert metrics["diffusion"] < 1e-8
     np.testing.assert_allclose(metrics["l1"], l1, rtol=1e-3)
     np.testing.assert_allclose(loss, 2 * l1, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["image_weight", "start_fraction"])
+def test_a_fusion_that_sees_no_picture_is_refused(networks, name):
+    with pytest.raises(InputError, match=f"loss.{name} is 0"):
+        objective_and_params(configure("fusion", networks, loss=replace(PICTURES, **{name: 0.0})))
+
+
+def test_a_second_stage_is_decoded_through_its_fusion(networks):
+    config = configure("cassr", networks, loss=PICTURES)
+    fusion = {"fusion": str(networks / "fusion")}
+    batch = make_batch("cassr") | {"latents": np.zeros((2, 8, 8, 4), np.float32)}
+
+    def l1(config, batch) -> float:
+        objective, trainable, frozen = objective_and_params(config)
+        # As if trained: the fixture's fusion is new.
+        frozen |= {
+            name: jnp.full_like(value, 0.1)
+            for name, value in frozen.items()
+            if ".conv_out.kernel" in name and name.startswith("fusion.")
+        }
+        return float(jax.jit(objective)(frozen | trainable, batch, example_keys(jax.random.key(0)))[1]["l1"])
+
+    plain, fused = l1(config, batch), l1(replace(config, components={**config.components, **fusion}), batch)
+    assert plain != fused

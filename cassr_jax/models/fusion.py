@@ -1,0 +1,120 @@
+"""Fusion: the autoencoder's decoder sees what its encoder saw of the pictures that guide it.
+
+StableSR's controllable feature wrapping (arXiv 2305.07015, section 3.3): F <- F + w C(F, E), where F are the decoder's
+features at one level, E the encoder's of the guides at the same level, and C is a small network. StableSR's only guide
+is the LR image, and it fuses at 2 and 4 px; a second guide and the full resolution are ours. So is the start: C ends in
+zeros, and the untrained decoder is the plain one bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cassr_jax.models.layers import Conv
+from cassr_jax.models.vae import AutoencoderKL, Fuse
+from cassr_jax.typing import FeatureList, Features, Images, Latents, Scalar
+
+_SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """The default is StableSR's place in Stable Diffusion 1.5's autoencoder, with the LR image as the one guide.
+
+    Attributes:
+        block_out_channels: widths of the autoencoder, shallowest first.
+        strides: the levels that are fused, by their pixels per feature along a side: 1, 2, 4, ...
+        num_guides: how many pictures guide the decoder.
+        num_blocks: residual blocks at each level.
+    """
+
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    strides: tuple[int, ...] = (2, 4)
+    num_guides: int = 1
+    num_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        known = [2**level for level in range(len(self.block_out_channels))]
+        if not self.strides or len({*self.strides}) < len(self.strides) or not {*self.strides} <= {*known}:
+            raise ValueError(f"strides are {self.strides}, expected some of {known}, each once")
+        if self.num_guides < 1:
+            raise ValueError(f"num_guides is {self.num_guides}, expected at least 1")
+
+
+class ResidualBlock(nnx.Module):
+    """x + conv(leaky_relu(conv(x))), without normalisation, so that tiles fit."""
+
+    def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv1 = Conv(features, features, 3, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(features, features, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Features) -> Features:
+        return x + self.conv2(nnx.leaky_relu(self.conv1(x), _SLOPE))
+
+
+class FusionBlock(nnx.Module):
+    """What is added to the decoder's features at one level; zero before training."""
+
+    def __init__(self, features: int, config: FusionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv_in = Conv((1 + config.num_guides) * features, features, 3, dtype=dtype, rngs=rngs)
+        self.resnets = nnx.List([ResidualBlock(features, dtype=dtype, rngs=rngs) for _ in range(config.num_blocks)])
+        self.conv_out = Conv(features, features, 3, zero=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, decoded: Features, guides: Sequence[Features]) -> Features:
+        x = self.conv_in(jnp.concatenate([decoded, *guides], axis=-1))
+        for resnet in self.resnets:
+            x = resnet(x)
+        return self.conv_out(nnx.leaky_relu(x, _SLOPE))
+
+
+class Fusion(nnx.Module):
+    """One fusion block for each fused level of an autoencoder, in the order of `config.strides`."""
+
+    def __init__(self, config: FusionConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        widths = {2**level: width for level, width in enumerate(config.block_out_channels)}
+        self.blocks = nnx.List([FusionBlock(widths[s], config, dtype=dtype, rngs=rngs) for s in config.strides])
+
+    def bind(self, guides: Sequence[FeatureList], weight: float | Scalar = 1.0) -> Fuse:
+        """The function that `AutoencoderKL.decode` takes.
+
+        Args:
+            guides: `AutoencoderKL.features` of each guide, of the pictures that will be decoded.
+            weight: 0 for the plain decoder to 1, as trained.
+
+        Raises:
+            ValueError: there are fewer or more guides than the network has.
+        """
+        if len(guides) != self.config.num_guides:
+            raise ValueError(f"{len(guides)} guides, expected {self.config.num_guides}")
+        blocks = dict(zip(self.config.strides, self.blocks, strict=True))
+
+        def fuse(stride: int, x: Features) -> Features:
+            if stride not in blocks:
+                return x
+            level = stride.bit_length() - 1
+            added = blocks[stride](x, [features[level] for features in guides])
+            return x + jnp.asarray(weight, x.dtype) * added
+
+        return fuse
+
+
+def decode_guided(
+    vae: AutoencoderKL,
+    fusion: Fusion | None,
+    latents: Latents,
+    guides: Sequence[Images],
+    weight: float | Scalar = 1.0,
+) -> Images:
+    """The images of scaled latents, not clipped; the plain decoder's without a `fusion`.
+
+    `guides` are the pictures that the second stage reads, in [-1, 1], the LR image first. Those that the
+    fusion has no place for, at the end, are left out.
+    """
+    if fusion is None:
+        return vae.decode(latents)
+    seen = [vae.features(image) for image in guides[: fusion.config.num_guides]]
+    return vae.decode(latents, fusion.bind(seen, weight))
