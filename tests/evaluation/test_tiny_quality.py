@@ -132,7 +132,7 @@ def test_from_photographs_and_pairs_to_a_verdict(program, cascade, tmp_path, cap
     assert not cascade  # every value was kept
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(program, capsys, tmp_path):
+def test_a_mistake_is_one_line_and_exit_code_2(program, cascade, capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         program.main(["--photos", str(tmp_path), "--tiles", "0", "--output", str(tmp_path)])
     assert "--tiles" in capsys.readouterr().err
