@@ -84,7 +84,6 @@ PART = Range(0, 1, above=True)
 POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 SEED = Range(0, 2**63, below=True, whole=True)
-TIMESTEPS = Range(1, 100_000, whole=True)
 STEPS = Range(1, 1000, whole=True)
 GUIDANCE_SCALE = Range(-1000, 1000)
 

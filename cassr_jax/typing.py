@@ -28,7 +28,7 @@ TimeEmbedding = Float[Array, "#batch time_channels"]
 Hint = Float[Array, "pictures _ _ _"]
 Timesteps = Real[Array, "batch"]  # whole but for Euler's, which may lie between two
 
-# Of a sampling run
+# A sampling run
 Step = Int[Array, ""]
 Scalar = Float[Array, ""]
 Column = Float32[Array | np.ndarray, "steps"]  # a value for every step

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cassr_jax.imaging.manifest import sha256
 
 
-def fingerprint(source: str | Path) -> str:
+def fingerprint(source: str | Path, change: Callable[[Any], Any] | None = None) -> str:
     """SHA-256 of a cascade's configuration and of its weights' files; a hub id counts by its name alone.
+
+    Args:
+        source: as `cassr_jax.load` takes it.
+        change: applied to its configuration first, as an ablation does.
 
     Raises:
         InputError: the configuration cannot be read.
@@ -17,6 +23,7 @@ def fingerprint(source: str | Path) -> str:
     from cassr_jax.loading import read_cascade, resolve
 
     config, base = read_cascade(source)
+    config = config if change is None else change(config)
     digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode())
     for _, component in sorted(config.components.items()):
         path = Path(resolve(component, base))

@@ -1,11 +1,8 @@
 """A cascade as the evaluation's programs run it: its options, the pictures that it makes, and its fingerprint."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,14 +12,12 @@ import cassr_jax
 from cassr_jax.cascade import CasSR
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
+from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
 from cassr_jax.commands.options import SAMPLING, number
 from cassr_jax.config import CascadeConfig
-from cassr_jax.config_files import to_json
 from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines, blended
 from cassr_jax.imaging import tiling
-from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import to_float, to_uint8
-from cassr_jax.loading import read_cascade, resolve
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.ranges import Range
 
@@ -126,12 +121,4 @@ def fingerprint(chosen: Mapping[str, Any], change: Change | None = None) -> str:
     Raises:
         InputError: the configuration cannot be read.
     """
-    config, base = read_cascade(chosen["config"])
-    config = config if change is None else change(config)
-    digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode())
-    for _, component in sorted(config.components.items()):
-        path = Path(resolve(component, base))
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        for file in filter(Path.is_file, files):
-            digest.update(sha256(file).encode())
-    return digest.hexdigest()
+    return fingerprint_of(chosen["config"], change)

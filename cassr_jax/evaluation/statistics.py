@@ -39,7 +39,7 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def difference(values: Sequence[float], baseline: Sequence[float], higher_is_better: bool) -> Difference:
-    """Of two programs' values of one measure, in the same order of pictures.
+    """Compare two programs' values of one measure, in the same order of pictures.
 
     The pairs share their picture's difficulty, so the standard error of their difference is far below that of either
     mean. A pair in which one value is not defined, or both are infinite, counts for neither program.
