@@ -31,7 +31,7 @@ from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import Planned, build, sharpest_pairs, tiled_pairs
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Restore, add_options, fingerprint, load_restore, settings
+from cassr_jax.evaluation.cascades import Restore, add_options, add_sigmas, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
@@ -215,6 +215,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--preset", choices=PRESETS, action="append", help="of the tiles; may be repeated (default: light, realesrgan)")
     add("--output", type=Path, required=True, help="folder for the sets and the report")
     add_options(parser)
+    add_sigmas(parser)
     arguments = parser.parse_args(argv)
     if arguments.photos is None and arguments.pairs is None:
         parser.error("nothing to judge: expected --photos, --pairs, or both")

@@ -34,7 +34,7 @@ from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.baselines import blended, blurred
+from cassr_jax.evaluation.baselines import blurred
 from cassr_jax.evaluation.cascades import Restore, fingerprint
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import make_measure, read_weights
@@ -43,7 +43,7 @@ from cassr_jax.evaluation.report import difference_table, differences, means, ta
 from cassr_jax.files import write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.color import COLOR_FIXES
-from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.ranges import COUNT
 
 DAMAGE = ("light", "realesrgan")

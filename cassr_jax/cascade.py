@@ -22,13 +22,14 @@ from cassr_jax.first_stage import first_stage
 from cassr_jax.first_stage.interface import MakeDenoiser
 from cassr_jax.imaging import io, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
-from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.options import Options
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sampling import Canvas, Inputs, Parts, Setting
 from cassr_jax.seeds import seed_key
+from cassr_jax.sharding.mesh import local_devices
 
 StageName = Literal["reference", "result"]
 """A stage is called by what it makes."""
@@ -65,7 +66,8 @@ class CasSR:
     ):
         self.config = config
         self.first_stage = first_stage(config.activation)
-        self._mesh = _mesh(devices)
+        used = local_devices(devices)
+        self._mesh = Mesh(np.array(used), ("tiles",)) if len(used) > 1 else None
         if self._mesh is not None:
             everywhere = NamedSharding(self._mesh, PartitionSpec())
             networks = replace(networks, params=jax.device_put(networks.params, everywhere))
@@ -108,7 +110,7 @@ class CasSR:
         if weight is None:
             weight = self.config.first_stage_setting("reference_weight")
         if weight:
-            result = to_uint8(weight * guide[0] + (1 - weight) * to_float(result))
+            result = blended(reference, result, weight)
         return Restoration(bicubic, reference, result)
 
     def _activate(self, rgb: np.ndarray, chosen: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -279,14 +281,6 @@ class _Programs:
             denoise=lambda *rest: denoise(self._params, *rest),
             decode=lambda *rest: decode(self._params, *rest),
         )
-
-
-def _mesh(devices: int | None) -> Mesh | None:
-    present = jax.local_devices()
-    wanted = (1 if present[0].platform == "cpu" else len(present)) if devices is None else devices
-    if not 1 <= wanted <= len(present):
-        raise InputError(f"devices is {wanted}, expected 1 to {len(present)}, as many as there are")
-    return None if wanted == 1 else Mesh(np.array(present[:wanted]), ("tiles",))
 
 
 def _report(stage: StageName, tiles: int, chosen: Options) -> Callable[[int, int], None] | None:

@@ -9,7 +9,8 @@ import re
 import runpy
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,25 +29,60 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         InputError: the file is absent, fails, or defines something else; the message names the file.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a Python file that defines `config`")
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except Exception as error:  # the file is the user's program: whatever it raises is an error in the file
-        raise InputError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
+    config = run_file(path, "a Python file that defines `config`").get("config")
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: defines `config` as {type(config).__name__}, expected a TrainConfig")
     return from_json(TrainConfig, to_json(config), str(path))
 
 
+def run_file(path: Path, expected: str) -> dict[str, Any]:
+    """What a Python file defines, by name.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message where there is none.
+
+    Raises:
+        InputError: the file is absent or fails; the message names it and the line.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected {expected}")
+    with naming(path):
+        return runpy.run_path(str(path))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns whatever the Python file `path` raises within the block into an InputError with the file and the line.
+
+    The file is the user's program: all that it raises, an attempt to end this one included, is a fault of the file.
+    """
+    try:
+        yield
+    except _Named:  # by a file that this one runs
+        raise
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise _Named(f"{path}{_line(error, path)}: {kind}{error}") from error
+
+
+class _Named(InputError):
+    """An error in a Python file; its message names the file."""
+
+
 def sibling(file: str, name: str) -> Any:
-    """What the configuration `name` beside `file` defines, as attributes: `sibling(__file__, "sd15.py").cascade`."""
-    return types.SimpleNamespace(**runpy.run_path(str(Path(file).with_name(name))))
+    """What the configuration `name` beside `file` defines, as attributes: `sibling(__file__, "sd15.py").cascade`.
+
+    Raises:
+        InputError: as `run_file`.
+    """
+    path = Path(file).with_name(name)
+    return types.SimpleNamespace(**run_file(path, f"the configuration that {file} takes over"))
 
 
-def _line(error: Exception, path: Path) -> str:
+def _line(error: BaseException, path: Path) -> str:
     """Where in the file the error arose, as far as that is known."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""

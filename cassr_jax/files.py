@@ -1,9 +1,10 @@
 """Files that are whole or not there, JSON that may be damaged, and folders that hold links."""
 
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
@@ -41,11 +42,21 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
 def write_json(path: Path, data: Any) -> None:
     """Write `data`, of JSON's own types, with two spaces a level; the folder is made.
 
+    NaN and the infinities become null, since JSON has no such numbers.
+
     Raises:
         InputError: the folder or file cannot be written.
     """
     with replaced(path) as file:
-        file.write((json.dumps(data, indent=2) + "\n").encode())
+        file.write((json.dumps(_finite(data), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _finite(entry) for name, entry in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(entry) for entry in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_json(path: Path, kind: type[T] = dict) -> T:

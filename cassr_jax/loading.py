@@ -1,6 +1,5 @@
 """From a name, a folder or a configuration file to a cascade."""
 
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
@@ -10,7 +9,7 @@ from typing import Any, get_args
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, DType
-from cassr_jax.config_files import from_json, to_json
+from cassr_jax.config_files import from_json, run_file, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json
 from cassr_jax.first_stage import NAMES, first_stage
@@ -74,9 +73,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     """The configuration that a source describes, and the folder where its relative paths start."""
     path = Path(source)
     if path.suffix == ".py":
-        if not path.is_file():
-            raise InputError(f"{path}: no such file, expected a Python file that defines `cascade`")
-        config = runpy.run_path(str(path)).get("cascade")
+        config = run_file(path, "a Python file that defines `cascade`").get("cascade")
         if not isinstance(config, CascadeConfig):
             raise InputError(f"{path}: defines `cascade` as {type(config).__name__}, expected a CascadeConfig")
         return from_json(CascadeConfig, to_json(config), str(path)), path.parent

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cassr_jax.commands.fingerprint import fingerprint
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
 from cassr_jax.config_files import from_json, override, read_config, sibling, to_json
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
+from cassr_jax.loading import read_cascade
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from tests.random_cascade import NETWORKS
 
@@ -184,9 +186,10 @@ HEAD = "from cassr_jax.config import TrainConfig\nfrom cassr_jax.data.config imp
         ("x = 1\nconfig = (", "bad.py, line 2: SyntaxError: "),
         (
             HEAD + "config = TrainConfig('vae', DataConfig('p', crop_size=-4))",
-            "bad.py, line 3: InputError: crop_size: ",
+            "bad.py, line 3: crop_size: ",
         ),
         (HEAD + "config = TrainConfig('vae', DataConfig('p'), seed=0.5)", "bad.py: seed is 0.5, expected a value of"),
+        ("x = 1\nraise SystemExit(0)", "bad.py, line 2: SystemExit: 0"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):
@@ -212,5 +215,29 @@ def test_a_file_takes_what_its_sibling_defines(tmp_path, monkeypatch):
 def test_an_absent_sibling_is_named(tmp_path):
     text = "from cassr_jax.config_files import sibling\nconfig = sibling(__file__, 'none.py').config"
     (tmp_path / "child.py").write_text(text)
-    with pytest.raises(InputError, match=r"child\.py, line 2: FileNotFoundError: .*none\.py"):
+    with pytest.raises(InputError, match=r"child\.py, line 2: .*none\.py: no such file, expected the configuration"):
         read_config(tmp_path / "child.py")
+
+
+def test_a_fault_in_a_sibling_is_the_sibling_s(tmp_path):
+    (tmp_path / "base.py").write_text("x = 1\nconfig = (")
+    (tmp_path / "child.py").write_text("from cassr_jax.config_files import sibling\nsibling(__file__, 'base.py')")
+    for read in (read_config, read_cascade, fingerprint):
+        with pytest.raises(InputError, match=r"^\S*base\.py, line 2: SyntaxError: [^\n]*$"):
+            read(tmp_path / "child.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config = 5", "bad.py: defines `cascade` as NoneType, expected a CascadeConfig"),
+        ("x = 1\ncascade = (", "bad.py, line 2: SyntaxError: "),
+        ("cascade = CascadeConfig()", "bad.py, line 1: NameError: name 'CascadeConfig' is not defined"),
+        ("import sys\nsys.exit(3)", "bad.py, line 2: SystemExit: 3"),
+    ],
+)
+def test_a_wrong_file_of_a_cascade_is_named(tmp_path, text, message):
+    (tmp_path / "bad.py").write_text(text)
+    for read in (read_cascade, fingerprint):
+        with pytest.raises(InputError, match=re.escape(message)):
+            read(tmp_path / "bad.py")

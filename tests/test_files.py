@@ -66,6 +66,13 @@ def test_links_to_folders_are_followed_and_end(tmp_path):
     assert next(path.name for path in files_below(sets, exclude=sets / "a")) == "3.png"
 
 
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    data = {"a": [1.5, float("nan"), (float("inf"), 2)], "b": {"c": -float("inf"), "d": "NaN"}}
+    write_json(tmp_path / "x.json", data)
+    assert read_json(tmp_path / "x.json") == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "NaN"}}
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)

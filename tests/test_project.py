@@ -53,14 +53,14 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": {"config", "diffusion", "imaging", "models"},
     "cascade": {
         "config", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling", "second_stage",
-        "seeds",
+        "seeds", "sharding",
     },
     "loading": {"cascade", "config", "config_files", "first_stage", "networks", "ranges", "second_stage"},
     "training": {
         "config", "config_files", "data", "diffusion", "first_stage", "imaging", "kinds", "loading", "models",
         "networks", "prompts", "ranges", "sampling", "second_stage", "seeds", "sharding", "weights",
     },
-    "evaluation": {"data", "imaging", "models", "weights"},
+    "evaluation": {"data", "imaging", "models", "sharding", "weights"},
 }  # fmt: skip
 # Programs, which stand on top of everything: the folder of commands, and these.
 COMMANDS = {"evaluation/__main__.py", "evaluation/cascades.py"}

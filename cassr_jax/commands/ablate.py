@@ -2,8 +2,9 @@
 
     python -m cassr_jax.commands.ablate --lr LR --hr HR --config tiny --output FOLDER --sweep-steps 1 2 4
 
-A variant is a file of --ablations that defines `change`, a function of the cascade's configuration; --sweep-steps and
---sweep-guidance add the unchanged cascade with each of these values. A variant that cannot be loaded, for want of a
+A variant is a file of --ablations that defines `change`, a function of the cascade's configuration, into which the
+options of this command are written before; --sweep-steps and --sweep-guidance add the unchanged cascade with each of
+these values. A variant that cannot be loaded, for want of a
 network say, is named and left out. Every mean has its standard error, and a second table compares each variant with
 --against, picture by picture. The output folder gets ablations.md, ablations.json, ablations.png (LPIPS and DISTS
 against steps, guidance and time) and a folder for each variant. The same command again goes on where it stopped.
@@ -11,19 +12,20 @@ against steps, guidance and time) and a folder for each variant. The same comman
 
 import argparse
 import importlib.util
-import runpy
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cassr_jax.commands.options import number
 from cassr_jax.commands.running import command
+from cassr_jax.config import CascadeConfig
+from cassr_jax.config_files import naming, run_file
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
+from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings, with_options
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
@@ -57,21 +59,30 @@ class Outcome:
 
 
 def read_variants(folder: Path) -> list[Variant]:
-    """One for each Python file, by name.
+    """One variant for each Python file of a folder, by name.
 
     Raises:
-        InputError: there is none, or one defines no function `change`.
+        InputError: there is no file, or one fails or defines no function `change`.
     """
     files = sorted(folder.glob("*.py"))
     if not files:
         raise InputError(f"{folder}: holds no Python file; expected a folder such as configs/ablations")
-    variants = []
-    for file in files:
-        change = runpy.run_path(str(file)).get("change")
-        if not callable(change):
-            raise InputError(f"{file}: defines no function `change` of a cascade's configuration")
-        variants.append(Variant(file.stem, cast(Change, change)))
-    return variants
+    return [Variant(file.stem, _read_change(file)) for file in files]
+
+
+def _read_change(file: Path) -> Change:
+    defined = run_file(file, "a Python file that defines `change`").get("change")
+    if not callable(defined):
+        raise InputError(f"{file}: defines no function `change` of a cascade's configuration")
+
+    def change(config: CascadeConfig) -> CascadeConfig:
+        with naming(file):
+            changed = defined(config)
+        if not isinstance(changed, CascadeConfig):
+            raise InputError(f"{file}: `change` returns {type(changed).__name__}, expected a CascadeConfig")
+        return changed
+
+    return change
 
 
 def sweeps(steps: Sequence[int], guidance: Sequence[float]) -> list[Variant]:
@@ -94,8 +105,14 @@ def run_variant(
     Raises:
         InputError: the variant's cascade cannot be loaded, or no picture could be measured.
     """
-    chosen = {**chosen, **variant.options, "variant": variant.name, "cascade": fingerprint(chosen, variant.change)}
-    load = partial(load_restore, chosen, variant.change, devices)
+
+    def change(config: CascadeConfig) -> CascadeConfig:
+        config = with_options(config, {**chosen, **variant.options})
+        return config if variant.change is None else variant.change(config)
+
+    unchanged = {"config": chosen["config"], "activation": None, "precision": chosen["precision"]}
+    load = partial(load_restore, unchanged, change, devices)
+    chosen = {**chosen, **variant.options, "variant": variant.name, "cascade": fingerprint(chosen, change)}
     found = compare(cases, load, measure, folder / variant.name, chosen)
     seconds = [m.seconds for m in found if m.values and m.seconds is not None]
     if not seconds:

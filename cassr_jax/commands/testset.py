@@ -29,12 +29,14 @@ from cassr_jax.commands.options import number
 from cassr_jax.commands.running import command
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS, Preset, degrade
-from cassr_jax.data.sources import picture_files
+from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
+from cassr_jax.evaluation.pairing import by_name, by_stem
 from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
 from cassr_jax.files import read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
+from cassr_jax.imaging.pixels import size_text
 from cassr_jax.ranges import COUNT
 
 SCALE, LR_SIDE = 4, 128
@@ -64,14 +66,14 @@ def degraded_pairs(photos: Path, preset: Preset) -> list[Planned]:
     """
 
     def make(path: Path, seed: int) -> Images:
-        hr = _read(path)
+        hr = read_rgb(path)
         height, width = (side // SCALE * SCALE for side in hr.shape[:2])
         if not height or not width:
-            raise InputError(f"{path}: {_size(hr)}, expected sides of at least {SCALE} px")
+            raise InputError(f"{path}: {size_text(hr)}, expected sides of at least {SCALE} px")
         hr = np.ascontiguousarray(hr[:height, :width])
         return degrade(hr, seed, preset, scale=SCALE)[0], hr
 
-    found = _by_name([(Path(key).with_suffix("").as_posix(), photos / key) for key in picture_files(photos)])
+    found = by_stem(photos)
     return [
         Planned(name, (path,), lambda path=path, seed=seed: make(path, seed))
         for seed, (name, path) in enumerate(found.items())
@@ -115,11 +117,13 @@ def cropped_pairs(lr: Path, hr: Path, side: int = LR_SIDE) -> tuple[list[Planned
     """
 
     def make(lr_path: Path, hr_path: Path) -> Images:
-        small, large = _read(lr_path), _read(hr_path)
+        small, large = read_rgb(lr_path), read_rgb(hr_path)
         if large.shape[:2] != (small.shape[0] * SCALE, small.shape[1] * SCALE):
-            raise InputError(f"{hr_path}: {_size(large)}, expected {SCALE} times the {_size(small)} of {lr_path}")
+            raise InputError(
+                f"{hr_path}: {size_text(large)}, expected {SCALE} times the {size_text(small)} of {lr_path}"
+            )
         if min(small.shape[:2]) < side:
-            raise InputError(f"{lr_path}: {_size(small)}, expected sides of at least {side} px")
+            raise InputError(f"{lr_path}: {size_text(small)}, expected sides of at least {side} px")
         top, left = ((length - side) // 2 for length in small.shape[:2])
         return _cut(small, top, left, side), _cut(large, top * SCALE, left * SCALE, side * SCALE)
 
@@ -184,13 +188,13 @@ def check(folder: Path) -> Iterator[str]:
     """
     pictures = read_manifest(folder)["pictures"]
     for kind in ("lr", "hr"):
-        found = {Path(key).with_suffix("").as_posix(): folder / kind / key for key in picture_files(folder / kind)}
+        found = by_stem(folder / kind)
         for name in sorted(found.keys() | pictures):
             if name not in pictures:
                 yield f"{found[name]}: not in the manifest"
             elif name not in found:
                 yield f"{folder / kind / name}: missing"
-            elif (digest := pixels_sha256(_read(found[name]))) != pictures[name][kind]:
+            elif (digest := pixels_sha256(read_rgb(found[name]))) != pictures[name][kind]:
                 yield f"{found[name]}: its pixels' SHA-256 is {digest[:12]}..., expected {pictures[name][kind][:12]}..."
 
 
@@ -226,28 +230,11 @@ def pixels_sha256(image: np.ndarray) -> str:
 def _marked(folder: Path, kind: str) -> dict[str, Path]:
     other = _MARKS["hr" if kind == "lr" else "lr"]
     stems = ((Path(key).with_suffix("").as_posix(), folder / key) for key in picture_files(folder))
-    return _by_name([(_MARKS[kind].sub("", stem), path) for stem, path in stems if not other.search(stem)])
-
-
-def _by_name(files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name, path in files:
-        if name in found:
-            raise InputError(f"{path}: has the name of {found[name].name}, {name}; expected one picture of a name")
-        found[name] = path
-    return found
-
-
-def _read(path: Path) -> np.ndarray:
-    return io.fill_hidden(io.read(path))
+    return by_name((_MARKS[kind].sub("", stem), path) for stem, path in stems if not other.search(stem))
 
 
 def _cut(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]} px"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

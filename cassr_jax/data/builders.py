@@ -15,9 +15,9 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cassr_jax.data.sources import picture_files
+from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import fill_hidden, read
+from cassr_jax.imaging.pixels import size_text
 
 MIN_SIDE = 64  # px; what is shorter is left out. Between this and the crop size, pictures are enlarged when cropped.
 THREADS = 4
@@ -77,12 +77,11 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _encode(self, key: str) -> tuple[str, bytes | str]:
         """The key, and a PNG of the picture or the reason why there is none."""
         try:
-            rgb = fill_hidden(read(self.images / key))
+            rgb = read_rgb(self.images / key)
         except InputError as error:
             return key, str(error)
-        height, width = rgb.shape[:2]
-        if min(height, width) < self.min_side:
-            return key, f"{self.images / key}: {width}x{height} px, expected sides of at least {self.min_side}"
+        if min(rgb.shape[:2]) < self.min_side:
+            return key, f"{self.images / key}: {size_text(rgb)}, expected sides of at least {self.min_side}"
         _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 4])
         return key, np.asarray(data).tobytes()
 

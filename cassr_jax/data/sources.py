@@ -82,6 +82,15 @@ def picture_files(folder: str | Path) -> list[str]:
     return keys
 
 
+def read_rgb(path: Path) -> np.ndarray:
+    """The picture in a file, uint8 RGB (H, W, 3), upright, without its alpha.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return fill_hidden(read(path))
+
+
 def find_set(path: str | Path) -> Path | None:
     """The folder of a set that TFDS prepared: `path` or, below it, NAME/VERSION or NAME/CONFIG/VERSION; else None.
 
@@ -122,7 +131,7 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> np.ndarray:
         index = range(len(self.keys))[index]
-        return self._cache.get(index, lambda: fill_hidden(read(self.path / self.keys[index])))
+        return self._cache.get(index, lambda: read_rgb(self.path / self.keys[index]))
 
     def __repr__(self) -> str:
         return f"FolderSource({str(self.path)!r}, {len(self.keys)} pictures)"

@@ -21,7 +21,7 @@ from pathlib import Path
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import BLURRED, SIGMAS, names
-from cassr_jax.evaluation.cascades import KINDS, add_options, fingerprint, load_restore, settings
+from cassr_jax.evaluation.cascades import KINDS, add_options, add_sigmas, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare, result_file
 from cassr_jax.evaluation.frechet import vgg16_distance
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
@@ -44,6 +44,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
     add("--vgg16", action="store_true", help="also LPIPS of VGG16, and the Frechet distance on its features; slow")
     add_options(parser)
+    sceptic = parser.add_argument_group("sceptic's rows", "Pictures that cost no second stage; see docs/evaluation.md.")
+    sceptic.add_argument(
+        "--baselines", action="store_true", help="add them: blurs of the reference, the autoencoder alone, means of two"
+    )
+    add_sigmas(sceptic)
     arguments = parser.parse_args(argv)
     if arguments.lr is None and not arguments.results:
         parser.error("nothing to judge: expected --lr, --results, or both")
@@ -84,7 +89,7 @@ def run(arguments: argparse.Namespace) -> str:
     results = dict(arguments.results)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
     measures = find_measures(arguments.vgg16, arguments.devices)
-    cascade = settings(arguments)
+    cascade = settings(arguments) | ({"sigmas": list(arguments.sigma)} if arguments.baselines else {})
     chosen = {
         "hr": str(arguments.hr.resolve()),
         "lr": None if arguments.lr is None else str(arguments.lr.resolve()),
@@ -102,11 +107,12 @@ def run(arguments: argparse.Namespace) -> str:
     if baseline not in rows:
         raise InputError(f"--against is {baseline!r}, expected one of {', '.join(rows)}")
     missing = dict(measures.missing)
+    pictures = sum(bool(m.values) for m in found)
     for name, of in measures.of_set.items():
         values, reason = measure_set(of, cases, found, arguments.output)
         missing |= {name: reason} if reason else {}
         for program, row in rows.items():
-            row[name] = Mean(values.get(program, math.nan), math.nan, 1)
+            row[name] = Mean(values[program], math.nan, pictures) if program in values else Mean(math.nan, math.nan, 0)
     write_sheet(arguments.output, cases, found)
     return write_report(
         arguments.output, chosen, found, rows, missing, unpaired, arguments.paper, baseline if len(rows) > 1 else None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import cv2
 import numpy as np
 
-from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.imaging.pixels import blended
 
 BLURRED = "reference, blurred"  # followed by the blur's sigma
 AUTOENCODED = "reference through the autoencoder"
@@ -54,8 +54,3 @@ def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     """uint8 (H, W, 3) under a Gaussian of `sigma` px, computed in float32 and rounded once; borders are mirrored."""
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     return np.rint(smooth).clip(0, 255).astype(np.uint8)
-
-
-def blended(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """`share` of `a` and the rest of `b`, as the cascade blends its reference and its result; uint8 (H, W, 3)."""
-    return to_uint8(share * to_float(a) + (1 - share) * to_float(b))

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,16 +10,20 @@ import jax
 import numpy as np
 
 import cassr_jax
+from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
 from cassr_jax.commands.options import SAMPLING, number
-from cassr_jax.config import CascadeConfig
-from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines, blended
+from cassr_jax.config import CascadeConfig, FirstStageConfig
+from cassr_jax.errors import InputError
+from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines
+from cassr_jax.first_stage import NAMES
 from cassr_jax.imaging import tiling
-from cassr_jax.imaging.pixels import to_float, to_uint8
+from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.options import Options
 from cassr_jax.ranges import Range
 
 KINDS = ("bicubic", "reference", "result")
@@ -34,31 +39,60 @@ Restore = Callable[[np.ndarray, int, float], Mapping[str, np.ndarray]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which cascade, how it samples, and the sceptic's rows; an option left out is the cascade's own."""
-    group = parser.add_argument_group("cascade", "Left out, each is what the configuration says.")
+    """The options that choose a cascade and say how it samples."""
+    group = parser.add_argument_group("cascade", "An option that is left out is what the configuration says.")
     options.add_options(group, "config", "activation", "seed", *SAMPLING, "precision", "devices")
-    group.add_argument(
-        "--baselines", action="store_true", help="also the sceptic's rows: blurs, the autoencoder alone, means of two"
-    )
-    group.add_argument(
+
+
+def add_sigmas(parser: Any) -> None:
+    """The option --sigma of the sceptic's rows; `parser` may be a group of one."""
+    parser.add_argument(
         "--sigma",
         type=number(_SIGMA),
         nargs="+",
         default=list(SIGMAS),
         metavar="PX",
-        help=f"of those blurs of the reference (default: {' '.join(f'{sigma:g}' for sigma in SIGMAS)})",
+        help="standard deviations of the Gaussian blurs of the reference, in px of the output "
+        f"(default: {' '.join(f'{sigma:g}' for sigma in SIGMAS)})",
     )
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What decides the pixels, besides the seed and the input; None is the cascade's own."""
-    return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)} | (
-        {"sigmas": list(arguments.sigma)} if arguments.baselines else {}
+    """What decides the cascade's pixels, besides the seed and the input; None is the cascade's own."""
+    return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
+
+
+def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeConfig:
+    """The configuration with the options of `settings` written into it, so that a variant can change it further.
+
+    Raises:
+        InputError: an option is out of range, or weighs a fusion that the cascade does not have.
+    """
+    given = Options(**{name: chosen[name] for name in SAMPLING if chosen.get(name) is not None})
+    if given.fidelity is not None and second_stage.FUSION not in config.components:
+        raise InputError(f"fidelity is {given.fidelity}, expected None: this cascade has no fusion to weigh")
+    own = {name: getattr(given, name) for name in ("color_fix", "fidelity", "tile")} | {
+        "activation": chosen.get("activation")
+    }
+    of_first_stages = _given({"color_fix": given.color_fix, "reference_weight": given.reference_weight})
+    stages = {name: config.first_stages.get(name, FirstStageConfig()) for name in NAMES if of_first_stages}
+    return replace(
+        config,
+        **_given(own),
+        first_stages={**config.first_stages, **{name: replace(s, **of_first_stages) for name, s in stages.items()}},
+        sampling=given.of_second_stage(config.sampling),
+        activation_sampling=given.of_first_stage(config.activation_sampling),
     )
 
 
+def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
+
+
 def load_restore(chosen: Mapping[str, Any], change: Change | None = None, devices: int | None = None) -> Restore:
-    """The cascade of `settings`, its configuration passed through `change` first.
+    """Loads the cascade of `settings`, its configuration passed through `change` first.
+
+    Where `chosen` names `sigmas`, the function that is returned makes the sceptic's pictures too.
 
     Raises:
         InputError: it cannot be loaded; the function itself raises it for an option out of range.

@@ -6,9 +6,10 @@ is finished, `pictures/` what the cascade made of it. Started again, it goes on 
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,25 +85,47 @@ def _finished(file: Path) -> list[Measured]:
         with replaced(file) as stream:
             stream.write(whole + newline)
     lines = whole.split(b"\n") if whole else []
-    return [_measured(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+    return [_from_line(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _measured(line: bytes, where: str) -> Measured:
+def _to_line(measured: Measured) -> str:
+    """One line of JSON. JSON has neither NaN nor infinities: null stands for the first, their names for the others."""
+
+    def written(value: float) -> float | str | None:
+        if math.isfinite(value):
+            return value
+        return None if math.isnan(value) else str(value)
+
+    values = {program: {name: written(value) for name, value in of.items()} for program, of in measured.values.items()}
+    return json.dumps(asdict(measured) | {"values": values}, allow_nan=False) + "\n"
+
+
+def _from_line(line: bytes, where: str) -> Measured:
     """
     Raises:
-        InputError: `line` is not what `compare` writes.
+        InputError: `line` is not what `_to_line` makes.
     """
+
+    def read(value: Any) -> float:
+        if value is None:
+            return math.nan
+        if value in ("inf", "-inf"):
+            return float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"a value is {value!r}")
+        return value
+
     data = parse_json(line, where)
     try:
         measured = Measured(**data)
-        numbers = [value for values in measured.values.values() for value in values.values()]
-        if not isinstance(measured.name, str) or not all(isinstance(value, int | float) for value in numbers):
-            raise TypeError("a name or a value is of another type")
+        if not isinstance(measured.name, str):
+            raise TypeError(f"the name is {measured.name!r}")
+        values = {program: {name: read(value) for name, value in of.items()} for program, of in measured.values.items()}
     except (TypeError, AttributeError) as error:
         raise InputError(
             f"{where}: no picture's values ({error}); delete this line, and the picture is measured anew"
         ) from error
-    return measured
+    return replace(measured, values=values)
 
 
 def compare(
@@ -125,13 +148,13 @@ def compare(
     """
     with claimed(folder, "evaluation"):
         found = open_output(folder, settings)
-        left = [case for case in cases if case.name not in found or found[case.name].files != _files_hash(case)]
+        left = [case for case in cases if not _is_current(found.get(case.name), case)]
         if left:
             restore = None if load is None else load()
             with (folder / VALUES).open("a", encoding="utf-8") as stream:
                 measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
                 for measured in tqdm(measuring, "measuring", len(left), unit="picture", disable=None):
-                    stream.write(json.dumps(asdict(measured)) + "\n")
+                    stream.write(_to_line(measured))
                     stream.flush()
                     found[measured.name] = measured
     return [found[case.name] for case in cases]
@@ -141,8 +164,9 @@ def _measure_all(
     cases: Sequence[Case], restore: Restore | None, measure: Measure, seed: int, folder: Path
 ) -> Iterator[Measured]:
     for case in cases:
-        files = _files_hash(case)
+        files = ""  # where a file cannot be read, it is tried again when the comparison goes on
         try:
+            files = _files_hash(case)
             pictures = read_case(case)
         except InputError as error:
             yield Measured(case.name, {}, str(error), files=files)
@@ -163,7 +187,19 @@ def _measure_all(
         yield Measured(case.name, dict(zip(shown, values, strict=True)), "", seconds, files, undefined)
 
 
+def _is_current(measured: Measured | None, case: Case) -> bool:
+    """Whether `measured` is about the case's files as they are now."""
+    try:
+        return measured is not None and measured.files == _files_hash(case)
+    except InputError:  # measuring it again says why it is left out
+        return False
+
+
 def _files_hash(case: Case) -> str:
+    """
+    Raises:
+        InputError: a file cannot be read.
+    """
     paths = [case.hr, *([] if case.lr is None else [case.lr]), *case.results.values()]
     return hashlib.sha256("".join(map(sha256, paths)).encode()).hexdigest()
 

@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassr_jax.data.sources import picture_files
+from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io
-from cassr_jax.imaging.pixels import to_float
+from cassr_jax.imaging.pixels import size_text, to_float
 from cassr_jax.models.perceptual import Params, lpips_features
 from cassr_jax.weights.perceptual import Weights
 
@@ -53,10 +52,9 @@ def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
 
     @cache
     def of_file(file: Path) -> np.ndarray:
-        picture = io.fill_hidden(io.read(file))
+        picture = read_rgb(file)
         if min(picture.shape[:2]) < LEAST_SIDE:
-            size = f"{picture.shape[1]}x{picture.shape[0]} px"
-            raise InputError(f"found a picture of {size}, expected sides of at least {LEAST_SIDE} px")
+            raise InputError(f"found a picture of {size_text(picture)}, expected sides of at least {LEAST_SIDE} px")
         return np.asarray(last(params, picture[None]))
 
     def of_folder(folder: Path) -> np.ndarray:

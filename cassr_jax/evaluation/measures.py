@@ -12,8 +12,9 @@ import numpy as np
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.fidelity import luma, psnr, ssim
 from cassr_jax.evaluation.naturalness import niqe, pristine_statistics
-from cassr_jax.imaging.pixels import to_float
+from cassr_jax.imaging.pixels import size_text, to_float
 from cassr_jax.models.perceptual import Params, dists_between, dists_features, lpips_between, lpips_features
+from cassr_jax.sharding.mesh import local_devices
 from cassr_jax.weights.perceptual import Weights, dists_weights, lpips_weights
 
 Values = dict[str, float]  # measure -> value; NaN where the measure is not defined
@@ -113,7 +114,7 @@ def make_measure(
         return found
 
     def measure(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> tuple[list[Values], Undefined]:
-        size, side = f"{truth.shape[1]}x{truth.shape[0]} px", min(truth.shape[:2])
+        size, side = size_text(truth), min(truth.shape[:2])
         least_sides = {name: LEARNED[name].least_side for name in weights} | {"ssim_y": SSIM_SIDE}
         undefined = {
             name: f"{size}, expected sides of at least {least} px"
@@ -135,17 +136,3 @@ def make_measure(
         return [{name: math.nan for name in undefined} | values for values in result], undefined
 
     return measure
-
-
-def local_devices(count: int | None) -> list[Any]:
-    """The first `count` devices of this process; by default all accelerators, or one CPU.
-
-    Raises:
-        InputError: there are fewer.
-    """
-    present = jax.local_devices()
-    if count is None:
-        count = 1 if present[0].platform == "cpu" else len(present)
-    if not 1 <= count <= len(present):
-        raise InputError(f"devices is {count}, expected 1 to {len(present)}, as many as there are")
-    return present[:count]

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.pixels import size_text
 
 _BLOCK = 96
 _FEATURES = 36
@@ -38,7 +39,7 @@ def niqe(image: np.ndarray, pristine: Statistics | None = None) -> float:
     """
     rows, columns = (side // _BLOCK for side in image.shape[:2])
     if min(rows, columns) < 2:
-        raise InputError(f"the picture is {image.shape[1]}x{image.shape[0]} px; NIQE needs at least 192x192")
+        raise InputError(f"the picture is {size_text(image)}, expected sides of at least {2 * _BLOCK} px for NIQE")
     mean, covariance = pristine_statistics() if pristine is None else pristine
     plane = _grey(image[: rows * _BLOCK, : columns * _BLOCK])
     shrunk = _half((plane / 255).astype(np.float32)).astype(np.float64) * 255

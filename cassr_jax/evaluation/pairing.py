@@ -1,14 +1,14 @@
 """Which pictures of several folders belong together: those of one name, whatever their suffixes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cassr_jax.data.sources import picture_files
+from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io
+from cassr_jax.imaging.pixels import size_text
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def find_cases(hr: Path, lr: Path | None, results: Mapping[str, Path]) -> tuple[
         InputError: a folder is missing, holds no picture or two of one name, or no name is in all of them.
     """
     folders = {"hr": hr, **({} if lr is None else {"lr": lr}), **results}
-    found = {name: _by_stem(folder) for name, folder in folders.items()}
+    found = {name: by_stem(folder) for name, folder in folders.items()}
     names = sorted(set().union(*found.values()))
     missing = {name: [title for title in folders if name not in found[title]] for name in names}
     cases = [
@@ -65,33 +65,37 @@ def read_case(case: Case) -> Pictures:
     Raises:
         InputError: a picture cannot be read, or their sizes do not fit.
     """
-    hr = _read(case.hr)
-    lr = None if case.lr is None else _read(case.lr)
-    results = {title: _read(path) for title, path in case.results.items()}
+    hr = read_rgb(case.hr)
+    lr = None if case.lr is None else read_rgb(case.lr)
+    results = {title: read_rgb(path) for title, path in case.results.items()}
     for title, picture in results.items():
         if picture.shape != hr.shape:
-            raise InputError(f"{case.results[title]}: {_size(picture)}, expected {_size(hr)} as {case.hr}")
+            raise InputError(f"{case.results[title]}: {size_text(picture)}, expected {size_text(hr)} as {case.hr}")
     if lr is not None:
         scale = hr.shape[0] // lr.shape[0]
         if not scale or hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
-            raise InputError(f"{case.hr}: {_size(hr)}, expected a multiple of {_size(lr)} of {case.lr}")
+            raise InputError(f"{case.hr}: {size_text(hr)}, expected a multiple of {size_text(lr)} of {case.lr}")
     return Pictures(hr, lr, results)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """Name, with subfolders, without suffix -> file."""
+def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """(name, file) pairs as a mapping.
+
+    Raises:
+        InputError: two files have one name.
+    """
     found: dict[str, Path] = {}
-    for key in picture_files(folder):
-        name = Path(key).with_suffix("").as_posix()
+    for name, file in files:
         if name in found:
-            raise InputError(f"{folder}: {found[name].name} and {Path(key).name} have one name, expected one picture")
-        found[name] = folder / key
+            raise InputError(f"{file}: has the same name as {found[name].name}, {name}; expected one picture of a name")
+        found[name] = file
     return found
 
 
-def _read(path: Path) -> np.ndarray:
-    return io.fill_hidden(io.read(path))
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder and of its subfolders, by path below it without suffix.
 
-
-def _size(picture: np.ndarray) -> str:
-    return f"{picture.shape[1]}x{picture.shape[0]} px"
+    Raises:
+        InputError: the folder is missing, holds no picture or two of one name.
+    """
+    return by_name((Path(key).with_suffix("").as_posix(), folder / key) for key in picture_files(folder))

@@ -14,6 +14,7 @@ import numpy as np
 
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import OfPicture
+from cassr_jax.imaging.pixels import size_text
 
 # Ours -> pyiqa's name. Two variants of MANIQA are in use. A reader of SeeSR found 0.5050 with pyiqa's default where its
 # paper has 0.6198, and the authors answered that theirs is the PIPAL variant (github.com/cswry/SeeSR, issue 30). The
@@ -64,8 +65,7 @@ def _of_picture(measure: Callable[[Any], Any], variant: str) -> OfPicture:
         try:
             return float(measure(_tensor(picture)))
         except Exception as error:  # a network that is given too small a picture fails somewhere within torch
-            size = f"{picture.shape[1]}x{picture.shape[0]} px"
-            raise InputError(f"pyiqa's {variant} cannot judge {size} ({_first_line(error)})") from error
+            raise InputError(f"pyiqa's {variant} cannot judge {size_text(picture)} ({_first_line(error)})") from error
 
     return of
 

@@ -200,7 +200,7 @@ def write_report(
         "undefined": {m.name: m.undefined for m in found if m.undefined},
         "pictures": {m.name: m.values for m in measured},
     }
-    write_json(folder / "comparison.json", _finite(content))
+    write_json(folder / "comparison.json", content)
     return text
 
 
@@ -289,10 +289,3 @@ def _difference_cell(name: str, row: Mapping[str, Difference]) -> str:
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _finite(value: Any) -> Any:
-    """For JSON, which knows neither infinity nor NaN: null in their place."""
-    if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

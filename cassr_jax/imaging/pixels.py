@@ -1,4 +1,4 @@
-"""Between pictures of 8 bit and the range [-1, 1] that the networks work in."""
+"""Pixels: 8 bit and the range [-1, 1] that the networks work in, blends, and sizes in words."""
 
 from typing import TypeVar
 
@@ -17,3 +17,13 @@ def to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
     """[-1, 1], of any floating type -> uint8 [0, 255], rounded and clipped, on the host. NaN becomes grey."""
     values = np.nan_to_num(np.asarray(images, np.float32))
     return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def blended(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    """`share` of picture `a` and the rest of `b`; uint8 (H, W, 3) each."""
+    return to_uint8(share * to_float(a) + (1 - share) * to_float(b))
+
+
+def size_text(picture: np.ndarray) -> str:
+    """The size of a picture (H, W, ...) in words: "640x480 px"."""
+    return f"{picture.shape[1]}x{picture.shape[0]} px"

@@ -1,4 +1,4 @@
-"""The devices: those of all processes, and a mesh of them from its configuration."""
+"""Devices: those of this process, those of all processes, and a mesh of them."""
 
 import math
 from collections.abc import Sequence
@@ -31,6 +31,20 @@ def join_processes(where: Sequence[str]) -> None:
     except (ValueError, RuntimeError) as error:
         found = " ".join(where) or "no address"
         raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({error})") from error
+
+
+def local_devices(count: int | None) -> list[Any]:
+    """The first `count` devices of this process; by default all accelerators, or one CPU.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    present = jax.local_devices()
+    if count is None:
+        count = 1 if present[0].platform == "cpu" else len(present)
+    if not 1 <= count <= len(present):
+        raise InputError(f"devices is {count}, expected 1 to {len(present)}, as many as there are")
+    return present[:count]
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

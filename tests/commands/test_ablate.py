@@ -14,7 +14,7 @@ from cassr_jax.commands.ablate import read_variants, sweeps
 from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.errors import InputError
 from tests.evaluation.narrow_backbones import install_narrow_networks
-from tests.evaluation.pair_folders import arguments
+from tests.evaluation.pair_folders import arguments, write
 
 ABLATIONS = Path(__file__).parents[2] / "configs" / "ablations"
 
@@ -59,22 +59,36 @@ def test_a_folder_without_variants_is_refused(tmp_path):
     (tmp_path / "x.py").write_text("change = 3\n")
     with pytest.raises(InputError, match=r"x.py: defines no function `change`"):
         read_variants(tmp_path)
+    (tmp_path / "x.py").write_text("y = 1\nchange = (\n")
+    with pytest.raises(InputError, match=r"x.py, line 2: SyntaxError"):
+        read_variants(tmp_path)
+
+
+def test_a_variant_whose_function_fails_is_named(tmp_path):
+    (tmp_path / "x.py").write_text("def change(cascade):\n    return cascade.nothing\n")
+    (tmp_path / "y.py").write_text("def change(cascade):\n    pass\n")
+    x, y = read_variants(tmp_path)
+    with pytest.raises(InputError, match=r"x.py, line 2: AttributeError: .*nothing"):
+        x.change(CascadeConfig())
+    with pytest.raises(InputError, match=r"y.py: `change` returns NoneType, expected a CascadeConfig"):
+        y.change(CascadeConfig())
 
 
 @pytest.fixture
 def cascade(monkeypatch):
     """A cascade that is the darker the fewer steps it takes, and has no ControlNet. Lists what is loaded."""
-    loads: list[str] = []
+    loads: list[CascadeConfig] = []
 
     def load(source, *, activation, change, dtype, devices):
-        config = CascadeConfig() if change is None else change(CascadeConfig())
-        loads.append(config.activation)
+        assert activation is None  # it would undo what a variant changes
+        config = change(CascadeConfig())
+        loads.append(config)
         if config.activation == "controlnet":
             raise InputError("names no activation_controlnet")
 
-        def restore(lr: np.ndarray, *, seed: int, scale: float, steps: int = 50, **options) -> SimpleNamespace:
+        def restore(lr: np.ndarray, *, seed: int, scale: float) -> SimpleNamespace:
             large = lr.repeat(4, 0).repeat(4, 1)
-            dark = (large * (steps / 50)).astype(np.uint8)
+            dark = (large * (config.sampling.num_steps / 50)).astype(np.uint8)
             return SimpleNamespace(bicubic=large, reference=large, result=dark)
 
         return SimpleNamespace(restore=restore)
@@ -104,7 +118,55 @@ def test_all_variants_stand_in_one_table(folders, cascade, capsys):
     assert cv2.imread(str(out / "ablations.png")).shape[1] > 1000  # three columns
     cascade.clear()
     assert ablate.main(given) == 0
-    assert cascade == ["controlnet"]  # all others are done
+    assert [config.activation for config in cascade] == ["controlnet"]  # all others are done
+    for value in report["variants"]["whole"]["means"].values():
+        assert value["pictures"] == 3
+
+
+def test_a_variant_changes_what_the_options_say(folders, cascade):
+    """`--guidance-scale 3` holds for every variant but the one without guidance, and so on."""
+    options = ["--activation", "rrdbnet", "--guidance-scale", "3", "--steps", "7", "--reference-weight", "0.5"]
+    given = arguments(folders, "--ablations", str(ABLATIONS), *options, "--color-fix", "adain", "--tile", "64")
+    assert ablate.main([*given, "--sweep-steps", "9"]) == 0
+    names = [*(path.stem for path in sorted(ABLATIONS.glob("*.py"))), "steps_09"]
+    loaded = dict(zip(names, cascade, strict=True))
+    for name, config in loaded.items():
+        steps = 9 if name == "steps_09" else 7
+        scale = 1 if name == "prompt_none" else 3
+        for sampling in (config.sampling, config.activation_sampling):
+            assert (sampling.num_steps, sampling.guidance_scale) == (steps, scale), name
+        activation = {"lr": "identity", "controlnet": "controlnet", "scedit": "scedit"}.get(
+            name.removeprefix("reference_")
+        )
+        assert config.activation == (activation or "rrdbnet"), name
+        assert config.first_stage_setting("reference_weight") == (0 if name == "second_stage_alone" else 0.5), name
+        assert (config.color_fix, config.first_stage_setting("color_fix"), config.tile) == ("adain", "adain", 64)
+
+
+def test_an_option_for_a_part_that_is_missing_is_refused(folders, cascade, capsys):
+    assert ablate.main(arguments(folders, "--ablations", str(ABLATIONS), "--fidelity", "0.5")) == 2
+    assert "fidelity is 0.5, expected None: this cascade has no fusion" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--baselines", "--sigma"])
+def test_rows_that_the_tables_do_not_show_are_not_offered(folders, option):
+    with pytest.raises(SystemExit, match="2"):
+        ablate.main(arguments(folders, option, "1"))
+
+
+def test_a_measure_that_is_not_defined_is_null(folders, cascade, truths):
+    """Of pictures of 20 px there is no LPIPS; the tables show a dash, the JSON null."""
+    for folder in ("hr", "lr"):
+        for file in (folders / folder).iterdir():
+            file.unlink()
+    write(folders / "hr", "small.png", truths["a"][:20, :20])
+    write(folders / "lr", "small.png", np.ascontiguousarray(truths["a"][:20:4, :20:4]))
+    for _ in range(2):  # measured, and read back
+        assert ablate.main(arguments(folders, "--ablations", str(ABLATIONS))) == 0
+        text = (folders / "out" / "ablations.json").read_text()
+        means = json.loads(text, parse_constant=pytest.fail)["variants"]["whole"]["means"]
+        assert means["lpips"] == {"mean": None, "standard_error": None, "pictures": 0}
+        assert means["psnr_y"]["mean"] > 0
 
 
 def test_a_person_s_mistake_is_one_line_and_exit_code_2(folders, cascade, capsys):

@@ -154,7 +154,7 @@ def test_a_person_s_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main(["check", str(tmp_path / "none")]) == 2
     assert "expected a test set's folder" in capsys.readouterr().err
     write(tmp_path / "photos", "tiny.jpg", picture(16, 0))
-    with pytest.raises(InputError, match=r"tiny\.png: has the name of tiny\.jpg"):
+    with pytest.raises(InputError, match=r"tiny\.png: has the same name as tiny\.jpg"):
         degraded_pairs(tmp_path / "photos", PRESETS["light"])
     for folder, name in (("left", "x.png"), ("right", "y.png")):
         write(tmp_path / folder, name, picture(16, 0))
