@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
-from cassr_jax.commands.options import SAMPLING, add_options
+from cassr_jax.commands.options import SAMPLING, add_options, local_path
 from cassr_jax.commands.running import command, complain, say
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
@@ -274,7 +274,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         default=Path("output"),
         metavar="DIR",
         help="folder for the results (default: %(default)s)",

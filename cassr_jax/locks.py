@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import read_json
+from cassr_jax.files import check_local, read_json
 
 NAME = ".lock"
 # What file systems say that have no locks between hosts.
@@ -65,8 +65,10 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
     it. Where the file system has no locks, what the file says decides alone.
 
     Raises:
-        InputError: another process owns the folder, which the message names, or the folder cannot be written.
+        InputError: another process owns the folder, which the message names, or the folder is an address or cannot be
+            written.
     """
+    check_local(folder, "the folder")
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,10 +83,8 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
             raise InputError(f"{folder}: {_in_use(before)}, or delete {path} if that has ended")
         if before is not None and before.host != socket.gethostname():
             print(f"{folder}: taken over from {before}, which left no lock", file=sys.stderr, flush=True)
-        file.truncate(0)
-        file.write(json.dumps(asdict(Owner.this(program))))
-        file.flush()
         try:
+            _sign(file, path, Owner.this(program))
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is locked: whoever waits for it opens a new one
@@ -132,6 +132,14 @@ def _opened(path: Path, *, wait: bool) -> tuple[IO[str], bool]:
             file.close()
             raise
         file.close()
+
+
+def _sign(file: IO[str], path: Path, owner: Owner) -> None:
+    try:
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(asdict(owner)).encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _owner(path: Path) -> Owner | None:

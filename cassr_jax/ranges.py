@@ -128,7 +128,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "sharp_fraction": SHARE,
         "min_scale": PART,
         "scale": COUNT,
-        "num_threads": COUNT,
+        "num_threads": FROM_ZERO,
         "num_workers": FROM_ZERO,
         "prefetch": COUNT,
         "cache_bytes": FROM_ZERO,

@@ -104,6 +104,25 @@ def test_a_damaged_lock_file_does_not_block(tmp_path, content):
         assert read_json(tmp_path / NAME)["process"] == os.getpid()
 
 
+def test_a_disk_too_full_for_the_owners_name_leaves_no_lock(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        own(tmp_path, r"\.lock: cannot be written \(No space left on device\)")
+    assert list(tmp_path.iterdir()) == []
+    with claimed(tmp_path, "train.py"):
+        assert read_json(tmp_path / NAME)["process"] == os.getpid()
+
+
+def test_an_address_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given in ("gs://bucket/run", Path("gs://bucket/run")):
+        own(given, r"the folder is gs:/+bucket/run, an address, expected a path of this machine")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     own(tmp_path / "file" / "run", r"file/run/\.lock: cannot be written")

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cassr_jax.commands.options import number
+from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import naming, run_file
@@ -172,10 +172,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--hr", type=Path, required=True, help="folder of the true pictures")
-    add("--lr", type=Path, required=True, help="folder of the pictures that are restored")
-    add("--output", type=Path, required=True, help="folder for the report and a folder for each variant")
-    add("--ablations", type=Path, default=Path("configs/ablations"), help="folder of variants (default %(default)s)")
+    add("--hr", type=local_path, required=True, help="folder of the true pictures")
+    add("--lr", type=local_path, required=True, help="folder of the pictures that are restored")
+    add("--output", type=local_path, required=True, help="folder for the report and a folder for each variant")
+    add(
+        "--ablations",
+        type=local_path,
+        default=Path("configs/ablations"),
+        help="folder of variants (default %(default)s)",
+    )
     add("--against", metavar="VARIANT", help="compare in pairs with this variant (default: whole, or the first)")
     add_options(parser)
     sweep = parser.add_argument_group("sweeps").add_argument

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 
@@ -25,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, choices=BUILDERS, help="which set; `folder` is any other")
-    parser.add_argument("--images", required=True, type=Path, help="where its pictures are")
-    parser.add_argument("--output", required=True, type=Path, help="folder in which DATASET/VERSION is written")
+    parser.add_argument("--images", required=True, type=local_path, help="where its pictures are")
+    parser.add_argument("--output", required=True, type=local_path, help="folder in which DATASET/VERSION is written")
     parser.add_argument(
         "--min-side", type=int, default=MIN_SIDE, help="shortest side of a picture, in px (default %(default)s)"
     )

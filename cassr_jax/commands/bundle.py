@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import to_json
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a cascade: a Python file that defines `cascade`, or a folder")
-    parser.add_argument("--output", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--output", required=True, type=local_path, help="the folder to write")
     parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the weights")
     arguments = parser.parse_args(argv)
     config, base = read_cascade(arguments.config)

@@ -6,9 +6,12 @@ No JAX here, so that a command can show its help and refuse a wrong option at on
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 from cassr_jax.choices import PRECISIONS, ColorFix, Sampler, Start
+from cassr_jax.errors import InputError
+from cassr_jax.files import check_local
 from cassr_jax.first_stage import NAMES
 from cassr_jax.ranges import COUNT, RANGES, Range
 
@@ -24,6 +27,15 @@ def number(allowed: Range) -> Callable[[str], int | float]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def local_path(text: str) -> Path:
+    """The `type` of an option that names a file or a folder; an address such as gs://bucket/run is refused by name."""
+    try:
+        check_local(text, "it")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def _of_options(field: str) -> Callable[[str], int | float]:

@@ -11,9 +11,8 @@ it is refused where other settings made what is there.
 
 import argparse
 import sys
-from pathlib import Path
 
-from cassr_jax.commands.options import add_options, number
+from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.config import SamplingConfig
 from cassr_jax.config_files import override, read_config
@@ -33,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", required=True, type=Path, help="a training configuration: its data and components are used")
+    add("--config", required=True, type=local_path, help="a training configuration: its data and components are used")
     add("--records", required=True, type=number(COUNT), help="how many records to make")
-    add("--output", required=True, type=Path, help="the folder that the *.array_record files are written to")
+    add("--output", required=True, type=local_path, help="the folder that the *.array_record files are written to")
     add("--no-latents", action="store_true", help="store no latents: training then encodes the targets in every step")
     add_options(parser, "set")
     references = parser.add_argument_group("references", "Left out, the first stage is the configuration's own.")

@@ -55,6 +55,26 @@ def command(
     return decorate
 
 
+@contextmanager
+def ended_after(seconds: float, message: str, name: str) -> Iterator[None]:
+    """Ends the process with one line and exit code 2 if the block takes longer.
+
+    For a call that no exception can end, such as a library's that waits for another machine.
+    """
+
+    def end() -> None:
+        complain(message, name)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def say(message: object) -> None:
     """Print a line on stdout, if anybody reads it."""
     _print(str(message), sys.stdout)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cassr_jax.commands.options import number
+from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS, Preset, degrade
@@ -248,14 +248,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     tiles = commands.add_parser("tiles", help="sharp tiles of photographs, degraded")
     tiles.add_argument("--count", type=number(COUNT), default=100, help="how many (default %(default)s)")
     for made in (degraded, tiles):
-        made.add_argument("--photos", type=Path, required=True, help="folder of sharp pictures")
+        made.add_argument("--photos", type=local_path, required=True, help="folder of sharp pictures")
         made.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")
     crops = commands.add_parser("crops", help="the middles of registered pairs")
-    crops.add_argument("--lr", type=Path, required=True, help="folder of the small pictures")
-    crops.add_argument("--hr", type=Path, required=True, help="folder of the large ones, may be the same")
+    crops.add_argument("--lr", type=local_path, required=True, help="folder of the small pictures")
+    crops.add_argument("--hr", type=local_path, required=True, help="folder of the large ones, may be the same")
     for made in (degraded, tiles, crops):
-        made.add_argument("--output", type=Path, required=True, help="folder of the set")
-    commands.add_parser("check", help="compare a set with its manifest").add_argument("folder", type=Path)
+        made.add_argument("--output", type=local_path, required=True, help="folder of the set")
+    commands.add_parser("check", help="compare a set with its manifest").add_argument("folder", type=local_path)
     return parser.parse_args(argv)
 
 

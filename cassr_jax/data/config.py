@@ -1,11 +1,12 @@
 """What to train on. Apart from the pipeline, so that nobody who only reads a configuration imports grain."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
+from cassr_jax.files import check_local
+from cassr_jax.ranges import POSITIVE, check
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,15 @@ class DataConfig:
     cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
 
     def __post_init__(self) -> None:
+        check(self)
         if self.preset is not None and self.preset not in PRESETS:
             raise InputError(f"preset: {self.preset!r} is not known; expected one of {', '.join(PRESETS)}")
-        if self.crop_size <= 0 or self.crop_size % self.scale:
-            raise InputError(f"crop_size: {self.crop_size} is not a positive multiple of the scale {self.scale}")
-        if not 0.0 <= self.sharp_fraction <= 1.0:
-            raise InputError(f"sharp_fraction: {self.sharp_fraction} is not between 0 and 1")
-        if not 0.0 < self.min_scale <= 1.0:
-            raise InputError(f"min_scale: {self.min_scale} is not above 0 and at most 1")
+        if self.crop_size % self.scale:
+            raise InputError(f"crop_size is {self.crop_size}, expected a multiple of scale, which is {self.scale}")
+        check_local(self.path, "path")
         for path, weight in self.mixture.items():
-            if not 0 < weight < math.inf:
-                raise InputError(f"mixture: the weight of {path} is {weight}, expected a positive number")
+            check_local(path, "a path of mixture")
+            POSITIVE.check(f"mixture.{path}", weight)
         if self.resident and self.mixture:
             raise InputError("mixture: cannot be resident, expected one folder of prepared records as path")
 

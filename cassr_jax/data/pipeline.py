@@ -24,6 +24,7 @@ from cassr_jax.data.prepared import PreparedSource, record_files
 from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.io import bicubic
+from cassr_jax.ranges import FROM_ZERO
 
 _ENDLESS = 2**30  # epochs; a data set repeated without end has more records than a length can count once it is batched
 
@@ -118,8 +119,7 @@ def batches(
     """
     # Records are made in parallel; OpenCV's own threads would only get in each other's way.
     cv2.setNumThreads(1)
-    if seed < 0:
-        raise InputError(f"seed is {seed}, expected at least 0")
+    FROM_ZERO.check("seed", seed)
     stream = (records or open_records(config))(seed)
 
     def open_at(examples: int) -> grain.DatasetIterator:

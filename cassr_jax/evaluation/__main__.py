@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import BLURRED, SIGMAS, names
@@ -36,10 +37,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m cassr_jax.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--hr", type=Path, required=True, help="folder of the true pictures")
-    add("--lr", type=Path, help="folder of the pictures that the cascade restores")
+    add("--hr", type=local_path, required=True, help="folder of the true pictures")
+    add("--lr", type=local_path, help="folder of the pictures that the cascade restores")
     add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="another program's pictures")
-    add("--output", type=Path, required=True, help="folder for the report, one for each comparison")
+    add("--output", type=local_path, required=True, help="folder for the report, one for each comparison")
     add("--against", metavar="NAME", help="compare in pairs with this program (default: reference, or the first)")
     add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
     add("--vgg16", action="store_true", help="also LPIPS of VGG16, and the Frechet distance on its features; slow")
@@ -62,7 +63,7 @@ def _named(text: str) -> tuple[str, Path]:
         raise argparse.ArgumentTypeError(
             f"found {text!r}, expected NAME=DIR with a name that is none of {', '.join(taken)}"
         )
-    return name, Path(folder)
+    return name, local_path(folder)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import files_below
+from cassr_jax.files import check_local, files_below
 
 READABLE_SUFFIXES = frozenset(
     [
@@ -132,6 +132,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     passed_over: list[Path] = []
     unreadable: list[str] = []
     for text in (os.fspath(given) for given in inputs):
+        check_local(text, "an input")
         given = Path(text)
         if not text:
             raise InputError("an input is the empty text, expected the name of a file or folder")

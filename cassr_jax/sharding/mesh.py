@@ -11,26 +11,44 @@ from jax.sharding import AxisType, Mesh
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.strategies import AXES, MeshConfig
 
+_GRACE = 60  # s; JAX aborts the whole process when its own time is over, so whoever calls should end it before
 
-def join_processes(where: Sequence[str]) -> None:
+
+def join_processes(where: Sequence[str], timeout: int = 300) -> None:
     """Become one of several processes that see each other's devices; before anything is computed.
 
     Args:
         where: nothing, where the cluster tells JAX; or the address HOST:PORT of process 0, the number of processes, and
             the number of this one.
+        timeout: seconds after which the caller ends this process, if the others have not come.
 
     Raises:
         InputError: it is neither, or the others cannot be found.
     """
     try:
-        if not where:
-            jax.distributed.initialize()
-            return
-        address, count, index = where
-        jax.distributed.initialize(address, num_processes=int(count), process_id=int(index))
+        address = _address(where) if where else {}
+        jax.distributed.initialize(**address, initialization_timeout=timeout + _GRACE)
     except (ValueError, RuntimeError) as error:
         found = " ".join(where) or "no address"
-        raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({error})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({reason})") from error
+
+
+def _address(where: Sequence[str]) -> dict[str, Any]:
+    """HOST:PORT N I as what JAX takes.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    if len(where) != 3:
+        raise ValueError(f"{len(where)} words")
+    address, count, index = where
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"{address} names no port")
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"there is no process {index} of {count}")
+    return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
 
 
 def local_devices(count: int | None) -> list[Any]:

@@ -17,7 +17,6 @@ from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
-from cassr_jax.ranges import check
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import describe
 from cassr_jax.training.objectives import make_objective
@@ -56,7 +55,6 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
     """
-    check(config)
     config = replace(config, data=replace(config.data, resident=False))
     check_division(config, placement)
     networks = _networks(config)

@@ -23,7 +23,7 @@ from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import Checkpoints, origins
 from cassr_jax.training.export import export
 from cassr_jax.training.flops import traced_flops
-from cassr_jax.training.monitor import Monitor
+from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import Batch, make_objective
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.processes import check_agreement, claimed_together
@@ -105,7 +105,8 @@ def _train(config: TrainConfig, workdir: Path, export_to: Path | None, profile: 
 
         preview = make_preview(config, run.networks, run.prompt_ids, run.sets) if config.preview_every else None
         start, compiled = int(state.step), None
-        with closing(Monitor(config, workdir, preview, profile)) as monitor:
+        traced = traced_steps(profile, range(start, config.num_steps))
+        with closing(Monitor(config, workdir, preview, traced)) as monitor:
             # Save, next batch, step, in this order. A checkpoint holds the state before a step and the data's state
             # before that step's batch is drawn, so that a run taken up there draws the same batch again. Saved after
             # the batch was drawn, that batch would be lost; saved while the step runs, its arrays would be overwritten.

@@ -23,14 +23,14 @@ class Monitor:
 
     Args:
         preview: makes a picture of all parameters; None for none.
-        profile: the first step that `workdir/profile` gets a trace of, and the one after the last.
+        traced: the steps that `workdir/profile` gets a trace of.
     """
 
-    def __init__(self, config: TrainConfig, workdir: Path, preview: Preview | None, profile: tuple[int, int] | None):
+    def __init__(self, config: TrainConfig, workdir: Path, preview: Preview | None, traced: range):
         self._config = config
         self._workdir = workdir
         self._preview = preview
-        self._profile = profile
+        self._traced, self._tracing = traced, False
         self._logs = Logs(workdir)
         self._guard = Guard(config.skip_limit, workdir / "nonfinite")
         self._meter = Meter(config.batch_size, jax.devices()[0].device_kind)
@@ -43,8 +43,9 @@ class Monitor:
         steps = range(start, total)
         self._bar = tqdm(steps, initial=start, total=total, unit="step", mininterval=5, disable=not first_process)
         for step in self._bar:
-            if self._profile is not None and step == self._profile[0]:
+            if step in self._traced and not self._tracing:
                 jax.profiler.start_trace(str(self._workdir / "profile"))
+                self._tracing = True
             yield step
 
     def begin(self, flops: float) -> None:
@@ -79,9 +80,9 @@ class Monitor:
         self.settle(state)
         self._running = (step, batch, metrics)
         done = step + 1
-        if self._profile is not None and done == self._profile[1]:
+        if self._tracing and done not in self._traced:
             self.settle(state)
-            jax.profiler.stop_trace()
+            self._end_trace()
         if done % self._config.log_every == 0 or done == self._config.num_steps:
             self.settle(state)
             means = self._meter.summary() | ({"damaged_records": damaged} if damaged else {})
@@ -102,5 +103,27 @@ class Monitor:
         self._guard.check(step, batch, found, state.params)
         self._meter.add(found)
 
+    def _end_trace(self) -> None:
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+
     def close(self) -> None:
+        self._end_trace()
         self._logs.close()
+
+
+def traced_steps(asked: tuple[int, int] | None, left: range) -> range:
+    """The steps to trace: what the run still has of those that were asked for; says so where that is not all.
+
+    Args:
+        asked: the first step, and the one after the last; None for no trace.
+        left: the steps that the run still has.
+    """
+    if asked is None:
+        return range(0)
+    found = range(max(asked[0], left.start), min(asked[1], left.stop))
+    if found != range(*asked) and jax.process_index() == 0:
+        traced = f"{found.start}:{found.stop} is traced" if found else "nothing is traced"
+        print(f"profile: {traced}, asked for {asked[0]}:{asked[1]}, the run goes from {left.start} to {left.stop}")
+    return found

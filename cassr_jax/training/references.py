@@ -38,6 +38,7 @@ from cassr_jax.prompts import prompt_ids
 from cassr_jax.sampling import Canvas, Inputs, Setting
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
+from cassr_jax.training.processes import flat
 
 RECORDS_PER_FILE = 512
 MADE_WITH = "made_with.json"  # the settings that the records of a folder come from
@@ -278,17 +279,10 @@ def _check_made_with(file: Path, config: TrainConfig, recipe: Recipe) -> None:
     if not file.is_file():
         write_json(file, settings)
         return
-    before, now = (_flat(found) for found in (read_json(file), settings))
+    before, now = (flat(found) for found in (read_json(file), settings))
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
             raise InputError(
                 f"{file}: made with {name} {before.get(name)!r}, expected it again and not {now.get(name)!r}, "
                 "or another --output"
             )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found

@@ -12,6 +12,7 @@ from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
 from cassr_jax.models.parameters import Params
+from cassr_jax.ranges import check
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.objectives import Batch, Metrics, Objective
@@ -106,10 +107,10 @@ def make_step(
 def check_division(config: TrainConfig, placement: Placement) -> None:
     """
     Raises:
-        InputError: the batch cannot be divided into equal parts for `accumulate` and the devices of the mesh.
+        InputError: a field is out of its range, or the batch cannot be divided into equal parts for `accumulate` and
+            the devices of the mesh.
     """
-    if config.accumulate < 1:
-        raise InputError(f"accumulate is {config.accumulate}, expected at least 1")
+    check(config)
     parts = placement.batch_shards * config.accumulate
     if config.batch_size % parts:
         raise InputError(

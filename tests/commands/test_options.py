@@ -1,6 +1,7 @@
 """The options that every sampling command shares."""
 
 import argparse
+import importlib
 import subprocess
 import sys
 from typing import get_args
@@ -59,6 +60,35 @@ def test_out_of_range_is_refused_in_words(capsys, arguments, expected):
     error = capsys.readouterr().err
     assert expected in error
     assert "None" not in error  # which nobody can type
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "sample photo.jpg --output gs://bucket/run",
+        "train --config configs/smoke.py --workdir gs://bucket/run",
+        "train --config gs://bucket/run --workdir run",
+        "train --config configs/smoke.py --workdir run --export gs://bucket/run",
+        "cassr_jax.commands.references --config configs/smoke.py --records 1 --output gs://bucket/run",
+        "cassr_jax.commands.build --dataset folder --images gs://bucket/run --output data",
+        "cassr_jax.commands.build --dataset folder --images photos --output gs://bucket/run",
+        "cassr_jax.commands.bundle --config tiny --output gs://bucket/run",
+        "cassr_jax.commands.testset tiles --photos gs://bucket/run --output set",
+        "cassr_jax.commands.testset check gs://bucket/run",
+        "cassr_jax.commands.ablate --lr lr --hr hr --output gs://bucket/run",
+        "cassr_jax.evaluation.__main__ --hr hr --results other=gs://bucket/run --output report",
+        "cassr_jax.evaluation.__main__ --hr gs://bucket/run --lr lr --output report",
+    ],
+)
+def test_an_address_is_refused_where_a_path_is_asked_for(arguments, capsys, tmp_path, monkeypatch):
+    program, *rest = arguments.split()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        importlib.import_module(program).main(rest)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "gs://bucket/run, an address, expected a path of this machine; mount or copy it first" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_option_explains_itself_and_says_its_default(capsys):

@@ -12,7 +12,7 @@ from cassr_jax.errors import InputError, Stopped
 
 PRELUDE = """
 import os, signal, sys, threading, time
-from cassr_jax.commands.running import command, say
+from cassr_jax.commands.running import command, ended_after, say
 """
 
 
@@ -74,6 +74,21 @@ sys.exit(main())
     assert process.wait(20) == 130
     assert time.monotonic() - began < 2
     assert process.communicate() == ("", "program: interrupted; go on\n")
+
+
+def test_a_call_that_nothing_can_end_is_ended_by_its_time():
+    process = start(
+        """
+import ctypes
+
+with ended_after(60, "too late", "program"):
+    pass
+with ended_after(0.2, "too late", "program"):
+    ctypes.CDLL(None).sleep(60)
+"""
+    )
+    assert process.communicate(timeout=20) == ("", "program: too late\n")
+    assert process.returncode == 2
 
 
 def test_what_a_terminal_cannot_show_is_printed_as_numbers():

@@ -262,7 +262,7 @@ def test_a_picture_that_breaks_later_is_replaced(folder, tmp_path, capfd):
 def test_seeds_of_any_size_differ(folder):
     crops = {next(batches(configure(folder), batch_size=2, seed=seed))["hr"].tobytes() for seed in (0, 2**32, 2**64)}
     assert len(crops) == 3
-    with pytest.raises(InputError, match="seed is -1, expected at least 0"):
+    with pytest.raises(InputError, match="seed is -1, expected a whole number of at least 0"):
         batches(configure(folder), batch_size=2, seed=-1)
 
 
@@ -344,10 +344,15 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
     ("change", "message"),
     [
         ({"preset": "heavy"}, "preset: 'heavy' is not known; expected one of light, realesrgan, stablesr"),
-        ({"crop_size": 30}, "crop_size: 30 is not a positive multiple of the scale 4"),
-        ({"crop_size": 0}, "crop_size: 0 is not"),
-        ({"sharp_fraction": 1.5}, "sharp_fraction: 1.5 is not between 0 and 1"),
-        ({"mixture": {"a": 0.0}}, "mixture: the weight of a is 0.0, expected a positive number"),
+        ({"crop_size": 30}, "crop_size is 30, expected a multiple of scale, which is 4"),
+        ({"crop_size": 0}, "crop_size is 0, expected a whole number of at least 1"),
+        ({"sharp_fraction": 1.5}, "sharp_fraction is 1.5, expected a number of at least 0 and at most 1"),
+        ({"mixture": {"a": 0.0}}, r"mixture\.a is 0.0, expected a number above 0"),
+        ({"min_scale": 0.0}, "min_scale is 0.0, expected a number above 0 and at most 1"),
+        ({"scale": 0}, "scale is 0, expected a whole number of at least 1"),
+        ({"num_workers": -1}, "num_workers is -1, expected a whole number of at least 0"),
+        ({"path": "gs://bucket/set"}, "path is gs://bucket/set, an address, expected a path of this machine"),
+        ({"mixture": {"s3://b": 1.0}}, "a path of mixture is s3://b, an address"),
         ({"mixture": {"a": 1.0}, "resident": True}, "mixture: cannot be resident"),
     ],
 )

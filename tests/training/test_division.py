@@ -241,7 +241,7 @@ def test_frozen_parameters_have_no_state_and_stay_to_the_bit_for_a_hundred_steps
     [
         ({"batch_size": 12}, "batch_size is 12, expected a multiple of 8"),
         ({"batch_size": 8, "accumulate": 2}, "batch_size is 8, expected a multiple of 16"),
-        ({"accumulate": 0}, "accumulate is 0, expected at least 1"),
+        ({"accumulate": 0}, "accumulate is 0, expected a whole number of at least 1"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused(changes, message):

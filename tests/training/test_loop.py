@@ -215,6 +215,35 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_
     assert (tmp_path / vae).read_bytes() == (finished / vae).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("asked", "left", "traced", "said"),
+    [
+        (None, range(7), range(0), ""),
+        ((2, 5), range(7), range(2, 5), ""),
+        ((2, 5), range(3, 7), range(3, 5), "profile: 3:5 is traced, asked for 2:5, the run goes from 3 to 7\n"),
+        ((4, 20), range(6), range(4, 6), "profile: 4:6 is traced, asked for 4:20, the run goes from 0 to 6\n"),
+        ((2, 5), range(5, 7), range(0), "profile: nothing is traced, asked for 2:5, the run goes from 5 to 7\n"),
+        ((8, 9), range(7), range(0), "profile: nothing is traced, asked for 8:9, the run goes from 0 to 7\n"),
+    ],
+)
+def test_what_is_left_of_the_steps_to_trace_is_traced(asked, left, traced, said, capsys):
+    assert list(monitor.traced_steps(asked, left)) == list(traced)
+    assert capsys.readouterr().out == said
+
+
+def test_a_run_taken_up_within_the_steps_to_trace_traces_the_rest(config, tmp_path, watch, monkeypatch):
+    watch(config, stop=3)
+    with pytest.raises(Interrupted):
+        loop.train(config, tmp_path)
+    watch(config)
+    steps, traces = [], []
+    monkeypatch.setattr(monitor.Guard, "check", lambda guard, step, *_: steps.append(step))
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: traces.append([folder, *steps]))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traces.append([*steps]))
+    loop.train(config, tmp_path, profile=(1, 6))
+    assert traces == [[str(tmp_path / "profile")], [2, 3, 4, 5]]
+
+
 def test_a_run_on_prepared_records_can_be_prolonged(networks, tmp_path, watch):
     """N steps, then N + M asked for, against N + M in one run, through several epochs of three records."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,59 @@
+"""Processes that find each other, and what they are told where they do not."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import train
+from cassr_jax.errors import InputError
+from cassr_jax.sharding.mesh import join_processes
+
+ROOT = Path(train.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("localhost", "1 words"),
+        ("localhost 2 0", "localhost names no port"),
+        (":1234 2 0", ":1234 names no port"),
+        ("localhost:http 2 0", "localhost:http names no port"),
+        ("localhost:123456 2 0", "localhost:123456 names no port"),
+        ("localhost:1234 two 0", "there is no process 0 of two"),
+        ("localhost:1234 2 2", "there is no process 2 of 2"),
+        ("localhost:1234 2 -1", "there is no process -1 of 2"),
+    ],
+)
+def test_an_address_that_is_none_is_one_sentence(where, reason):
+    with pytest.raises(InputError) as error:
+        join_processes(where.split())
+    assert str(error.value) == f"--distributed: {where} does not work, expected HOST:PORT N I ({reason})"
+
+
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_a_process_that_never_comes_is_one_sentence(number, tmp_path):
+    """Waited for by the first process, and by the second."""
+    with socket.create_server(("localhost", 0)) as server:
+        free_port = server.getsockname()[1]
+    began = time.monotonic()
+    done = subprocess.run(
+        [
+            *(sys.executable, "train.py", "--config", "configs/smoke.py", "--workdir", str(tmp_path / "run")),
+            *("--distributed", f"localhost:{free_port}", "2", number, "--join-timeout", "1"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert time.monotonic() - began < 60
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "train.py: --distributed: not all processes came within 1 s, expected one with each number; start them all, or "
+        "give them longer by --join-timeout\n"
+    )
+    assert not (tmp_path / "run").exists()
