@@ -358,7 +358,7 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
 )
 def test_a_wrong_setting_is_named(change, message):
     with pytest.raises(InputError, match=message):
-        DataConfig("anywhere", **change)
+        DataConfig(**{"path": "anywhere"} | change)
 
 
 def test_a_preset_changes_neither_which_picture_nor_which_crop(folder):
