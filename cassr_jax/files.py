@@ -15,7 +15,7 @@ from cassr_jax.errors import InputError
 T = TypeVar("T")
 
 JSON_DEPTH = 100  # objects and lists within each other; what is written here has fewer than 10
-_KINDS = {dict: "an object", list: "a list"}
+_KINDS = {dict: "an object", list: "a list", object: "a value"}
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a letter alone would be a drive
 
 
@@ -60,7 +60,7 @@ def _finite(data: Any) -> Any:
 
 
 def read_json(path: Path, kind: type[T] = dict) -> T:
-    """What a JSON file holds: an object, or a list where `kind` is `list`.
+    """What a JSON file holds: an object, a list where `kind` is `list`, or any value where it is `object`.
 
     Raises:
         InputError: the file cannot be read, or as `parse_json`.

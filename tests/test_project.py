@@ -14,14 +14,16 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from graphlib import TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 import sample
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.config_files import from_json, read_config, to_json
+from cassr_jax.config_files import from_json, override, read_config, to_json
 from cassr_jax.loading import read_cascade
+from cassr_jax.ranges import check
 from cassr_jax.training.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +105,9 @@ def shell_lines(file: Path) -> list[str]:
     if file.suffix == ".py":
         return re.findall(r"^ {4}(python .*)$", ast.get_docstring(ast.parse(text)) or "", re.MULTILINE)
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
-    return "\n".join(blocks).replace("\\\n", " ").splitlines()
+    # What is in a loop is read as it runs first; besides, `shlex` would take the # for a comment.
+    first = "\n".join(blocks).replace("${set%,*}", "light").replace("${set#*,}", "0")
+    return first.replace("\\\n", " ").splitlines()
 
 
 def shell_commands(file: Path) -> list[list[str]]:
@@ -144,13 +148,23 @@ def test_commands_name_what_exists(page, command):
 
 
 def program(command: Sequence[str]) -> tuple[str, list[str]] | None:
-    """The module that a command runs and its arguments; None where it is no program of this package."""
+    """The module or the file that a command runs, and its arguments; None where it is no program of this project."""
     for at, word in enumerate(command):
         if word in ("sample.py", "train.py"):
             return word.removesuffix(".py"), [*command[at + 1 :]]
+        if re.fullmatch(r"(benchmarks|docs/images)/\w+\.py", word):
+            return word, [*command[at + 1 :]]
         if command[at - 1] == "-m" and word.split(".")[0] == "cassr_jax":
             return (f"{word}.__main__" if (ROOT / word.replace(".", "/")).is_dir() else word), [*command[at + 1 :]]
     return None
+
+
+def start(name: str) -> None:
+    """Runs a program with the arguments in `sys.argv`."""
+    if name.endswith(".py"):
+        runpy.run_path(str(ROOT / name), run_name="__main__")
+    else:
+        importlib.import_module(name).main()
 
 
 @pytest.mark.parametrize(
@@ -161,16 +175,42 @@ def program(command: Sequence[str]) -> tuple[str, list[str]] | None:
 def test_programs_take_the_arguments_shown(monkeypatch, page, command):
     found = program(command)
     assert found is not None
+    name, given = found
     parse, seen = argparse.ArgumentParser.parse_args, []
 
     def parse_and_stop(self: argparse.ArgumentParser, *args, **kwargs):
         seen.append(parse(self, *args, **kwargs))  # exits with code 2 where it does not take them
         raise Seen
 
+    if name.endswith(".py") and not given:
+        assert "add_argument" not in (ROOT / name).read_text("utf-8")
+        return
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [name, *given])
     with pytest.raises(Seen):
-        importlib.import_module(found[0]).main(found[1])
+        start(name)
     assert seen
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [(page, words) for page, words in COMMANDS_SHOWN if {"--config", "--set"} <= set(words)],
+    ids=lambda value: relative(value) if isinstance(value, Path) else " ".join(value),
+)
+def test_fields_shown_can_be_set(page, command):
+    after = command[command.index("--set") + 1 :]
+    changes = [*takewhile(lambda word: "=" in word, after)]
+    assert changes
+    check(override(read_config(ROOT / command[command.index("--config") + 1]), changes))
+
+
+def test_rows_of_the_paper_s_tables_are_variants():
+    section = (ROOT / "docs/paper.md").read_text("utf-8").partition("## The paper's tables as commands")[2]
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \|$", section, re.MULTILINE)
+    mentioned = re.findall(r"`((?:attention|reference|prompt)_\w+)`", section)
+    assert len(rows) == 6
+    for name in {*rows, *mentioned}:
+        assert (ROOT / "configs" / "ablations" / f"{name}.py").is_file(), name
 
 
 def test_options_in_the_readme_exist(capsys):

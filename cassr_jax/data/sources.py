@@ -98,16 +98,16 @@ def find_set(path: str | Path) -> Path | None:
         InputError: there are several, or a file of TFDS's name is damaged.
     """
     files = [file for depth in ("", "*/", "*/*/", "*/*/*/") for file in sorted(Path(path).glob(depth + SET_INFO))]
-    found = [file.parent for file in files if _is_set(read_json(file))]
+    found = [file.parent for file in files if _is_set(read_json(file, object))]
     if len(found) > 1:
         raise InputError(f"{path}: holds several sets, expected one of {', '.join(map(str, found))}")
     return found[0] if found else None
 
 
-def _is_set(info: Mapping[str, Any]) -> bool:
+def _is_set(info: object) -> bool:
     """Other programs write a `dataset_info.json` too; TFDS's names the set, its version and a list of splits."""
     kinds = {"name": str, "version": str, "splits": list}
-    return all(isinstance(info.get(name), kind) for name, kind in kinds.items())
+    return isinstance(info, Mapping) and all(isinstance(info.get(name), kind) for name, kind in kinds.items())
 
 
 class FolderSource:

@@ -92,8 +92,10 @@ def test_training_takes_every_picture_that_sampling_takes(tmp_path):
         {"features": {"image": {"_type": "Image"}}, "splits": {"train": {}}, "version": {"version_str": "1.0.0"}},
         {"name": "photos", "pictures": 3},
         {},
+        [{"name": "photos"}],
+        "photos",
     ],
-    ids=["of datasets", "of another program", "empty"],
+    ids=["of datasets", "of another program", "empty", "a list", "a text"],
 )
 def test_a_foreign_dataset_info_makes_no_set(tmp_path, info):
     write_json(tmp_path / "dataset_info.json", info)
