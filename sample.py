@@ -139,6 +139,8 @@ def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest, 
             continue
         if picture.frames > 1:
             warn(f"warning: {item.path}: {picture.frames} frames or pages, only the first is restored")
+        for warning in picture.warnings:
+            warn(f"warning: {item.path}: {warning}")
         jobs.append(Job(item.path, Entry(str(item.path.resolve()), digest, outputs, {})))
     return jobs
 

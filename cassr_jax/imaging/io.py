@@ -3,28 +3,26 @@
 No JAX here, so that a script can name every unreadable file before it pays for loading networks.
 """
 
-import contextlib
 import io
 import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
+from cassr_jax.imaging import jpeg, tiff
+from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, check_size, strictly
+from cassr_jax.imaging.profiles import settle
+from cassr_jax.imaging.samples import raw_mode, rgb_and_alpha
+from cassr_jax.imaging.side_chunks import sides
 
-MAX_INPUT_PIXELS = 2**26  # 67 million; read from the header, before a byte of the picture is decoded
 MAX_OUTPUT_PIXELS = 2**28  # 268 million: 3.2 GB as float32 RGB
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
-"""What Pillow may open. Not all it can: its EPS reader starts another program, others guess without a signature."""
-
 OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LARGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}
 SAVE_OPTIONS = {
@@ -55,6 +53,7 @@ class Picture:
         icc: the colour profile of `rgb`, written back with the result; None stands for sRGB.
         format: Pillow's name of the file's format ("PNG"), None for a picture from memory.
         frames: how many frames or pages the source has; only the first (or current) one is here.
+        warnings: a line for each thing of the file that is lost.
     """
 
     rgb: np.ndarray
@@ -62,52 +61,59 @@ class Picture:
     icc: bytes | None = None
     format: str | None = None
     frames: int = 1
+    warnings: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
     """The picture in a file, its first frame if it is an animation (`frames` then tells how many there are).
 
     Raises:
-        InputError: the file is missing, empty, no picture, of a refused format, cut short, or larger than
-            MAX_INPUT_PIXELS.
+        InputError: the file is missing, empty, no picture, of a refused format, a camera's raw file, cut short, or
+            larger than MAX_INPUT_PIXELS.
     """
     path = Path(path)
     try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty (0 bytes), expected a picture")
-        with path.open("rb") as file, _pillow_errors(path), Image.open(file, formats=FORMATS) as image:
-            return from_pil(image, name=str(path))
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not data:
+        raise InputError(f"{path}: the file is empty (0 bytes), expected a picture")
+    if data.startswith(tiff.SIGNATURES):
+        with strictly(path), tiff.photograph(path) as (image, photographs):
+            return _settled(image, str(path), photographs)
+    try:
+        return _decoded(data, path)
+    except InputError:
+        whole = jpeg.with_end(data) if data.startswith(jpeg.SIGNATURE) else None
+        if whole is None:
+            raise
+        picture = _decoded(whole, path)
+        return replace(picture, warnings=(*picture.warnings, "its end marker is missing, but no pixel is"))
+
+
+def _decoded(data: bytes, path: Path) -> Picture:
+    beside = sides(data)
+    with strictly(path), Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:
+        if beside.icc is not None:
+            image.info["icc_profile"] = beside.icc
+        picture = _settled(image, str(path))
+    return replace(picture, warnings=(*beside.warnings, *picture.warnings))
 
 
 def from_pil(image: Image.Image, name: str = "") -> Picture:
-    """The current frame of an open Pillow image, of any mode but floating-point, LAB and 32-bit integers.
+    """The current frame of an open Pillow image, of any mode but LAB.
+
+    32-bit and floating-point samples are taken for 8 or 16 bits, or 0 to 1, by their largest value.
 
     Args:
         name: what to call it in an error; by default its file name, if it has one.
 
     Raises:
-        InputError: it is cut short, too large, or of a mode with no agreed range.
+        InputError: it is cut short, too large, or its samples have no agreed range.
     """
     name = name or str(getattr(image, "filename", "") or "picture")
-    if image.width * image.height > MAX_INPUT_PIXELS:
-        raise InputError(
-            f"{name}: {image.width}x{image.height} is {image.width * image.height} pixels, "
-            f"expected at most {MAX_INPUT_PIXELS}"
-        )
-    if min(image.size) < 1:
-        raise InputError(f"{name}: {image.width}x{image.height} has no pixels")
-    with _pillow_errors(name):
-        raw_mode = _raw_mode(image)
-        image.load()
-        format, frames = image.format, getattr(image, "n_frames", 1)
-        if format == "MPO":  # a phone's photograph with previews behind it, a still to everyone
-            format, frames = "JPEG", 1
-        image = _upright(image)
-        icc = _profile(image)
-        rgb, alpha = _rgb_and_alpha(image, raw_mode, name)
-    return Picture(rgb=rgb, alpha=alpha, icc=icc, format=format, frames=frames)
+    with strictly(name):
+        return _settled(image, name)
 
 
 def from_array(image: np.ndarray) -> Picture:
@@ -277,68 +283,18 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
         image.save(file, format, icc_profile=picture.icc, **SAVE_OPTIONS[format])
 
 
-class _StrictAndQuiet:
-    """While anyone is inside: Pillow refuses what is cut short, and warns of nothing.
-
-    Other libraries are fond of switching `LOAD_TRUNCATED_IMAGES` on, which fills a missing half with grey; Pillow's
-    warnings are of sizes, which are checked here, and of metadata, which are not used. Both switches are the process's,
-    so of several threads the first one in sets them and the last one out restores them.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
-                self._warnings = warnings.catch_warnings()
-                self._warnings.__enter__()
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._warnings.__exit__(None, None, None)
-                ImageFile.LOAD_TRUNCATED_IMAGES = self._lenient
-
-
-_strict_and_quiet = _StrictAndQuiet()
-
-
-@contextlib.contextmanager
-def _pillow_errors(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Makes one InputError of whatever Pillow meets in a damaged file: nearly any built-in exception, so all."""
-    try:
-        with _strict_and_quiet:
-            yield
-    except InputError:
-        raise
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name}: no picture in a format that can be read ({', '.join(FORMATS)})") from error
-    except Exception as error:
-        raise InputError(f"{name}: cannot be decoded, the file is damaged or cut short ({error})") from error
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file stores its samples ("RGB;16B", "YCCK"); "" where Pillow does not tell, as for an image in memory."""
-    if _is_unmarked_ycck(image):
-        return "YCCK"
-    args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else ""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
-
-
-def _is_unmarked_ycck(image: Image.Image) -> bool:
-    """A JPEG of four channels with no Adobe marker to say whether they are CMYK or YCCK, subsampled as only YCCK is."""
-    if image.format != "JPEG" or image.mode != "CMYK" or "adobe" in image.info:
-        return False
-    samples = [horizontal * vertical for _, horizontal, vertical, _ in getattr(image, "layer", [])]
-    return len(samples) == 4 and max(samples[1:3]) < samples[0]
+def _settled(image: Image.Image, name: str, frames: int | None = None) -> Picture:
+    """The current frame, decoded, upright, its colours settled; Pillow counts the frames unless they are given."""
+    check_size(name, image.width, image.height)
+    stored = raw_mode(image)
+    image.load()
+    format, counted = image.format, frames or getattr(image, "n_frames", 1)
+    if format == "MPO":  # a phone's photograph with previews behind it, a still to everyone
+        format, counted = "JPEG", 1
+    image = _upright(image)
+    rgb, alpha = rgb_and_alpha(image, stored, name)
+    rgb, icc, warnings = settle(rgb, image)
+    return Picture(rgb=rgb, alpha=alpha, icc=icc, format=format, frames=counted, warnings=tuple(warnings))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -347,58 +303,3 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # metadata too damaged to parse says nothing about the pixels
         turn = None
     return image if turn is None else image.transpose(turn)
-
-
-def _profile(image: Image.Image) -> bytes | None:
-    """The ICC profile if it describes RGB; a grey or CMYK one cannot go into the RGB file that is written."""
-    icc = image.info.get("icc_profile")
-    return icc if isinstance(icc, bytes) and icc[16:20] == b"RGB " else None
-
-
-def _rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H, W, 3) and (H, W) or None, uint8."""
-    transparent = image.info.get("transparency")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65_535:
-            raise InputError(f"{name}: 32-bit samples from {grey.min()} to {grey.max()}, expected 8 or 16 bits")
-        alpha = np.where(grey == transparent, 0, 255).astype(np.uint8) if isinstance(transparent, int) else None
-        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1), alpha
-    if image.mode in ("F", "LAB"):
-        raise InputError(f"{name}: samples of Pillow's mode {image.mode} have no agreed range, expected 8 or 16 bits")
-    if image.mode in ("L", "RGB") and transparent is not None:
-        image.info["transparency"] = _in_8_bits(transparent, raw_mode)
-    if image.has_transparency_data:
-        rgba = np.array(image.convert("RGBA"))
-        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-    if image.mode == "CMYK":
-        image = _cmyk_to_rgb(image, raw_mode)
-    return np.array(image.convert("RGB")), None
-
-
-def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple[int, ...]:
-    """A PNG's transparent colour, which Pillow leaves in the file's own bits, scaled as Pillow scales the samples."""
-    if isinstance(transparent, tuple):
-        return tuple(value >> 8 for value in transparent) if "16" in raw_mode else transparent
-    return transparent * {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if isinstance(transparent, int) else transparent
-
-
-def _cmyk_to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
-    """By the embedded profile if there is one, else by (1 - ink)(1 - black).
-
-    Pillow reads every four-channel JPEG as inverted, with the Adobe marker or without, and so does every common writer
-    store it; hence no picture turns into its negative.
-    """
-    if raw_mode == "YCCK":  # the decoder took brightness and two colour differences for ink: undo its inversion
-        *inverted, black = image.split()
-        inks = Image.merge("YCbCr", [ImageChops.invert(channel) for channel in inverted]).convert("RGB")
-        image = Image.merge("CMYK", (*inks.split(), black))
-    icc = image.info.get("icc_profile")
-    if not isinstance(icc, bytes) or icc[16:20] != b"CMYK":
-        return image.convert("RGB")
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return image.convert("RGB")
-    return image.convert("RGB") if converted is None else converted

@@ -334,3 +334,11 @@ def test_resume_redoes_a_damaged_result_and_other_weights(folder, cascade, left)
     cascade.weights = "others"
     assert run("in", "--output", "out", "--resume") == 0
     assert len(cascade.calls) == 3
+
+
+def test_what_is_lost_of_a_picture_is_one_line_and_no_fault(folder, cascade, capsys):
+    flat(folder / "a.jpg", "red")
+    (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-2])
+    assert run("in", "--output", "out") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"sample.py: warning: {Path('in/a.jpg')}: its end marker is missing, but no pixel is"

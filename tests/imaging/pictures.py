@@ -73,3 +73,52 @@ def palette_with_hidden_magenta() -> Image.Image:
 
 def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def packed_tiff(samples: np.ndarray, bits: int, order: str) -> bytes:
+    """An uncompressed TIFF of (H, W, 1 or 3) samples whose rows are strings of `bits` each; `order` is "<" or ">"."""
+    height, width, channels = samples.shape
+    rows = (samples.reshape(height, -1)[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(height, -1)
+    data = np.packbits(rows.astype(np.uint8), axis=1).tobytes()
+    depths = struct.pack(f"{order}{channels}H", *[bits] * channels)
+    tags = {256: width, 257: height, 259: 1, 262: 2 if channels == 3 else 1, 277: channels, 278: height, 279: len(data)}
+    start = 8 + 2 + 12 * (len(tags) + 2) + 4
+    tags |= {258: start if channels == 3 else bits, 273: start + len(depths)}
+    short = (258,) if channels == 1 else ()
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, 3 if tag == 258 else 4, channels if tag == 258 else 1)
+        + (struct.pack(f"{order}HH", tags[tag], 0) if tag in short else struct.pack(f"{order}I", tags[tag]))
+        for tag in sorted(tags)
+    )
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    return header + entries + bytes(4) + depths + data
+
+
+def grey_profile(gamma: float) -> bytes:
+    """An ICC profile of version 2 for grey with that exponent, and as little else as a profile may have."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(x * 65536) for x in (0.9642, 1, 0.8249)))
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    parts = {b"wtpt": white, b"kTRC": curve}
+    table, body, start = struct.pack(">I", len(parts)), b"", 128 + 4 + 12 * len(parts)
+    for name, part in parts.items():
+        table += name + struct.pack(">II", start + len(body), len(part))
+        body += part
+    header = struct.pack(">I4sI4s4s4s12x4s", start + len(body), b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    return header.ljust(68, b"\0") + white[8:].ljust(60, b"\0") + table + body
+
+
+def with_chunks(png: bytes, *chunks: bytes) -> bytes:
+    """A PNG with more chunks behind its header."""
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+def chunk(name: bytes, data: bytes, sound: bool = True) -> bytes:
+    """A PNG's chunk, with a false check sum where it is not sound."""
+    made = _chunk(name, data)
+    return made if sound else made[:-1] + bytes([made[-1] ^ 1])
+
+
+def box(name: bytes, *contents: bytes) -> bytes:
+    """A box of ISO 14496-12, as JPEG 2000 and AVIF are made of."""
+    body = b"".join(contents)
+    return struct.pack(">I", 8 + len(body)) + name + body

@@ -1,0 +1,164 @@
+"""Samples of any depth and meaning as 8-bit RGB and alpha."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFile
+
+from cassr_jax.errors import InputError
+from cassr_jax.imaging.profiles import cmyk_to_rgb
+
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 258, 262, 281, 339  # tags of a TIFF
+WHITE_IS_ZERO, SIGNED = 0, 2  # values of two of them
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What numbers mean that a decoder gives as they stand in the file.
+
+    Attributes:
+        bits: of a sample in the file, None where only the array's type says it.
+        signed: whether negative samples can be stored, if `bits` is known.
+        white: the largest value that the file declares, None where it declares none.
+        white_is_zero: whether 0 is white.
+    """
+
+    bits: int | None = None
+    signed: bool = False
+    white: int | None = None
+    white_is_zero: bool = False
+
+    @classmethod
+    def of_tags(cls, tags: Mapping[int, Any]) -> "Meaning":
+        """From a TIFF's tags, by their numbers."""
+        return cls(
+            bits=_first(tags.get(BITS_PER_SAMPLE)),
+            signed=_first(tags.get(SAMPLE_FORMAT)) == SIGNED,
+            white=_first(tags.get(MAX_SAMPLE_VALUE)),
+            white_is_zero=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO,
+        )
+
+
+def to_8_bits(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) -> np.ndarray:
+    """uint8 of the shape of `samples`, which are of any integer or floating type.
+
+    Raises:
+        InputError: negative, infinite or undefined samples, or a type whose range nobody agreed on with values beyond
+            those of 8 and 16 bits.
+    """
+    white = _white(samples, meaning, name)
+    if samples.dtype.kind == "u" and samples.dtype.itemsize <= 2:
+        scaled = _scaled(np.arange(2 ** (8 * samples.dtype.itemsize)), white)[samples]
+    else:
+        scaled = _scaled(samples, white)
+    return 255 - scaled if meaning.white_is_zero else scaled
+
+
+def rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W, 3) and (H, W) or None, uint8.
+
+    Args:
+        image: of any mode but LAB and HSV's kin, which have no agreed range.
+        raw_mode: how the file stores its samples, from `raw_mode`.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: samples have no agreed range.
+    """
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I") or image.mode == "F":
+        samples = np.asarray(image)
+        alpha = np.where(samples == transparent, 0, 255).astype(np.uint8) if isinstance(transparent, int) else None
+        return np.repeat(to_8_bits(samples, _meaning(image), name)[..., None], 3, axis=-1), alpha
+    if image.mode == "LAB":
+        raise InputError(f"{name}: samples of Pillow's mode LAB have no agreed range, expected grey, RGB or CMYK")
+    if image.mode in ("L", "RGB") and transparent is not None:
+        image.info["transparency"] = _in_8_bits(transparent, raw_mode)
+    if image.has_transparency_data:
+        rgba = np.array(image.convert("RGBA"))
+        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+    if image.mode == "CMYK":
+        image = cmyk_to_rgb(_inks(image) if raw_mode == "YCCK" else image)
+    return np.array(image.convert("RGB")), None
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the file stores its samples ("RGB;16B", "YCCK"); "" where Pillow does not tell, as for an image in memory."""
+    if _is_unmarked_ycck(image):
+        return "YCCK"
+    args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _meaning(image: Image.Image) -> Meaning:
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        return Meaning.of_tags(tags)
+    return Meaning(bits=16) if image.format in ("PNG", "PPM", "JPEG2000") else Meaning()  # Pillow's own scaling
+
+
+def _white(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) -> int:
+    """The value that is white, or black where white is zero."""
+    least, most = samples.min(), samples.max()
+    bits = meaning.bits or 8 * samples.dtype.itemsize
+    found = f"{name}: {bits}-bit samples from {least:g} to {most:g}"
+    if not (np.isfinite(least) and np.isfinite(most) and least >= 0):  # NaN is not >= 0 either
+        raise InputError(f"{found}, expected numbers from 0; save it with 8 or 16 bits")
+    # A declared maximum that is no power of two less one is a statistic, of which the standard says that it must not
+    # change how a picture looks.
+    if meaning.white is not None and meaning.white & (meaning.white + 1) == 0 and max(most, 1) <= meaning.white:
+        return meaning.white
+    real = samples.dtype.kind == "f"
+    signed = meaning.signed if meaning.bits else samples.dtype.kind == "i"
+    if bits <= 16 and not (real or signed):
+        return 2**bits - 1
+    if real and most <= 1:
+        return 1
+    whole = 2 ** (bits - signed) - 1
+    if not real and most > whole // 2:
+        return whole
+    # Wider types are most often containers for 8 or 16 bits.
+    if not real or np.array_equal(samples, np.rint(samples)):
+        for white in (2**8 - 1, 2**16 - 1):
+            if most <= white:
+                return min(white, whole)
+    expected = "0 to 1" if real else "values of 8 or 16 bits"
+    raise InputError(f"{found} have no agreed white, expected {expected}; save it with 8 or 16 bits")
+
+
+def _scaled(samples: np.ndarray, white: int) -> np.ndarray:
+    """Rounded, and cut at 255, which only the places of a table that no sample takes exceed."""
+    return np.minimum(np.rint(samples * np.float32(255 / white)), 255).astype(np.uint8)
+
+
+def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple[int, ...]:
+    """A PNG's transparent colour, which Pillow leaves in the file's own bits, scaled as Pillow scales the samples."""
+    if isinstance(transparent, tuple):
+        return tuple(value >> 8 for value in transparent) if "16" in raw_mode else transparent
+    return transparent * {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if isinstance(transparent, int) else transparent
+
+
+def _is_unmarked_ycck(image: Image.Image) -> bool:
+    """A JPEG of four channels with no Adobe marker to say whether they are CMYK or YCCK, subsampled as only YCCK is."""
+    if image.format != "JPEG" or image.mode != "CMYK" or "adobe" in image.info:
+        return False
+    samples = [horizontal * vertical for _, horizontal, vertical, _ in getattr(image, "layer", [])]
+    return len(samples) == 4 and max(samples[1:3]) < samples[0]
+
+
+def _inks(image: Image.Image) -> Image.Image:
+    """The CMYK of a YCCK picture: the decoder took brightness and two colour differences for ink and inverted them."""
+    *inverted, black = image.split()
+    inks = Image.merge("YCbCr", [ImageChops.invert(channel) for channel in inverted]).convert("RGB")
+    mixed = Image.merge("CMYK", (*inks.split(), black))
+    mixed.info = image.info
+    return mixed
+
+
+def _first(value: Any) -> int | None:
+    first = value[0] if isinstance(value, tuple) and value else value
+    return int(first) if isinstance(first, (int, float)) else None

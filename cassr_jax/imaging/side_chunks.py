@@ -1,0 +1,139 @@
+"""What stands in a file beside its pixels: read where it says something of them, and no reason to refuse a picture."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # those that Pillow needs besides the critical ones
+LARGEST_PROFILE = 2**26  # bytes, unpacked
+SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+SRGB_GAMMA = 45455
+# Codes of ITU-T H.273 that mean sRGB, nearly sRGB, or nothing.
+PRIMARIES, TRANSFERS = (1, 2), (1, 2, 6, 13, 14, 15)
+NOT_SRGB = "its colours are not sRGB ({}) and are taken for it"
+
+
+class Chunk(NamedTuple):
+    name: bytes
+    body: bytes
+    whole: bytes
+    sound: bool
+
+
+class Sides(NamedTuple):
+    """
+    Attributes:
+        data: the file, with nothing in it that a decoder could refuse without need.
+        icc: a colour profile that Pillow does not see.
+        warnings: a line for each thing that is lost.
+    """
+
+    data: bytes
+    icc: bytes | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def sides(data: bytes) -> Sides:
+    """Of a file of any format."""
+    if data.startswith(PNG_SIGNATURE):
+        return _of_png(data)
+    if data[4:12] == b"jP  \r\n\x87\n":
+        return _of_jpeg2000(data)
+    if data[4:8] == b"ftyp":
+        return _of_avif(data)
+    return Sides(data)
+
+
+def _of_png(data: bytes) -> Sides:
+    kept, warnings, colors = [PNG_SIGNATURE], [], {}
+    for chunk in _chunks(data):
+        if chunk.name[:1].isupper() or chunk.name in PIXEL_CHUNKS:
+            kept.append(chunk.whole)
+        elif not chunk.sound:
+            warnings.append(f"its chunk {chunk.name.decode('latin-1')!r} is damaged and ignored")
+        elif chunk.name == b"eXIf":
+            kept.append(chunk.whole)
+        elif chunk.name in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"):
+            colors.setdefault(chunk.name, chunk.body)
+    icc, warning = _png_colors(colors)
+    return Sides(b"".join(kept), icc, (*warnings, *warning))
+
+
+def _chunks(data: bytes) -> Iterator[Chunk]:
+    """A PNG's chunks up to its end, the last of them perhaps cut."""
+    at = len(PNG_SIGNATURE)
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4].rjust(4, b"\xff"))
+        whole = data[at : at + 12 + length]
+        name, body, check = whole[4:8], whole[8:-4], whole[-4:]
+        sound = zlib.crc32(name + body) == int.from_bytes(check, "big")
+        yield Chunk(name, body, whole, sound)
+        at += 12 + length
+        if name == b"IEND":
+            return
+
+
+def _png_colors(chunks: dict[bytes, bytes]) -> tuple[bytes | None, list[str]]:
+    """The profile, and what is lost, by the standard's order of precedence."""
+    if (codes := chunks.get(b"cICP")) is not None and len(codes) == 4:
+        return None, _of_codes(codes[0], codes[1])
+    if (profile := chunks.get(b"iCCP")) is not None:
+        try:
+            unpacking = zlib.decompressobj()
+            return unpacking.decompress(profile[profile.index(b"\0") + 2 :], LARGEST_PROFILE), []
+        except (ValueError, zlib.error):
+            return None, ["its colour profile is damaged, so it is taken for sRGB"]
+    if b"sRGB" in chunks:
+        return None, []
+    lost = []
+    if (gamma := _numbers(chunks.get(b"gAMA"), 1)) and abs(gamma[0] - SRGB_GAMMA) > 1000:
+        lost.append(f"gAMA {gamma[0] / 100_000:g}")
+    if (colors := _numbers(chunks.get(b"cHRM"), 8)) and any(
+        abs(found - expected) > 1000 for found, expected in zip(colors, SRGB_CHROMATICITIES, strict=True)
+    ):
+        lost.append("cHRM")
+    return None, [NOT_SRGB.format(", ".join(lost))] if lost else []
+
+
+def _numbers(body: bytes | None, count: int) -> tuple[int, ...]:
+    return struct.unpack(f">{count}I", body) if body is not None and len(body) == 4 * count else ()
+
+
+def _of_codes(primaries: int, transfer: int) -> list[str]:
+    if primaries in PRIMARIES and transfer in TRANSFERS:
+        return []
+    return [NOT_SRGB.format(f"primaries {primaries} and transfer {transfer} of ITU-T H.273")]
+
+
+def _of_jpeg2000(data: bytes) -> Sides:
+    for start, end in _boxes(data, 0, len(data), (b"jp2h", b"colr")):
+        if data[start] in (2, 3) and end > start + 3:  # a profile, of a restricted kind or of any
+            return Sides(data, data[start + 3 : end])
+    return Sides(data)
+
+
+def _of_avif(data: bytes) -> Sides:
+    found = [data[start:end] for start, end in _boxes(data, 0, len(data), (b"meta", b"iprp", b"ipco", b"colr"))]
+    codes = [struct.unpack(">HH", body[4:8]) for body in found if body[:4] == b"nclx" and len(body) >= 8]
+    if not codes or any(body[:4] in (b"prof", b"rICC") for body in found):  # a profile goes before
+        return Sides(data)
+    return Sides(data, None, tuple(_of_codes(*codes[0])))
+
+
+def _boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+    """Where the contents of the boxes at `path` lie (ISO 14496-12; JPEG 2000 has the same)."""
+    while start + 8 <= end:
+        size, header = int.from_bytes(data[start : start + 4], "big"), 8
+        if size == 1:
+            size, header = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        stop = end if size == 0 else min(start + size, end)
+        if stop < start + header:
+            return
+        name, inside = data[start + 4 : start + 8], start + header
+        if name == path[0] and len(path) == 1:
+            yield inside, stop
+        elif name == path[0]:
+            yield from _boxes(data, inside + 4 * (name == b"meta"), stop, path[1:])
+        start = stop
