@@ -23,7 +23,7 @@ from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.options import SAMPLING, add_options, local_path
 from cassr_jax.commands.running import command, complain, say
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io
+from cassr_jax.imaging import io, resizing
 from cassr_jax.imaging.inputs import Input, count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
@@ -129,7 +129,7 @@ def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest, 
             picture = io.read(item.path)
             outputs = outputs_of(item, picture, args)
             height, width = picture.rgb.shape[:2]
-            height, width = io.output_size(height, width, args.scale)
+            height, width = resizing.output_size(height, width, args.scale)
             io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
             for file in outputs.values():
                 manifest.place(file)
@@ -208,7 +208,7 @@ def restore(
     """Restores one picture and writes its files, the result last."""
     picture = io.read(job.path)
     restoration = cassr.restore(
-        io.fill_hidden(picture),
+        io.opaque(picture),
         scale=args.scale,
         seed=args.seed,
         **{name: getattr(args, name) for name in SAMPLING},

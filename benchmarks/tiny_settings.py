@@ -41,7 +41,7 @@ from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.files import write_json
-from cassr_jax.imaging import io
+from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.ranges import COUNT
@@ -77,7 +77,7 @@ def restore_fixes(config: str) -> Restore:
     def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
         reference = to_float(cassr.reference(lr, seed=seed, scale=scale))
         height, width = reference.shape[:2]
-        source = to_float(io.bicubic(lr, (height, width)))
+        source = to_float(resizing.bicubic(lr, (height, width)))
         return {f"colour fix {name}": to_uint8(fix(reference, source)) for name, fix in COLOR_FIXES.items()}
 
     return restore

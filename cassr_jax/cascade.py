@@ -20,7 +20,7 @@ from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.first_stage.interface import MakeDenoiser
-from cassr_jax.imaging import io, tiling
+from cassr_jax.imaging import io, resizing, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import merge, select
@@ -120,7 +120,7 @@ class CasSR:
             raise InputError(
                 f"the picture is {found}, expected a uint8 array (height, width, 3); `upscale` takes others"
             )
-        bicubic = io.bicubic(rgb, io.output_size(rgb.shape[0], rgb.shape[1], chosen.scale))
+        bicubic = resizing.bicubic(rgb, resizing.output_size(rgb.shape[0], rgb.shape[1], chosen.scale))
         lq = to_float(bicubic)[None]
         made = self.first_stage.reference(_Engine(self, chosen), to_float(rgb)[None], lq)
         return bicubic, _finished(
@@ -183,7 +183,7 @@ class CasSR:
         side = min(max((tile or self.config.tile) // scale, 16), max(height, width, 16))
         canvas = Canvas(tiling.grid(height, width, side, side // 4), scale, 1, self._mesh)
         image = np.asarray(self._programs.enlarge(self.networks.params, lr, kind=kind, canvas=canvas))
-        return io.resized(np.clip(image[0], -1, 1), lq.shape[1:3])[None]
+        return resizing.resized(np.clip(image[0], -1, 1), lq.shape[1:3])[None]
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """(2, L, C): the embeddings of the negative prompt and of the prompt, made once."""

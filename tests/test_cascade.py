@@ -15,7 +15,7 @@ from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.samplers import make_sampler, start_latents
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io
+from cassr_jax.imaging import resizing
 from cassr_jax.models.denoisers import BaseDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import nest
@@ -124,7 +124,7 @@ def test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed(cassr: CasS
     np.testing.assert_allclose(raw.reference(rgb), np.asarray(made) * 255, atol=0.51)
     changed = CasSR(with_first_stage(raw.config, color_fix="adain"), networks).reference(rgb)
     np.testing.assert_array_equal(changed, raw.reference(rgb, color_fix="adain"))
-    source = io.bicubic(rgb, (64, 64))
+    source = resizing.bicubic(rgb, (64, 64))
     assert np.abs(raw.reference(rgb).std((0, 1)) - source.std((0, 1))).min() > 10
     np.testing.assert_allclose(changed.std((0, 1)), source.std((0, 1)), rtol=0.25)  # of few levels
 
@@ -268,7 +268,7 @@ def test_the_canvas_covers_the_picture_with_whole_units(cassr: CasSR):
         assert canvas.pixels.width >= width
         assert canvas.tiles.height % 2 == canvas.tiles.width % 2 == canvas.tiles.tile % 2 == 0
         assert canvas.pixels.tile <= TILE
-    assert io.output_size(3, 5, 4) == (12, 20)
+    assert resizing.output_size(3, 5, 4) == (12, 20)
 
 
 @pytest.mark.slow

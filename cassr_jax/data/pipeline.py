@@ -23,7 +23,7 @@ from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.prepared import PreparedSource, record_files
 from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import bicubic
+from cassr_jax.imaging.resizing import bicubic
 from cassr_jax.ranges import FROM_ZERO
 
 _ENDLESS = 2**30  # epochs; a data set repeated without end has more records than a length can count once it is batched

@@ -94,7 +94,7 @@ def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
 
 
 def _enlarge(images: jax.Array, height: int, width: int) -> jax.Array:
-    """Bicubic (Keys, a = -1/2) as `cassr_jax.imaging.io.bicubic`: the rows, rounded to 8 bit, then the columns."""
+    """Bicubic (Keys, a = -1/2) as `imaging.resizing.bicubic`: the rows, rounded to 8 bit, then the columns."""
     for size in ((*images.shape[:2], width, 3), (len(images), height, width, 3)):
         resized = jax.image.resize(images.astype(jnp.float32), size, "cubic", antialias=False)
         images = jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 from cassr_jax.errors import InputError
 from cassr_jax.files import files_below, read_json
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
-from cassr_jax.imaging.io import fill_hidden, read
+from cassr_jax.imaging.io import opaque, read
 
 SET_INFO = "dataset_info.json"  # what TFDS puts beside a set's records
 ATTEMPTS = 16  # records in a row that may be unreadable before the whole set counts as gone
@@ -88,7 +88,7 @@ def read_rgb(path: Path) -> np.ndarray:
     Raises:
         InputError: it cannot be read.
     """
-    return fill_hidden(read(path))
+    return opaque(read(path))
 
 
 def find_set(path: str | Path) -> Path | None:

@@ -10,19 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
 from cassr_jax.imaging import jpeg, tiff
+from cassr_jax.imaging.alpha import beside, shown
 from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, check_size, strictly
 from cassr_jax.imaging.profiles import settle
 from cassr_jax.imaging.samples import raw_mode, rgb_and_alpha
 from cassr_jax.imaging.side_chunks import sides
 
-MAX_OUTPUT_PIXELS = 2**28  # 268 million: 3.2 GB as float32 RGB
 OUTPUT_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LARGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}
 SAVE_OPTIONS = {
@@ -48,7 +47,7 @@ class Picture:
     """One still picture, upright (its EXIF orientation applied).
 
     Attributes:
-        rgb: (H, W, 3) uint8. Where alpha is 0 the colour is whatever the file held: see `fill_hidden`.
+        rgb: (H, W, 3) uint8. Where alpha is 0 the colour is whatever the file held: see `opaque`.
         alpha: (H, W) uint8, or None for a picture that has none.
         icc: the colour profile of `rgb`, written back with the result; None stands for sRGB.
         format: Pillow's name of the file's format ("PNG"), None for a picture from memory.
@@ -155,71 +154,17 @@ def to_pil(picture: Picture) -> Image.Image:
     return image
 
 
-def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """(height, width) after scaling, rounded, at least 1 px.
-
-    Raises:
-        InputError: the scale is not a positive number, or the result has more than MAX_OUTPUT_PIXELS.
-    """
-    if not 0 < scale < float("inf"):
-        raise InputError(f"scale {scale}: expected a positive number")
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    if size[0] * size[1] > MAX_OUTPUT_PIXELS:
-        raise InputError(
-            f"{width}x{height} at scale {scale:g} gives {size[1]}x{size[0]} = {size[0] * size[1]} pixels, "
-            f"expected at most {MAX_OUTPUT_PIXELS}: choose a smaller scale or crop"
-        )
-    return size
-
-
-def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes uint8 (h, w) or (h, w, 3) to size (height, width): the one upscaling that makes the LQ image.
-
-    Pillow's BICUBIC (a = -0.5, mirror-free borders, antialiased when it shrinks), which is what SeeSR, PASD, DiffBIR
-    and OSEDiff feed their networks; OpenCV's and torch's have a = -0.75 and overshoot more.
-    """
-    height, width = size
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes float (h, w, C) to size (height, width) as `bicubic` does, without rounding."""
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    planes = (
-        Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-        for plane in np.moveaxis(image, -1, 0)
-    )
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
-
-
-def fill_hidden(picture: Picture) -> np.ndarray:
-    """(H, W, 3) uint8: `rgb` with each wholly transparent pixel in the colour of the nearest one that shows.
-
-    What hides under alpha 0 (black, a palette's key colour) would otherwise fringe every edge once it is interpolated.
-    A picture with nothing visible keeps what it has.
-    """
-    if picture.alpha is None:
-        return picture.rgb
-    hidden = picture.alpha == 0
-    if not hidden.any() or hidden.all():
-        return picture.rgb
-    _, labels = cv2.distanceTransformWithLabels(
-        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    color_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
-    color_of_label[labels[~hidden]] = picture.rgb[~hidden]
-    return color_of_label[labels]
+def opaque(picture: Picture) -> np.ndarray:
+    """(H, W, 3) uint8: the colours as they show, for whoever reads no alpha; see `alpha.shown`."""
+    return picture.rgb if picture.alpha is None else shown(picture.rgb, picture.alpha)
 
 
 def with_rgb(picture: Picture, rgb: np.ndarray) -> Picture:
-    """The picture with `rgb` (H, W, 3) uint8 for its colours and its alpha brought bicubically to that size.
-
-    Alpha that is flat (0, say) over the 4x4 pixels bicubic looks at stays exactly what it was.
-    """
-    alpha = None if picture.alpha is None else bicubic(picture.alpha, (rgb.shape[0], rgb.shape[1]))
-    return replace(picture, rgb=rgb, alpha=alpha)
+    """The picture with `rgb` (H, W, 3) uint8, made of `opaque(picture)`, for its colours; see `alpha.beside`."""
+    if picture.alpha is None:
+        return replace(picture, rgb=rgb)
+    colors, enlarged = beside(picture.alpha, picture.rgb, rgb)
+    return replace(picture, rgb=colors, alpha=enlarged)
 
 
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -237,7 +182,7 @@ def upscale(image: Kind, restore: Restore) -> Kind:
         restore: enlarges the colours; never sees the alpha, nor a colour hidden under it.
     """
     if isinstance(image, Picture):
-        return with_rgb(image, restore(fill_hidden(image)))
+        return with_rgb(image, restore(opaque(image)))
     if isinstance(image, Image.Image):
         return to_pil(upscale(from_pil(image), restore))
     return to_array(upscale(from_array(image), restore))

@@ -28,7 +28,7 @@ from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json, write_json
 from cassr_jax.first_stage.interface import FirstStage, MakeDenoiser, Modules
-from cassr_jax.imaging import io, tiling
+from cassr_jax.imaging import resizing, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.locks import claimed
@@ -223,7 +223,7 @@ def _make_complete(
         given: dict[str, Any] = {name: batch[name] for name in ("lr", "hr")}
         size, side = batch["hr"].shape[:2]
         if recipe.first_stage is not None:
-            given["lq"] = np.stack([io.bicubic(lr, (side, side)) for lr in batch["lr"]])
+            given["lq"] = np.stack([resizing.bicubic(lr, (side, side)) for lr in batch["lr"]])
         if recipe.needs_noise:
             vae = networks.configs["vae"]
             shape = (size, side // vae.factor, side // vae.factor, vae.latent_channels)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cassr_jax.imaging import io
+from cassr_jax.imaging import io, resizing
 
 SIDE = 352  # of each part, in px of the enlarged picture
 GAP = 6
@@ -35,7 +35,7 @@ def main() -> None:
     pairs = []
     for example in sorted(arguments.examples.glob("*.jpg")):
         result = io.read(next(arguments.results.glob(f"{example.stem}.*"))).rgb
-        bicubic = io.bicubic(io.read(example).rgb, result.shape[:2])
+        bicubic = resizing.bicubic(io.read(example).rgb, result.shape[:2])
         pairs.append(np.concatenate([part(bicubic), part(result)], axis=1))
     rows = -(-len(pairs) // COLUMNS)
     sheet = np.full((rows * (SIDE + GAP) - GAP, COLUMNS * (2 * SIDE + GAP) - GAP, 3), 255, np.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from cassr_jax.evaluation.measures import make_measure, read_weights
-from cassr_jax.imaging import io
+from cassr_jax.imaging import io, resizing
 
 SIDE = 128
 ZOOM = 2
@@ -45,7 +45,7 @@ def main() -> None:
     measure, rows = make_measure(weights), []
     for name, photo, (left, top, right, bottom) in runpy.run_path(str(ROOT / "examples" / "make_examples.py"))["CROPS"]:
         result = io.read(next(arguments.results.glob(f"{Path(name).stem}.*"))).rgb
-        bicubic = io.bicubic(io.read(ROOT / "examples" / name).rgb, result.shape[:2])
+        bicubic = resizing.bicubic(io.read(ROOT / "examples" / name).rgb, result.shape[:2])
         truth = io.read(arguments.photos / photo).rgb[top:bottom, left:right]
         cuts = list(zip(*(windows(image) for image in (bicubic, result, truth)), strict=True))
         far = [measure(cut[2], [cut[1]])[0][0]["lpips"] for cut in cuts]

@@ -19,7 +19,7 @@ from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.pipeline import batches, open_pictures, record_maker, visits
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import bicubic
+from cassr_jax.imaging.resizing import bicubic
 from tests.data.measures import picture
 
 PICTURES = 7

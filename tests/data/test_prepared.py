@@ -12,7 +12,7 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import PreparedSource, count_records, write_records
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import bicubic
+from cassr_jax.imaging.resizing import bicubic
 
 COUNT, SIDE = 9, 24
 

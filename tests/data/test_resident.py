@@ -7,7 +7,7 @@ import pytest
 from cassr_jax.data.prepared import write_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.io import bicubic
+from cassr_jax.imaging.resizing import bicubic
 
 SIDE, CROP, SCALE = 32, 16, 4
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 import sample
-from cassr_jax.imaging import io
+from cassr_jax.imaging import resizing
 
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 
@@ -24,7 +24,7 @@ class BicubicCascade:
         for stage in ("reference", "result"):
             for step in range(3):
                 progress(stage, step + 1, 3)
-        result = io.bicubic(rgb, io.output_size(*rgb.shape[:2], scale))
+        result = resizing.bicubic(rgb, resizing.output_size(*rgb.shape[:2], scale))
         return SimpleNamespace(bicubic=result, reference=result // 2, result=result)
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import sample
-from cassr_jax.imaging import io
+from cassr_jax.imaging import io, resizing
 from tests.end_to_end.quick import (
     COLORS,
     BicubicCascade,
@@ -134,7 +134,7 @@ def test_every_kind_of_grey(folder, cascade):
             results[name] = np.asarray(image.convert("RGB")).astype(int)
     for name in ("la", "grey16", "rgb16"):
         assert np.abs(results[name] - results["l"]).mean() <= 2
-    black_and_white = io.bicubic(np.where(ramp > 127, 255, 0).astype(np.uint8), (192, 192))
+    black_and_white = resizing.bicubic(np.where(ramp > 127, 255, 0).astype(np.uint8), (192, 192))
     assert np.abs(results["one"] - black_and_white[..., None]).max() == 0
 
 

@@ -28,6 +28,7 @@ MEASURES = ("tests/evaluation/test_measures.py",)
 TIFF = ("tests/imaging/test_tiff.py",)
 SIDE_CHUNKS = ("tests/imaging/test_side_chunks.py",)
 PROFILES = ("tests/imaging/test_profiles.py",)
+ALPHA = ("tests/imaging/test_alpha.py",)
 RRDBNET = ("tests/models/test_rrdbnet.py",)
 
 FAULTS = [
@@ -196,5 +197,16 @@ FAULTS = [
         PROFILES,
         ("return table[rgb[..., 0]], None, []", "return rgb, None, []"),
         ("colors == RGB and image.mode", "colors and image.mode"),
+    ),
+    *faults(
+        "cassr_jax/imaging/alpha.py",
+        ALPHA,
+        ("rgb[..., channel] * alpha.astype(np.float32)", "rgb[..., channel].astype(np.float32)"),
+        ("made[..., channel] + (after - before)", "made[..., channel]"),
+        ("made[..., channel] + (after - before)", "after"),
+        ("around + share[..., None] * (rgb - around)", "rgb"),
+        ("_with_nearest(_laid_over_neighbours(rgb, alpha), hidden)", "_laid_over_neighbours(rgb, alpha)"),
+        ("np.maximum(cv2.dilate(strength, np.ones((side, side), np.uint8)), 1)", "255"),
+        ("rgb * strength[..., None], -1", "rgb.astype(np.float32), -1"),
     ),
 ]

@@ -19,7 +19,7 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.data.prepared import PreparedSource
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES, all_first_stages, first_stage
-from cassr_jax.imaging import io
+from cassr_jax.imaging import resizing
 from cassr_jax.imaging.pixels import to_uint8
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import Networks, merge_all, write_network
@@ -106,7 +106,7 @@ def test_from_training_to_the_picture(folder: Path, tmp_path: Path, name: str):
     assert restoration.result.shape == restoration.reference.shape == (SIDE, SIDE, 3)
     assert restoration.result.std() > 1
     if name == "identity":
-        np.testing.assert_array_equal(restoration.bicubic, io.bicubic(records[0]["lr"], (SIDE, SIDE)))
+        np.testing.assert_array_equal(restoration.bicubic, resizing.bicubic(records[0]["lr"], (SIDE, SIDE)))
 
 
 @pytest.mark.parametrize("color_fix", ["none", "adain"])
@@ -115,7 +115,7 @@ def test_training_pairs_and_the_cascade_make_the_same_reference(folder: Path, co
     stage, kinds = first_stage("rrdbnet"), ("vae", "unet", "text_encoder")
     networks = Networks().with_read("rrdbnet", str(folder / "rrdbnet.safetensors"), "float32")
     lr = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    lq = io.bicubic(lr, (64, 64))
+    lq = resizing.bicubic(lr, (64, 64))
     make = make_maker(networks, configure("cassr", folder), Recipe(stage, SamplingConfig(), color_fix, latents=False))
     made = make(
         merge_all(networks.graphdefs, networks.params), {"lr": jnp.asarray(lr[None]), "lq": jnp.asarray(lq[None])}

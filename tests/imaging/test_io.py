@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io
+from cassr_jax.imaging import io, resizing
 from tests.imaging import pictures
 
 ROOT_IMPORTS = "import sys, cassr_jax.imaging.io, cassr_jax.imaging.inputs; print('jax' in sys.modules)"
 
 
 def enlarge(rgb):
-    return io.bicubic(rgb, io.output_size(*rgb.shape[:2], 4))
+    return resizing.bicubic(rgb, resizing.output_size(*rgb.shape[:2], 4))
 
 
 def named(files):
@@ -234,16 +234,6 @@ def test_other_arrays_are_refused(array):
         io.from_array(array)
 
 
-def test_hidden_pixels_take_the_nearest_visible_colour():
-    rgb = np.zeros((1, 6, 3), np.uint8)
-    rgb[0, 0], rgb[0, 5] = (10, 20, 30), (200, 100, 0)
-    alpha = np.array([[255, 0, 0, 0, 0, 1]], np.uint8)
-    filled = io.fill_hidden(io.Picture(rgb, alpha))
-    assert filled[0, :, 0].tolist() == [10, 10, 10, 200, 200, 200]
-    all_hidden = io.Picture(rgb, np.zeros_like(alpha))
-    assert np.array_equal(io.fill_hidden(all_hidden), rgb)
-
-
 # --- damaged files ---
 
 
@@ -359,10 +349,10 @@ def test_phone_photograph_with_previews_is_a_still(tmp_path):
 @settings(deadline=None, max_examples=30)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), scale=st.sampled_from([0.25, 1, 1.5, 2, 3, 4]))
 def test_any_size_upscales_flat_to_flat(height, width, scale):
-    size = io.output_size(height, width, scale)
+    size = resizing.output_size(height, width, scale)
     rgb = np.full((height, width, 3), (3, 120, 250), np.uint8)
     alpha = np.full((height, width), 77, np.uint8)
-    picture = io.upscale(io.Picture(rgb, alpha), lambda x: io.bicubic(x, size))
+    picture = io.upscale(io.Picture(rgb, alpha), lambda x: resizing.bicubic(x, size))
     assert picture.rgb.shape == (*size, 3)
     assert size == (max(1, round(height * scale)), max(1, round(width * scale)))
     assert np.array_equal(np.unique(picture.rgb.reshape(-1, 3), axis=0), [(3, 120, 250)])
@@ -388,14 +378,14 @@ def test_bicubic_kernel_is_a_half():
     source = np.array([0, 0, 0, 0, 100, 100, 100, 100]) + 60
     positions = (np.arange(32) + 0.5) / 4 - 0.5
     expected = [sum(keys(p - i) * source[min(max(i, 0), 7)] for i in range(-2, 10)) for p in positions]
-    result = io.bicubic(np.tile(source.astype(np.uint8), (8, 1)), (32, 32))
+    result = resizing.bicubic(np.tile(source.astype(np.uint8), (8, 1)), (32, 32))
     assert np.abs(result[16, 8:-8] - np.array(expected)[8:-8]).max() <= 1
 
 
 @pytest.mark.parametrize(("size", "scale"), [((8192, 8192), 4), ((10, 10), 0), ((10, 10), -1), ((9, 9), float("nan"))])
 def test_absurd_scales_are_refused(size, scale):
     with pytest.raises(InputError):
-        io.output_size(*size, scale)
+        resizing.output_size(*size, scale)
 
 
 def test_side_by_side():

@@ -1,0 +1,81 @@
+"""Colours beside an alpha: what a network is shown of them, and how what it makes of them goes back beside the alpha.
+
+A colour counts only as far as it shows. Interpolated as it stands, what hides under a faint alpha (black in a shadow, a
+palette's key colour) would darken or fringe everything beside it, so colours are resized multiplied by their alpha.
+"""
+
+import cv2
+import numpy as np
+
+from cassr_jax.imaging.resizing import bicubic, resized
+
+REACH = 4  # px: bicubic reads 2 to each side, and what a network makes of an edge lies within as many
+
+
+def shown(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 that shows no edge where the colours show none: what a network is given.
+
+    A pixel that is fainter than the strongest within `REACH` is laid over the mean of what shows around it, by its
+    share of that strongest alpha; one that does not show takes the colour of the nearest one that does. A picture with
+    nothing visible keeps what it has.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        alpha: (H, W) uint8.
+    """
+    hidden = alpha == 0
+    if alpha.min() == 255 or hidden.all():
+        return rgb
+    return _with_nearest(_laid_over_neighbours(rgb, alpha), hidden)
+
+
+def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours and alpha of the result, uint8 (H, W, 3) and (H, W).
+
+    What a network has added to the colours that it was given is added to the bicubic enlargement of the colours
+    multiplied by their alpha. Where all is opaque that is exactly what the network made. Alpha is enlarged bicubically;
+    where it is flat (0, say) over the 4x4 pixels that bicubic looks at it stays exactly what it was.
+
+    Args:
+        alpha: (h, w) uint8.
+        rgb: (h, w, 3) uint8, the colours that stood beside it.
+        made: (H, W, 3) uint8, what a network made of `shown(rgb, alpha)`.
+    """
+    size = made.shape[0], made.shape[1]
+    enlarged = bicubic(alpha, size)
+    if alpha.min() == 255:
+        return made, enlarged
+    given, result = shown(rgb, alpha), np.empty_like(made)
+    weight = resized(alpha[..., None].astype(np.float32), size)[..., 0]
+    shows = weight >= 0.5
+    for channel in range(3):
+        before, weighted = (
+            resized(plane[..., None].astype(np.float32), size)[..., 0]
+            for plane in (given[..., channel], rgb[..., channel] * alpha.astype(np.float32))
+        )
+        before = np.clip(before, 0, 255)
+        after = np.clip(np.divide(weighted, weight, out=before.copy(), where=shows), 0, 255)
+        result[..., channel] = np.clip(np.rint(made[..., channel] + (after - before)), 0, 255)
+    return result, enlarged
+
+
+def _laid_over_neighbours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    side = 2 * REACH + 1
+    strength = alpha.astype(np.float32)
+    share = strength / np.maximum(cv2.dilate(strength, np.ones((side, side), np.uint8)), 1)
+    total = cv2.boxFilter(strength, -1, (side, side), normalize=False)
+    around = cv2.boxFilter(rgb * strength[..., None], -1, (side, side), normalize=False)
+    around /= np.maximum(total, 1)[..., None]
+    return np.rint(around + share[..., None] * (rgb - around)).astype(np.uint8)
+
+
+def _with_nearest(rgb: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    if not hidden.any():
+        return rgb
+    _, found = cv2.distanceTransformWithLabels(
+        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    labels = np.asarray(found, np.int32)
+    color_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
+    color_of_label[labels[~hidden]] = rgb[~hidden]
+    return color_of_label[labels]

@@ -1,0 +1,47 @@
+"""The one way in which pictures are resized here, and how large they may become."""
+
+import numpy as np
+from PIL import Image
+
+from cassr_jax.errors import InputError
+
+MAX_OUTPUT_PIXELS = 2**28  # 268 million: 3.2 GB as float32 RGB
+
+
+def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """(height, width) after scaling, rounded, at least 1 px.
+
+    Raises:
+        InputError: the scale is not a positive number, or the result has more than MAX_OUTPUT_PIXELS.
+    """
+    if not 0 < scale < float("inf"):
+        raise InputError(f"scale {scale}: expected a positive number")
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    if size[0] * size[1] > MAX_OUTPUT_PIXELS:
+        raise InputError(
+            f"{width}x{height} at scale {scale:g} gives {size[1]}x{size[0]} = {size[0] * size[1]} pixels, "
+            f"expected at most {MAX_OUTPUT_PIXELS}: choose a smaller scale or crop"
+        )
+    return size
+
+
+def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 (h, w) or (h, w, 3) to size (height, width): the one upscaling that makes the LQ image.
+
+    Pillow's BICUBIC (a = -0.5, mirror-free borders, antialiased when it shrinks), which is what SeeSR, PASD, DiffBIR
+    and OSEDiff feed their networks; OpenCV's and torch's have a = -0.75 and overshoot more.
+    """
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes float (h, w, C) to size (height, width) as `bicubic` does, without rounding."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    planes = (
+        Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        for plane in np.moveaxis(image, -1, 0)
+    )
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
