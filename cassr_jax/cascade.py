@@ -147,7 +147,7 @@ class CasSR:
             start=None if start is None else fitted(start),
             noise=jax.random.normal(key, (1, canvas.tiles.height, canvas.tiles.width, channels), jnp.float32),
             encoder_hidden_states=self._text(sampling),
-            trajectory=stages.make_trajectory(self.config.schedule, sampling),
+            trajectory=stages.make_trajectory(self.config.known_schedule, sampling),
             guidance_scale=np.float32(sampling.guidance_scale),
             fidelity=np.float32(self.config.fidelity if chosen.fidelity is None else chosen.fidelity),
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from cassr_jax.choices import ColorFix, DType, Start
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.sharding.strategies import Strategy
@@ -46,7 +47,7 @@ class CascadeConfig:
 
     components: Mapping[str, str] = field(default_factory=dict)
     activation: str = "scedit"  # the first stage that makes the reference: scedit, controlnet, rrdbnet or identity
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule | None = None  # null takes that of the U-Net's weights (see `cassr_jax.schedules`)
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
@@ -56,6 +57,15 @@ class CascadeConfig:
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
     tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
     tiles_at_once: int = 4  # tiles in one call of a network
+
+    @property
+    def known_schedule(self) -> Schedule:
+        """`schedule`, where loading has put one.
+
+        Raises:
+            InputError: there is none.
+        """
+        return _known(self.schedule)
 
     def first_stage_setting(self, name: str) -> Any:
         """`color_fix` or `reference_weight` of the first stage in use: as configured here, else its own."""
@@ -110,7 +120,7 @@ class TrainConfig:
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
     new: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: Schedule | None = None  # null takes that of the U-Net's weights, or Stable Diffusion 1.5's for a new one
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     prompt: str = "clean, high-resolution"
@@ -134,3 +144,18 @@ class TrainConfig:
     skip_limit: int = 10  # updates in a row whose loss or gradient is not finite, after which the run stops
     preview_every: int = 0  # steps between pictures of what the averaged weights do; 0 makes none
     preview_count: int = 2  # examples in such a picture
+
+    @property
+    def known_schedule(self) -> Schedule:
+        """`schedule`, where `cassr_jax.training.setup.with_schedule` has put one.
+
+        Raises:
+            InputError: there is none.
+        """
+        return _known(self.schedule)
+
+
+def _known(schedule: Schedule | None) -> Schedule:
+    if schedule is None:
+        raise InputError("schedule is None, expected a Schedule: whoever loads the weights takes theirs")
+    return schedule

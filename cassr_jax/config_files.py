@@ -114,6 +114,9 @@ def _changed(current: Any, hint: Any, path: list[str], text: str, what: str) -> 
             raise InputError(f"{what}: there is no entry {first!r}, only {', '.join(current) or 'an empty mapping'}")
         value = _changed(current.get(first), get_args(hint)[1], rest, text, what)
         return {**current, first: value}
+    default = _alternatives(hint)[0]
+    if current is None and isinstance(default, type) and dataclasses.is_dataclass(default):
+        current = default()  # what is not named keeps its default
     if not dataclasses.is_dataclass(current):
         raise InputError(f"{what}: {first!r} is sought in {current!r}, which has no fields")
     hints = get_type_hints(type(current))

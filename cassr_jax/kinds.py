@@ -93,6 +93,14 @@ class Kind:
         return make, *parts
 
 
+UNET_FILES = Published(
+    UNetConfig(),
+    configs.UNET,
+    ("unet",),
+    layouts.unet_layout,
+    harmless=re.compile(r"decay|num_updates|v_pred|ztsnr"),  # the last two say with which schedule it was trained
+    projections=True,
+)
 _CONTROLNET = Published(
     AttachedConfig(UNetConfig(), ControlNetConfig()),
     configs.CONTROLNET,
@@ -116,18 +124,7 @@ KINDS: Mapping[str, Kind] = {
                 check_assumption=check_scaling_factor,
             ),
         ),
-        Kind(
-            "unet",
-            {UNetConfig: UNet},
-            Published(
-                UNetConfig(),
-                configs.UNET,
-                ("unet",),
-                layouts.unet_layout,
-                harmless=re.compile(r"decay|num_updates"),
-                projections=True,
-            ),
-        ),
+        Kind("unet", {UNetConfig: UNet}, UNET_FILES),
         Kind(
             "text_encoder",
             {CLIPTextConfig: CLIPTextModel, LearnedContextConfig: LearnedContext},

@@ -15,6 +15,7 @@ from cassr_jax.files import read_json
 from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.networks import Networks
 from cassr_jax.ranges import check
+from cassr_jax.schedules import agreed
 
 CASCADE_FILE = "cassr.json"
 TRAINED_FILE = "trained.json"  # beside it, where a training run wrote both: its stage, step, and which weights
@@ -65,6 +66,7 @@ def load(
                 f"{source}: names no {kind} among its components, which activation {config.activation} needs"
             )
         networks = networks.with_read(kind, resolve(config.components[kind], base), dtype, dtype)
+    config = replace(config, schedule=agreed(config.schedule, resolve(config.components["unet"], base), str(source)))
     tokenizer = config.components.get("tokenizer")
     return CasSR(config, networks, None if tokenizer is None else resolve(tokenizer, base), devices)
 

@@ -73,6 +73,11 @@ def test_a_change_sets_one_field(change, value):
     assert after == before
 
 
+def test_a_change_within_nothing_starts_from_the_defaults():
+    config = override(replace(CONFIG, schedule=None), ["schedule.steps_offset=0"])
+    assert config.schedule == Schedule(steps_offset=0)
+
+
 def test_changes_are_made_in_order():
     assert override(CONFIG, ["batch_size=2", "seed=3", "batch_size=5"]) == replace(CONFIG, batch_size=5, seed=3)
     assert override(CONFIG, []) == CONFIG

@@ -3,7 +3,7 @@
     python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
 Every network of the configuration is read, cast and written below the output, beside a `cassr.json` that names them
-relative to itself: the folder can be moved, or put on a hub.
+relative to itself, and beside the U-Net's schedule: the folder can be moved, or put on a hub.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade, resolve
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.schedules import agreed, write_schedule
 
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
@@ -34,6 +35,8 @@ def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
         networks = Networks().with_read(kind, resolve(source, base), "float32")
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
         components[kind] = kind
+    if "unet" in config.components:
+        write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
     write_json(output / CASCADE_FILE, to_json(replace(config, components=components)))
 
 

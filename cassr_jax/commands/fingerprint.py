@@ -10,7 +10,8 @@ from cassr_jax.imaging.manifest import sha256
 
 
 def fingerprint(source: str | Path, change: Callable[[Any], Any] | None = None) -> str:
-    """SHA-256 of a cascade's configuration and of its weights' files; a hub id counts by its name alone.
+    """SHA-256 of a cascade's configuration, of its weights' files and of the schedule beside them; a hub id counts by
+    its name alone.
 
     Args:
         source: as `cassr_jax.load` takes it.
@@ -21,13 +22,16 @@ def fingerprint(source: str | Path, change: Callable[[Any], Any] | None = None) 
     """
     from cassr_jax.config_files import to_json
     from cassr_jax.loading import read_cascade, resolve
+    from cassr_jax.schedules import scheduler_file
 
     config, base = read_cascade(source)
     config = config if change is None else change(config)
     digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode())
-    for _, component in sorted(config.components.items()):
+    for kind, component in sorted(config.components.items()):
         path = Path(resolve(component, base))
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        if kind == "unet" and (scheduler := scheduler_file(str(path))) is not None:
+            files.append(scheduler)
         for file in filter(Path.is_file, files):
             digest.update(sha256(file).encode())
     return digest.hexdigest()

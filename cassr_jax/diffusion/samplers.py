@@ -126,7 +126,8 @@ class DDIM(_LinearStep):
         following = index - schedule.timestep_range(first_timestep) // num_steps
         final = 0.0 if schedule.set_alpha_to_one else schedule.sigmas[0]
         next_sigmas = np.where(following >= 0, schedule.sigmas[np.maximum(following, 0)], final)
-        return _linear_trajectory(schedule, timesteps, schedule.sigmas[index], next_sigmas)
+        sigmas = np.where(schedule.alphas_cumprod[index] > 0, schedule.sigmas[index], np.inf)
+        return _linear_trajectory(schedule, timesteps, sigmas, next_sigmas)
 
 
 @dataclass(frozen=True)
@@ -258,9 +259,9 @@ def _linear_trajectory(
 
 
 def _levels(sigmas: NumpyColumn) -> tuple[NumpyColumn, NumpyColumn]:
-    """sqrt(abar) and sqrt(1 - abar) from the second over the first."""
+    """sqrt(abar) and sqrt(1 - abar) from the second over the first, which is infinite for pure noise."""
     signal = 1 / np.sqrt(1 + sigmas**2)
-    return signal, sigmas * signal
+    return signal, np.multiply(sigmas, signal, out=np.ones_like(signal), where=np.isfinite(sigmas))
 
 
 def _first_order(sigmas: NumpyColumn, next_sigmas: NumpyColumn) -> tuple[NumpyColumn, NumpyColumn]:

@@ -5,7 +5,7 @@ All of it is in the variance-preserving convention `x_t = sqrt(abar_t) x_0 + sqr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,46 @@ from cassr_jax.typing import Latents, NumpyColumn, PerImage, Timesteps
 BetaSchedule = Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
+
+# Fields that say on which noise, and for which output, a network was trained. The others say how it is sampled.
+TRAINED = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+
+# Fields that make other noise levels than these do.
+NOISE_NOT_OFFERED = ("trained_betas", "use_flow_sigmas")
+
+# What an absent field means in the files of the classes that share these noise levels: their own defaults.
+_LEADING = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0}
+_LINSPACE = {**_LEADING, "timestep_spacing": "linspace"}
+_NARROW = {**_LINSPACE, "beta_start": 0.00085, "beta_end": 0.012}
+_DISTILLED = {"steps_offset": 0, "set_alpha_to_one": True}
+_ABSENT: Mapping[str, Mapping[str, Any]] = {
+    "DDIMScheduler": _LEADING,
+    "DDIMParallelScheduler": _LEADING,
+    "DDPMScheduler": _LEADING,
+    "DDPMParallelScheduler": _LEADING,
+    "PNDMScheduler": {**_LEADING, "set_alpha_to_one": False},
+    "LCMScheduler": _DISTILLED,
+    "TCDScheduler": _DISTILLED,
+    "LMSDiscreteScheduler": _LINSPACE,
+    "EulerDiscreteScheduler": _LINSPACE,
+    "EulerAncestralDiscreteScheduler": _LINSPACE,
+    "HeunDiscreteScheduler": _NARROW,
+    "KDPM2DiscreteScheduler": _NARROW,
+    "KDPM2AncestralDiscreteScheduler": _NARROW,
+    "DPMSolverMultistepScheduler": _LINSPACE,
+    "DPMSolverSinglestepScheduler": _LINSPACE,
+    "DEISMultistepScheduler": _LINSPACE,
+    "UniPCMultistepScheduler": _LINSPACE,
+    "SASolverScheduler": _LINSPACE,
+}
+_CLIPPING = ("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler")
 
 
 @dataclass(frozen=True)
@@ -40,6 +80,8 @@ class Schedule:
         steps_offset: added to every timestep of the spacing `leading`.
         set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). The other
             samplers always end at the clean x_0.
+        rescale_betas_zero_snr: timestep T - 1 is pure noise, and all others are shifted along (Lin et al. 2023,
+            algorithm 1). A network that predicts the noise would have nothing to tell there.
     """
 
     num_train_timesteps: int = 1000
@@ -50,6 +92,7 @@ class Schedule:
     timestep_spacing: TimestepSpacing = "leading"
     steps_offset: int = 1
     set_alpha_to_one: bool = False
+    rescale_betas_zero_snr: bool = False
 
     def __post_init__(self) -> None:
         for field, choices in (
@@ -67,51 +110,71 @@ class Schedule:
             raise InputError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}, expected 0 < start <= end < 1."
             )
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise InputError(
+                "rescale_betas_zero_snr is true and prediction_type 'epsilon', expected v_prediction or sample: pure "
+                "noise says nothing of x_0."
+            )
 
     @classmethod
-    def from_diffusers(cls, config: Mapping[str, Any]) -> "Schedule":
-        """The schedule that a diffusers `scheduler_config.json` describes, with its defaults for absent fields.
+    def from_diffusers(cls, config: Mapping[str, Any], where: str = "The scheduler config") -> "Schedule":
+        """The schedule that a diffusers `scheduler_config.json` describes, with the defaults of its class for absent
+        fields; `where` names it in messages.
 
         Raises:
-            InputError: the file asks for something that changes the result and that is not offered here.
+            InputError: the file asks for something that changes the result and that is not offered here, or a value is
+                of another type than the field's own.
         """
-        class_name = config.get("_class_name", "DDIMScheduler")
-        spaced_by_default = class_name.startswith(("Euler", "DPMSolver", "UniPC", "LMS", "Heun", "KDPM2", "DEIS"))
-        clips_by_default = class_name in ("DDIMScheduler", "DDPMScheduler")
+        class_name = str(config.get("_class_name", "DDIMScheduler")).removeprefix("Flax")
+        if class_name not in _ABSENT:
+            raise InputError(f"{where}: _class_name is {class_name!r}, expected one of {', '.join(_ABSENT)}")
         for field, absent in (
-            ("rescale_betas_zero_snr", False),
+            *((field, None) for field in NOISE_NOT_OFFERED),
             ("use_karras_sigmas", False),
             ("use_exponential_sigmas", False),
             ("use_beta_sigmas", False),
-            ("use_flow_sigmas", False),
             ("thresholding", False),
-            ("trained_betas", None),
-            ("clip_sample", clips_by_default),
+            ("clip_sample", class_name in _CLIPPING),
         ):
-            if config.get(field, absent):
-                raise InputError(
-                    f"The scheduler config of {class_name} has {field} = true, expected false: unsupported."
-                )
-        return cls(
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_start=config.get("beta_start", 0.0001),
-            beta_end=config.get("beta_end", 0.02),
-            beta_schedule=config.get("beta_schedule", "linear"),
-            prediction_type=config.get("prediction_type", "epsilon"),
-            timestep_spacing=config.get("timestep_spacing", "linspace" if spaced_by_default else "leading"),
-            steps_offset=config.get("steps_offset", 0),
-            set_alpha_to_one=config.get("set_alpha_to_one", class_name == "DDIMScheduler"),
-        )
+            if value := config.get(field, absent):
+                hint = "" if field in NOISE_NOT_OFFERED else "; a `schedule` in the configuration takes its place"
+                raise InputError(f"{where}: a {class_name} with {field} = {value!r}, which is not offered here{hint}")
+        values = {"timestep_spacing": "leading", "set_alpha_to_one": True, **_ABSENT[class_name]}
+        for field in fields(cls):
+            if config.get(field.name) is None:
+                continue
+            value, expected = config[field.name], type(field.default)
+            if type(value) is not expected and not (expected is float and type(value) is int):
+                raise InputError(f"{where}: {field.name} is {value!r}, expected a value of type {expected.__name__}")
+            values[field.name] = expected(value)
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """The `scheduler_config.json` of a DDIMScheduler, which torch diffusers and `from_diffusers` read."""
+        return {"_class_name": "DDIMScheduler", "clip_sample": False, **asdict(self)}
 
     @property
     def alphas_cumprod(self) -> Float32[np.ndarray, " timesteps"]:
         """abar, the share of signal in the variance at every timestep, equal to torch diffusers'; read-only."""
-        return _alphas_cumprod(self.num_train_timesteps, self.beta_start, self.beta_end, self.beta_schedule)
+        return _alphas_cumprod(
+            self.num_train_timesteps,
+            self.beta_start,
+            self.beta_end,
+            self.beta_schedule,
+            self.rescale_betas_zero_snr,
+        )
 
     @property
     def sigmas(self) -> Float64[np.ndarray, " timesteps"]:
-        """sqrt((1 - abar) / abar), the noise over the signal at every timestep, rising with t."""
+        """sqrt((1 - abar) / abar), the noise over the signal at every timestep, rising with t.
+
+        Pure noise has the sigma of abar = 2^-24, as in diffusers' samplers that step in sigma.
+        """
         alphas_cumprod = self.alphas_cumprod.astype(np.float64)
+        alphas_cumprod[alphas_cumprod == 0] = 2.0**-24
         return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
     def snr(self, t: Timesteps) -> PerImage:
@@ -202,7 +265,9 @@ class Schedule:
 
 
 @lru_cache(maxsize=16)
-def _alphas_cumprod(length: int, start: float, end: float, kind: str) -> Float32[np.ndarray, " timesteps"]:
+def _alphas_cumprod(
+    length: int, start: float, end: float, kind: str, zero_snr: bool
+) -> Float32[np.ndarray, " timesteps"]:
     if kind == "squaredcos_cap_v2":
         level = np.cos((np.arange(length + 1) / length + 0.008) / 1.008 * np.pi / 2) ** 2
         betas = np.minimum(1 - level[1:] / level[:-1], 0.999).astype(np.float32)
@@ -210,10 +275,20 @@ def _alphas_cumprod(length: int, start: float, end: float, kind: str) -> Float32
         betas = _float32_linspace(start, end, length)
     else:
         betas = _float32_linspace(start**0.5, end**0.5, length) ** 2
-    # torch multiplies up in float64 and rounds every entry.
-    alphas_cumprod = np.cumprod((np.float32(1) - betas).astype(np.float64)).astype(np.float32)
+    alphas_cumprod = _cumprod(np.float32(1) - betas)
+    if zero_snr:
+        signal = np.sqrt(alphas_cumprod)
+        signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+        abar = signal**2
+        betas = np.float32(1) - np.append(abar[:1], abar[1:] / abar[:-1])
+        alphas_cumprod = _cumprod(np.float32(1) - betas)
     alphas_cumprod.setflags(write=False)
     return alphas_cumprod
+
+
+def _cumprod(alphas: Float32[np.ndarray, " timesteps"]) -> Float32[np.ndarray, " timesteps"]:
+    """torch's: it multiplies up in float64 and rounds every entry."""
+    return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
 def _float32_linspace(start: float, end: float, length: int) -> Float32[np.ndarray, " timesteps"]:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from cassr_jax.config import TrainConfig
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params
@@ -55,7 +56,9 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
     """
-    config = replace(config, data=replace(config.data, resident=False))
+    # The weights need not be here, and no cost depends on their schedule.
+    schedule = config.schedule or Schedule()
+    config = replace(config, data=replace(config.data, resident=False), schedule=schedule)
     check_division(config, placement)
     networks = _networks(config)
     trainable, frozen = parameters_of(config, networks)

@@ -18,6 +18,7 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.schedules import write_schedule
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.previews import sampling_of
 from cassr_jax.training.setup import sample_batch
@@ -55,6 +56,8 @@ def export(
         folder / TRAINED_FILE,
         {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
     )
+    if "unet" in (*stage.trains, *(config.new if stage.completes else ())):
+        write_schedule(folder, config.known_schedule)
     if stage.completes:
         for kind in config.new.keys() - {*stage.trains, DISCRIMINATOR}:
             write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
@@ -69,7 +72,7 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
     return CascadeConfig(
         components=sources | {kind: kind for kind in sorted(written)},
         activation=activation_of(config).name,
-        schedule=config.schedule,
+        schedule=config.known_schedule,
         activation_sampling=replace(sampling, start="lq"),
         sampling=sampling,
         switches=config.switches,

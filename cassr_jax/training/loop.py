@@ -27,7 +27,7 @@ from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import Batch, make_objective
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.processes import check_agreement, claimed_together
-from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of
+from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of, with_schedule
 from cassr_jax.training.signals import watch_signals
 from cassr_jax.training.stages import DISCRIMINATOR
 from cassr_jax.training.state import TrainState, make_optimizer, new_state
@@ -58,6 +58,7 @@ def train(
     # First, since a process that ended by itself would leave the others waiting.
     asked = {"workdir": str(workdir), "export_to": str(export_to), "profile": profile}
     check_agreement({"config": to_json(config), **asked})
+    config = with_schedule(config)
     _check(config, workdir)
     with claimed_together(workdir, "train.py"):
         return _train(config, workdir, export_to, profile)
@@ -177,7 +178,7 @@ def _check(config: TrainConfig, workdir: Path) -> None:
             f"max_lost_steps is {config.max_lost_steps}, expected at least save_every, which is {config.save_every}"
         )
     loss = config.loss
-    last = config.schedule.num_train_timesteps - 1
+    last = config.known_schedule.num_train_timesteps - 1
     if loss.start_timestep > last:
         raise InputError(f"loss.start_timestep is {loss.start_timestep}, expected 0 to {last}")
     if loss.start == "noise":

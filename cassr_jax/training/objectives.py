@@ -73,7 +73,7 @@ def _diffusion_loss(
     reference, not those of the target: `start_fraction` of the examples are of that kind. Their target is the one
     that leads to the same x_0. `image_weight` adds what the decoded x_0 lacks as a picture.
     """
-    settings = config.loss
+    settings, schedule = config.loss, config.known_schedule
     modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
     latent_keys, noise_keys, time_keys, drop_keys = _split(keys, 4)
     if "latents" in batch:
@@ -86,17 +86,17 @@ def _diffusion_loss(
         latents = jax.lax.stop_gradient(sampled * modules["vae"].config.scaling_factor)
     latents = checkpoint_name(latents, NETWORK_INPUT)
     size = len(latents)
-    times = partial(sample_timesteps, batch=1, schedule=config.schedule, maximum=settings.max_timestep)
+    times = partial(sample_timesteps, batch=1, schedule=schedule, maximum=settings.max_timestep)
     timesteps = jax.vmap(times)(time_keys)[:, 0]
     noise = jax.vmap(lambda key: sample_noise(key, (1, *latents.shape[1:])))(noise_keys)[:, 0]
-    noisy = config.schedule.add_noise(latents, noise, timesteps)
+    noisy = schedule.add_noise(latents, noise, timesteps)
     started = round(settings.start_fraction * size)
     if started:
         image = to_float(batch[start_read(config)][:started])
         begun = checkpoint_name(jax.lax.stop_gradient(modules["vae"].encode(image)), NETWORK_INPUT)
         timesteps = timesteps.at[:started].set(settings.start_timestep)
-        noisy = noisy.at[:started].set(config.schedule.add_noise(begun, noise[:started], settings.start_timestep))
-        noise = config.schedule.implied_noise(latents, noisy, timesteps)
+        noisy = noisy.at[:started].set(schedule.add_noise(begun, noise[:started], settings.start_timestep))
+        noise = schedule.implied_noise(latents, noisy, timesteps)
 
     empty, prompt = modules["text_encoder"](prompt_ids)
     dropped = jax.vmap(partial(jax.random.bernoulli, p=settings.condition_dropout))(drop_keys)
@@ -105,11 +105,11 @@ def _diffusion_loss(
     denoiser, pictures = denoiser_and_pictures(config, modules, batch)
     hints = denoiser.embed_images(*map(to_float, pictures))
     prediction = denoiser(noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), hints)
-    losses = denoising_loss(config.schedule, prediction, latents, noise, timesteps, gamma=settings.snr_gamma)
+    losses = denoising_loss(schedule, prediction, latents, noise, timesteps, gamma=settings.snr_gamma)
     loss = jnp.mean(losses)
     if not settings.image_weight:
         return loss, {}
-    x0 = config.schedule.to_x0(prediction, noisy, timesteps)[:started]
+    x0 = schedule.to_x0(prediction, noisy, timesteps)[:started]
     guides = tuple(to_float(picture[:started]) for picture in pictures)
     decoded = decode_guided(modules["vae"], modules.get("fusion"), x0, guides).astype(jnp.float32)
     image_loss, metrics = image_loss_of(settings, graphdefs, params, decoded, to_float(batch["hr"][:started]))

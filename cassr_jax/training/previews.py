@@ -27,7 +27,7 @@ _NUM_STEPS = 20
 
 def sampling_of(config: TrainConfig) -> SamplingConfig:
     """How what `config` trains is to be sampled: from the timestep and in the steps that its examples were made for."""
-    loss, last = config.loss, config.schedule.num_train_timesteps - 1
+    loss, last = config.loss, config.known_schedule.num_train_timesteps - 1
     if loss.start_fraction:
         strength = loss.start_timestep / last
         return SamplingConfig(
@@ -61,7 +61,7 @@ def make_preview(
             start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
             noise=jax.random.normal(seed_key(config.seed), (count, side, side, vae.config.latent_channels)),
             encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
-            trajectory=stages.make_trajectory(config.schedule, sampling),
+            trajectory=stages.make_trajectory(config.known_schedule, sampling),
             guidance_scale=jnp.float32(sampling.guidance_scale),
         )
         made = {

@@ -39,6 +39,7 @@ from cassr_jax.sampling import Canvas, Inputs, Setting
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.processes import flat
+from cassr_jax.training.setup import with_schedule
 
 RECORDS_PER_FILE = 512
 MADE_WITH = "made_with.json"  # the settings that the records of a folder come from
@@ -82,13 +83,14 @@ class _Engine:
     """Runs networks for a first stage on a batch of crops, inside a traced function."""
 
     modules: Modules
-    schedule: Schedule
+    schedule: Schedule | None
     sampling: SamplingConfig
     prompt_ids: np.ndarray | None
     noise: jax.Array | None
 
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[jax.Array, ...]) -> jax.Array:
         assert self.noise is not None, "a first stage that diffuses is given noise"
+        assert self.schedule is not None, "a first stage that diffuses is given a schedule"
         vae, (batch, side) = self.modules["vae"], self.noise.shape[:2]
         canvas = Canvas(tiling.grid(side, side, side, 0), vae.config.factor, batch)
         inputs = Inputs(
@@ -185,6 +187,8 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(recipe.networks)}")
     for kind in recipe.networks:
         networks = networks.with_read(kind, config.components[kind], config.dtype)
+    if recipe.needs_noise:
+        config = with_schedule(config)
     complete = _make_complete(config, networks, recipe)
     streams = None if prepared is not None else open_records(config.data)
     _check_made_with(output / MADE_WITH, config, recipe)

@@ -12,6 +12,7 @@ from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import Networks
+from cassr_jax.schedules import agreed
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import partition
@@ -44,6 +45,18 @@ def networks_of(config: TrainConfig) -> list[str]:
                 )
     read = [kind for kind in config.components if kind in (*needed, *stage.uses) and kind not in config.new]
     return [*read, *config.new]
+
+
+def with_schedule(config: TrainConfig) -> TrainConfig:
+    """The configuration with the schedule of the U-Net that is read, which its own may not contradict.
+
+    Raises:
+        InputError: it does, or the weights' schedule is not offered here.
+    """
+    stage = stage_named(config.stage)
+    read = "unet" in (*stage.trains, *stage.needs) and "unet" not in config.new
+    unet = config.components.get("unet") if read else None
+    return replace(config, schedule=agreed(config.schedule, unet, f"the configuration of stage {config.stage}"))
 
 
 def build(config: TrainConfig) -> Networks:

@@ -7,6 +7,8 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 from cassr_jax.weights.files import find_weights
 
+SCHEDULER = "scheduler/scheduler_config.json"  # where a pipeline says on which noise its U-Net was trained
+
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+))?")
 
 
@@ -17,7 +19,8 @@ def is_hub_id(source: str) -> bool:
 def fetch(source: str, folders: Sequence[str], files: Sequence[Sequence[str]]) -> Path:
     """The folder, in the hub's local cache, of one network of a repository.
 
-    Only that network's config and one file of weights are fetched, in the order of preference of a local folder.
+    Only that network's config, one file of weights, in the order of preference of a local folder, and the pipeline's
+    scheduler are fetched.
 
     Args:
         folders: where the network may lie in the repository, best first, unless the id itself names the folder.
@@ -33,6 +36,7 @@ def fetch(source: str, folders: Sequence[str], files: Sequence[Sequence[str]]) -
     places = [parts["folder"].strip("/")] if parts["folder"] else [*folders, ""]
     for group in files:
         patterns = [str(Path(folder, name)) for folder in places for name in ("config.json", *group)]
+        patterns += [str(Path(folder).parent / SCHEDULER) for folder in places]
         root = _snapshot(source, parts["repo"], patterns, places)
         for folder in places:
             if find_weights(root / folder, [group]):

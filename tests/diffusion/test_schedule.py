@@ -1,5 +1,7 @@
 """Noise levels, conversions and the spacing of timesteps."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cassr_jax.diffusion import schedule as schedule_module
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 
@@ -153,13 +156,72 @@ def test_absent_fields_take_the_defaults_of_their_class():
         prediction_type="v_prediction",
         timestep_spacing="linspace",
         steps_offset=0,
+        set_alpha_to_one=True,  # as all samplers but PNDM, which has no such field
     )
 
 
-@pytest.mark.parametrize("field", ["rescale_betas_zero_snr", "use_karras_sigmas", "thresholding", "clip_sample"])
+@pytest.mark.parametrize(
+    "field", ["use_karras_sigmas", "thresholding", "clip_sample", "use_flow_sigmas", "trained_betas"]
+)
 def test_a_config_that_asks_for_more_is_refused(field):
-    with pytest.raises(InputError, match=field):
-        Schedule.from_diffusers(SD15_CONFIG | {field: True})
+    with pytest.raises(InputError, match=rf"x\.json: a PNDMScheduler with {field} = True, which is not offered"):
+        Schedule.from_diffusers(SD15_CONFIG | {field: True}, "x.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name is 'FlowMatchEulerDiscreteScheduler'"),
+        ({"beta_end": "0.012"}, "beta_end is '0.012', expected a value of type float"),
+        ({"num_train_timesteps": 1000.0}, "num_train_timesteps is 1000.0, expected a value of type int"),
+        ({"prediction_type": "flow"}, "prediction_type is 'flow', expected one of epsilon"),
+        ({"rescale_betas_zero_snr": True}, "expected v_prediction or sample: pure noise says nothing of x_0"),
+    ],
+)
+def test_a_config_with_another_kind_of_value_is_refused(fields, message):
+    with pytest.raises(InputError, match=f"x.json: .*{re.escape(message)}"):
+        Schedule.from_diffusers(SD15_CONFIG | fields, "x.json")
+
+
+def test_flax_files_name_their_class_otherwise():
+    assert Schedule.from_diffusers(SD15_CONFIG | {"_class_name": "FlaxPNDMScheduler"}) == Schedule()
+
+
+ZERO_SNR = Schedule(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
+
+
+@pytest.mark.parametrize("schedule", [Schedule(), ZERO_SNR, Schedule(set_alpha_to_one=True, beta_end=0.02)])
+def test_what_is_written_is_read_again(schedule):
+    assert Schedule.from_diffusers(json.loads(json.dumps(schedule.to_diffusers()))) == schedule
+
+
+def test_zero_snr_ends_in_pure_noise_and_keeps_the_first_level():
+    abar, plain = ZERO_SNR.alphas_cumprod, Schedule().alphas_cumprod
+    assert abar[-1] == 0
+    assert abar[0] == pytest.approx(plain[0], rel=1e-6)
+    assert np.all(np.diff(abar) < 0)
+    noise = jnp.full((1, 1, 1, 1), 3.0)
+    np.testing.assert_array_equal(ZERO_SNR.add_noise(jnp.ones((1, 1, 1, 1)), noise, 999), noise)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # torch's, in NumPy 2
+@pytest.mark.parametrize("name", schedule_module._ABSENT)
+def test_every_class_has_diffusers_defaults_and_levels(name):
+    pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    written = dict(getattr(diffusers, name)(prediction_type="v_prediction").config)
+    bare = {"_class_name": name, "prediction_type": "v_prediction", "clip_sample": False}
+    schedule = Schedule.from_diffusers(bare)
+    assert Schedule.from_diffusers(bare | written | {"clip_sample": False}) == schedule
+    for zero_snr in (False, True) if "rescale_betas_zero_snr" in written else (False,):
+        more = {"rescale_betas_zero_snr": True} if zero_snr else {}
+        theirs = getattr(diffusers, name)(prediction_type="v_prediction", **more).alphas_cumprod.numpy().copy()
+        if theirs[-1] == 2.0**-24:  # in the classes that step in sigma
+            theirs[-1] = 0
+        ours = Schedule.from_diffusers(bare | more).alphas_cumprod
+        # torch's square root, which the rescaling takes, is not always rounded right.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5 if zero_snr else 0)
 
 
 def test_other_lengths_of_schedule():

@@ -24,10 +24,17 @@ def start() -> np.ndarray:
 
 
 def scheduler(
-    sampler: str, spacing: str, prediction: str, beta_schedule: str = "scaled_linear", *, set_alpha_to_one: bool = False
+    sampler: str,
+    spacing: str,
+    prediction: str,
+    beta_schedule: str = "scaled_linear",
+    *,
+    set_alpha_to_one: bool = False,
+    zero_snr: bool = False,
 ) -> Any:
     """SD-1.5's settings, with everything else at the class's own default."""
     own = {"clip_sample": False, "set_alpha_to_one": set_alpha_to_one} if sampler == "ddim" else {}
+    own |= {"rescale_betas_zero_snr": zero_snr}
     return CLASSES[sampler](
         num_train_timesteps=1000,
         beta_start=0.00085,

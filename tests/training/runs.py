@@ -10,6 +10,7 @@ from PIL import Image
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.config import DataConfig
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
@@ -82,6 +83,7 @@ def configure(stage: str, networks: Path, data: DataConfig | Path | str = "unuse
         "loss": LossConfig(perceptual_weight=0.0),
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
         "strategy": ONE_DEVICE,
+        "schedule": Schedule(),
         "activation": {"cassr": "scedit", "fusion": "rrdbnet"}.get(stage),
         "batch_size": 2,
         "num_steps": 6,

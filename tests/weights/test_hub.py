@@ -3,9 +3,11 @@
 import pytest
 from huggingface_hub import constants
 
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.networks import write_network
-from tests.weights.published import CONTROLNET, VAE, assert_same, load_weights, random_component
+from cassr_jax.schedules import agreed, write_schedule
+from tests.weights.published import CONTROLNET, UNET, VAE, assert_same, load_weights, random_component
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,6 +42,28 @@ def test_a_repository_that_is_the_network_itself(snapshot):
     params = random_component("controlnet", CONTROLNET)
     write_network(snapshot, "controlnet", CONTROLNET, params)
     assert_same(load_weights("someone/sd15", "controlnet")[1], params)
+
+
+@pytest.mark.parametrize(
+    ("source", "scheduler"),
+    [
+        ("someone/sd15", "scheduler/scheduler_config.json"),
+        ("someone/sd15:deep/unet", "deep/scheduler/scheduler_config.json"),
+    ],
+)
+def test_the_scheduler_comes_along(snapshot, monkeypatch, source, scheduler):
+    schedule, asked = Schedule(prediction_type="v_prediction"), []
+
+    def download(repo, allow_patterns):
+        asked.extend(allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    unet = snapshot / ("unet" if ":" not in source else "deep/unet")
+    write_network(unet, "unet", UNET, random_component("unet", UNET))
+    write_schedule(unet.parent, schedule)
+    assert agreed(None, source, "x") == schedule
+    assert scheduler in asked
 
 
 def test_what_to_do_when_it_is_not_there(snapshot):
