@@ -1,1 +1,1 @@
-"""Programs to be run as `python -m cassr_jax.commands.NAME`."""
+"""Programs that are run as `python -m cassr_jax.commands.NAME`, and what their command lines share."""

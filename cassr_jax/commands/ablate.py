@@ -1,13 +1,14 @@
-"""Measure what each part of a cascade is worth: variants of one cascade on the same pairs, in tables and in plots.
+"""Measure what each part of a cascade is worth: run variants of it on the same pairs, and make tables and plots.
 
     python -m cassr_jax.commands.ablate --lr LR --hr HR --config tiny --output FOLDER --sweep-steps 1 2 4
 
-A variant is a file of --ablations that defines `change`, a function of the cascade's configuration, into which the
-options of this command are written before; --sweep-steps and --sweep-guidance add the unchanged cascade with each of
-these values. A variant that cannot be loaded, for want of a
-network say, is named and left out. Every mean has its standard error, and a second table compares each variant with
+A variant is a file of --ablations that defines `change`, a function of the cascade's configuration. The options of this
+command hold for every variant, unless the variant changes the same thing. --sweep-steps and --sweep-guidance add the
+unchanged cascade with each of the given values. A variant that cannot be loaded, for example because a network is
+missing, is named and left out. Every mean comes with its standard error, and a second table compares each variant with
 --against, picture by picture. The output folder gets ablations.md, ablations.json, ablations.png (LPIPS and DISTS
-against steps, guidance and time) and a folder for each variant. The same command again goes on where it stopped.
+against steps, guidance and time) and a folder for each variant. Run the same command again to continue a run that was
+stopped.
 """
 
 import argparse
@@ -42,16 +43,16 @@ _MEASURES = {"lpips": "LPIPS (AlexNet)", "dists": "DISTS"}
 
 @dataclass(frozen=True)
 class Variant:
-    """A cascade changed in one thing."""
+    """One variant of the cascade: a change of its configuration, or other options."""
 
     name: str
     change: Change | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)  # over those of the command line
+    options: Mapping[str, Any] = field(default_factory=dict)  # in place of the command line's
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a variant gave on each picture, and the median seconds that it took for one."""
+    """The values of one variant for each picture, and the median time that it took for a picture."""
 
     variant: Variant
     found: Sequence[Measured]
@@ -66,7 +67,7 @@ def read_variants(folder: Path) -> list[Variant]:
     """
     files = sorted(folder.glob("*.py"))
     if not files:
-        raise InputError(f"{folder}: holds no Python file; expected a folder such as configs/ablations")
+        raise InputError(f"{folder}: holds no Python file, expected a folder such as configs/ablations")
     return [Variant(file.stem, _read_change(file)) for file in files]
 
 
@@ -101,7 +102,8 @@ def run_variant(
     folder: Path,
     devices: int | None,
 ) -> Outcome:
-    """
+    """Measure a variant on every picture, in a folder of its own.
+
     Raises:
         InputError: the variant's cascade cannot be loaded, or no picture could be measured.
     """
@@ -116,12 +118,12 @@ def run_variant(
     found = compare(cases, load, measure, folder / variant.name, chosen)
     seconds = [m.seconds for m in found if m.values and m.seconds is not None]
     if not seconds:
-        raise InputError(f"none of {len(cases)} pictures could be measured; the first: {found[0].left_out}")
+        raise InputError(f"none of the {len(cases)} pictures could be measured; the first one: {found[0].left_out}")
     return Outcome(variant, found, statistics.median(seconds))
 
 
 def side_by_side(outcomes: Sequence[Outcome]) -> list[Measured]:
-    """The results of all variants as if each were a program; a picture that one of them lacks is left out of all."""
+    """The variants' results as if each variant were a program, for the pictures that all of them have."""
     pictures = zip(*(o.found for o in outcomes), strict=True)
     return [
         replace(
@@ -134,33 +136,36 @@ def side_by_side(outcomes: Sequence[Outcome]) -> list[Measured]:
 
 
 def plot(file: Path, outcomes: Sequence[Outcome], rows: Mapping[str, Mapping[str, Mean]]) -> None:
-    """LPIPS and DISTS against steps, guidance and seconds a picture, as far as several variants differ in them."""
+    """Plot LPIPS and DISTS against steps, guidance scale and seconds per picture.
+
+    Steps and guidance scale have a column only if several variants sweep them.
+    """
     from matplotlib.figure import Figure
 
-    def points(place: Callable[[Outcome], Any]) -> list[tuple[Any, Outcome]]:
-        return sorted(((x, o) for o in outcomes if (x := place(o)) is not None), key=lambda point: point[0])
+    def points(coordinate: Callable[[Outcome], Any]) -> list[tuple[Any, Outcome]]:
+        return sorted(((x, o) for o in outcomes if (x := coordinate(o)) is not None), key=lambda point: point[0])
 
     columns = {
         "steps": points(lambda o: o.variant.options.get("steps")),
         "guidance scale": points(lambda o: o.variant.options.get("guidance_scale")),
-        "seconds a picture": points(lambda o: o.seconds),
+        "seconds per picture": points(lambda o: o.seconds),
     }
     columns = {title: found for title, found in columns.items() if len(found) > 1 or title.startswith("seconds")}
     figure = Figure(figsize=(4.5 * len(columns), 7), layout="constrained")
     measures = {name: label for name, label in _MEASURES.items() if all(name in row for row in rows.values())}
     if not measures:
-        raise InputError("neither LPIPS nor DISTS is installed, so there is nothing to plot; see docs/evaluation.md")
+        raise InputError("neither LPIPS nor DISTS is installed, expected one of them to plot; see docs/evaluation.md")
     grid = figure.subplots(len(measures), len(columns), squeeze=False, sharey="row")
     for (name, label), row in zip(measures.items(), grid, strict=True):
         row[0].set_ylabel(f"{label}, lower is better")
         for ax, (title, found) in zip(row, columns.items(), strict=True):
             named = title.startswith("seconds")
-            of = {o.variant.name: rows[o.variant.name][name] for _, o in found}
-            values, errors = [m.value for m in of.values()], [m.error for m in of.values()]
+            shown = {o.variant.name: rows[o.variant.name][name] for _, o in found}
+            values, errors = [m.value for m in shown.values()], [m.error for m in shown.values()]
             ax.errorbar([x for x, _ in found], values, errors, fmt="o" if named else "o-", elinewidth=0.5)
             ax.set_xlabel(title)
             for x, outcome in found if named else ():
-                ax.annotate(outcome.variant.name, (x, of[outcome.variant.name].value), fontsize=7)
+                ax.annotate(outcome.variant.name, (x, shown[outcome.variant.name].value), fontsize=7)
     with replaced(file) as stream:
         figure.savefig(stream, format="png", dpi=120)
 
@@ -172,16 +177,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--hr", type=local_path, required=True, help="folder of the true pictures")
-    add("--lr", type=local_path, required=True, help="folder of the pictures that are restored")
+    add("--hr", type=local_path, required=True, help="folder of the true, high-resolution pictures")
+    add("--lr", type=local_path, required=True, help="folder of low-resolution pictures for the cascade to restore")
     add("--output", type=local_path, required=True, help="folder for the report and a folder for each variant")
     add(
         "--ablations",
         type=local_path,
         default=Path("configs/ablations"),
-        help="folder of variants (default %(default)s)",
+        help="folder of variants (default: %(default)s)",
     )
-    add("--against", metavar="VARIANT", help="compare in pairs with this variant (default: whole, or the first)")
+    add(
+        "--against",
+        metavar="VARIANT",
+        help="variant that the others are compared with (default: whole or the first)",
+    )
     add_options(parser)
     sweep = parser.add_argument_group("sweeps").add_argument
     steps, scale = number(STEPS), number(GUIDANCE_SCALE)
@@ -191,9 +200,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Every variant; returns the tables."""
+    """Run every variant and return the tables."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError('the plots need matplotlib, which is not installed: pip install "cassr-jax[eval]"')
+        raise InputError('matplotlib is not installed, expected it for the plots: pip install "cassr-jax[eval]"')
     variants = read_variants(arguments.ablations) + sweeps(arguments.sweep_steps, arguments.sweep_guidance)
     names = [variant.name for variant in variants]
     baseline = arguments.against or (WHOLE if WHOLE in names else names[0])
@@ -201,8 +210,8 @@ def run(arguments: argparse.Namespace) -> str:
         raise InputError(f"--against is {baseline!r}, expected one of {', '.join(names)}")
     cases, unpaired = find_cases(arguments.hr, arguments.lr, {})
     weights, missing = read_weights(["lpips", "dists"])
-    alone, missing_niqe = read_naturalness()
-    measure = make_measure(weights, alone | pyiqa_measures()[0], arguments.devices)
+    blind, missing_niqe = read_naturalness()
+    measure = make_measure(weights, blind | pyiqa_measures()[0], arguments.devices)
     chosen = settings(arguments) | {"seed": arguments.seed, "pictures": [case.name for case in cases]}
     outcomes, failed = [], {}
     for variant in variants:
@@ -213,7 +222,9 @@ def run(arguments: argparse.Namespace) -> str:
             failed[variant.name] = str(error)
             print(f"left out: {error}", file=sys.stderr, flush=True)
     if not outcomes:
-        raise InputError(f"none of {len(variants)} variants could be run; the first: {next(iter(failed.values()))}")
+        raise InputError(
+            f"none of the {len(variants)} variants could be run; the first one: {next(iter(failed.values()))}"
+        )
     return write_report(arguments.output, chosen, outcomes, baseline, failed, unpaired | missing | missing_niqe)
 
 
@@ -225,9 +236,13 @@ def write_report(
     failed: Mapping[str, str],
     missing: Mapping[str, str],
 ) -> str:
-    """Writes ablations.md, ablations.json and ablations.png; returns what ablations.md says.
+    """Write ablations.md, ablations.json and ablations.png, and return the text of ablations.md.
 
     Args:
+        folder: where they are written.
+        chosen: the settings that all variants share.
+        outcomes: the variants that could be run.
+        baseline: the variant that the others are compared with.
         failed: variant -> why it could not be run.
         missing: picture or measure -> why it is left out.
 
@@ -236,13 +251,13 @@ def write_report(
     """
     found = side_by_side(outcomes)
     if not found:
-        raise InputError("no picture was measured under every variant; run fewer of them")
+        raise InputError("no picture was measured under every variant, expected at least one; run fewer variants")
     rows = means(found)
     compared = differences(found, baseline) if baseline in rows else {}
-    notes = [f"Pictures: {len(found)}. After ± stands the standard error."]
+    notes = [f"Pictures: {len(found)}. The number after ± is the standard error."]
     if compared:
-        notes.append("In brackets: on how many pictures the variant is better.")
-    notes += [f"{o.variant.name}: {o.seconds:.1f} s a picture." for o in outcomes]
+        notes.append("The number in brackets says on how many pictures the variant is better.")
+    notes += [f"{o.variant.name}: {o.seconds:.1f} s per picture." for o in outcomes]
     notes += [f"Left out: {name} ({reason})." for name, reason in {**missing, **failed}.items()]
     tables = [table(rows), *([difference_table(compared, baseline)] if compared else [])]
     text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)]) + "\n"
@@ -251,7 +266,7 @@ def write_report(
     content = {
         o.variant.name: {
             "options": o.variant.options,
-            "means": {name: to_json(of) for name, of in rows[o.variant.name].items()},
+            "means": {name: to_json(mean) for name, mean in rows[o.variant.name].items()},
             "seconds": o.seconds,
         }
         for o in outcomes

@@ -1,9 +1,9 @@
-"""Build a set of training pictures: one folder of ArrayRecord files that `data.path` and `data.mixture` take.
+"""Build a set of training pictures: a folder of ArrayRecord files that `data.path` and `data.mixture` accept.
 
     python -m cassr_jax.commands.build --dataset div2k --images DIV2K_train_HR --output data
 
-writes data/div2k/1.0.0. Every picture becomes 8-bit RGB, upright. What cannot be read, or has a side shorter than
---min-side, is left out, named, and listed in the set's metadata.json. A set that is there already stays as it is.
+writes data/div2k/1.0.0. Every picture is stored upright, in 8-bit RGB. A picture that cannot be read, or has a side
+shorter than --min-side, is left out, named, and listed in the set's metadata.json. A set that exists stays as it is.
 """
 
 import argparse
@@ -25,11 +25,18 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", required=True, choices=BUILDERS, help="which set; `folder` is any other")
-    parser.add_argument("--images", required=True, type=local_path, help="where its pictures are")
-    parser.add_argument("--output", required=True, type=local_path, help="folder in which DATASET/VERSION is written")
     parser.add_argument(
-        "--min-side", type=int, default=MIN_SIDE, help="shortest side of a picture, in px (default %(default)s)"
+        "--dataset", required=True, choices=BUILDERS, help="the set to build; `folder` is for any other pictures"
+    )
+    parser.add_argument("--images", required=True, type=local_path, help="the folder of its pictures")
+    parser.add_argument(
+        "--output", required=True, type=local_path, help="the folder in which DATASET/VERSION is written"
+    )
+    parser.add_argument(
+        "--min-side",
+        type=int,
+        default=MIN_SIDE,
+        help="length that no side of a picture may be below, in px (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -38,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         folder = Path(builder.data_dir)
         if folder.exists():
-            print(f"{folder}: there already")
+            print(f"{folder}: exists already")
             return 0
-        with tempfile.TemporaryDirectory() as unused:  # tfds makes a folder for downloads, of which there are none
+        with tempfile.TemporaryDirectory() as unused:  # tfds makes a folder for downloads, but nothing is downloaded
             builder.download_and_prepare(download_dir=unused)
     except OSError as error:
         raise InputError(f"{arguments.output}: cannot be written ({error.strerror or error})") from error

@@ -1,9 +1,14 @@
-"""Gather a cascade into one folder that `cassr_jax.load` and `sample.py --config` take.
+"""Gather a cascade into one folder that `cassr_jax.load` and `sample.py --config` accept.
 
     python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
+<<<<<<< HEAD
 Every network of the configuration is read, cast and written below the output, beside a `cassr.json` that names them
 relative to itself, and beside the U-Net's schedule: the folder can be moved, or put on a hub.
+=======
+Every network of the configuration is read, cast and written below the output folder, beside a `cassr.json` that names
+them by relative paths. So the folder can be moved or uploaded to a hub.
+>>>>>>> 2f7c053 (Evaluation, commands, data and sharding in plain sentences; names that say what they are)
 """
 
 import argparse
@@ -26,10 +31,10 @@ from cassr_jax.schedules import agreed, write_schedule
 
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
-    """Write the networks of `config`, whose relative paths start at `base`, below `output`."""
+    """Write the networks of `config`, whose relative paths start at `base`, and its `cassr.json` below `output`."""
     components = dict(config.components)
     for kind, source in tqdm(config.components.items(), unit="network"):
-        if kind not in KINDS or not KINDS[kind].bundled:  # not ours to copy: it stays where it is
+        if kind not in KINDS or not KINDS[kind].bundled:  # a network of others: it stays where it is
             components[kind] = resolve(source, base)
             continue
         networks = Networks().with_read(kind, resolve(source, base), "float32")
@@ -47,9 +52,16 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="a cascade: a Python file that defines `cascade`, or a folder")
+    parser.add_argument(
+        "--config", required=True, help="the cascade: a Python file that defines `cascade`, or a folder"
+    )
     parser.add_argument("--output", required=True, type=local_path, help="the folder to write")
-    parser.add_argument("--dtype", default="float16", choices=("float32", "float16", "bfloat16"), help="of the weights")
+    parser.add_argument(
+        "--dtype",
+        default="float16",
+        choices=("float32", "float16", "bfloat16"),
+        help="precision of the weights (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     config, base = read_cascade(arguments.config)
     bundle(config, base, arguments.output, arguments.dtype)

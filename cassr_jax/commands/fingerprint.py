@@ -1,4 +1,4 @@
-"""Which weights a cascade is made of, as one number."""
+"""The fingerprint of a cascade, which tells whether its configuration or its weights have changed."""
 
 import hashlib
 import json
@@ -10,12 +10,11 @@ from cassr_jax.imaging.manifest import sha256
 
 
 def fingerprint(source: str | Path, change: Callable[[Any], Any] | None = None) -> str:
-    """SHA-256 of a cascade's configuration, of its weights' files and of the schedule beside them; a hub id counts by
-    its name alone.
+    """SHA-256 of a cascade's configuration, its weight files and the schedule beside them; a hub id counts by its name.
 
     Args:
-        source: as `cassr_jax.load` takes it.
-        change: applied to its configuration first, as an ablation does.
+        source: a cascade, as `cassr_jax.load` accepts it.
+        change: applied to its configuration first, as in an ablation.
 
     Raises:
         InputError: the configuration cannot be read.

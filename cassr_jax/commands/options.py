@@ -1,6 +1,6 @@
-"""The options of every command that samples: one name, one range and one explanation each, wherever they appear.
+"""The options that commands share: each has the same name, range and explanation everywhere.
 
-No JAX here, so that a command can show its help and refuse a wrong option at once.
+This module does not import JAX, so a command can show its help or refuse a wrong option at once.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from cassr_jax.ranges import COUNT, RANGES, Range
 
 
 def number(allowed: Range) -> Callable[[str], int | float]:
-    """The `type` of an option that takes a number of a range; the parser refuses any other with the range in words."""
-    allowed = replace(allowed, optional=False)  # None is what leaving the option out gives
+    """The `type` of an option whose value is a number within a range; the parser's refusal states the range."""
+    allowed = replace(allowed, optional=False)  # None means that the option was left out
 
     def parse(text: str) -> int | float:
         try:
@@ -38,7 +38,8 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def _of_options(field: str) -> Callable[[str], int | float]:
+def _number_for(field: str) -> Callable[[str], int | float]:
+    """The `type` of the option that sets this field of `Options`."""
     return number(RANGES["Options"][field])
 
 
@@ -50,98 +51,98 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "activation": {
         "choices": NAMES,
-        "help": "the first stage, which makes the reference picture that guides the second: rrdbnet is Real-ESRGAN, "
-        "identity the enlarged input itself",
+        "help": "the first stage, which makes the reference picture that guides the second stage: rrdbnet is "
+        "Real-ESRGAN, identity takes the enlarged input itself",
     },
     "scale": {
-        "type": _of_options("scale"),
+        "type": _number_for("scale"),
         "metavar": "X",
         "default": 4.0,
-        "help": "side of the output over side of the input",
+        "help": "how many times as wide and as high the output is as the input",
     },
     "seed": {
-        "type": _of_options("seed"),
+        "type": _number_for("seed"),
         "metavar": "N",
         "default": 0,
-        "help": "decides the noise, 0 to 2**63 - 1: another seed is another variation, the same gives the same pixels",
+        "help": "decides the noise, 0 to 2**63 - 1: the same seed gives the same pixels, another one another variation",
     },
     "steps": {
-        "type": _of_options("steps"),
+        "type": _number_for("steps"),
         "metavar": "N",
-        "help": "sampling steps of each stage; fewer are faster, and often softer",
+        "help": "number of sampling steps of each stage; fewer are faster, and often give a softer picture",
     },
     "guidance_scale": {
-        "type": _of_options("guidance_scale"),
+        "type": _number_for("guidance_scale"),
         "metavar": "S",
-        "help": "how strongly the prompt pulls (classifier-free guidance); 1 switches it off and halves the work",
+        "help": "strength of classifier-free guidance, that is, of the prompt; 1 switches it off and halves the work",
     },
     "sampler": {
         "choices": get_args(Sampler),
-        "help": "how a step goes from noise towards the picture; dpmpp_2m and unipc need the fewest steps",
+        "help": "the method that turns noise into a picture step by step; dpmpp_2m and unipc need the fewest steps",
     },
     "start": {
         "choices": get_args(Start),
-        "help": "the picture that the second stage's noise is mixed into: the enlarged input, the first stage's "
-        "reference, or none",
+        "help": "the picture into which the second stage's noise is mixed: the enlarged input (lq), the first stage's "
+        "reference, or none (noise)",
     },
     "strength": {
-        "type": _of_options("strength"),
+        "type": _number_for("strength"),
         "metavar": "S",
-        "help": "above 0, at most 1: how much noise is mixed in; little keeps the start and changes only the finer "
-        "things, 1 starts from noise",
+        "help": "how much noise is mixed in, above 0 and at most 1: a little keeps the picture and changes only its "
+        "details, 1 starts from almost pure noise",
     },
     "color_fix": {
         "choices": get_args(ColorFix),
-        "help": "how the colours are brought back to the input's: wavelet takes its low frequencies, adain its means "
-        "and deviations, contrast its contrast and means",
+        "help": "how the colours are corrected towards the input's: wavelet takes its low frequencies, adain its "
+        "means and deviations, contrast its contrast and means",
     },
     "reference_weight": {
-        "type": _of_options("reference_weight"),
+        "type": _number_for("reference_weight"),
         "metavar": "W",
-        "help": "0 to 1: share of the first stage's reference in the result; 0 is the second stage's picture alone",
+        "help": "share of the first stage's reference in the result, 0 to 1; 0 gives the second stage's picture alone",
     },
     "fidelity": {
-        "type": _of_options("fidelity"),
+        "type": _number_for("fidelity"),
         "metavar": "W",
-        "help": "0 to 1: how much the decoder takes from the input and the reference directly; 0 decodes only what "
+        "help": "how much the decoder takes directly from the input and the reference, 0 to 1; 0 decodes only what "
         "the second stage made",
     },
     "tile": {
-        "type": _of_options("tile"),
+        "type": _number_for("tile"),
         "metavar": "PX",
-        "help": "larger pictures go through the networks in overlapping tiles, whose sides are at most this many px "
-        "of the output; smaller ones need less memory",
+        "help": "longest side of a tile, in px of the output: larger pictures pass through the networks in "
+        "overlapping tiles; smaller tiles need less memory",
     },
     "devices": {
         "type": number(COUNT),
         "metavar": "N",
-        "help": "how many devices share the tiles of a picture (default: all accelerators, or one CPU)",
+        "help": "number of devices that share the tiles of a picture (default: all accelerators, or one CPU)",
     },
     "precision": {
         "choices": list(PRECISIONS),
-        "help": "numbers that the networks compute in; bf16 and fp16 need half the memory (default: fp32)",
+        "help": "number format in which the networks compute; bf16 and fp16 need half the memory (default: fp32)",
     },
     "set": {
         "nargs": "+",
         "default": [],
         "metavar": "FIELD=VALUE",
-        "help": "change fields of the configuration, as in --set batch_size=2 data.path=PHOTOS",
+        "help": "change fields of the configuration, for example --set batch_size=2 data.path=PHOTOS",
     },
 }
 
 SAMPLING = (
     *("steps", "guidance_scale", "sampler", "start", "strength", "color_fix", "reference_weight", "fidelity", "tile"),
 )
-"""What `Options` can change about a cascade's own settings."""
+"""The options of sampling: the fields of `Options` that change a cascade's own settings."""
 
 
 def add_options(parser: Any, *names: str, **defaults: Any) -> None:
-    """Add options of `OPTIONS` to a parser or to a group of one.
+    """Add some of `OPTIONS` to a parser.
 
     Args:
-        parser: an `argparse.ArgumentParser`, or what its `add_argument_group` returns.
-        names: which, as fields are spelt (`guidance_scale` is the option --guidance-scale).
-        defaults: values where an option is left out, in place of the ones in `OPTIONS`.
+        parser: an `argparse.ArgumentParser`, or a group of one.
+        names: the options to add, spelt as fields are (`guidance_scale` for --guidance-scale).
+        defaults: defaults that replace those in `OPTIONS`.
     """
     for name in names:
         option = dict(OPTIONS[name])

@@ -1,12 +1,12 @@
-"""Make training pairs once: crops, their degraded versions, the latents of the targets, and references.
+"""Make training pairs in advance: crops, their degraded versions, the latents of the targets, and references.
 
     python -m cassr_jax.commands.references --config configs/tiny_pairs.py --records 6000 --output runs/pairs
 
 The data and the networks are those of a training configuration. `--activation` names the first stage that makes the
-references; by default it is the configuration's `activation`, and where that is None the records have no references.
-Where the components hold a vae, the mean and the deviation of the target's latents are stored too, unless --no-latents.
-Data that are prepared records already are completed, in their order. The same command again goes on where it stopped;
-it is refused where other settings made what is there.
+references; by default it is the configuration's `activation`, and if that is None, the records have no references. If
+the components include a vae, the mean and the standard deviation of the target's latents are stored too, unless
+--no-latents is given. If the data are prepared records already, each record is completed, in the same order. Run the
+same command again to continue a run that was stopped; a folder that was made with other settings is refused.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from cassr_jax.first_stage import first_stage
 from cassr_jax.ranges import COUNT, check
 from cassr_jax.training.references import Recipe, prepare
 
-# A fifth of the steps of the usual settings, and no guidance, which doubles the work.
+# A fifth of the usual steps, and no guidance, because guidance doubles the work.
 SAMPLED = {"sampler": "dpmpp_2m", "steps": 10, "guidance_scale": 1.0, "strength": 1.0}
 
 
-@command("references", interrupted="interrupted; the same command goes on")
+@command("references", interrupted="interrupted; the same command continues")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cassr_jax.commands.references",
@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", required=True, type=local_path, help="a training configuration: its data and components are used")
-    add("--records", required=True, type=number(COUNT), help="how many records to make")
-    add("--output", required=True, type=local_path, help="the folder that the *.array_record files are written to")
-    add("--no-latents", action="store_true", help="store no latents: training then encodes the targets in every step")
+    add("--config", required=True, type=local_path, help="a training configuration, whose data and components are used")
+    add("--records", required=True, type=number(COUNT), help="number of records to make")
+    add("--output", required=True, type=local_path, help="folder for the *.array_record files")
+    add("--no-latents", action="store_true", help="store no latents; training then encodes the targets in every step")
     add_options(parser, "set")
-    references = parser.add_argument_group("references", "Left out, the first stage is the configuration's own.")
+    references = parser.add_argument_group("references", "An option that is left out is what the configuration says.")
     add_options(references, "activation", "color_fix")
-    sampling = parser.add_argument_group("sampling", "How a first stage that is a diffusion model makes them.")
+    sampling = parser.add_argument_group("sampling", "How the first stage samples, if it is a diffusion model.")
     add_options(sampling, *SAMPLED, **SAMPLED)
     arguments = parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""How a command ends and what it prints, the same for all: faults of the input are one line and exit code 2."""
+"""What all commands have in common: how they end, with which exit code, and what they print."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from typing import TextIO
 
 from cassr_jax.errors import InputError, Stopped
 
-INTERRUPTED = 130  # exit code: 128 and the number of SIGINT, as shells count
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells
 
 Main = Callable[..., int]
 """A program's `main(argv=None)`, which returns its exit code."""
@@ -21,16 +21,16 @@ Main = Callable[..., int]
 def command(
     name: str, *, interrupted: str = "interrupted", seconds_to_stop: float | None = None
 ) -> Callable[[Main], Main]:
-    """Makes a program's `main(argv)` end as every command here does.
+    """A decorator that makes a program's `main(argv)` end like every command here.
 
-    An InputError is one line on stderr and exit code 2; a run that was asked to stop and has saved is one line and 0;
-    Ctrl-C is one line and 130.
+    After an InputError it prints one line on stderr and returns 2. After a run that was asked to stop and has saved, it
+    prints one line and returns 0. After Ctrl-C it prints one line and returns 130.
 
     Args:
-        name: what the lines on stderr begin with.
-        interrupted: the line after Ctrl-C.
-        seconds_to_stop: how long after Ctrl-C the process ends, even if it waits for a device then. None where it may
-            have to save first.
+        name: the word with which the lines on stderr begin.
+        interrupted: the line to print after Ctrl-C.
+        seconds_to_stop: the process ends at most so long after Ctrl-C, even while it waits for a device. None leaves it
+            the time that it needs, for example to save.
     """
 
     def decorate(main: Main) -> Main:
@@ -57,9 +57,9 @@ def command(
 
 @contextmanager
 def ended_after(seconds: float, message: str, name: str) -> Iterator[None]:
-    """Ends the process with one line and exit code 2 if the block takes longer.
+    """End the process with one line and exit code 2 if the block takes longer than `seconds`.
 
-    For a call that no exception can end, such as a library's that waits for another machine.
+    This is for calls that no exception can end, such as a library's call that waits for another machine.
     """
 
     def end() -> None:
@@ -76,7 +76,7 @@ def ended_after(seconds: float, message: str, name: str) -> Iterator[None]:
 
 
 def say(message: object) -> None:
-    """Print a line on stdout, if anybody reads it."""
+    """Print a line on stdout, if it can be written."""
     _print(str(message), sys.stdout)
 
 
@@ -86,25 +86,28 @@ def complain(message: object, name: str) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    """A file name need not be valid text, nor a terminal know its characters, nor a pipe still have a reader."""
+    """Print `text`, whatever it holds and whoever reads it.
+
+    A file name need not be valid text, a terminal may lack some of its characters, and a pipe may be closed.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:  # Python would complain of it once more, when it closes the stream at its end
+    except BrokenPipeError:  # without this, Python complains again when it closes the stream at its end
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())
-    except (OSError, ValueError):  # a full disk behind the stream, or a closed one: nobody can be told
+    except (OSError, ValueError):  # the disk is full or the stream closed: nobody can be told
         return
 
 
 @contextmanager
 def _ended_within(seconds: float, name: str, message: str) -> Iterator[None]:
-    """Ends the process `seconds` after SIGINT, with `message`, unless the block has ended before.
+    """End the process with `message` `seconds` after SIGINT, unless the block has ended before.
 
-    Python raises KeyboardInterrupt in the main thread between two of its own instructions, and the next one may be a
-    minute away where that thread waits for a device. So another thread watches for the signal.
+    Python raises KeyboardInterrupt in the main thread, between two of its own instructions. While that thread waits for
+    a device, its next instruction may be a minute away, so another thread watches for the signal.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     watched, woken = socket.socketpair()

@@ -1,14 +1,14 @@
-"""Test sets as the paper makes them: lr/ and hr/ of the same names, and a manifest of what is in them.
+"""Make test sets like the paper's: folders lr/ and hr/ with pictures of the same names, and a manifest.
 
     python -m cassr_jax.commands.testset degraded --photos DIV2K_valid_HR --output data/div2k_val
     python -m cassr_jax.commands.testset tiles --photos PHOTOS --count 100 --preset light --output data/tiles
     python -m cassr_jax.commands.testset crops --lr RealSR/Canon/Test/4 --hr RealSR/Canon/Test/4 --output data/realsr
     python -m cassr_jax.commands.testset check data/realsr
 
-`degraded`: whole photographs; picture i, in the order of the names, is degraded with seed i. `tiles`: sharp tiles of
-256 px spread over the photographs, as the embedded model is judged by; tile i is degraded with seed i. `crops`: the
-middles of registered pairs, 128 px of LR and the 512 px of HR that they show. `check`: whether a set is what its
-manifest says. A set appears when it is complete, and one that is there already stays as it is.
+`degraded` degrades whole photographs; picture i, in the order of the names, gets seed i. `tiles` degrades sharp tiles
+of 256 px spread over the photographs, like those that the embedded model is judged by; tile i gets seed i. `crops` cuts
+the middles out of registered pairs: 128 px of LR and the same part of HR, 512 px. `check` tells whether a set is what
+its manifest says. A set appears only when it is complete, and a set that exists stays as it is.
 """
 
 import argparse
@@ -41,7 +41,8 @@ from cassr_jax.ranges import COUNT
 
 SCALE, LR_SIDE = 4, 128
 MANIFEST, VERSION = "manifest.json", 1
-# How RealSR (Canon_001_LR4.png, Canon_001_HR.png) and DRealSR (sony_1_x4.png, sony_1_x1.png) mark the two of a pair.
+# How the names of a pair differ: RealSR has Canon_001_LR4.png and Canon_001_HR.png, DRealSR has sony_1_x4.png and
+# sony_1_x1.png.
 _MARKS = {"lr": re.compile(r"_(LR4|x4)$"), "hr": re.compile(r"_(HR|x1)$")}
 
 Images = tuple[np.ndarray, np.ndarray]  # lr (h, w, 3) and hr (4h, 4w, 3), uint8
@@ -49,7 +50,13 @@ Images = tuple[np.ndarray, np.ndarray]  # lr (h, w, 3) and hr (4h, 4w, 3), uint8
 
 @dataclass(frozen=True)
 class Planned:
-    """A pair to be made: its name, the files that it comes from, and how; `make` raises InputError if it cannot be."""
+    """A pair that is still to be made.
+
+    Attributes:
+        name: the name that both pictures will have.
+        sources: the files that the pair is made from.
+        make: makes the pair; raises InputError if that is impossible.
+    """
 
     name: str
     sources: tuple[Path, ...]
@@ -57,12 +64,13 @@ class Planned:
 
 
 def degraded_pairs(photos: Path, preset: Preset) -> list[Planned]:
-    """Every picture of a folder whole, but for the last rows and columns where a side is no multiple of 4.
+    """Plan a pair from every whole picture of a folder, cut so that its sides are multiples of 4.
 
-    The truth is the picture itself, also where the preset degrades a sharpened one: that is a target to train on.
+    The truth is the picture itself, even if the preset degrades a sharpened version, which is a target for training
+    only.
 
     Raises:
-        InputError: the folder is missing, holds no picture or two of one name.
+        InputError: the folder is missing, or holds no picture or two of the same name.
     """
 
     def make(path: Path, seed: int) -> Images:
@@ -81,7 +89,9 @@ def degraded_pairs(photos: Path, preset: Preset) -> list[Planned]:
 
 
 def tiled_pairs(photos: Path, preset: Preset, count: int) -> list[Planned]:
-    """Sharp tiles, named by their picture and their top left corner; see `evaluation.tiles.degraded_tiles`.
+    """Plan pairs from `count` sharp tiles, named after their picture and their top left corner.
+
+    See `evaluation.tiles.degraded_tiles`.
 
     Raises:
         InputError: the folder is missing, holds no picture or too few sharp tiles, or a picture cannot be read.
@@ -90,7 +100,9 @@ def tiled_pairs(photos: Path, preset: Preset, count: int) -> list[Planned]:
 
 
 def sharpest_pairs(photos: Path, preset: Preset, count: int) -> list[Planned]:
-    """The sharpest 512 px crop of at most `count` pictures, named likewise; see `evaluation.tiles.degraded_crops`.
+    """Plan pairs from the sharpest 512 px crop of at most `count` pictures, named in the same way.
+
+    See `evaluation.tiles.degraded_crops`.
 
     Raises:
         InputError: the folder is missing or holds no picture, no picture has such a crop, or one cannot be read.
@@ -107,13 +119,16 @@ def _from_photos(photos: Path, pairs: Sequence[Pair]) -> list[Planned]:
 
 
 def cropped_pairs(lr: Path, hr: Path, side: int = LR_SIDE) -> tuple[list[Planned], dict[str, str]]:
-    """The middle `side` px of each LR picture with the same part of its HR one; and the names that are in one folder.
+    """Plan pairs from the middle `side` px of each LR picture and the same part of its HR picture.
 
-    The folders may be one: what is marked as the other kind (`_HR`, `_LR4`; `_x1`, `_x4`) is passed over, and a name is
-    what is left without its mark.
+    Both folders may be the same: pictures that are marked as the other kind (`_HR`, `_LR4`; `_x1`, `_x4`) are passed
+    over. The names are compared without these marks.
+
+    Returns:
+        The pairs; and for each name that is only in one folder, which one.
 
     Raises:
-        InputError: a folder is missing, holds no such picture or two of one name, or no name is in both.
+        InputError: a folder is missing, or holds no such picture or two of the same name, or no name is in both.
     """
 
     def make(lr_path: Path, hr_path: Path) -> Images:
@@ -133,15 +148,21 @@ def cropped_pairs(lr: Path, hr: Path, side: int = LR_SIDE) -> tuple[list[Planned
         for name in sorted(small.keys() & large.keys())
     ]
     if not planned:
-        raise InputError(f"no picture's name is in both {lr} and {hr}; expected pairs of one name, marks apart")
+        raise InputError(f"no picture's name is in both {lr} and {hr}, expected the same names but for their marks")
     return planned, {name: f"only in {lr if name in small else hr}" for name in sorted(small.keys() ^ large.keys())}
 
 
 def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[str, Any], output: Path) -> str:
-    """Makes the set at `output`; returns a sentence on what is there.
+    """Make the set at `output`, unless it exists; return a sentence on what is there.
+
+    Args:
+        planned: the pairs.
+        left_out: name -> why no pair was planned.
+        settings: how the pairs are made, for the manifest.
+        output: the folder of the set.
 
     Raises:
-        InputError: another set or anything else is there, no pair can be made, or the folder cannot be written.
+        InputError: `output` holds another set or anything else, no pair can be made, or it cannot be written.
     """
     if output.exists():
         found = read_manifest(output)
@@ -150,12 +171,12 @@ def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
         names = found["pictures"].keys() | found["left_out"].keys()
         if changed := names ^ (left_out.keys() | {pair.name for pair in planned}):
             raise InputError(
-                f"{output}: {min(changed)} is only in it or only in what is given; expected another --output"
+                f"{output}: holds other pictures, {min(changed)} among them; expected the same, or another --output"
             )
-        return f"{output}: there already, pairs: {len(found['pictures'])}"
+        return f"{output}: exists already, pairs: {len(found['pictures'])}"
     partial = output.with_name(f".{output.name}.partial")
     try:
-        if partial.exists():  # of a run that was killed
+        if partial.exists():  # a run was killed before it could finish
             shutil.rmtree(partial)
         pictures = {}
         for pair in tqdm(planned, "making pairs", unit="pair", disable=None):
@@ -169,7 +190,9 @@ def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
                 io.write(partial / kind / f"{pair.name}.png", io.Picture(image))
                 pictures[pair.name][kind] = pixels_sha256(image)
         if not pictures:
-            raise InputError(f"no pair could be made, of {len(planned)}; the first: {next(iter(left_out.values()))}")
+            raise InputError(
+                f"none of {len(planned)} pairs could be made, expected at least one; {next(iter(left_out.values()))}"
+            )
         versions = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow")}
         content = {"settings": settings, "versions": versions, "pictures": pictures, "left_out": left_out}
         write_json(partial / MANIFEST, {"version": VERSION} | content)
@@ -181,35 +204,38 @@ def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
 
 
 def check(folder: Path) -> Iterator[str]:
-    """One sentence for everything in which a set differs from its manifest.
+    """Give one sentence for each difference between a set and its manifest.
 
     Raises:
-        InputError: there is no manifest.
+        InputError: the manifest is missing or damaged.
     """
     pictures = read_manifest(folder)["pictures"]
     for kind in ("lr", "hr"):
         found = by_stem(folder / kind)
         for name in sorted(found.keys() | pictures):
             if name not in pictures:
-                yield f"{found[name]}: not in the manifest"
+                yield f"{found[name]}: is not in the manifest"
             elif name not in found:
-                yield f"{folder / kind / name}: missing"
+                yield f"{folder / kind / name}: is missing"
             elif (digest := pixels_sha256(read_rgb(found[name]))) != pictures[name][kind]:
                 yield f"{found[name]}: its pixels' SHA-256 is {digest[:12]}..., expected {pictures[name][kind][:12]}..."
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """A set's `settings`, its `pictures` (name -> sources, and hashes of lr and hr), and what was `left_out` and why.
+    """Read the manifest of a set.
+
+    Returns:
+        `settings`; `pictures`, by name, each with its sources and its hashes of lr and hr; `left_out`, with reasons.
 
     Raises:
-        InputError: there is no manifest, or it is not one of this program.
+        InputError: the manifest is missing, damaged, or not one of this program.
     """
     file = folder / MANIFEST
     if not file.is_file():
-        raise InputError(f"{file}: no such file; expected a test set's folder")
+        raise InputError(f"{file}: no such file, expected the manifest of a test set")
     content = read_json(file)
     if content.get("version") != VERSION:
-        raise InputError(f"{file}: found version {content.get('version')!r}, expected {VERSION} of a test set")
+        raise InputError(f"{file}: version is {content.get('version')!r}, expected {VERSION}, that of a test set")
     for name, fields in (("settings", ()), ("pictures", ("lr", "hr")), ("left_out", ())):
         entries = content.get(name)
         whole = isinstance(entries, dict) and all(
@@ -218,12 +244,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             for entry in entries.values()
         )
         if not whole:
-            raise InputError(f"{file}: {name} is damaged, expected what testset writes; make the set anew")
+            raise InputError(f"{file}: {name} is damaged, expected what testset writes; make the set again")
     return {name: content[name] for name in ("settings", "pictures", "left_out")}
 
 
 def pixels_sha256(image: np.ndarray) -> str:
-    """Of shape and pixels, not of a file: another encoder's PNG of the same picture has the same."""
+    """SHA-256 of a picture's shape and pixels. Unlike a file's, it does not depend on the encoder."""
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
@@ -244,17 +270,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    degraded = commands.add_parser("degraded", help="whole photographs, degraded")
-    tiles = commands.add_parser("tiles", help="sharp tiles of photographs, degraded")
-    tiles.add_argument("--count", type=number(COUNT), default=100, help="how many (default %(default)s)")
+    degraded = commands.add_parser("degraded", help="degrade whole photographs")
+    tiles = commands.add_parser("tiles", help="degrade sharp tiles of photographs")
+    tiles.add_argument("--count", type=number(COUNT), default=100, help="number of tiles (default: %(default)s)")
     for made in (degraded, tiles):
         made.add_argument("--photos", type=local_path, required=True, help="folder of sharp pictures")
-        made.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")
-    crops = commands.add_parser("crops", help="the middles of registered pairs")
-    crops.add_argument("--lr", type=local_path, required=True, help="folder of the small pictures")
-    crops.add_argument("--hr", type=local_path, required=True, help="folder of the large ones, may be the same")
+        made.add_argument("--preset", choices=PRESETS, default="realesrgan", help="the damage (default: %(default)s)")
+    crops = commands.add_parser("crops", help="cut the middles out of registered pairs")
+    crops.add_argument("--lr", type=local_path, required=True, help="folder of the low-resolution pictures")
+    crops.add_argument(
+        "--hr", type=local_path, required=True, help="folder of the high-resolution pictures; may be the same folder"
+    )
     for made in (degraded, tiles, crops):
-        made.add_argument("--output", type=local_path, required=True, help="folder of the set")
+        made.add_argument("--output", type=local_path, required=True, help="folder for the set")
     commands.add_parser("check", help="compare a set with its manifest").add_argument("folder", type=local_path)
     return parser.parse_args(argv)
 
@@ -264,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.command == "check":
         wrong = list(check(arguments.folder))
-        print(*(wrong or [f"{arguments.folder}: as its manifest says"]), sep="\n")
+        print(*(wrong or [f"{arguments.folder}: is as its manifest says"]), sep="\n")
         return 1 if wrong else 0
     left_out = {}
     match arguments.command:

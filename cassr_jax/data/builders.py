@@ -1,7 +1,7 @@
-"""Sets of training pictures as TFDS builders over local folders, written without TensorFlow.
+"""TFDS builders that turn local folders of pictures into training sets, without TensorFlow.
 
-The published sets may not be passed on, so nothing is downloaded: each builder takes the folder into which its archive
-was unpacked. A record is `image`, an 8-bit RGB PNG, upright, and `key`, the file's path in that folder.
+The published sets may not be redistributed, so nothing is downloaded: each builder takes the folder into which its
+archive was unpacked. A record has `image`, an upright 8-bit RGB PNG, and `key`, the file's path in that folder.
 """
 
 import io
@@ -19,23 +19,28 @@ from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import size_text
 
-MIN_SIDE = 64  # px; what is shorter is left out. Between this and the crop size, pictures are enlarged when cropped.
+MIN_SIDE = 64  # px; smaller pictures are left out. Those between this and the crop size are enlarged when cropped.
 THREADS = 4
 
 
 class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Any folder of pictures, with its subfolders, as the split `train`.
+    """A set of any folder of pictures and its subfolders, with one split, `train`.
 
-    images: the folder. Where it holds `subfolder`, only the pictures below that are taken.
-    `left_out`, stored as `info.metadata["left_out"]`, names each file that cannot be read or is too small, and why.
+    Args:
+        images: the folder. If it holds a folder `subfolder`, only the pictures below that are taken.
+        min_side: pictures with a shorter side, in px, are left out.
+        settings: arguments of `tfds.core.DatasetBuilder`.
+
+    Attributes:
+        left_out: each file that cannot be read or is too small, and why; also in `info.metadata["left_out"]`.
     """
 
     name = "folder"
     VERSION = tfds.core.Version("1.0.0")
     homepage = ""
     subfolder = ""
-    limit: int | None = None  # of files, in the order of their names
-    # Nothing of a set lies beside its code. Left to itself, tfds looks with a package that it does not ask for.
+    limit: int | None = None  # only so many files are taken, in the order of their names
+    # A set has no files beside its code. Without this, tfds looks for some, with a package that it does not depend on.
     code_path = None
 
     def __init__(self, *, images: str | Path, min_side: int = MIN_SIDE, **settings: Any) -> None:
@@ -66,16 +71,16 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for key, made in grain.MapDataset.source(keys).map(self._encode).to_iter_dataset(options):
             if isinstance(made, bytes):
                 found = True
-                # An encoded file is stored as it is; encoding an array would take TensorFlow.
+                # A file that is encoded already is stored as it is; encoding an array would need TensorFlow.
                 yield key, {"image": io.BytesIO(made), "key": key}
             else:
                 self.left_out.append(made)
                 print(f"left out: {made}", file=sys.stderr, flush=True)
         if not found:
-            raise InputError(f"{self.images}: none of its {len(keys)} pictures can be used")
+            raise InputError(f"{self.images}: none of its {len(keys)} pictures can be used, expected at least one")
 
     def _encode(self, key: str) -> tuple[str, bytes | str]:
-        """The key, and a PNG of the picture or the reason why there is none."""
+        """The key, and the picture as a PNG or the reason why it is left out."""
         try:
             rgb = read_rgb(self.images / key)
         except InputError as error:
@@ -87,7 +92,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Div2k(Folder, skip_registration=True):
-    """DIV2K's 800 training pictures, of about 2040 px."""
+    """DIV2K: 800 training pictures of about 2040 px."""
 
     name = "div2k"
     homepage = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
@@ -95,7 +100,7 @@ class Div2k(Folder, skip_registration=True):
 
 
 class Div8k(Folder, skip_registration=True):
-    """DIV8K's 1500 training pictures, of up to 7680 px."""
+    """DIV8K: 1500 training pictures of up to 7680 px."""
 
     name = "div8k"
     homepage = "https://competitions.codalab.org/competitions/22217"
@@ -110,7 +115,7 @@ class Flickr2k(Folder, skip_registration=True):
 
 
 class Ost(Folder, skip_registration=True):
-    """OutdoorSceneTraining: 10324 pictures of seven kinds of outdoor scenes, one folder each."""
+    """OutdoorSceneTraining: 10324 pictures of seven kinds of outdoor scenes, each in a folder of its own."""
 
     name = "ost"
     homepage = "https://github.com/xinntao/SFTGAN"
@@ -118,7 +123,7 @@ class Ost(Folder, skip_registration=True):
 
 
 class Ffhq(Folder, skip_registration=True):
-    """The first 10000 faces of FFHQ, 1024 px."""
+    """FFHQ: the first 10000 faces, of 1024 px."""
 
     name = "ffhq"
     homepage = "https://github.com/NVlabs/ffhq-dataset"

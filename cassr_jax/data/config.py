@@ -1,4 +1,4 @@
-"""What to train on. Apart from the pipeline, so that nobody who only reads a configuration imports grain."""
+"""What to train on, apart from the pipeline: reading a configuration does not import grain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,22 +11,22 @@ from cassr_jax.ranges import POSITIVE, check
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to train on, and how it is cut and degraded."""
+    """The pictures or records to train on, and how they are cut and degraded."""
 
     path: str = (
         ""  # pictures, a set built by cassr_jax.commands.build, or records prepared by cassr_jax.commands.references
     )
-    mixture: Mapping[str, float] = field(default_factory=dict)  # several such paths instead, each with its weight
+    mixture: Mapping[str, float] = field(default_factory=dict)  # instead of path, several paths with their weights
     crop_size: int = 512  # side of a high-resolution crop, in px
-    sharp_fraction: float = 0.9  # share of crops taken where the picture is sharp
-    min_scale: float = 1.0  # crops are of the picture shrunk by a factor drawn between this and 1
-    preset: str | None = None  # damage: light, realesrgan, stablesr or camera; None yields no low-resolution picture
-    scale: int = 4  # the low-resolution side is crop_size / scale
-    num_threads: int = 2  # threads that make records (in each worker process)
-    num_workers: int = 0  # worker processes; 0 makes records in threads of this process
+    sharp_fraction: float = 0.9  # share of crops that are taken where the picture is sharp
+    min_scale: float = 1.0  # the picture is shrunk before it is cropped, by a factor between this and 1
+    preset: str | None = None  # damage: light, realesrgan, stablesr or camera; None makes no low-resolution picture
+    scale: int = 4  # a low-resolution picture has sides of crop_size / scale
+    num_threads: int = 2  # threads that make records, in each worker process
+    num_workers: int = 0  # worker processes; with 0, threads of this process make the records
     prefetch: int = 64  # records kept ready
-    resident: bool = False  # keep all prepared records on the device and cut crop_size windows out of them there
-    cache_bytes: int = 1 << 30  # decoded pictures kept in memory (by each worker process)
+    resident: bool = False  # keep all prepared records on the device, and cut windows of crop_size out of them there
+    cache_bytes: int = 1 << 30  # memory for decoded pictures, in each worker process
 
     def __post_init__(self) -> None:
         check(self)
@@ -42,10 +42,10 @@ class DataConfig:
             raise InputError("mixture: cannot be resident, expected one folder of prepared records as path")
 
     def weights(self) -> Mapping[str, float]:
-        """Each set's path and weight.
+        """The weight of each set, by its path.
 
         Raises:
-            InputError: there is no set, or both a path and a mixture.
+            InputError: neither `path` nor `mixture` is given, or both are.
         """
         if bool(self.path) == bool(self.mixture):
             found = f"path {self.path!r} and a mixture" if self.path else "neither path nor mixture"

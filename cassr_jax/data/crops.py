@@ -1,7 +1,7 @@
-"""Which part of a picture to train on: mostly sharp windows, a few from anywhere.
+"""Which part of a picture to train on: mostly sharp windows, and a few from anywhere.
 
-Much of many photographs is out of focus. A model trained on such areas learns blur, one trained on none of them
-invents texture where there is none, so most crops, not all, are taken where the picture is sharp.
+Large parts of many photographs are out of focus. A model that trains on such areas learns blur; a model that never sees
+them invents texture where there is none. So most crops, but not all, are taken where the picture is sharp.
 """
 
 import sys
@@ -18,25 +18,26 @@ from cassr_jax.data.sources import PictureSource
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
 
-SHARP = 100.0  # variance of the Laplacian of 8-bit grey from which a window counts as sharp
-TILE = 256  # side of the tiles that say how much of a picture is sharp
+SHARP = 100.0  # a window is sharp if the variance of the Laplacian of its 8-bit grey is at least this
+TILE = 256  # side in px of the tiles by which it is measured how much of a picture is sharp
 
 
 def laplacian(image: np.ndarray) -> np.ndarray:
-    """3x3 Laplacian of the 8-bit grey of a uint8 RGB picture; float32 (H, W)."""
+    """The 3x3 Laplacian of the 8-bit grey of a uint8 RGB picture; float32 (H, W)."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return cv2.Laplacian(grey.astype(np.float32), cv2.CV_32F)
 
 
 def window_variances(values: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """Variance of every `size` x `size` window of `values` (H, W) whose corner is a multiple of `stride`.
+    """The variances of the `size` x `size` windows of `values` (H, W) whose corners are multiples of `stride`.
 
-    Returns float64 (rows, columns) with rows = (H - size) // stride + 1; zero rows when the picture is too small.
+    Returns:
+        float64 (rows, columns) with rows = (H - size) // stride + 1, and no rows if the picture is too small.
     """
     rows, columns = ((side - size) // stride + 1 for side in values.shape)
     if rows <= 0 or columns <= 0:
         return np.zeros((max(rows, 0), max(columns, 0)))
-    # Sums over windows are differences of running sums, so overlapping windows cost nothing more.
+    # A sum over a window is a difference of running sums, so windows that overlap cost nothing extra.
     total, squares = cv2.integral2(values, sdepth=cv2.CV_64F, sqdepth=cv2.CV_64F)
     top, left = np.arange(rows) * stride, np.arange(columns) * stride
 
@@ -49,7 +50,7 @@ def window_variances(values: np.ndarray, size: int, stride: int) -> np.ndarray:
 
 
 def at_least(image: np.ndarray, size: int) -> np.ndarray:
-    """`image` itself, or, if a side is shorter than `size`, enlarged bicubically until its shorter side is `size`."""
+    """The image, enlarged bicubically until its shorter side is `size` if that side is shorter."""
     height, width = image.shape[:2]
     shorter = min(height, width)
     if shorter >= size:
@@ -62,13 +63,13 @@ def at_least(image: np.ndarray, size: int) -> np.ndarray:
 class Windows:
     """The sharp windows of one picture, for one crop size."""
 
-    corners: np.ndarray  # (N, 2) int32: top, left of each window with variance >= SHARP
+    corners: np.ndarray  # (N, 2) int32: top and left of each sharp window
     stride: int  # distance between neighbouring corners, in px
-    tiles: int  # how many tiles of the non-overlapping TILE px grid are sharp
+    tiles: int  # number of sharp tiles in the grid of TILE px, without overlap
 
 
 def find_windows(image: np.ndarray, size: int) -> Windows:
-    """Index of the sharp `size` px windows of a uint8 RGB picture, a quarter of a window (at least 8 px) apart."""
+    """Find the sharp `size` px windows of a uint8 RGB picture, a quarter of a window (at least 8 px) apart."""
     values = laplacian(at_least(image, size))
     stride = max(8, size // 4)
     corners = np.argwhere(window_variances(values, size, stride) >= SHARP).astype(np.int32) * stride
@@ -79,10 +80,10 @@ def find_windows(image: np.ndarray, size: int) -> Windows:
 def find_all_windows(
     images: PictureSource, size: int, *, threads: int = 2, file: Path | None = None
 ) -> list[Windows | None]:
-    """`find_windows` of every record of a source, None for one that cannot be read, which is named on stderr.
+    """Find the windows of every picture of a source; None for a picture that cannot be read, which is named on stderr.
 
-    Pictures are decoded as they are needed, `threads` at a time. Where `file` holds what was found before, they are not
-    decoded at all; else, if nothing is damaged and it can be written, it will.
+    `threads` pictures are decoded at a time. If `file` holds the windows that were found before, no picture is decoded.
+    Otherwise the windows are written to it, if every picture could be read and the file can be written.
     """
     if file is not None and (kept := _read_windows(file)) is not None and len(kept) == len(images):
         return [*kept]
@@ -98,7 +99,7 @@ def find_all_windows(
         found = list(pool.map(find, range(len(images))))
     whole = [windows for windows in found if windows is not None]
     if file is not None and len(whole) == len(found):
-        with suppress(InputError):  # a set that others share may not be written to; then it is looked through each time
+        with suppress(InputError):  # a shared set may be read-only; then it is searched each time
             _write_windows(file, whole)
     return found
 
@@ -115,7 +116,7 @@ def _write_windows(file: Path, windows: list[Windows]) -> None:
 
 
 def _read_windows(file: Path) -> list[Windows] | None:
-    """None where there is no such file, or a damaged one."""
+    """The windows in a file; None if there is no such file, or if it is damaged."""
     try:
         with np.load(file) as found:
             parts = np.split(found["corners"], np.cumsum(found["counts"])[:-1])
@@ -134,11 +135,11 @@ def random_crop(
     sharp: float = 0.9,
     min_scale: float = 1.0,
 ) -> np.ndarray:
-    """A `size` px crop of a uint8 RGB picture, mirrored with probability 1/2; uint8 (size, size, 3), contiguous.
+    """Draw a `size` px crop of a uint8 RGB picture, mirrored with probability 1/2; uint8 (size, size, 3), contiguous.
 
-    With probability `sharp` it is one of the picture's sharp windows, moved by less than the windows' stride so that
-    every position can be drawn; else, and where the picture has no sharp window, it comes from anywhere. With a
-    `min_scale` below 1 it is a larger part of the picture around there, shrunk by a factor between that and 1.
+    With probability `sharp` the crop is one of the picture's sharp windows, moved by less than the windows' stride so
+    that every position can be drawn. Otherwise, or if the picture has no sharp window, it comes from anywhere. With a
+    `min_scale` below 1, a larger part of the picture around that place is shrunk by a factor between `min_scale` and 1.
     """
     image = at_least(image, size)
     limit = np.array(image.shape[:2]) - size

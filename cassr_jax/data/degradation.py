@@ -1,9 +1,9 @@
-"""Two-order degradation: from a sharp picture to a small, blurred, noisy, compressed one.
+"""Two-order degradation, which turns a sharp picture into a small, blurred, noisy and compressed one.
 
-The pipeline of Real-ESRGAN (Wang et al., arXiv 2107.10833) as a pure function of a picture, a seed and a preset. Its
-operations follow the published torch code, with two differences: JPEG is the real codec, on 8-bit pixels, and the
-first resizing maps the whole picture onto the whole result. (The published code passes the drawn factor on, which
-for sizes that it does not divide moves the far edge by up to a pixel, and the pair is then out of register.)
+This is the pipeline of Real-ESRGAN (Wang et al., arXiv 2107.10833) as a pure function of a picture, a seed and a
+preset. Its operations follow the published torch code, with two differences. JPEG is the real codec, on 8-bit pixels.
+And the first resizing maps the whole picture onto the whole result; the published code passes on the factor that was
+drawn, and if this does not divide the size, the far edge moves by up to a pixel and the pair is out of register.
 """
 
 from collections.abc import Mapping
@@ -21,27 +21,27 @@ GRAY_NOISE_PROB = 0.4
 
 @dataclass(frozen=True)
 class Order:
-    """One round of blur, resizing, noise and JPEG."""
+    """The ranges of one round of blur, resizing, noise and JPEG."""
 
     kernel: KernelRanges
-    resize_prob: tuple[float, float, float]  # up, down, keep
-    resize_range: Range  # least factor down, greatest factor up
-    noise_sigma: Range  # Gaussian noise, in units of 1/255
-    poisson_scale: Range  # how much of a Poisson noise is added
+    resize_prob: tuple[float, float, float]  # probabilities of enlarging, shrinking and keeping the size
+    resize_range: Range  # smallest factor of shrinking, greatest factor of enlarging
+    noise_sigma: Range  # standard deviation of Gaussian noise, in units of 1/255
+    poisson_scale: Range  # factor of Poisson noise
     jpeg_quality: Range
     blur_prob: float = 1.0
-    gaussian_prob: float = 0.5  # Gaussian noise; else Poisson
+    gaussian_prob: float = 0.5  # probability of Gaussian noise; otherwise it is Poisson noise
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything a degradation is drawn from."""
+    """The ranges that a degradation is drawn from."""
 
     first: Order
     second: Order
     final_sinc_prob: float = 0.8
     sharpen: bool = False  # unsharp masking of the target
-    no_degradation_prob: float = 0.0  # of bicubic down-scaling alone
+    no_degradation_prob: float = 0.0  # probability that the picture is only shrunk bicubically
 
 
 LIGHT = Preset(
@@ -88,8 +88,8 @@ STABLESR = replace(
     no_degradation_prob=0.01,
 )
 
-# A good camera's picture from too far away: a lens blurs it, the sensor adds a little noise, and it is saved once or
-# twice at high quality. Nothing is resized in between, so the blur is in pixels of the target.
+# A picture that a good camera took from too far away: the lens blurs it, the sensor adds a little noise, and it is
+# saved once or twice at high quality. Nothing is resized in between, so the blur is measured in pixels of the target.
 CAMERA = Preset(
     first=Order(
         kernel=KernelRanges(sigma=(0.8, 3.6), sinc_prob=0.0),
@@ -121,16 +121,24 @@ def degrade(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Degrade a picture; the same picture, seed and preset give the same result.
 
-    image: uint8 RGB (H, W, 3), its sides multiples of `scale`.
-    Returns lr, uint8 (H / scale, W / scale, 3), and the target hr, uint8 (H, W, 3): `image`, sharpened where the
-    preset says so.
-    Raises ValueError when the picture is of another kind or size.
+    Args:
+        image: uint8 RGB (H, W, 3), with sides that are multiples of `scale`.
+        seed: a seed, or the generator to draw from.
+        preset: the ranges to draw from.
+        scale: how many times smaller the low-resolution picture is.
+
+    Returns:
+        lr, uint8 (H / scale, W / scale, 3), and the target hr, uint8 (H, W, 3): `image`, sharpened if the preset says
+        so.
+
+    Raises:
+        ValueError: the picture has another type, shape or size.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"degrade: found {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
+        raise ValueError(f"the picture is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
     height, width = image.shape[:2]
     if min(height, width) < scale or height % scale or width % scale:
-        raise ValueError(f"degrade: {height} x {width} px is not a positive multiple of the scale {scale}")
+        raise ValueError(f"the picture is {width}x{height} px, expected positive multiples of the scale {scale}")
     rng = np.random.default_rng(seed)
     small = (height // scale, width // scale)
 
@@ -164,14 +172,14 @@ def degrade(
 
 
 def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Filter float32 (H, W, 3) with a kernel (K, K); the border is reflected, the edge pixel not repeated."""
+    """Filter float32 (H, W, 3) with a kernel (K, K); the border is reflected without repeating the edge pixel."""
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def add_gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, *, gray: bool) -> np.ndarray:
-    """Add normal noise of standard deviation `sigma` / 255 to float32 (H, W, 3) in [0, 1]; clipped to that range.
+    """Add normal noise of standard deviation `sigma` / 255 to float32 (H, W, 3) in [0, 1], and clip to that range.
 
-    `gray` gives the three channels the same noise.
+    With `gray`, the three channels get the same noise.
     """
     shape = (*image.shape[:2], 1 if gray else 3)
     noise = rng.standard_normal(shape, dtype=np.float32)
@@ -180,11 +188,11 @@ def add_gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float
 
 
 def add_poisson_noise(rng: np.random.Generator, image: np.ndarray, scale: float, *, gray: bool) -> np.ndarray:
-    """Add `scale` times the noise of counting photons to float32 (H, W, 3) in [0, 1]; clipped to that range.
+    """Add `scale` times the noise of counting photons to float32 (H, W, 3) in [0, 1], and clip to that range.
 
-    White is as many photons as the 8-bit picture has different values, rounded up to a power of two: the noise of a
-    pixel v is (Poisson(v n) / n - v), of variance v / n. `gray` counts the grey of the picture, and gives the three
-    channels the same noise.
+    White has n photons, where n is the number of different values in the 8-bit picture, rounded up to a power of two.
+    The noise of a pixel v is Poisson(v n) / n - v, with variance v / n. With `gray`, the photons of the picture's grey
+    are counted, and the three channels get the same noise.
     """
     values = image @ np.array([[0.2989], [0.587], [0.114]], np.float32) if gray else image
     levels = to_uint8(values)
@@ -196,7 +204,7 @@ def add_poisson_noise(rng: np.random.Generator, image: np.ndarray, scale: float,
 
 
 def compress(image: np.ndarray, quality: int) -> np.ndarray:
-    """Write float32 RGB (H, W, 3) as baseline JPEG with 4:2:0 chroma, and read it back; [0, 1], clipped before."""
+    """Clip float32 RGB (H, W, 3) to [0, 1], write it as baseline JPEG with 4:2:0 chroma, and read it back."""
     bgr = cv2.cvtColor(to_uint8(image), cv2.COLOR_RGB2BGR)
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling])
@@ -205,9 +213,9 @@ def compress(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def unsharp_mask(image: np.ndarray, *, weight: float = 0.5, radius: int = 50, threshold: float = 10.0) -> np.ndarray:
-    """Sharpen float32 (H, W, 3) in [0, 1] where it differs from its blurred self by more than `threshold` / 255.
+    """Sharpen float32 (H, W, 3) in [0, 1] where it differs from a blurred copy by more than `threshold` / 255.
 
-    `radius` is the width of the Gaussian window, made odd; its sigma is OpenCV's for that width (8 px for 51).
+    `radius` is the width of the Gaussian window, made odd; sigma is OpenCV's for that width (8 px for 51).
     """
     window = (radius | 1, radius | 1)
     residual = image - cv2.GaussianBlur(image, window, 0)
@@ -218,7 +226,7 @@ def unsharp_mask(image: np.ndarray, *, weight: float = 0.5, radius: int = 50, th
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """[0, 1] to 0..255, clipped, rounded half to even."""
+    """Turn [0, 1] into 0..255, clipped and rounded half to even."""
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 

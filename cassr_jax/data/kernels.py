@@ -1,7 +1,7 @@
-"""Blur kernels of the two-order degradation: Gaussians, generalized and plateau-shaped ones, and circular low-passes.
+"""Blur kernels of the two-order degradation: Gaussian, generalized, plateau-shaped and circular low-pass ones.
 
-Definitions after Real-ESRGAN (Wang et al., arXiv 2107.10833). Every kernel is float32 (size, size) with an odd size,
-sums to 1 and equals itself turned by 180 degrees, so it moves nothing and correlation and convolution agree.
+The definitions are those of Real-ESRGAN (Wang et al., arXiv 2107.10833). Every kernel is float32 (size, size) with an
+odd size, sums to 1 and equals itself turned by 180 degrees. So it moves nothing, and correlation and convolution agree.
 """
 
 import math
@@ -20,34 +20,34 @@ SHAPE_PROBABILITIES = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 @dataclass(frozen=True)
 class KernelRanges:
-    """What a blur kernel is drawn from."""
+    """The ranges that a blur kernel is drawn from."""
 
     sigma: Range  # standard deviation along each axis, in px
     sinc_prob: float = 0.1  # probability of a low-pass instead of a Gaussian-like kernel
     sizes: tuple[int, ...] = SIZES  # drawn uniformly
-    beta_generalized: Range = (0.5, 4.0)  # exponent; 1 is the Gaussian
-    beta_plateau: Range = (1.0, 2.0)
+    beta_generalized: Range = (0.5, 4.0)  # exponent of a generalized Gaussian; 1 is the Gaussian
+    beta_plateau: Range = (1.0, 2.0)  # exponent of a plateau-shaped kernel
 
 
 def gaussian(size: int, sigma_x: float, sigma_y: float, rotation: float) -> np.ndarray:
-    """Bivariate Gaussian, exp(-d / 2) with d the squared Mahalanobis distance from the centre."""
+    """A bivariate Gaussian, exp(-d / 2), where d is the squared Mahalanobis distance from the centre."""
     return _normalised(np.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, rotation)))
 
 
 def generalized_gaussian(size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float) -> np.ndarray:
-    """Bivariate generalized Gaussian, exp(-d^beta / 2) (Pascal et al., arXiv 1302.6498)."""
+    """A bivariate generalized Gaussian, exp(-d^beta / 2) (Pascal et al., arXiv 1302.6498)."""
     return _normalised(np.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, rotation) ** beta))
 
 
 def plateau(size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float) -> np.ndarray:
-    """Plateau-shaped kernel, 1 / (1 + d^beta)."""
+    """A plateau-shaped kernel, 1 / (1 + d^beta)."""
     return _normalised(1.0 / (1.0 + _squared_distance(size, sigma_x, sigma_y, rotation) ** beta))
 
 
 def circular_lowpass(size: int, cutoff: float) -> np.ndarray:
-    """Ideal circularly symmetric low-pass with `cutoff` in radians per px (pi passes everything along an axis).
+    """An ideal, circularly symmetric low-pass with `cutoff` in radians per px (pi passes everything along an axis).
 
-    c J1(c r) / (2 pi r) at radius r, c^2 / (4 pi) at the centre: the disc of radius c, transformed.
+    It is the Fourier transform of the disc of radius c: c J1(c r) / (2 pi r) at radius r, c^2 / (4 pi) at the centre.
     """
     x, y = _grid(size)
     radius = np.hypot(x, y)
@@ -59,10 +59,10 @@ def circular_lowpass(size: int, cutoff: float) -> np.ndarray:
 
 
 def draw_blur(rng: np.random.Generator, ranges: KernelRanges) -> np.ndarray:
-    """A kernel for one of the two blurs."""
+    """Draw a kernel for one of the two blurs."""
     size = int(rng.choice(ranges.sizes))
     if rng.random() < ranges.sinc_prob:
-        # A small window cannot hold the wide ripples of a low cut-off.
+        # A small kernel cannot hold the wide ripples of a low cut-off.
         return circular_lowpass(size, rng.uniform(math.pi / 3 if size < 13 else math.pi / 5, math.pi))
     shape = str(rng.choice(SHAPES, p=SHAPE_PROBABILITIES))
     sigma_x = sigma_y = uniform(rng, ranges.sigma)
@@ -78,24 +78,24 @@ def draw_blur(rng: np.random.Generator, ranges: KernelRanges) -> np.ndarray:
 
 
 def draw_final_sinc(rng: np.random.Generator) -> np.ndarray:
-    """A kernel for the last filter."""
+    """Draw a kernel for the last filter."""
     return circular_lowpass(int(rng.choice(SIZES)), rng.uniform(math.pi / 3, math.pi))
 
 
 def uniform(rng: np.random.Generator, range_: Range) -> float:
-    """A number drawn uniformly from `range_`."""
+    """Draw a number uniformly from `range_`."""
     low, high = range_
     return float(rng.uniform(low, high))
 
 
 def _draw_beta(rng: np.random.Generator, range_: Range) -> float:
-    """Half of the exponents lie below 1, half above, however the range lies about 1."""
+    """Draw an exponent: below 1 with probability 1/2, wherever 1 lies in the range."""
     low, high = range_
     return rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)
 
 
 def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float) -> np.ndarray:
-    """Squared Mahalanobis distance from the centre, the axes turned by `rotation` radians; float64 (size, size)."""
+    """The squared Mahalanobis distances from the centre, axes turned by `rotation` radians; float64 (size, size)."""
     x, y = _grid(size)
     cos, sin = math.cos(rotation), math.sin(rotation)
     return ((cos * x + sin * y) / sigma_x) ** 2 + ((cos * y - sin * x) / sigma_y) ** 2
@@ -103,7 +103,7 @@ def _squared_distance(size: int, sigma_x: float, sigma_y: float, rotation: float
 
 @lru_cache
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """x (along columns) and y (along rows) of every pixel of a kernel, the centre at 0."""
+    """The x (along columns) and y (along rows) of every pixel of a kernel, with the centre at 0."""
     axis = np.arange(size) - size // 2
     x, y = np.meshgrid(axis.astype(np.float64), axis.astype(np.float64))
     return x, y

@@ -1,7 +1,7 @@
-"""From sets of pictures to batches: shuffled, mixed, cropped, degraded, the same for the same seed.
+"""From sets of pictures to batches: records are shuffled, mixed, cropped and degraded, reproducibly for each seed.
 
-Record i of the stream depends on (seed, i) alone: not on batches, threads, worker processes or hosts. The iterator's
-state is a small dictionary (`get_state`, `set_state`), so that a run can be taken up where it stopped.
+Record i of the stream depends only on (seed, i), not on batches, threads, worker processes or hosts. The state of the
+iterator is a small dictionary (`get_state`, `set_state`), so that a run can continue where it stopped.
 """
 
 import math
@@ -26,25 +26,24 @@ from cassr_jax.errors import InputError
 from cassr_jax.imaging.resizing import bicubic
 from cassr_jax.ranges import FROM_ZERO
 
-_ENDLESS = 2**30  # epochs; a data set repeated without end has more records than a length can count once it is batched
+_ENDLESS = 2**30  # epochs; if it were repeated without end, a batched set would have more records than a length holds
 
-Batch = dict[str, Any]  # name -> numpy array; a batch and, without its first axis, a record
-Records = Callable[[int], grain.MapDataset]  # the endless stream of records that belongs to a seed
+Batch = dict[str, Any]  # name -> numpy array; a record is the same without the first axis
+Records = Callable[[int], grain.MapDataset]  # seed -> its endless stream of records
 
 
 class Batches(Iterator[Batch]):
-    """The endless iterator that `batches` gives.
+    """The endless iterator that `batches` returns.
 
-    Its state is a number of examples of the one global stream, over all processes: neither threads nor worker
-    processes nor the size of a batch enter it, so that each of them may change where a run is taken up.
+    Its state is a number of examples of the one global stream, counted over all processes. It does not depend on
+    threads, worker processes or the batch size, so each of these may change when a run continues.
 
     Args:
-        open_at: gives the batches from an example of the stream on.
-        whole: examples of a batch, over all processes.
+        open_at: (number of an example in the stream) -> the batches from there on.
+        whole: the number of examples in a batch, over all processes.
 
     Attributes:
-        skipped: how many records were damaged, so that others stand in their place; each is named on stderr where it is
-            met.
+        skipped: the number of damaged records that were replaced by others; each is named on stderr when it is met.
     """
 
     def __init__(self, open_at: Callable[[int], grain.DatasetIterator], whole: int) -> None:
@@ -62,8 +61,8 @@ class Batches(Iterator[Batch]):
             if "terminated unexpectedly" not in str(error):
                 raise
             raise InputError(
-                f"data.num_workers: a worker process has died ({str(error).partition('.')[0]}; -9 is mostly a lack of "
-                "memory), expected it to live: fewer workers, or smaller data.prefetch and data.cache_bytes, need less"
+                f"data.num_workers: a worker process has died ({str(error).partition('.')[0]}; -9 usually means a lack "
+                "of memory), expected it to live; use fewer workers, or a smaller data.prefetch or data.cache_bytes"
             ) from error
         self._examples += self._whole
         skipped = int(batch.pop("skipped").sum())
@@ -76,10 +75,10 @@ class Batches(Iterator[Batch]):
         return {"examples": self._examples}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Go on after as many examples as `get_state` had counted.
+        """Continue after the examples that `get_state` had counted.
 
         Raises:
-            InputError: it is no such state.
+            InputError: `state` is not what `get_state` returns.
         """
         if not isinstance(state, Mapping) or type(state.get("examples")) is not int:
             raise InputError(f"the state of the data is {str(state)[:40]!r}, expected a number of examples")
@@ -104,20 +103,27 @@ def batches(
 ) -> Batches:
     """An endless iterator over batches of this process's share of the records.
 
-    A batch is a dict of "hr" uint8 (B, S, S, 3), "record" int32 (B,), the number of the picture, and, with a preset,
-    "lr" uint8 (B, S / scale, S / scale, 3) and "lq" (B, S, S, 3), the same enlarged. Folders of prepared records
-    (`cassr_jax.data.prepared`) give what these hold, and "lq". `batch_size` is this process's: of every n times as many
-    records of the one global stream, process p of n takes the p-th block. The state counts examples, so that one taken
-    from n processes serves any other number, and batches of any other size. In every stretch of the stream each set
-    of a mixture has its share; a set is visited as a whole before any of its pictures comes again.
+    A batch is a dict with "hr", uint8 (B, S, S, 3), and "record", int32 (B,), the numbers of the pictures. With a
+    preset it also has "lr", uint8 (B, S / scale, S / scale, 3), and "lq", uint8 (B, S, S, 3), the same enlarged. From
+    folders of prepared records (`cassr_jax.data.prepared`) it has what the records hold, and "lq".
+
+    All processes share one global stream: process p of n takes the p-th block of `batch_size` records out of every
+    n `batch_size`. Every stretch of the stream holds each set of a mixture according to its weight, and every picture
+    of a set comes once before any of them comes again. The state counts examples, so it can be continued by any number
+    of processes, with batches of any size.
 
     Args:
-        records: what `open_records` gave, for several streams of sets that are opened once.
+        config: the sets, and how their pictures are cut and degraded.
+        batch_size: examples in a batch of this process.
+        seed: decides the order and all random choices.
+        process_index: the number of this process.
+        process_count: the number of processes.
+        records: what `open_records` returns, so that several streams can share sets that are opened once.
 
     Raises:
-        InputError: as `open_records`; on iteration, when a worker process has died, or too much is damaged.
+        InputError: as `open_records`; while iterating, if a worker process has died or too many records are damaged.
     """
-    # Records are made in parallel; OpenCV's own threads would only get in each other's way.
+    # Records are made in parallel already; OpenCV's own threads would only slow each other down.
     cv2.setNumThreads(1)
     FROM_ZERO.check("seed", seed)
     stream = (records or open_records(config))(seed)
@@ -128,7 +134,7 @@ def batches(
         loaded = own.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
         if config.num_workers == 0:
             return iter(loaded)
-        if not flags.FLAGS.is_parsed():  # grain reads its own absl flags, which need no command line
+        if not flags.FLAGS.is_parsed():  # grain reads absl flags, which must be parsed first
             flags.FLAGS.mark_as_parsed()
         return iter(loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.num_workers)))
 
@@ -136,24 +142,26 @@ def batches(
 
 
 def open_records(config: DataConfig) -> Records:
-    """The streams of `config`'s sets. Pictures are looked through for sharp windows; those of a built set only once.
+    """Open the sets of a configuration and return the function that makes their stream for a seed.
+
+    Pictures are searched for sharp windows; a built set keeps what was found, so it is searched only once.
 
     Raises:
-        InputError: a set cannot be used, sets of pictures and of prepared records are mixed, or prepared records are
-            not of `crop_size`.
+        InputError: a set cannot be used, pictures and prepared records are mixed, or prepared records do not have the
+            size `crop_size`.
     """
     weights = config.weights()
     prepared = [path for path in weights if record_files(Path(path))]
     if prepared and len(prepared) < len(weights):
         others = [path for path in weights if path not in prepared]
-        raise InputError(f"mixture: {prepared[0]} holds prepared records, {others[0]} pictures, expected one kind")
+        raise InputError(f"mixture: {prepared[0]} holds prepared records, {others[0]} pictures, expected only one kind")
     return (_prepared if prepared else _from_pictures)(config, weights)
 
 
 def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
-    """The pictures of a set that `cassr_jax.commands.build` or tfds has built, or else of a folder."""
+    """Open a set that `cassr_jax.commands.build` or tfds has built, or else a folder of pictures."""
     if (built := find_set(path)) is not None:
-        from cassr_jax.data.tfds_sets import TFDSSource  # its import takes seconds, which a folder need not wait for
+        from cassr_jax.data.tfds_sets import TFDSSource  # takes seconds to import, so a folder does without
 
         return TFDSSource(built, cache_bytes=cache_bytes)
     return FolderSource(path, cache_bytes=cache_bytes)
@@ -171,7 +179,7 @@ def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
     parts = [visited[(first <= visited) & (visited < end)] for first, end in pairwise(source.bounds)]
     for path, part in zip(weights, parts, strict=True):
         if not len(part):
-            raise InputError(f"{path}: none of its pictures can be read")
+            raise InputError(f"{path}: none of its pictures can be read, expected at least one")
     make = record_maker(config, source, windows)
     return lambda seed: _mixed([part.tolist() for part in parts], weights, seed).random_map(make)
 
@@ -182,8 +190,8 @@ def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
         height, width = read_prepared(source, 0, scale=config.scale)["lq"].shape[:2]
         if (height, width) != (config.crop_size, config.crop_size):
             raise InputError(
-                f"{path}: holds records of {width}x{height} px, expected data.crop_size {config.crop_size}: they are "
-                "used as they are, since latents and references belong to the whole crop"
+                f"{path}: holds records of {width}x{height} px, expected data.crop_size {config.crop_size}; records "
+                "are not cropped, because their latents and references belong to the whole picture"
             )
     source = Joined(sources)
     parts = [range(first, end) for first, end in pairwise(source.bounds)]
@@ -192,28 +200,28 @@ def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
 
 
 def _mixed(parts: Sequence[Sequence[int]], weights: Mapping[str, float], seed: int) -> grain.MapDataset:
-    """Record numbers without end: each part's shuffled anew in every epoch, the parts mixed by their weights."""
+    """An endless stream of record numbers: each part is shuffled again in every epoch, and weights mix the parts."""
     shuffled = [grain.MapDataset.source(part).seed(seed).shuffle().repeat(_ENDLESS) for part in parts]
     return grain.MapDataset.mix(shuffled, list(weights.values())) if len(shuffled) > 1 else shuffled[0]
 
 
 def read_prepared(source: Source[Batch], index: int, *, scale: int) -> Batch:
-    """Record `index`, or one in its place where it is damaged, with its low-resolution picture enlarged as well."""
+    """Record `index`, or another one if it is damaged, with "lq" and the number of damaged records, "skipped"."""
     _, record, skipped = read_or_replace(source, index)
     return with_lq(record, scale) | {"skipped": np.int32(skipped)}
 
 
 def with_lq(record: Batch, scale: int) -> Batch:
-    """A record with its low-resolution picture enlarged as well, "lq", as the networks take it."""
+    """The record with "lq" added: its low-resolution picture, enlarged as the networks need it."""
     height, width = record["lr"].shape[:2]
     return record | {"lq": bicubic(record["lr"], (height * scale, width * scale))}
 
 
 def visits(windows: Sequence[Windows | None]) -> np.ndarray:
-    """Record numbers of one epoch: each picture once for every sharp tile it has, and at least once; None is left out.
+    """The record numbers of one epoch: each picture once for each of its sharp tiles, and at least once.
 
-    So a crop is about as likely to come from one sharp tile as from another, and a picture that is soft all over,
-    though never left out, does not fill the share of sharp crops with soft ones.
+    So a crop is about as likely to come from one sharp tile as from another. A picture without any sharp tile is not
+    left out, but takes little of the share of sharp crops. A picture whose windows are None is left out.
     """
     return np.repeat(np.arange(len(windows), dtype=np.int32), [max(1, w.tiles) if w else 0 for w in windows])
 
@@ -221,11 +229,11 @@ def visits(windows: Sequence[Windows | None]) -> np.ndarray:
 def record_maker(
     config: DataConfig, source: PictureSource, windows: Sequence[Windows | None]
 ) -> Callable[[Any, np.random.Generator], Batch]:
-    """The function that makes one record from a picture's number and a generator of its own."""
+    """The function that makes a record from the number of a picture and a random generator."""
 
     def make(record: Any, rng: np.random.Generator) -> Batch:
         index, image, skipped = read_or_replace(source, int(record))
-        found = windows[index] or find_windows(image, config.crop_size)  # it could not be read before, and now it can
+        found = windows[index] or find_windows(image, config.crop_size)  # it can be read now, though not before
         hr = random_crop(rng, image, config.crop_size, found, sharp=config.sharp_fraction, min_scale=config.min_scale)
         made = {"record": np.int32(index), "skipped": np.int32(skipped)}
         if config.preset is None:

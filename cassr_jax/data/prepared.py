@@ -1,7 +1,7 @@
-"""Records made beforehand: what training would otherwise compute again in every epoch, in ArrayRecord files.
+"""Prepared records: ArrayRecord files of what training would otherwise compute again in every epoch.
 
-A record is a mapping of names to arrays (`lr`, `hr` and `reference` uint8 images, `latents` and `latents_std` of the
-target), packed with msgpack. Nothing in it is code, and any record can be read on its own.
+A record is a mapping from names to arrays (`lr`, `hr` and `reference` are uint8 images, `latents` and `latents_std`
+belong to the target), packed with msgpack. It contains no code, and every record can be read on its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ SUFFIX = ".array_record"
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
-    """Write one file of records; it has its name only when it is complete. Returns how many there are."""
+    """Write a file of records, which gets its name only when it is complete; return the number of records."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     writer = ArrayRecordWriter(str(unfinished), "group_size:1,zstd:1")
@@ -39,9 +39,9 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The files of a folder and its subfolders, by name: sets made apart from each other are one set together.
+    """The files of records in a folder and its subfolders, sorted; none if there is no such folder.
 
-    Links to folders are followed. No file where there is no such folder.
+    Links to folders are followed. So sets that were made separately can be used together as one set.
 
     Raises:
         InputError: a folder cannot be read.
@@ -50,7 +50,7 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def count_records(path: Path) -> int:
-    """How many records a file holds.
+    """The number of records in a file.
 
     Raises:
         InputError: the file is empty, cut short or damaged.
@@ -59,17 +59,18 @@ def count_records(path: Path) -> int:
 
 
 class PreparedSource(Sequence[dict[str, np.ndarray]]):
-    """All records of a folder's files, in the order of their names; random access, safe in worker processes.
+    """Random access to all records of a folder, in the order of the files' names; safe in worker processes.
 
-    Raises InputError when the folder holds no such file or a file is cut short, and, on access, when a record is
-    damaged; every record carries a checksum.
+    Raises:
+        InputError: the folder holds no file of records, or a file is cut short; on access, if a record is damaged,
+            which its checksum tells.
     """
 
     def __init__(self, folder: str | Path):
         self.files = record_files(Path(folder))
         if not self.files:
-            raise InputError(f"{folder}: holds no *{SUFFIX} file")
-        # One source a file, so that a damaged record is traced to its file.
+            raise InputError(f"{folder}: holds no *{SUFFIX} file, expected prepared records")
+        # Each file has a source of its own, so that an error can name the file of a damaged record.
         self._sources = [_open(file) for file in self.files]
         self._bounds = list(accumulate(map(len, self._sources), initial=0))
 
@@ -82,7 +83,7 @@ class PreparedSource(Sequence[dict[str, np.ndarray]]):
             return serialization.msgpack_restore(self._sources[file][position])
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"{self.files[file]}: record {position} is damaged ({error}); make the file anew"
+                f"{self.files[file]}: record {position} is damaged ({error}); make the file again"
             ) from error
 
 
@@ -91,4 +92,4 @@ def _open(path: Path) -> ArrayRecordDataSource:
         return ArrayRecordDataSource([str(path)])  # reads the index at the file's end
     except RuntimeError as error:
         reason = str(error) or "cut short"
-        raise InputError(f"{path}: not a complete ArrayRecord file ({reason}); make it anew") from error
+        raise InputError(f"{path}: not a complete ArrayRecord file ({reason}); make it again") from error

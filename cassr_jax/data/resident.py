@@ -1,7 +1,7 @@
-"""Prepared records that lie on the device as a whole: batches are cut there, and the host has nothing to do.
+"""Prepared records that are kept whole on the device, where batches are cut, so that the host has nothing to do.
 
-A small model on a fast device outruns any pipeline of pictures. A few gigabytes of records, drawn from with fresh
-windows and mirrorings at every step, feed it without a copy.
+A small model on a fast device is faster than any pipeline of pictures. A few gigabytes of records, from which every
+step draws new windows and mirrorings, feed it without a copy.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,24 +16,24 @@ import numpy as np
 from cassr_jax.data.prepared import PreparedSource
 from cassr_jax.errors import InputError
 
-Pool = Mapping[str, Any]  # name -> (N, s, s, 3) uint8; `lr` at 1 / scale of the others' size
+Pool = Mapping[str, Any]  # name -> uint8 (N, s, s, 3); the sides of `lr` are 1 / scale of the others'
 _IMAGES = ("hr", "lr", "reference")
 
 
 class ResidentPool(Iterator[Pool]):
-    """The images of a folder of prepared records, to be put on the device; yields the same pool for ever.
+    """An iterator that yields the same pool for ever: all images of a folder of prepared records.
 
-    What a step draws of it depends on the step alone (`draw`), so that the iterator has no state of its own.
+    What a step draws from the pool depends only on the step (`draw`), so the iterator has no state.
 
     Raises:
-        InputError: the records hold no `hr`, are of several sizes, or smaller than `crop_size`.
+        InputError: the records hold no `hr`, have several sizes, or are smaller than `crop_size`.
     """
 
     def __init__(self, path: str | Path, crop_size: int):
         source = PreparedSource(path)
         names = [name for name in _IMAGES if name in source[0]]
         if "hr" not in names:
-            raise InputError(f"{path}: the records hold {', '.join(source[0])}, expected hr for a set on the device")
+            raise InputError(f"{path}: the records hold {', '.join(source[0])}, expected hr among them")
         pool = {name: np.empty((len(source), *source[0][name].shape), np.uint8) for name in names}
 
         def place(index: int) -> None:
@@ -41,7 +41,7 @@ class ResidentPool(Iterator[Pool]):
             for name, images in pool.items():
                 if record[name].shape != images.shape[1:]:
                     raise InputError(
-                        f"{path}: record {index} has {name} {record[name].shape}, expected {images.shape[1:]} as in "
+                        f"{path}: record {index} has {name} {record[name].shape}, expected {images.shape[1:]} like "
                         "the first"
                     )
                 images[index] = record[name]
@@ -52,7 +52,7 @@ class ResidentPool(Iterator[Pool]):
         if side < crop_size:
             raise InputError(f"{path}: the records' shorter side is {side} px, expected at least crop_size {crop_size}")
         self.pool: Pool = pool
-        self.skipped = 0  # a damaged record is refused above
+        self.skipped = 0  # a damaged record has raised an error above
 
     def __next__(self) -> Pool:
         return self.pool
@@ -61,13 +61,13 @@ class ResidentPool(Iterator[Pool]):
         return {}
 
     def set_state(self, state: dict) -> None:
-        del state  # nothing to go back to
+        del state  # there is none
 
 
 def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
-    """A batch of windows (B, S, S, 3) uint8, mirrored and turned at random; `lr` becomes `lq`, enlarged to their size.
+    """Draw a batch of windows, uint8 (B, S, S, 3), mirrored and turned at random; `lr` becomes `lq`, enlarged to S.
 
-    Windows start at whole pixels of the low-resolution picture, so that the pairs stay in register.
+    Windows start at whole pixels of the low-resolution picture, so that pairs stay in register.
     """
     pool = jax.tree.map(jnp.asarray, pool)
     index_key, corner_key, turn_key = jax.random.split(key, 3)
@@ -94,7 +94,7 @@ def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
 
 
 def _enlarge(images: jax.Array, height: int, width: int) -> jax.Array:
-    """Bicubic (Keys, a = -1/2) as `imaging.resizing.bicubic`: the rows, rounded to 8 bit, then the columns."""
+    """Enlarge as `imaging.resizing.bicubic` does (Keys, a = -1/2): rows, then columns, each rounded to 8 bit."""
     for size in ((*images.shape[:2], width, 3), (len(images), height, width, 3)):
         resized = jax.image.resize(images.astype(jnp.float32), size, "cubic", antialias=False)
         images = jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8)

@@ -1,6 +1,6 @@
-"""Resizing as the degradation's reference does it: torch's `interpolate`, on the host and without torch.
+"""Resizing that equals torch's `interpolate`, which Real-ESRGAN's degradation uses, on the host and without torch.
 
-No mode smooths before it takes fewer samples (area apart), as torch's do not: the aliasing is part of the degradation.
+Except for "area", no mode smooths the picture before it takes fewer samples. The aliasing is part of the degradation.
 """
 
 import cv2
@@ -13,8 +13,9 @@ _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 def resize(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
     """Resize float32 (H, W, 3) to `size` (height, width) by "area", "bilinear" or "bicubic".
 
-    Equals torch's `interpolate(..., size=size, mode=mode)` with `align_corners=False`, `antialias=False`: pixel
-    centres at half integers, edges repeated, bicubic with a = -0.75. Bicubic results may leave the input's range.
+    The result equals torch's `interpolate(..., size=size, mode=mode)` with `align_corners=False` and
+    `antialias=False`: pixel centres lie at half integers, edges are repeated, and bicubic has a = -0.75. A bicubic
+    result may exceed the range of its input.
     """
     height, width = size
     if mode == "area":
@@ -23,11 +24,11 @@ def resize(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
 
 
 def _adaptive_average(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The mean over bins of whole pixels, from floor(i H / h) to ceil((i + 1) H / h); neighbouring bins may share one.
+    """The means over bins of whole pixels, from floor(i H / h) to ceil((i + 1) H / h); neighbours may share a pixel.
 
-    That is torch's "area"; OpenCV's INTER_AREA weights the pixels that a bin covers in part, so it is another thing.
+    This is torch's "area". OpenCV's INTER_AREA differs: it weights the pixels that a bin covers only in part.
     """
-    sums = cv2.integral(image, sdepth=cv2.CV_64F)  # (H + 1, W + 1, 3), running sums
+    sums = cv2.integral(image, sdepth=cv2.CV_64F)  # (H + 1, W + 1, 3): running sums
     top, bottom = _bins(image.shape[0], height)
     left, right = _bins(image.shape[1], width)
     strips = sums[bottom] - sums[top]

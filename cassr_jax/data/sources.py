@@ -1,4 +1,4 @@
-"""Where training pictures come from: random access to 8-bit RGB arrays by record number."""
+"""Sources of training pictures: random access to 8-bit RGB arrays by record number."""
 
 import sys
 from bisect import bisect_right
@@ -17,15 +17,15 @@ from cassr_jax.files import files_below, read_json
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 from cassr_jax.imaging.io import opaque, read
 
-SET_INFO = "dataset_info.json"  # what TFDS puts beside a set's records
-ATTEMPTS = 16  # records in a row that may be unreadable before the whole set counts as gone
+SET_INFO = "dataset_info.json"  # the file that TFDS writes beside a set's records
+ATTEMPTS = 16  # after so many unreadable records in a row, the whole set counts as unreadable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Source(Protocol[T_co]):
-    """Random access to records of one kind; InputError on access to a damaged one."""
+    """Random access to records of one kind; access to a damaged record raises InputError."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ PictureSource = Source[np.ndarray]
 
 
 class PictureCache:
-    """The most recently used pictures, kept decoded up to `max_bytes`; safe among threads. A pickled copy is empty."""
+    """A thread-safe cache of the most recently used pictures, up to `max_bytes`. A pickled copy is empty."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -46,7 +46,7 @@ class PictureCache:
         self._lock = Lock()
 
     def get(self, index: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """Picture `index`, decoded now if it is not kept; read-only, since later readers share it."""
+        """Picture `index`, decoded if it is not in the cache; read-only, because later readers share it."""
         with self._lock:
             if index in self._pictures:
                 self._pictures.move_to_end(index)
@@ -66,19 +66,19 @@ class PictureCache:
 
 
 def picture_files(folder: str | Path) -> list[str]:
-    """The pictures of a folder and of its subfolders, links to folders too, as paths relative to it, sorted.
+    """The pictures of a folder and its subfolders, as sorted paths relative to it; links to folders are followed.
 
     Raises:
         InputError: the folder is missing, cannot be read, or holds no picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; expected a folder of pictures")
+        raise InputError(f"{folder}: is not a folder, expected a folder of pictures")
     files = (path for path in files_below(folder) if path.suffix.lower() in READABLE_SUFFIXES)
     keys = sorted(path.relative_to(folder).as_posix() for path in files)
     if not keys:
         expected = ", ".join(sorted(READABLE_SUFFIXES))
-        raise InputError(f"{folder}: holds no picture; expected files ending in {expected}")
+        raise InputError(f"{folder}: holds no picture, expected files ending in {expected}")
     return keys
 
 
@@ -92,10 +92,10 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def find_set(path: str | Path) -> Path | None:
-    """The folder of a set that TFDS prepared: `path` or, below it, NAME/VERSION or NAME/CONFIG/VERSION; else None.
+    """The folder of a set that TFDS prepared: `path`, or NAME/VERSION or NAME/CONFIG/VERSION below it; else None.
 
     Raises:
-        InputError: there are several, or a file of TFDS's name is damaged.
+        InputError: there are several sets, or a `dataset_info.json` is damaged.
     """
     files = [file for depth in ("", "*/", "*/*/", "*/*/*/") for file in sorted(Path(path).glob(depth + SET_INFO))]
     found = [file.parent for file in files if _is_set(read_json(file, object))]
@@ -105,20 +105,27 @@ def find_set(path: str | Path) -> Path | None:
 
 
 def _is_set(info: object) -> bool:
-    """Other programs write a `dataset_info.json` too; TFDS's names the set, its version and a list of splits."""
+    """Whether TFDS wrote this `dataset_info.json`; it then has the set's name, its version and a list of splits."""
     kinds = {"name": str, "version": str, "splits": list}
     return isinstance(info, Mapping) and all(isinstance(info.get(name), kind) for name, kind in kinds.items())
 
 
 class FolderSource:
-    """The pictures of a folder (and of its subfolders), sorted by name; a record is uint8 RGB (H, W, 3), upright.
+    """The pictures of a folder and its subfolders, sorted by name; a record is uint8 RGB (H, W, 3), upright.
 
-    Grey is repeated, 16 bit brought to 8, CMYK converted, alpha dropped (see `cassr_jax.imaging.io`).
-    `keys[i]` is record i's path relative to the folder. Pictures are decoded when asked for; the most recently used
-    ones are kept decoded, up to `cache_bytes`. Safe to read from several threads, which decode at the same time; a
-    pickled copy starts with an empty cache, so that worker processes each fill their own.
+    Grey is repeated for the three channels, 16 bit are reduced to 8, CMYK is converted, and alpha is dropped (see
+    `cassr_jax.imaging.io`). Pictures are decoded when they are accessed. Several threads may read and decode at the
+    same time; a pickled copy starts with an empty cache, so each worker process fills its own.
 
-    Raises InputError when the folder is missing or holds no picture, and, on access, when a picture cannot be read.
+    Args:
+        path: the folder.
+        cache_bytes: memory for the most recently used pictures, which stay decoded.
+
+    Attributes:
+        keys: `keys[i]` is the path of record i relative to the folder.
+
+    Raises:
+        InputError: the folder is missing or holds no picture; on access, if a picture cannot be read.
     """
 
     def __init__(self, path: str | Path, *, cache_bytes: int = 1 << 30) -> None:
@@ -138,10 +145,12 @@ class FolderSource:
 
 
 def find_part(bounds: Sequence[int], index: int) -> tuple[int, int]:
-    """Which part holds record `index`, and its number there; part i holds `bounds[i]` to `bounds[i + 1]` - 1.
+    """The part that holds record `index`, and the record's number within this part.
+
+    Part i holds the records `bounds[i]` to `bounds[i + 1]` - 1. A negative `index` counts from the end.
 
     Raises:
-        IndexError: no part holds it. Negative numbers count from the end.
+        IndexError: no part holds the record.
     """
     index = range(bounds[-1])[index]
     part = bisect_right(bounds, index) - 1
@@ -149,7 +158,7 @@ def find_part(bounds: Sequence[int], index: int) -> tuple[int, int]:
 
 
 class Joined(Sequence[T]):
-    """The records of several sources, one source after the other; source i's are `bounds[i]` to `bounds[i + 1]` - 1."""
+    """Several sources as one; source i holds the records `bounds[i]` to `bounds[i + 1]` - 1."""
 
     def __init__(self, sources: Sequence[Source[T]]) -> None:
         self.sources = sources
@@ -164,16 +173,20 @@ class Joined(Sequence[T]):
 
 
 def read_or_replace(source: Source[T], index: int) -> tuple[int, T, int]:
-    """Record `index`, or another one in its place where it cannot be read: number, record, how many were passed over.
+    """Read record `index`, or another one if it cannot be read.
 
-    Which one depends on `index` alone, so a damaged record changes no other place of a stream, however many threads,
-    processes or hosts make it. What is left out is named on stderr.
+    The replacement depends only on `index`, so a damaged record changes no other place of a stream, however many
+    threads, processes or hosts make it. The records that cannot be read are named on stderr.
+
+    Returns:
+        The number of the record that was read, the record, and how many others could not be read.
 
     Raises:
-        InputError: ATTEMPTS records in a row cannot be read: it is not the records that are damaged.
+        InputError: ATTEMPTS records in a row cannot be read, so the fault is not in single records.
     """
     size = len(source)
-    # Far away, since the neighbours of a damaged record lie in the same file; and every record in its turn.
+    # The next attempt is far away, because the neighbours of a damaged record lie in the same file. A stride that is
+    # coprime to the size reaches every record.
     stride = next(step for step in count(max(1, round(0.618 * size))) if gcd(step, size) == 1)
     errors: list[InputError] = []
     for number in ((index + attempt * stride) % size for attempt in range(min(ATTEMPTS, size))):

@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets in ArrayRecord files, read without TensorFlow."""
+"""Sets that TensorFlow Datasets wrote as ArrayRecord files, read without TensorFlow."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -10,13 +10,14 @@ import tensorflow_datasets as tfds
 from cassr_jax.data.sources import PictureCache, find_part
 from cassr_jax.errors import InputError
 
-NAMES = ("image", "hr")  # the feature that is the picture: of this project's builders, of tfds's own div2k
+NAMES = ("image", "hr")  # the feature with the picture, in this project's sets and in tfds's own div2k
 
 
 class TFDSSource:
-    """The pictures of a set's split, uint8 RGB (H, W, 3), decoded when asked for; a cache as `FolderSource` has.
+    """The pictures of one split of a set, uint8 RGB (H, W, 3), decoded on access and cached as in `FolderSource`.
 
-    Raises InputError when the set is no ArrayRecord set of pictures, and, on access, when a record is damaged.
+    Raises:
+        InputError: the set is no ArrayRecord set of pictures; on access, if a record is damaged.
     """
 
     def __init__(self, path: str | Path, *, split: str = "train", cache_bytes: int = 1 << 30) -> None:
@@ -29,7 +30,9 @@ class TFDSSource:
             self._records = builder.as_data_source(split=split, decoders=others or None)
             shards = builder.info.splits[split]
         except StopIteration:
-            raise InputError(f"{self.path}: has no picture named {' or '.join(NAMES)}") from None
+            raise InputError(
+                f"{self.path}: has no feature {' or '.join(NAMES)}, expected a picture of that name"
+            ) from None
         except (AttributeError, OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             raise InputError(
                 f"{self.path}: cannot be read as an ArrayRecord set with a split {split!r} ({error})"
@@ -56,7 +59,7 @@ class TFDSSource:
         ) as error:  # TypeError: the file itself is cut short
             shard, position = find_part(self._bounds, index)
             raise InputError(
-                f"{self.files[shard]}: record {position} is damaged ({error}); build the set anew"
+                f"{self.files[shard]}: record {position} is damaged ({error}); build the set again"
             ) from error
 
     def __repr__(self) -> str:

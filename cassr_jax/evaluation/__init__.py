@@ -1,1 +1,1 @@
-"""Fidelity and perceptual measures, and tables of them."""
+"""Measures of image quality, comparisons of programs by them, and reports."""

@@ -3,11 +3,11 @@
     python -m cassr_jax.evaluation --lr LR --hr HR --config tiny --baselines --output FOLDER
     python -m cassr_jax.evaluation --hr HR --results osediff=FOLDER --results seesr=FOLDER --output FOLDER
 
-With --lr, the cascade restores its pictures; --results takes what another program made, so that all stand in the same
-table. Pictures belong together by name, suffixes apart; what does not pair or fit is listed. Every mean has its
-standard error, and a second table compares each program with --against, picture by picture. The output folder gets
-table.md, values.csv, comparison.json, sheet.png (the worst and the best pictures) and the restored pictures. The same
-command again goes on where it stopped.
+With --lr, the cascade restores the pictures of that folder; --results adds a folder of another program's pictures to
+the same table. Pictures with the same name belong together, whatever their suffixes; those that do not pair or fit are
+listed. Every mean comes with its standard error, and a second table compares each program with --against, picture by
+picture. The output folder gets table.md, values.csv, comparison.json, sheet.png (the worst and the best pictures) and
+the restored pictures. Run the same command again to continue a comparison that was stopped.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from cassr_jax.evaluation.comparison import Measured, compare, result_file
 from cassr_jax.evaluation.frechet import vgg16_distance
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
-from cassr_jax.evaluation.pyiqa_measures import OfSet, linked, pyiqa_measures
+from cassr_jax.evaluation.pyiqa_measures import SetMeasure, linked, pyiqa_measures
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
 from cassr_jax.evaluation.statistics import Mean
 
@@ -37,13 +37,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m cassr_jax.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--hr", type=local_path, required=True, help="folder of the true pictures")
-    add("--lr", type=local_path, help="folder of the pictures that the cascade restores")
-    add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="another program's pictures")
-    add("--output", type=local_path, required=True, help="folder for the report, one for each comparison")
-    add("--against", metavar="NAME", help="compare in pairs with this program (default: reference, or the first)")
-    add("--paper", choices=paper_sets(), help="quote what the paper says of this test set")
-    add("--vgg16", action="store_true", help="also LPIPS of VGG16, and the Frechet distance on its features; slow")
+    add("--hr", type=local_path, required=True, help="folder of the true, high-resolution pictures")
+    add("--lr", type=local_path, help="folder of low-resolution pictures for the cascade to restore")
+    add(
+        "--results",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        type=_named,
+        help="a folder of another program's pictures, which the table calls NAME; may be repeated",
+    )
+    add("--output", type=local_path, required=True, help="folder for the report; each comparison needs its own")
+    add(
+        "--against",
+        metavar="NAME",
+        help="program that the others are compared with (default: reference, or else the first)",
+    )
+    add("--paper", choices=paper_sets(), help="add the paper's own figures for this test set")
+    add(
+        "--vgg16",
+        action="store_true",
+        help="also measure LPIPS with VGG16 and the Frechet distance on its features; slow",
+    )
     add_options(parser)
     sceptic = parser.add_argument_group("sceptic's rows", "Pictures that cost no second stage; see docs/evaluation.md.")
     sceptic.add_argument(
@@ -52,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_sigmas(sceptic)
     arguments = parser.parse_args(argv)
     if arguments.lr is None and not arguments.results:
-        parser.error("nothing to judge: expected --lr, --results, or both")
+        parser.error("there is nothing to compare: expected --lr, --results, or both")
     return arguments
 
 
@@ -68,25 +83,32 @@ def _named(text: str) -> tuple[str, Path]:
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured: of a picture, of a whole set, and why the rest is missing."""
+    """The measures that are installed.
 
-    of_picture: Measure
-    of_set: Mapping[str, OfSet]
+    Attributes:
+        of_pictures: measures each picture of a case.
+        of_sets: measure -> its function of two folders.
+        missing: measure -> why it is not installed.
+    """
+
+    of_pictures: Measure
+    of_sets: Mapping[str, SetMeasure]
     missing: Mapping[str, str]
 
 
 def find_measures(vgg16: bool, devices: int | None) -> Measures:
-    """Every measure that is installed."""
+    """Find every measure that is installed."""
     weights, missing = read_weights(["lpips", *(["lpips_vgg16"] if vgg16 else []), "dists"])
-    alone, missing_niqe = read_naturalness()
-    of_picture, of_set, missing_pyiqa = pyiqa_measures()
+    blind, missing_niqe = read_naturalness()
+    blind_pyiqa, of_sets, missing_pyiqa = pyiqa_measures()
     if vgg16 and "lpips_vgg16" in weights:
-        of_set["frechet_vgg16"] = vgg16_distance(weights["lpips_vgg16"])
-    return Measures(make_measure(weights, alone | of_picture, devices), of_set, missing | missing_niqe | missing_pyiqa)
+        of_sets["frechet_vgg16"] = vgg16_distance(weights["lpips_vgg16"])
+    of_pictures = make_measure(weights, blind | blind_pyiqa, devices)
+    return Measures(of_pictures, of_sets, missing | missing_niqe | missing_pyiqa)
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """The whole comparison; returns the tables."""
+    """Run the whole comparison and return its tables."""
     results = dict(arguments.results)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
     measures = find_measures(arguments.vgg16, arguments.devices)
@@ -100,17 +122,17 @@ def run(arguments: argparse.Namespace) -> str:
         "vgg16": arguments.vgg16,
     } | ({} if arguments.lr is None else cascade | {"seed": arguments.seed, "cascade": fingerprint(cascade)})
     load = None if arguments.lr is None else partial(load_restore, chosen, devices=arguments.devices)
-    found = compare(cases, load, measures.of_picture, arguments.output, chosen)
+    found = compare(cases, load, measures.of_pictures, arguments.output, chosen)
     rows = means(found)
     if not rows:
-        raise InputError(f"none of {len(cases)} pictures could be measured; the first: {found[0].left_out}")
+        raise InputError(f"none of the {len(cases)} pictures could be measured; the first one: {found[0].left_out}")
     baseline = arguments.against or ("reference" if "reference" in rows else next(iter(rows)))
     if baseline not in rows:
         raise InputError(f"--against is {baseline!r}, expected one of {', '.join(rows)}")
     missing = dict(measures.missing)
     pictures = sum(bool(m.values) for m in found)
-    for name, of in measures.of_set.items():
-        values, reason = measure_set(of, cases, found, arguments.output)
+    for name, set_measure in measures.of_sets.items():
+        values, reason = measure_set(set_measure, cases, found, arguments.output)
         missing |= {name: reason} if reason else {}
         for program, row in rows.items():
             row[name] = Mean(values[program], math.nan, pictures) if program in values else Mean(math.nan, math.nan, 0)
@@ -121,16 +143,16 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def measure_set(
-    of: OfSet, cases: Sequence[Case], found: Sequence[Measured], output: Path
+    set_measure: SetMeasure, cases: Sequence[Case], found: Sequence[Measured], output: Path
 ) -> tuple[dict[str, float], str]:
-    """A set's measure for each program for which it is defined, and why it is not for the others."""
+    """A set's measure, by program, and why it is not defined for the programs that lack it."""
     measured = [case for case, m in zip(cases, found, strict=True) if m.values]
     values, reason = {}, ""
     for program in next(m.values for m in found if m.values):
         files = [result_file(output, case, program) for case in measured]
         with linked(files) as made, linked([case.hr for case in measured]) as truths:
             try:
-                values[program] = of(made, truths)
+                values[program] = set_measure(made, truths)
             except InputError as error:
                 reason = str(error)
     return values, reason

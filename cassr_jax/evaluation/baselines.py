@@ -1,7 +1,7 @@
-"""The sceptic's rows: what costs no second stage and might do as well as one.
+"""The sceptic's rows: pictures that need no second stage and might be as good as its result.
 
-A second stage that only softens its reference, or passes it through the autoencoder, or lies between two pictures, can
-lower a distance without any knowledge of the LR image. Each of these does one such thing by itself.
+A second stage can lower a distance without learning anything from the LR image: by softening its reference, by passing
+it through the autoencoder, or by landing between two other pictures. Each row here does one of these things alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,34 +13,34 @@ from cassr_jax.imaging.pixels import blended
 
 BLURRED = "reference, blurred"  # followed by the blur's sigma
 AUTOENCODED = "reference through the autoencoder"
-ALONE = "second stage alone"  # where the result has a share of the reference
+ALONE = "second stage alone"  # a row where the result is a blend with the reference
 MEANS = {
     "mean of bicubic and reference": ("bicubic", "reference"),
     "mean of bicubic and result": ("bicubic", "result"),
     "mean of reference and result": ("reference", "result"),
 }
-# In px. Of 0.3 to 1.0 the first was best on the photographs that chose settings (docs/tiny.md); the second is the
-# harder one to beat on a camera's pictures.
+# In px. On the photographs that chose settings (docs/tiny.md), 0.3 was the best of 0.3 to 1.0; on a camera's pictures
+# 0.5 is harder to beat.
 SIGMAS = (0.3, 0.5)
 
 Autoencode = Callable[[np.ndarray], np.ndarray]
-"""A picture (H, W, 3) uint8, encoded and decoded again."""
+"""A picture, uint8 (H, W, 3) -> the same picture, encoded and decoded."""
 
 
 def names(sigmas: Sequence[float]) -> tuple[str, ...]:
-    """The rows that may stand beside a cascade's own."""
+    """The names of the rows that may stand beside a cascade's own."""
     return (ALONE, *(f"{BLURRED} {sigma:g}" for sigma in sigmas), AUTOENCODED, *MEANS)
 
 
 def baselines(
     pictures: Mapping[str, np.ndarray], autoencode: Autoencode, sigmas: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """The sceptic's pictures: the reference softened in several ways, and the means of any two pictures.
+    """Make the sceptic's pictures: the reference softened in several ways, and the mean of any two pictures.
 
     Args:
         pictures: bicubic, reference and result, uint8 (H, W, 3) each.
         autoencode: the cascade's autoencoder.
-        sigmas: of the blurs, in px of the output.
+        sigmas: the standard deviations of the blurs, in px of the output.
     """
     reference = pictures["reference"]
     return {
@@ -51,6 +51,6 @@ def baselines(
 
 
 def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """uint8 (H, W, 3) under a Gaussian of `sigma` px, computed in float32 and rounded once; borders are mirrored."""
+    """Blur uint8 (H, W, 3) with a Gaussian of `sigma` px, in float32 and rounded once; borders are mirrored."""
     smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     return np.rint(smooth).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A cascade as the evaluation's programs run it: its options, the pictures that it makes, and its fingerprint."""
+"""How the evaluation's programs run a cascade: its options, the pictures that it makes, and its fingerprint."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -27,15 +27,15 @@ from cassr_jax.options import Options
 from cassr_jax.ranges import Range
 
 KINDS = ("bicubic", "reference", "result")
-"""What a cascade makes: the input enlarged, the first stage's picture, the second stage's."""
+"""The pictures that a cascade makes: the enlarged input, the first stage's picture, the second stage's."""
 
-_TILE = 1024  # px of a side, a multiple of every autoencoder's factor
+_TILE = 1024  # side in px, a multiple of every autoencoder's factor
 _SIGMA = Range(0, 100, above=True)
 
 Change = Callable[[CascadeConfig], CascadeConfig]
 
 Restore = Callable[[np.ndarray, int, float], Mapping[str, np.ndarray]]
-"""(picture (h, w, 3), seed, scale) -> program -> its picture (H, W, 3); all uint8."""
+"""(picture (h, w, 3), seed, scale) -> pictures (H, W, 3) by program; all uint8."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,12 +58,12 @@ def add_sigmas(parser: Any) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What decides the cascade's pixels, besides the seed and the input; None is the cascade's own."""
+    """The options that decide the cascade's pixels, besides the seed; None keeps the cascade's own setting."""
     return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
 
 
 def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeConfig:
-    """The configuration with the options of `settings` written into it, so that a variant can change it further.
+    """Write the options of `settings` into a configuration, where a variant can change them further.
 
     Raises:
         InputError: an option is out of range, or weighs a fusion that the cascade does not have.
@@ -74,12 +74,15 @@ def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeCon
     own = {name: getattr(given, name) for name in ("color_fix", "fidelity", "tile")} | {
         "activation": chosen.get("activation")
     }
-    of_first_stages = _given({"color_fix": given.color_fix, "reference_weight": given.reference_weight})
-    stages = {name: config.first_stages.get(name, FirstStageConfig()) for name in NAMES if of_first_stages}
+    stage_changes = _given({"color_fix": given.color_fix, "reference_weight": given.reference_weight})
+    stages = {name: config.first_stages.get(name, FirstStageConfig()) for name in NAMES if stage_changes}
     return replace(
         config,
         **_given(own),
-        first_stages={**config.first_stages, **{name: replace(s, **of_first_stages) for name, s in stages.items()}},
+        first_stages={
+            **config.first_stages,
+            **{name: replace(stage, **stage_changes) for name, stage in stages.items()},
+        },
         sampling=given.of_second_stage(config.sampling),
         activation_sampling=given.of_first_stage(config.activation_sampling),
     )
@@ -90,12 +93,15 @@ def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_restore(chosen: Mapping[str, Any], change: Change | None = None, devices: int | None = None) -> Restore:
-    """Loads the cascade of `settings`, its configuration passed through `change` first.
+    """Load a cascade and return the function that restores one picture with it.
 
-    Where `chosen` names `sigmas`, the function that is returned makes the sceptic's pictures too.
+    Args:
+        chosen: what `settings` gives. With an entry `sigmas`, the function makes the sceptic's pictures too.
+        change: applied to the cascade's configuration before it is loaded.
+        devices: see `cassr_jax.load`.
 
     Raises:
-        InputError: it cannot be loaded; the function itself raises it for an option out of range.
+        InputError: the cascade cannot be loaded. The function itself raises it where an option is out of range.
     """
     dtype = PRECISIONS.get(chosen.get("precision") or "")
     cassr = cassr_jax.load(
@@ -117,15 +123,15 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None, device
     if not chosen.get("sigmas"):
         return restore
     weight = options.get("reference_weight", cassr.config.first_stage_setting("reference_weight"))
-    options["reference_weight"] = 0.0  # blended here, so that the second stage's picture is at hand by itself too
+    options["reference_weight"] = 0.0  # the blend is made above, because the second stage's own picture is a row too
     autoencode = make_autoencode(cassr)
     return restore_with_baselines
 
 
 def make_autoencode(cassr: CasSR) -> Autoencode:
-    """The cascade's autoencoder alone: a picture encoded and decoded, with no diffusion between.
+    """The cascade's autoencoder as a function that encodes and decodes a picture, with no diffusion in between.
 
-    A picture of up to `_TILE` px a side passes whole, a larger one in tiles, one after the other.
+    A picture whose sides are at most `_TILE` px passes whole; a larger one passes in tiles, one after the other.
     """
     graphdef, params = cassr.networks.graphdefs["vae"], cassr.networks.params
     factor = cassr.networks.configs["vae"].factor
@@ -150,7 +156,7 @@ def make_autoencode(cassr: CasSR) -> Autoencode:
 
 
 def fingerprint(chosen: Mapping[str, Any], change: Change | None = None) -> str:
-    """SHA-256 of the configuration and of the weights of the cascade of `settings`; a hub id counts by its name alone.
+    """SHA-256 of the configuration and the weights of the cascade that `settings` names, changed by `change`.
 
     Raises:
         InputError: the configuration cannot be read.

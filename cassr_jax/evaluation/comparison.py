@@ -1,7 +1,8 @@
-"""Several programs on the same pictures, measured one picture at a time; what is done is kept.
+"""The comparison of several programs on the same pictures, one picture at a time, in a folder that can be continued.
 
-An output folder belongs to one comparison: `settings.json` says which, `values.jsonl` has a line for each picture that
-is finished, `pictures/` what the cascade made of it. Started again, it goes on behind the last whole line.
+An output folder belongs to one comparison. `settings.json` says which one it is, `values.jsonl` has a line for each
+finished picture, and `pictures/` holds the pictures that the cascade made. A comparison that was stopped continues
+after the last whole line.
 """
 
 import hashlib
@@ -32,11 +33,11 @@ class Measured:
     """One picture's values, or why it has none.
 
     Attributes:
-        name: of the picture, as in `Case`.
+        name: the picture's name, as in `Case`.
         values: program -> measure -> value.
-        left_out: why it has no values; empty where it has.
-        seconds: how long the cascade took; None where none restored it.
-        files: a hash of the pictures that were read.
+        left_out: why it has no values; empty if it has some.
+        seconds: how long the cascade took; None if no cascade restored it.
+        files: a hash of the files that were read.
         undefined: measure -> why it is not defined for this picture.
     """
 
@@ -49,10 +50,10 @@ class Measured:
 
 
 def open_output(folder: Path, settings: Mapping[str, Any]) -> dict[str, Measured]:
-    """What `folder` has of this comparison, by picture.
+    """Claim `folder` for a comparison with these settings, and read the pictures that it has already measured.
 
     Raises:
-        InputError: it holds another comparison, or anything that cannot be read as one.
+        InputError: the folder holds another comparison, or files that cannot be read as one.
     """
     file = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
@@ -66,11 +67,11 @@ def open_output(folder: Path, settings: Mapping[str, Any]) -> dict[str, Measured
             )
     else:
         write_json(file, settings)
-    return {measured.name: measured for measured in _finished(folder / VALUES)}
+    return {measured.name: measured for measured in _read_values(folder / VALUES)}
 
 
-def _finished(file: Path) -> list[Measured]:
-    """What the file's whole lines say; a last one that a kill has cut off is taken out of it.
+def _read_values(file: Path) -> list[Measured]:
+    """Read the whole lines of the file, and remove a last line that was cut off when the program was killed.
 
     Raises:
         InputError: a whole line is damaged.
@@ -89,7 +90,7 @@ def _finished(file: Path) -> list[Measured]:
 
 
 def _to_line(measured: Measured) -> str:
-    """One line of JSON. JSON has neither NaN nor infinities: null stands for the first, their names for the others."""
+    """One line of JSON. JSON has neither NaN nor infinities: NaN is written as null, an infinity as its name."""
 
     def written(value: float) -> float | str | None:
         if math.isfinite(value):
@@ -123,7 +124,7 @@ def _from_line(line: bytes, where: str) -> Measured:
         values = {program: {name: read(value) for name, value in of.items()} for program, of in measured.values.items()}
     except (TypeError, AttributeError) as error:
         raise InputError(
-            f"{where}: no picture's values ({error}); delete this line, and the picture is measured anew"
+            f"{where}: not the values of a picture ({error}); delete this line, and the picture is measured again"
         ) from error
     return replace(measured, values=values)
 
@@ -135,16 +136,21 @@ def compare(
     folder: Path,
     settings: Mapping[str, Any],
 ) -> list[Measured]:
-    """Every case measured, those of an earlier start as they were found; one that cannot be read or fitted says so.
+    """Measure every case that `folder` has no values of yet; return the values of all cases, in their order.
 
-    A case whose files have changed since is measured anew.
+    A case whose files have changed since it was measured is measured again. A case whose pictures cannot be read or
+    have sizes that do not fit has no values, but says why.
 
     Args:
-        load: the cascade that restores the cases' LR pictures, called where any is left; None judges results alone.
-        settings: what decides the values, JSON's own types; `seed` is that of every picture's noise.
+        cases: the pictures.
+        load: loads the cascade that restores the cases' LR pictures, called only if a case is left to measure. None
+            measures ready results alone.
+        measure: measures the pictures of one case.
+        folder: the output folder.
+        settings: everything that decides the values, in JSON's own types; `seed` decides the noise of every picture.
 
     Raises:
-        InputError: see `open_output`; another program writes into the folder; and whatever loading the cascade raises.
+        InputError: see `open_output`; another program is writing into the folder; or the cascade cannot be loaded.
     """
     with claimed(folder, "evaluation"):
         found = open_output(folder, settings)
@@ -164,7 +170,7 @@ def _measure_all(
     cases: Sequence[Case], restore: Restore | None, measure: Measure, seed: int, folder: Path
 ) -> Iterator[Measured]:
     for case in cases:
-        files = ""  # where a file cannot be read, it is tried again when the comparison goes on
+        files = ""  # stays empty if a file cannot be read, so that the next start tries again
         try:
             files = _files_hash(case)
             pictures = read_case(case)
@@ -188,10 +194,10 @@ def _measure_all(
 
 
 def _is_current(measured: Measured | None, case: Case) -> bool:
-    """Whether `measured` is about the case's files as they are now."""
+    """Whether `measured` was made from the case's files as they are now."""
     try:
         return measured is not None and measured.files == _files_hash(case)
-    except InputError:  # measuring it again says why it is left out
+    except InputError:  # the next attempt to measure it says why it is left out
         return False
 
 
@@ -205,12 +211,12 @@ def _files_hash(case: Case) -> str:
 
 
 def made_file(folder: Path, program: str, name: str) -> Path:
-    """Where the output keeps what the cascade made of a picture."""
+    """Where the output folder keeps the picture that the cascade made in the role of `program`."""
     return folder / PICTURES / program.replace(",", "").replace(" ", "_") / f"{name}.png"
 
 
 def result_file(folder: Path, case: Case, program: str) -> Path:
-    """Where a program's picture is: among those that the cascade made, or where it was given."""
+    """Where a program's picture is: in the folder that was given for that program, or among those the cascade made."""
     return case.results[program] if program in case.results else made_file(folder, program, case.name)
 
 

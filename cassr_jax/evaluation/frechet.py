@@ -1,6 +1,7 @@
-"""The Frechet distance between two sets of pictures, as FID takes it, here on the features of VGG16 that are at hand.
+"""The Frechet distance between two sets of pictures, on the features of VGG16.
 
-It has a name of its own: FID is this distance on the features of one certain Inception network, which is not VGG16.
+FID is the same distance on the features of one particular Inception network. The weights of VGG16 are here anyway, as
+a part of LPIPS; since they give other values, this measure has a name of its own.
 """
 
 from collections.abc import Callable
@@ -21,16 +22,21 @@ LEAST_SIDE = 16  # px; VGG16 halves a picture four times
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Between the normal distributions with the means and covariances of features (n, C) and (m, C), at least two each.
+    """The Frechet distance between the normal distributions with the means and covariances of two sets of features.
 
-    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)); A = X^T X and B = Y^T Y make the last trace the sum of the singular
-    values of X Y^T, which needs no root of a matrix and is exact where there are fewer pictures than features.
+    It is |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)). With A = X^T X and B = Y^T Y, the trace of (A B)^(1/2) is the
+    sum of the singular values of X Y^T. That needs no root of a matrix, and is exact even with fewer pictures than
+    features.
+
+    Args:
+        a: (n, C), with n at least 2.
+        b: (m, C), with m at least 2.
 
     Raises:
-        ValueError: another shape.
+        ValueError: the arrays have other shapes.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"features (n, C) and (m, C) of two pictures or more are expected, found {a.shape}, {b.shape}")
+        raise ValueError(f"the shapes are {a.shape} and {b.shape}, expected (n, C) and (m, C) of at least two pictures")
     a, b = a.astype(np.float64), b.astype(np.float64)
     x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (a, b))
     difference = a.mean(0) - b.mean(0)
@@ -39,28 +45,31 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
-    """`distance(made, truths)` of the pictures of two folders, on the mean over each picture of VGG16's last features.
+    """The function `distance(made, truths)` of two folders of pictures.
 
-    `weights` are `lpips_weights("vgg16")`. A file is looked at once, whatever links lead to it. The function raises
-    InputError where a folder holds fewer than two pictures, or one too small for the network.
+    A picture's features are VGG16's last ones, averaged over the picture. A file is read once, however many links lead
+    to it. The function raises InputError if a folder holds fewer than two pictures, or one too small for the network.
+
+    Args:
+        weights: what `lpips_weights("vgg16")` gives.
     """
     params = jax.device_put(weights)
 
     @jax.jit
-    def last(params: Params, image: jax.Array) -> jax.Array:
+    def mean_features(params: Params, image: jax.Array) -> jax.Array:
         return jnp.mean(lpips_features(params, to_float(image), "vgg16")[-1], axis=(0, 1, 2))
 
     @cache
-    def of_file(file: Path) -> np.ndarray:
+    def file_features(file: Path) -> np.ndarray:
         picture = read_rgb(file)
         if min(picture.shape[:2]) < LEAST_SIDE:
             raise InputError(f"found a picture of {size_text(picture)}, expected sides of at least {LEAST_SIDE} px")
-        return np.asarray(last(params, picture[None]))
+        return np.asarray(mean_features(params, picture[None]))
 
-    def of_folder(folder: Path) -> np.ndarray:
+    def folder_features(folder: Path) -> np.ndarray:
         keys = picture_files(folder)
         if len(keys) < 2:
-            raise InputError(f"found {len(keys)} picture, expected at least 2: one has no covariance")
-        return np.stack([of_file((folder / key).resolve()) for key in keys])  # (n, 512)
+            raise InputError(f"found {len(keys)} picture, expected at least 2: a single one has no covariance")
+        return np.stack([file_features((folder / key).resolve()) for key in keys])  # (n, 512)
 
-    return lambda made, truths: frechet_distance(of_folder(made), of_folder(truths))
+    return lambda made, truths: frechet_distance(folder_features(made), folder_features(truths))

@@ -1,4 +1,4 @@
-"""The measures that compare one picture with its truth: LPIPS, DISTS, PSNR and SSIM; and those that judge it alone."""
+"""Measures of single pictures: LPIPS, DISTS, PSNR and SSIM against the truth, and blind ones, which need no truth."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +21,19 @@ Values = dict[str, float]  # measure -> value; NaN where the measure is not defi
 Undefined = dict[str, str]  # measure -> why it is not defined
 Measure = Callable[[np.ndarray, Sequence[np.ndarray]], tuple[list[Values], Undefined]]
 """(truth (H, W, 3), pictures of that size) -> the values of each picture, and why some are NaN; all uint8 RGB."""
-OfPicture = Callable[[np.ndarray], float]
-"""A picture (H, W, 3) uint8 -> its value, judged without a truth; InputError where it is not defined."""
+BlindMeasure = Callable[[np.ndarray], float]
+"""A picture, uint8 (H, W, 3) -> its value, without a truth to compare with; InputError if it is not defined."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A distance between the features of a network.
+    """A measure that is a distance between a network's features of two pictures.
 
     Attributes:
-        read: its published weights; InputError where they are not installed.
-        features: (weights, pictures (B, H, W, 3) in [-1, 1]) -> what is compared.
-        between: (weights, features, the truth's features) -> (B,).
-        least_side: of a picture, in px; the network has no output for a smaller one.
+        read: reads the published weights; InputError if they are not installed.
+        features: (weights, pictures (B, H, W, 3) in [-1, 1]) -> the features that are compared.
+        between: (weights, features, the truth's features) -> the distances (B,).
+        least_side: the shortest side of a picture, in px, for which the network has an output.
     """
 
     read: Callable[[], Weights]
@@ -47,11 +47,11 @@ LEARNED: Mapping[str, Learned] = {
     "lpips_vgg16": Learned(lambda: lpips_weights("vgg16"), partial(lpips_features, net="vgg16"), lpips_between, 16),
     "dists": Learned(lambda: dists_weights(), dists_features, dists_between),
 }
-SSIM_SIDE = 11  # of its window, in px
+SSIM_SIDE = 11  # side of SSIM's window, in px
 
 
 def read_weights(names: Sequence[str]) -> tuple[dict[str, Weights], dict[str, str]]:
-    """The weights of each of `LEARNED` that is named and installed, and why the others are missing."""
+    """Read the weights of the named measures of `LEARNED`; also return why some are missing, by measure."""
     weights, missing = {}, {}
     for name in names:
         try:
@@ -61,8 +61,8 @@ def read_weights(names: Sequence[str]) -> tuple[dict[str, Weights], dict[str, st
     return weights, missing
 
 
-def read_naturalness() -> tuple[dict[str, OfPicture], dict[str, str]]:
-    """NIQE, or why it is missing."""
+def read_naturalness() -> tuple[dict[str, BlindMeasure], dict[str, str]]:
+    """NIQE as a blind measure, or why it is missing; both by the measure's name."""
     try:
         statistics = pristine_statistics()
     except InputError as error:
@@ -71,17 +71,17 @@ def read_naturalness() -> tuple[dict[str, OfPicture], dict[str, str]]:
 
 
 def make_measure(
-    weights: Mapping[str, Weights], alone: Mapping[str, OfPicture] | None = None, devices: int | None = None
+    weights: Mapping[str, Weights], blind: Mapping[str, BlindMeasure] | None = None, devices: int | None = None
 ) -> Measure:
-    """PSNR, SSIM, every one of `LEARNED` whose weights are given, and what judges a picture alone.
+    """Make the function that measures PSNR, SSIM, the measures of `LEARNED` whose weights are given, and blind ones.
 
-    Everything is computed in float32 or more: the published values are. A device holds the truth's features and one
-    picture at a time, so memory follows the size of a picture, not their number.
+    Everything is computed in float32 or more, as the published values are. A device holds the truth's features and one
+    picture at a time, so the memory depends on the size of a picture and not on the number of pictures.
 
     Args:
         weights: see `read_weights`.
-        alone: measure -> its function of a picture.
-        devices: how many share the pictures; by default all accelerators of this process, or one CPU.
+        blind: blind measures by name.
+        devices: how many devices share the pictures; by default all accelerators of this process, or one CPU.
 
     Raises:
         InputError: there are fewer devices.
@@ -90,12 +90,12 @@ def make_measure(
 
     @jax.jit
     def features(params: Mapping[str, Params], truth: jax.Array) -> dict[str, Any]:
-        return {name: LEARNED[name].features(of, to_float(truth)[None]) for name, of in params.items()}
+        return {name: LEARNED[name].features(own, to_float(truth)[None]) for name, own in params.items()}
 
     @jax.jit
     def distances(params: Mapping[str, Params], truth: Mapping[str, Any], picture: jax.Array) -> dict[str, jax.Array]:
-        own = features(params, picture)
-        return {name: LEARNED[name].between(of, own[name], truth[name])[0] for name, of in params.items()}
+        found = features(params, picture)
+        return {name: LEARNED[name].between(own, found[name], truth[name])[0] for name, own in params.items()}
 
     def learned(truth: np.ndarray, pictures: Sequence[np.ndarray]) -> list[Values]:
         side = min(truth.shape[:2])
@@ -107,8 +107,8 @@ def make_measure(
         found: list[Values] = []
         for first in range(0, len(pictures), len(used)):
             together = [
-                distances(params, of_truth, jax.device_put(picture, device))
-                for picture, (device, params, of_truth) in zip(pictures[first:], used, strict=False)
+                distances(params, truth_features, jax.device_put(picture, device))
+                for picture, (device, params, truth_features) in zip(pictures[first:], used, strict=False)
             ]
             found += [{name: float(value) for name, value in values.items()} for values in jax.device_get(together)]
         return found
@@ -127,9 +127,9 @@ def make_measure(
             values |= {"psnr_y": psnr(*planes), "psnr_rgb": psnr(picture, truth)}
             if "ssim_y" not in undefined:
                 values["ssim_y"] = ssim(*planes)
-            for name, of in (alone or {}).items():
+            for name, judge in (blind or {}).items():
                 try:
-                    values[name] = of(picture)
+                    values[name] = judge(picture)
                 except InputError as error:
                     undefined.setdefault(name, str(error))
             result.append(values)

@@ -1,11 +1,12 @@
 """NIQE, which judges a picture without a truth to compare with.
 
-Mittal, Soundararajan, Bovik 2013, "Making a Completely Blind Image Quality Analyzer", with its published statistics of
-pristine photographs. Whole pictures only: a block is 96 px, and their covariance needs dozens of blocks.
+The method is that of Mittal, Soundararajan and Bovik 2013, "Making a Completely Blind Image Quality Analyzer", with its
+published statistics of pristine photographs. It needs large pictures: a block is 96 px, and the covariance of the
+blocks' features needs dozens of them.
 
-The value hangs on roundings: which way a grey half-way between two levels goes, on which side of its surroundings' mean
-a flat area lies. They are made as pyiqa makes them on a GPU, on which the field's tables stand: grey, the window and
-the shrunk plane in float32, the rest in float64.
+The value depends on roundings: which way a grey half-way between two levels goes, and on which side of its
+surroundings' mean a flat area lies. This module rounds as pyiqa does on a GPU, where most published values come from:
+the grey, the window and the shrunk plane are float32, and the rest is float64.
 """
 
 import importlib.util
@@ -24,18 +25,20 @@ _BLOCK = 96
 _FEATURES = 36
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
-_SHAPES = np.arange(0.2, 10.001, 0.001)  # of the generalised Gaussians that are tried
+_SHAPES = np.arange(0.2, 10.001, 0.001)  # shapes of the generalised Gaussians that are tried
 
 Statistics = tuple[np.ndarray, np.ndarray]  # mean (36,) and covariance (36, 36)
 
 
 def niqe(image: np.ndarray, pristine: Statistics | None = None) -> float:
-    """NIQE of a uint8 RGB picture (H, W, 3), at least 192 px on a side; the lower, the more natural.
+    """NIQE of a picture; the lower, the more natural it looks.
 
-    `pristine` is `pristine_statistics()`, which is read if it is not given.
+    Args:
+        image: uint8 RGB (H, W, 3), with sides of at least 192 px.
+        pristine: what `pristine_statistics` gives; read if it is not given.
 
     Raises:
-        InputError: the picture is smaller, flat all over, or the statistics are not at hand.
+        InputError: the picture is smaller or flat all over, or the statistics are not installed.
     """
     rows, columns = (side // _BLOCK for side in image.shape[:2])
     if min(rows, columns) < 2:
@@ -46,7 +49,9 @@ def niqe(image: np.ndarray, pristine: Statistics | None = None) -> float:
     features = np.concatenate([_features(plane, _BLOCK), _features(shrunk, _BLOCK // 2)], axis=1)
     whole = features[np.isfinite(features).all(1)]  # a flat block has no shape
     if len(whole) < 2:
-        raise InputError("the picture has fewer than two blocks of 96 px with any texture; NIQE cannot judge it")
+        raise InputError(
+            "the picture has fewer than two blocks of 96 px with any texture, expected at least two for NIQE"
+        )
     difference = mean - np.nanmean(features, axis=0)
     inverse = np.linalg.pinv((covariance + np.cov(whole, rowvar=False)) / 2)
     return float(np.sqrt(difference @ inverse @ difference))
@@ -54,7 +59,9 @@ def niqe(image: np.ndarray, pristine: Statistics | None = None) -> float:
 
 @cache
 def pristine_statistics() -> Statistics:
-    """The authors' model of pristine photographs, from the package basicsr 1.4.2, which is not imported.
+    """The authors' statistics of pristine photographs, read from a file of the package basicsr 1.4.2.
+
+    The package itself is not imported.
 
     Raises:
         InputError: the package is not installed, or its file is damaged.
@@ -69,14 +76,15 @@ def pristine_statistics() -> Statistics:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if mean.shape != (_FEATURES,) or covariance.shape != (_FEATURES, _FEATURES):
-        raise InputError(f"{path}: its arrays are {mean.shape} and {covariance.shape}; 36 features are expected")
+        raise InputError(f"{path}: its arrays are {mean.shape} and {covariance.shape}, expected (36,) and (36, 36)")
     return mean, covariance
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """Whole levels of BT.601's grey of uint8 RGB (H, W, 3): (H, W) float64.
+    """The grey of BT.601 of uint8 RGB (H, W, 3), rounded to whole levels; float64 (H, W).
 
-    A GPU divides by 255 by multiplying, and rounds once after each multiplication with the sum added to it.
+    A GPU divides by 255 by multiplying with the reciprocal, and fuses each multiplication with the addition that
+    follows, so that both are rounded once. The same is done here.
     """
     scaled = image.astype(np.float32) * np.float32(1 / 255)
     grey = scaled[..., 0] * _GREY[0]
@@ -86,9 +94,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _features(plane: np.ndarray, block: int) -> np.ndarray:
-    """18 features of every `block` px block of a plane (H, W): (blocks, 18)."""
+    """The 18 features of every `block` px block of a plane (H, W); (blocks, 18)."""
     kernel = cv2.getGaussianKernel(7, 7 / 6)
-    window = np.outer(kernel, kernel).astype(np.float32)  # sums to 1 + 1e-8, so that all of a flat area lies below it
+    window = np.outer(kernel, kernel).astype(np.float32)  # sums to 1 + 1e-8, so a flat area lies below its mean
 
     def local_mean(x: np.ndarray) -> np.ndarray:
         return cv2.filter2D(x, cv2.CV_64F, window.astype(np.float64), borderType=cv2.BORDER_REPLICATE)
@@ -107,14 +115,14 @@ def _features(plane: np.ndarray, block: int) -> np.ndarray:
 
 
 def _fit(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape and left and right scale of the asymmetric generalised Gaussian with a block's moments: (blocks,) each."""
+    """The shape, left scale and right scale of the asymmetric generalised Gaussian that fits each block; (blocks,)."""
     x = blocks.reshape(len(blocks), -1)
     with np.errstate(invalid="ignore", divide="ignore"):
         left, right = (np.sqrt(np.sum(np.square(x) * side, 1) / side.sum(1)) for side in (x < 0, x > 0))
         ratio = left / right
         moments = np.mean(np.abs(x), 1) ** 2 / np.mean(np.square(x), 1)
         target = moments * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
-    table = _moment_ratios()  # rises from shape to shape: the nearest is beside the place of insertion
+    table = _moment_ratios()  # it rises with the shape, so the nearest entry is next to the place of insertion
     after = np.clip(np.searchsorted(table, target), 1, len(table) - 1)
     nearest = np.where(target - table[after - 1] < table[after] - target, after - 1, after)
     alpha = _SHAPES[nearest]
@@ -124,7 +132,7 @@ def _fit(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def _moment_ratios() -> np.ndarray:
-    """(E|x|)^2 / E x^2 of a generalised Gaussian of each of `_SHAPES`."""
+    """(E|x|)^2 / E x^2 of the generalised Gaussian with each of `_SHAPES`."""
     return np.exp(2 * _log_gamma(2 / _SHAPES) - _log_gamma(1 / _SHAPES) - _log_gamma(3 / _SHAPES))
 
 
@@ -133,7 +141,7 @@ def _log_gamma(x: np.ndarray) -> np.ndarray:
 
 
 def _half(plane: np.ndarray) -> np.ndarray:
-    """MATLAB's `imresize(plane, 0.5)`: the bicubic kernel stretched to eight taps, edges mirrored."""
+    """Halve a plane as MATLAB's `imresize(plane, 0.5)` does: bicubic, stretched to eight taps, edges mirrored."""
     distance = np.abs(np.arange(8) - 3.5) / 2
     near, far = 1.5 * distance**3 - 2.5 * distance**2 + 1, -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
     taps = np.where(distance <= 1, near, far)

@@ -1,4 +1,4 @@
-"""Which pictures of several folders belong together: those of one name, whatever their suffixes."""
+"""Which pictures of several folders belong together: those with the same name, whatever their suffixes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cassr_jax.imaging.pixels import size_text
 
 @dataclass(frozen=True)
 class Case:
-    """One picture: its truth, its low-resolution version where a cascade is to restore it, and ready results."""
+    """The files of one picture: its truth, its LR version if a cascade is to restore it, and ready results."""
 
     name: str
     hr: Path
@@ -23,7 +23,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A case, read: uint8 (H, W, 3), the results of the truth's size, `lr` smaller by a whole factor."""
+    """The pictures of a case, uint8 (H, W, 3): results have the truth's size, and `lr` is smaller by a whole factor."""
 
     hr: np.ndarray
     lr: np.ndarray | None
@@ -35,10 +35,13 @@ class Pictures:
 
 
 def find_cases(hr: Path, lr: Path | None, results: Mapping[str, Path]) -> tuple[list[Case], dict[str, str]]:
-    """The cases whose names are in every folder, sorted, and of every other name the folders that it is missing from.
+    """Pair the pictures of several folders by name.
+
+    Returns:
+        The cases of the names that are in every folder, sorted; and for each other name, which folders it is not in.
 
     Raises:
-        InputError: a folder is missing, holds no picture or two of one name, or no name is in all of them.
+        InputError: a folder is missing, or holds no picture or two of the same name, or no name is in all folders.
     """
     folders = {"hr": hr, **({} if lr is None else {"lr": lr}), **results}
     found = {name: by_stem(folder) for name, folder in folders.items()}
@@ -56,46 +59,51 @@ def find_cases(hr: Path, lr: Path | None, results: Mapping[str, Path]) -> tuple[
     ]
     if not cases:
         listed = ", ".join(str(folder) for folder in folders.values())
-        raise InputError(f"no picture's name is in all of {listed}; expected the same names in each, suffixes apart")
+        raise InputError(
+            f"no picture's name is in all of {listed}, expected the same names in each; suffixes may differ"
+        )
     return cases, {name: f"not in {', '.join(titles)}" for name, titles in missing.items() if titles}
 
 
 def read_case(case: Case) -> Pictures:
-    """
+    """Read the pictures of a case.
+
     Raises:
-        InputError: a picture cannot be read, or their sizes do not fit.
+        InputError: a picture cannot be read, or the sizes do not fit.
     """
     hr = read_rgb(case.hr)
     lr = None if case.lr is None else read_rgb(case.lr)
     results = {title: read_rgb(path) for title, path in case.results.items()}
     for title, picture in results.items():
         if picture.shape != hr.shape:
-            raise InputError(f"{case.results[title]}: {size_text(picture)}, expected {size_text(hr)} as {case.hr}")
+            raise InputError(f"{case.results[title]}: {size_text(picture)}, expected {size_text(hr)} like {case.hr}")
     if lr is not None:
         scale = hr.shape[0] // lr.shape[0]
         if not scale or hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
-            raise InputError(f"{case.hr}: {size_text(hr)}, expected a multiple of {size_text(lr)} of {case.lr}")
+            raise InputError(f"{case.hr}: {size_text(hr)}, expected a multiple of the {size_text(lr)} of {case.lr}")
     return Pictures(hr, lr, results)
 
 
 def by_name(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """(name, file) pairs as a mapping.
+    """Make a mapping from (name, file) pairs.
 
     Raises:
-        InputError: two files have one name.
+        InputError: two files have the same name.
     """
     found: dict[str, Path] = {}
     for name, file in files:
         if name in found:
-            raise InputError(f"{file}: has the same name as {found[name].name}, {name}; expected one picture of a name")
+            raise InputError(
+                f"{file}: has the same name as {found[name].name}, {name}; expected one picture for each name"
+            )
         found[name] = file
     return found
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder and of its subfolders, by path below it without suffix.
+    """The pictures of a folder and its subfolders, by their paths relative to the folder, without suffixes.
 
     Raises:
-        InputError: the folder is missing, holds no picture or two of one name.
+        InputError: the folder is missing, or holds no picture or two of the same name.
     """
     return by_name((Path(key).with_suffix("").as_posix(), folder / key) for key in picture_files(folder))

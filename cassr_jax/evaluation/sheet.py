@@ -1,15 +1,15 @@
-"""Pictures side by side on one sheet, to be looked at."""
+"""Contact sheets: rows of pictures side by side, for people to look at."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-_CELL, _GAP = 256, 4
+_CELL, _GAP = 256, 4  # px
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """Rows of pictures, each shrunk into a square cell of 256 px, on white; uint8 (H, W, 3)."""
+    """A white sheet with each picture shrunk to fit into a square cell of 256 px; uint8 (H, W, 3)."""
     pitch = _CELL + _GAP
     sheet = np.full((len(rows) * pitch - _GAP, len(rows[0]) * pitch - _GAP, 3), 255, np.uint8)
     for i, row in enumerate(rows):

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean, its standard error (NaN where fewer than two values give none), and the number of values."""
+    """A mean, its standard error (NaN for fewer than two values), and the number of values."""
 
     value: float
     error: float
@@ -18,17 +18,17 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a program's value minus the baseline's, and on how many pictures the program is the better one."""
+    """The mean of a program's values minus the baseline's, and on how many pictures the program is better."""
 
     mean: Mean
     better: int
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Over the values that are defined, that is, no NaN.
+    """The mean of the values that are not NaN.
 
-    The standard error is the sample's standard deviation (n - 1) over the root of n; an infinite value, such as the
-    PSNR of a perfect picture, leaves it undefined.
+    The standard error is the sample's standard deviation, with n - 1 in its denominator, divided by the root of n. An
+    infinite value, such as the PSNR of a perfect picture, leaves it undefined.
     """
     defined = np.asarray([value for value in values if not math.isnan(value)], np.float64)
     if not len(defined):
@@ -39,10 +39,10 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def difference(values: Sequence[float], baseline: Sequence[float], higher_is_better: bool) -> Difference:
-    """Compare two programs' values of one measure, in the same order of pictures.
+    """Compare two programs' values of one measure, picture by picture; both are in the same order of pictures.
 
-    The pairs share their picture's difficulty, so the standard error of their difference is far below that of either
-    mean. A pair in which one value is not defined, or both are infinite, counts for neither program.
+    Both values of a pair share the difficulty of its picture, so the standard error of the mean difference is far below
+    that of either mean. A pair counts for neither program if one value is not defined or both are infinite.
     """
     differences = [
         a - b for a, b in zip(values, baseline, strict=True) if not (math.isinf(a) and math.isinf(b) and a == b)
@@ -52,4 +52,5 @@ def difference(values: Sequence[float], baseline: Sequence[float], higher_is_bet
 
 
 def to_json(found: Mean) -> Mapping[str, float | int]:
+    """A mean as an object of JSON."""
     return {"mean": found.value, "standard_error": found.error, "pictures": found.count}

@@ -1,4 +1,4 @@
-"""Sharp tiles of photographs, and their degraded versions: what test sets are made of."""
+"""Sharp tiles of photographs and their degraded versions, from which test sets are made."""
 
 import zlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from cassr_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture to restore, uint8 (h, w, 3), and the truth, uint8 (H, W, 3)."""
+    """A picture to restore, uint8 (h, w, 3), and its truth, uint8 (H, W, 3)."""
 
     name: str
     lr: np.ndarray
@@ -24,7 +24,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Corner:
-    """Where a tile lies: the record of its picture, and its top left corner in px."""
+    """The place of a tile: the number of its picture, and its top left corner in px."""
 
     record: int
     top: int
@@ -32,9 +32,10 @@ class Corner:
 
 
 def sharp_corners(picture: np.ndarray, record: int = 0, size: int = TILE) -> list[Corner]:
-    """The sharp tiles of the non-overlapping `size` px grid from the top left corner of uint8 RGB (H, W, 3).
+    """The corners of the sharp tiles of a picture, uint8 RGB (H, W, 3).
 
-    Sharp: the variance of the Laplacian of the tile's 8-bit grey is at least `SHARP`.
+    The tiles are those of the grid of `size` px, without overlap, that starts at the top left corner. A tile is sharp
+    if the variance of the Laplacian of its 8-bit grey is at least `SHARP`.
     """
     height, width = picture.shape[:2]
     corners = (
@@ -46,13 +47,13 @@ def sharp_corners(picture: np.ndarray, record: int = 0, size: int = TILE) -> lis
 
 
 def choose_corners(source: PictureSource, names: list[str], count: int, size: int = TILE) -> list[Corner]:
-    """`count` sharp tiles spread evenly over the pictures: one of each, then a second of each that has two, and so on.
+    """Choose `count` sharp tiles, spread evenly over the pictures.
 
-    The order within a picture is random but depends on its name alone, so a smaller choice is the beginning of a
-    larger one.
+    One tile comes from each picture, then a second one from each picture that has two, and so on. The order within a
+    picture is random but depends only on the picture's name, so a smaller choice is the beginning of a larger one.
 
     Raises:
-        InputError: there are fewer than `count`.
+        InputError: there are fewer than `count` sharp tiles.
     """
     piles = []
     for record, name in enumerate(names):
@@ -61,12 +62,12 @@ def choose_corners(source: PictureSource, names: list[str], count: int, size: in
         piles.append([corners[i] for i in order])
     chosen = [corner for layer in zip_longest(*piles) for corner in layer if corner is not None]
     if len(chosen) < count:
-        raise InputError(f"the pictures have {len(chosen)} sharp tiles of {size} px; {count} were asked for")
+        raise InputError(f"the pictures have {len(chosen)} sharp tiles of {size} px, expected at least {count}")
     return chosen[:count]
 
 
 def degraded_tiles(folder: Path, count: int, preset: Preset, size: int = TILE) -> list[Pair]:
-    """`choose_corners` of the pictures of a folder, tile i degraded with seed i.
+    """Cut the tiles that `choose_corners` chooses in a folder, and degrade tile i with seed i.
 
     Raises:
         InputError: the folder holds no picture or too few sharp tiles, or a picture cannot be read.
@@ -76,9 +77,9 @@ def degraded_tiles(folder: Path, count: int, preset: Preset, size: int = TILE) -
 
 
 def sharpest_corner(picture: np.ndarray, record: int = 0, size: int = 2 * TILE) -> Corner | None:
-    """The `size` px crop on the grid of TILE px that holds most sharp tiles; None where it would hold fewer than two.
+    """The corner of the crop that holds the most sharp tiles; None if no crop holds at least two.
 
-    `size` is a multiple of TILE.
+    Crops have `size` px, a multiple of TILE, and lie on the grid of TILE px.
     """
     sharp = {(corner.top, corner.left) for corner in sharp_corners(picture)}
     height, width = picture.shape[:2]
@@ -93,7 +94,9 @@ def sharpest_corner(picture: np.ndarray, record: int = 0, size: int = 2 * TILE) 
 
 
 def degraded_crops(folder: Path, count: int, preset: Preset, size: int = 2 * TILE) -> list[Pair]:
-    """`sharpest_corner` of at most `count` pictures of a folder, by name; crop i is degraded with seed i.
+    """Cut the sharpest crop of each of the first `count` pictures that have one, and degrade crop i with seed i.
+
+    The pictures are taken in the order of their names; see `sharpest_corner`.
 
     Raises:
         InputError: the folder holds no picture, no picture has such a crop, or a picture cannot be read.
@@ -102,7 +105,9 @@ def degraded_crops(folder: Path, count: int, preset: Preset, size: int = 2 * TIL
     corners = (sharpest_corner(source[record], record, size) for record in range(len(source)))
     chosen = list(islice((corner for corner in corners if corner is not None), count))
     if not chosen:
-        raise InputError(f"{folder}: no picture has a crop of {size} px with two sharp tiles of {TILE} px")
+        raise InputError(
+            f"{folder}: no picture has a crop of {size} px with two sharp tiles of {TILE} px, expected one"
+        )
     return _degraded(source, chosen, preset, size)
 
 

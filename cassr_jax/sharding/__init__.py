@@ -1,1 +1,1 @@
-"""How a training step is divided among devices: a mesh, rules that say where each parameter lies, and their report."""
+"""The division of work among devices: a mesh, rules that say where each parameter lies, and a report on both."""

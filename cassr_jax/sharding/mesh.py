@@ -11,19 +11,19 @@ from jax.sharding import AxisType, Mesh
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.strategies import AXES, MeshConfig
 
-_GRACE = 60  # s; JAX aborts the whole process when its own time is over, so whoever calls should end it before
+_GRACE = 60  # s; JAX aborts the whole process when its own time is over, so the caller should end it before that
 
 
 def join_processes(where: Sequence[str], timeout: int = 300) -> None:
-    """Become one of several processes that see each other's devices; before anything is computed.
+    """Make this process one of several that see each other's devices. Call it before anything is computed.
 
     Args:
-        where: nothing, where the cluster tells JAX; or the address HOST:PORT of process 0, the number of processes, and
-            the number of this one.
-        timeout: seconds after which the caller ends this process, if the others have not come.
+        where: empty if the cluster tells JAX; else the address HOST:PORT of process 0, the number of processes, and the
+            number of this one.
+        timeout: seconds after which the caller ends this process if the others have not joined.
 
     Raises:
-        InputError: it is neither, or the others cannot be found.
+        InputError: `where` is neither, or the other processes cannot be found.
     """
     try:
         address = _address(where) if where else {}
@@ -35,7 +35,7 @@ def join_processes(where: Sequence[str], timeout: int = 300) -> None:
 
 
 def _address(where: Sequence[str]) -> dict[str, Any]:
-    """HOST:PORT N I as what JAX takes.
+    """HOST:PORT N I as arguments of `jax.distributed.initialize`.
 
     Raises:
         ValueError: it is not of that form.
@@ -66,12 +66,12 @@ def local_devices(count: int | None) -> list[Any]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of `config` over `devices`, by default all of them, in an order that suits their network.
+    """Make the mesh of `config` over `devices`, by default all of them, in an order that suits their interconnect.
 
-    Where every size is given and there are more devices, the first ones are used.
+    If every size is given and there are more devices, the first ones are used.
 
     Raises:
-        InputError: the sizes do not divide the devices.
+        InputError: the number of devices does not fit the sizes.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {axis: getattr(config, axis) for axis in AXES}

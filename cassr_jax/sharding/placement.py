@@ -1,4 +1,4 @@
-"""Where everything in a training step lies: a strategy applied to a mesh, to names and to shapes."""
+"""Where the arrays of a training step lie: a strategy, applied to a mesh and to the names and shapes of arrays."""
 
 import math
 import re
@@ -22,31 +22,35 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclass(frozen=True)
 class Placement:
-    """A mesh and the rules on it. Trees are flat mappings by parameter name, or hold such mappings, as the state of an
-    optimizer does: a leaf is laid out by the last name on its path."""
+    """A mesh, and the rules by which arrays lie on it.
+
+    The trees that its methods take are flat mappings by parameter name, or contain such mappings, as the state of an
+    optimizer does: the last name on the path of a leaf decides where it lies.
+    """
 
     mesh: Mesh
     rules: tuple[Rule, ...] = ()
 
     @classmethod
     def of(cls, strategy: Strategy, devices: Sequence[Any] | None = None) -> "Placement":
+        """The placement of a strategy over `devices`, by default all of them."""
         return cls(make_mesh(strategy.mesh, devices), strategy.rules)
 
     @property
     def whole(self) -> NamedSharding:
-        """The same on every device."""
+        """The sharding of an array that every device holds whole."""
         return NamedSharding(self.mesh, P())
 
     @property
     def batch_shards(self) -> int:
-        """Into how many parts the examples of a batch are divided."""
+        """The number of parts into which the examples of a batch are divided."""
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     def spec(self, name: str, shape: Sequence[int]) -> P:
-        """How the parameter `name` is stored."""
+        """The axes by which the parameter `name` is divided while it is stored."""
         for rule in self.rules:
             if re.search(rule.pattern, name) and self._fits(rule.spec, shape):
-                # An axis of one device divides nothing: without it, equal layouts are equal specs.
+                # An axis of one device divides nothing. Without it, specs of equal layouts are equal.
                 axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in rule.spec]
                 return P(*[None] * (len(shape) - len(axes)), *axes)
         return P()
@@ -58,13 +62,16 @@ class Placement:
         return all(size % self.mesh.shape[axis] == 0 for size, axis in zip(last, spec, strict=True) if axis)
 
     def stored(self, tree: Any) -> Any:
-        """The sharding of every leaf between steps."""
+        """The shardings of the leaves between steps."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self.spec(_name(path), leaf.shape)), tree
         )
 
     def used(self, tree: Any) -> Any:
-        """The sharding of every parameter while the networks run: gathered over `fsdp`, which divides storage only."""
+        """The shardings of the parameters while the networks run.
+
+        They are gathered over `fsdp`, which divides only what is stored.
+        """
 
         def gathered(sharding: NamedSharding) -> NamedSharding:
             return NamedSharding(self.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
@@ -73,26 +80,33 @@ class Placement:
 
     @property
     def examples(self) -> NamedSharding:
-        """The sharding of an array (B, ...): its examples over `data` and `fsdp`."""
+        """The sharding of an array (B, ...), whose examples are divided over `data` and `fsdp`."""
         return NamedSharding(self.mesh, P(BATCH_AXES))
 
     def divide(self, batch: T) -> T:
-        """Inside a traced function: `batch` divided by examples, and rows of pictures (B, H, W, C) over `spatial`."""
+        """Divide a batch inside a traced function: examples over the batch axes, rows of pictures over `spatial`.
+
+        Pictures are the arrays (B, H, W, C).
+        """
         pictures = NamedSharding(self.mesh, P(BATCH_AXES, "spatial"))
         return jax.tree.map(
             lambda x: jax.lax.with_sharding_constraint(x, pictures if x.ndim == 4 else self.examples), batch
         )
 
     def place(self, tree: T) -> T:
-        """Arrays that every process holds whole, laid out as they are stored."""
+        """Lay out arrays that every process holds whole as they are stored between steps."""
         return jax.tree.map(_placed, tree, self.stored(tree))
 
     def place_whole(self, tree: T) -> T:
-        """Arrays that every process holds whole, copied to every device."""
+        """Copy arrays that every process holds whole to every device."""
         return jax.tree.map(lambda x: _placed(x, self.whole), tree)
 
     def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's examples as its part of the whole batch; process p holds the p-th block of it."""
+        """Join the examples of all processes into one batch.
+
+        Args:
+            batch: this process's examples; those of process p become the p-th block of the whole batch.
+        """
         return {
             name: jax.make_array_from_process_local_data(self.examples, np.asarray(value))
             for name, value in batch.items()
@@ -100,7 +114,7 @@ class Placement:
 
 
 def gathered(tree: T) -> T:
-    """The same arrays, each whole in every process; all processes have to ask."""
+    """The same arrays, each of them whole in every process. All processes must call this together."""
     return jax.tree.map(
         lambda x: x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True), tree
     )
@@ -112,7 +126,10 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def _placed(value: Any, sharding: NamedSharding) -> jax.Array:
-    """For shardings over several processes as well, where `device_put` would compare the values of all of them."""
+    """Lay out one array that every process holds whole.
+
+    Unlike `device_put`, this does not compare the values of all processes.
+    """
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     value = np.asarray(value)

@@ -1,4 +1,4 @@
-"""What a compiled, divided step asks of each device: read from XLA's own account of it."""
+"""What a compiled step needs on each device: its memory, FLOPs and collectives, read from XLA's own analysis."""
 
 import math
 import re
@@ -10,7 +10,8 @@ from typing import Any
 import jax
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
-# `name = TYPE kind(` and, where it runs beside other work, `kind-start(`; the end of such a pair carries no data again.
+# A call is `name = TYPE kind(`. One that runs beside other work is split into `kind-start(` and an end, which is not
+# counted again.
 _CALL = re.compile(rf"= (?P<type>\S.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
 _ARRAY = re.compile(r"\b(?P<type>pred|[suf]\d+\w*|bf16|c64)\[(?P<shape>[\d,]*)\]")
 _BITS = re.compile(r"\d+")
@@ -18,9 +19,12 @@ _BITS = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Collective:
-    """All calls of one kind: how many stand in the program, and the bytes of their results on one device.
+    """All calls of one kind of collective in a program.
 
-    A call inside a loop stands there once, however often it runs.
+    Attributes:
+        kind: its name in HLO, such as "all-reduce".
+        count: the number of calls in the program's text; a call inside a loop counts once, however often it runs.
+        bytes: the size of their results on one device.
     """
 
     kind: str
@@ -29,11 +33,11 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-    """Of an optimised HLO module's text (`jax.stages.Compiled.as_text`), by kind."""
+    """The collectives in the text of an optimised HLO module (`jax.stages.Compiled.as_text`), by kind."""
     found: dict[str, list[int]] = defaultdict(list)
     for call in _CALL.finditer(text):
         arrays = [_bytes(array) for array in _ARRAY.finditer(call["type"])]
-        # The asynchronous form returns its operands as well, in front of its results.
+        # A call that is split returns its operands too, in front of its results.
         found[call["kind"]].append(sum(arrays[len(arrays) // 2 :] if call["start"] else arrays))
     return [Collective(kind, len(found[kind]), sum(found[kind])) for kind in _KINDS if kind in found]
 
@@ -45,13 +49,17 @@ def _bytes(array: re.Match[str]) -> int:
 
 
 def bytes_per_device(leaves: Iterable[Any]) -> int:
-    """Of arrays, or of their shapes, that have a sharding."""
+    """The bytes that one device holds of arrays, or of arrays of these shapes, that have a sharding."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def describe(compiled: jax.stages.Compiled, held: dict[str, Any]) -> str:
-    """A table: bytes on one device of what is `held` between steps and of what a step needs besides, its FLOPs, and
-    its collectives."""
+    """A table of what a step needs on one device: memory, FLOPs and collectives.
+
+    Args:
+        compiled: the step.
+        held: title -> the arrays of that kind that a device holds between steps.
+    """
     memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if not (memory and costs and text):
         raise NotImplementedError("this backend gives no account of a compiled program")

@@ -1,4 +1,4 @@
-"""Strategies as data: the axes of a mesh, and an ordered list of rules that lay parameters out on it."""
+"""Strategies of sharding, as data: the axes of a mesh, and ordered rules that lay parameters out on it."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ AXES = ("data", "fsdp", "spatial", "tensor")
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis; -1, at most once, is all that the others leave.
+    """The number of devices along each axis; one axis may be -1, which takes all devices that the others leave.
 
-    `data` and `fsdp` divide the examples of a batch, and `fsdp` also the stored parameters. `spatial` divides the rows
-    of the pictures, `tensor` the channels of the layers that the rules name.
+    `data` and `fsdp` divide the examples of a batch, and `fsdp` divides the stored parameters too. `spatial` divides
+    the rows of pictures, and `tensor` divides the channels of the layers that the rules name.
     """
 
     data: int = -1
@@ -28,8 +28,12 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Rule:
-    """Parameters whose name `pattern` is found in are divided by `spec`: an axis or None for each of the last
-    dimensions. The dimensions before them are not divided."""
+    """How parameters with certain names are divided.
+
+    Attributes:
+        pattern: a regular expression that is found in the names of these parameters.
+        spec: an axis or None for each of the last dimensions; the dimensions before them are not divided.
+    """
 
     pattern: str
     spec: tuple[str | None, ...]
@@ -45,19 +49,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class Strategy:
-    """The first rule that is found in a parameter's name and fits its shape decides; without one it lies whole on every
-    device. A rule fits where every axis divides its dimension."""
+    """A mesh, and the rules by which parameters are divided on it.
+
+    The first rule that matches a parameter's name and fits its shape decides. It fits if every axis divides its
+    dimension. A parameter without such a rule lies whole on every device.
+    """
 
     mesh: MeshConfig = field(default_factory=MeshConfig)
     rules: tuple[Rule, ...] = ()
 
 
-# Output channels first: they are divided evenly in all layers but the last of a network.
+# Output channels come first, because they can be divided evenly in all layers but the last of a network.
 _STORED = (Rule(r"\.kernel$", ("fsdp", None)), Rule(r"\.kernel$", (None, "fsdp")), Rule(r"embedding$", ("fsdp", None)))
 
-# Pairs of layers as in Megatron-LM (arXiv 1909.08053): the first divides its output channels and what follows works on
-# a share of them, the second its input channels, and one sum over the devices ends the pair. `attn` keeps to the
-# transformers, whose heads divide; the autoencoder's attention has one.
+# Pairs of layers, as in Megatron-LM (arXiv 1909.08053). The first layer of a pair divides its output channels, so that
+# what follows works on a share of them; the second divides its input channels, and one sum over the devices ends the
+# pair. `attn` matches only the transformers, whose heads can be divided; the autoencoder's attention has a single head.
 _FIRST = r"(attn\d?\.to_[qkv]|self_attn\.[qkv]_proj|ff\.net\.0\.proj|mlp\.fc1|conv1|time_emb_proj|tuner_op\.ln1)"
 _SECOND = r"(attn\d?\.to_out\.0|self_attn\.out_proj|ff\.net\.2|mlp\.fc2|conv2|tuner_op\.ln2)"
 _TENSOR = (
@@ -65,7 +72,7 @@ _TENSOR = (
     Rule(rf"{_FIRST}\.bias$", ("tensor",)),
     Rule(r"resnets\.\d+\.norm2\.", ("tensor",)),
     Rule(rf"{_SECOND}\.kernel$", ("tensor", "fsdp")),
-    # All other layers: their output channels, gathered again by what reads them.
+    # All other layers divide their output channels, which are gathered again before they are read.
     Rule(r"\.kernel$", ("fsdp", "tensor")),
     Rule(r"\.kernel$", (None, "tensor")),
     Rule(r"\.kernel$", ("tensor", None)),

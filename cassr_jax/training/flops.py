@@ -50,7 +50,7 @@ class Pass:
 
     @property
     def inside(self) -> "Pass":
-        """Of a later layer of the same part: a gradient has to get to the earlier ones."""
+        """The pass in a later layer of the same part, through which a gradient must reach the earlier layers."""
         return Pass(self.trains, self.onwards or self.trains)
 
 

@@ -90,7 +90,7 @@ def test_it_is_trained_on_whatever_its_pictures_were(built, capfd):
 def test_a_set_that_is_there_stays(images, built, capsys, monkeypatch):
     monkeypatch.setattr(BUILDERS["folder"], "_encode", lambda *_: pytest.fail("built again"))
     assert main(["--dataset", "folder", "--images", str(images), "--output", str(built)]) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_damaged_record_is_named_and_leaves_the_others_whole(built, tmp_path):
 def test_a_file_cut_short_is_named(built, tmp_path, kept):
     file, data = damaged(built, tmp_path)
     file.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(InputError, match=r"00000-of-00001: record 3 is damaged .* build the set anew"):
+    with pytest.raises(InputError, match=r"00000-of-00001: record 3 is damaged .* build the set again"):
         TFDSSource(tmp_path)[3]
 
 

@@ -174,7 +174,7 @@ def test_prepared_sets_are_mixed_by_weight(folder, tmp_path):
 
 def test_prepared_records_and_pictures_do_not_mix(folder, tmp_path):
     config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 1.0})
-    with pytest.raises(InputError, match=r"holds prepared records, .* pictures, expected one kind"):
+    with pytest.raises(InputError, match=r"holds prepared records, .* pictures, expected only one kind"):
         batches(config, batch_size=1, seed=0)
 
 

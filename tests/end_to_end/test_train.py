@@ -121,7 +121,7 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(tmp_path):
         (["--set", "batchsize=2"], "batchsize: TrainConfig has no field 'batchsize'"),
         (["--set", "data.crop_size=30"], "data.crop_size: crop_size is 30, expected a multiple of scale, which is 4"),
         (["--steps", "0"], "num_steps is 0, expected a whole number of at least 1"),
-        (["--set", "data.path=nowhere"], "nowhere: is not a folder; expected a folder of pictures"),
+        (["--set", "data.path=nowhere"], "nowhere: is not a folder, expected a folder of pictures"),
         (["--set", "stage=cassr"], "stage cassr needs controlnet, multiple_attention, unet, text_encoder, expected in"),
     ],
 )

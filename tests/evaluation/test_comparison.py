@@ -206,7 +206,7 @@ def test_names_must_be_clear(tmp_path, truths):
     with pytest.raises(InputError, match="no picture's name is in all of"):
         find_cases(tmp_path / "hr", tmp_path / "lr", {})
     write(tmp_path / "hr", "a.webp", truths["a"])
-    with pytest.raises(InputError, match=r"a.webp: has the same name as a.png, a; expected one picture of a name"):
+    with pytest.raises(InputError, match=r"a.webp: has the same name as a.png, a; expected one picture for each name"):
         find_cases(tmp_path / "hr", None, {"x": tmp_path / "lr"})
 
 

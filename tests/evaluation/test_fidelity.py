@@ -38,7 +38,7 @@ def test_inverted_texture_counts_as_no_structure():
 
 
 def test_unequal_shapes_and_small_planes_are_refused():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="expected the same shape twice"):
         psnr(np.zeros((12, 12)), np.zeros((12, 13)))
     with pytest.raises(ValueError, match="11x11"):
         ssim(np.zeros((10, 12)), np.zeros((10, 12)))

@@ -34,7 +34,7 @@ def test_equals_the_formula_with_a_matrix_root():
 
 
 def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"\(3, 4\), \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"\(3, 4\) and \(3, 5\)"):
         frechet_distance(np.zeros((3, 4)), np.zeros((3, 5)))
     with pytest.raises(ValueError, match="two pictures"):
         frechet_distance(np.zeros((1, 4)), np.zeros((3, 4)))

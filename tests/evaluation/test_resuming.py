@@ -82,5 +82,5 @@ def test_a_measure_of_a_set_counts_the_set(folders, monkeypatch):
 def test_a_damaged_value_is_named(tmp_path, folders):
     cases, _ = find_cases(folders / "hr", None, {"peer": folders / "peer"})
     (tmp_path / "values.jsonl").write_text(json.dumps({"name": "a", "values": {"peer": {"x": "3"}}}) + "\n")
-    with pytest.raises(InputError, match=r"values.jsonl, line 1: no picture's values \(a value is '3'\)"):
+    with pytest.raises(InputError, match=r"values.jsonl, line 1: not the values of a picture \(a value is '3'\)"):
         compare(cases, None, lambda *_: ([], {}), Path(tmp_path), {})

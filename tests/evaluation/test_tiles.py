@@ -46,7 +46,7 @@ def test_evenly_over_pictures_and_a_smaller_choice_begins_a_larger_one():
     assert len(set(chosen)) == 8
     assert choose_corners(source, names, 3, 32) == chosen[:3]
     assert [corner.record for corner in chosen[:4]] == [0, 1, 0, 1]
-    with pytest.raises(InputError, match="14 sharp tiles of 32 px; 15"):
+    with pytest.raises(InputError, match="14 sharp tiles of 32 px, expected at least 15"):
         choose_corners(source, names, 15, 32)
 
 
