@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command, ended_after, say
-from cassr_jax.ranges import COUNT
+from cassr_jax.ranges import COUNT, FROM_ZERO
 
 PROGRAM = "train.py"
 INTERRUPTED = "interrupted before it had saved; the same command goes on from the checkpoint before"
@@ -49,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with ended_after(arguments.join_timeout, late, PROGRAM):
             join_processes(arguments.distributed, arguments.join_timeout)
-    folder = train(config, arguments.workdir, export_to=arguments.export, profile=arguments.profile)
+    folder = train(
+        config,
+        arguments.workdir,
+        export_to=arguments.export,
+        profile=arguments.profile,
+        from_step=arguments.from_step,
+        allow_changes=arguments.allow_change,
+    )
     say(f"trained weights are in {folder}")
     return 0
 
@@ -64,6 +71,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--workdir", type=local_path, help="where checkpoints, logs and the export are written")
     add("--steps", type=int, help="train to this step instead of the configuration's last")
     add_options(parser, "set")
+    add(
+        "--allow-change",
+        nargs="+",
+        default=[],
+        metavar="FIELD",
+        help="take up a run although this field, which decides the examples that it meets, is not as it was",
+    )
+    add(
+        "--from-step",
+        type=number(FROM_ZERO),
+        metavar="N",
+        help="take up the run at this checkpoint instead of the newest; later ones are moved to WORKDIR/set_aside",
+    )
     add("--export", type=local_path, metavar="DIR", help="write the newest checkpoint's weights, do not train")
     add("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
 

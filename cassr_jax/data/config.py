@@ -8,6 +8,9 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import check_local
 from cassr_jax.ranges import POSITIVE, check
 
+SPEED = ("num_threads", "num_workers", "prefetch", "cache_bytes")
+"""The fields that no record depends on."""
+
 
 @dataclass(frozen=True)
 class DataConfig:

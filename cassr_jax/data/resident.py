@@ -63,6 +63,9 @@ class ResidentPool(Iterator[Pool]):
     def set_state(self, state: dict) -> None:
         del state  # there is none
 
+    def close(self) -> None:
+        """Nothing is left to end."""
+
 
 def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
     """Draw a batch of windows, uint8 (B, S, S, 3), mirrored and turned at random; `lr` becomes `lq`, enlarged to S.

@@ -1,8 +1,15 @@
-"""Saving and taking up again: state, data iterator, step and what the run stands on as one Orbax checkpoint."""
+"""Saving and taking up again: state, data iterator, step and what the run stands on as one Orbax checkpoint.
+
+A checkpoint that cannot be read costs the steps since the one before, never the run: the older one is taken, and what
+is newer is moved to `set_aside`, since a folder that holds later steps takes no earlier ones.
+"""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +20,11 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
+from cassr_jax.training.processes import gather_texts
+from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.state import TrainState
+
+SET_ASIDE = "set_aside"  # beside `checkpoints`
 
 Origins = Mapping[str, Mapping[str, str]]  # kind -> {"source", "sha256"}
 
@@ -35,6 +46,26 @@ def origins(config: TrainConfig, frozen: Mapping[str, jax.Array]) -> Origins:
     }
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What one checkpoint holds.
+
+    Attributes:
+        state: laid out as it was asked for.
+        data: the data iterator's state.
+        run: what `Checkpoints` was given as `run` by the run that saved it.
+    """
+
+    step: int
+    state: TrainState
+    data: Any
+    run: Mapping[str, Any]
+
+
+class _Damaged(Exception):
+    """A checkpoint cannot be read; the reason in a few words."""
+
+
 class Checkpoints:
     """The checkpoints of one run, below `workdir/checkpoints`: the newest `keep`, and the `best` of lowest loss.
 
@@ -44,17 +75,23 @@ class Checkpoints:
     Args:
         run: JSON's own types, saved with every checkpoint: the configuration (which holds the seed), and `frozen`, the
             `origins` of the weights that are not in the checkpoint.
+
+    Raises:
+        InputError: the folder cannot be read.
     """
 
     def __init__(self, workdir: Path, keep: int, best: int = 0, run: Mapping[str, Any] | None = None):
         self.run = dict(run or {})
+        folder = (workdir / "checkpoints").absolute()
+        # The manager reads the metrics of every step before anything else, and ends where it cannot.
+        _set_aside([path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")])
         kept: list[Any] = [policies.LatestN(keep)]
         if best:
             kept.append(
                 policies.BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False)
             )
         self.manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+            folder,
             options=ocp.CheckpointManagerOptions(
                 step_prefix="step",
                 cleanup_tmp_directories=True,
@@ -89,35 +126,85 @@ class Checkpoints:
         if not saved:
             raise InputError(f"{self.manager.directory}: holds step {self.latest_step}, a save at {step} was refused")
 
-    def restore(self, like: TrainState) -> tuple[TrainState, Any]:
-        """The newest state, laid out as `like` is, and the data iterator's state.
+    def name(self, step: int) -> str:
+        """What a message calls a checkpoint."""
+        return f"{self.manager.directory}: step {step}"
+
+    def restore(
+        self,
+        like: TrainState,
+        accept: Callable[[str, Mapping[str, Any]], None] = lambda name, run: None,
+        from_step: int | None = None,
+    ) -> Saved:
+        """The newest checkpoint that can be read, with a warning about each newer one; all processes have to ask.
+
+        Args:
+            like: shapes and layout of the state.
+            accept: called with a checkpoint's name and its `run`; raises an InputError if it is not to be taken up.
+            from_step: take this checkpoint and no other one.
 
         Raises:
-            InputError: the checkpoint holds other parameters than `like`, or was trained on other frozen weights.
+            InputError: none can be read, there is none of `from_step`, or it holds other parameters than `like`.
         """
-        step = self.latest_step
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = {"state": ocp.args.StandardRestore(target), "data": ocp.args.JsonRestore()}
-        if self.run:
-            before = self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-            self._check_frozen(step, before.get("frozen", {}))
-        try:
-            restored = self.manager.restore(step, args=ocp.args.Composite(**items))
-        except ValueError as error:
-            raise InputError(
-                f"{self.manager.directory}: step {step} does not fit this configuration: {error}"
-            ) from error
-        return restored["state"], restored["data"]
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        if from_step is not None and from_step not in steps:
+            found = ", ".join(map(str, reversed(steps))) or "none"
+            raise InputError(f"--from-step is {from_step}, expected a checkpoint of {self.manager.directory}: {found}")
+        damaged = []
+        for step in steps if from_step is None else [from_step]:
+            try:
+                saved = self._read(step, like, accept)
+            except _Damaged as error:
+                damaged.append(f"{self.name(step)} is damaged ({error})")
+                continue
+            if damaged and jax.process_index() == 0:
+                older = f"; the older step {step} is taken, as by --from-step {step}"
+                print("warning:", "; ".join(damaged) + older, file=sys.stderr, flush=True)
+            return saved
+        others = [step for step in steps if step != from_step] if from_step is not None else []
+        rest = f"--from-step {' or '.join(map(str, others))}" if others else "a whole one; there is no other"
+        raise InputError(f"{'; '.join(damaged)}; expected {rest}")
 
-    def _check_frozen(self, step: int | None, before: Origins) -> None:
-        now = self.run.get("frozen", {})
-        for kind in sorted(before.keys() | now):
-            found, expected = now.get(kind), before.get(kind)
-            if (found or {}).get("sha256") != (expected or {}).get("sha256"):
+    def _read(self, step: int, like: TrainState, accept: Callable[[str, Mapping[str, Any]], None]) -> Saved:
+        """One checkpoint; in every process or in none.
+
+        Raises:
+            _Damaged: it cannot be read.
+            InputError: it is not accepted, or holds other parameters than `like`.
+        """
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        with _readable():
+            run = self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+            shapes = _shapes(
+                ocp.StandardCheckpointHandler().metadata(self.manager.directory / f"step_{step}" / "state").tree
+            )
+        accept(self.name(step), run)
+        self._check_shapes(step, shapes, _shapes(target))
+        items = {"state": ocp.args.StandardRestore(target), "data": ocp.args.JsonRestore()}
+        with _readable():
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        return Saved(step, found["state"], found["data"], run)
+
+    def _check_shapes(self, step: int, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        for name in sorted(found.keys() | expected):
+            if found.get(name) != expected.get(name):
                 raise InputError(
-                    f"{self.manager.directory}: step {step} was trained on the {kind} {_described(expected)}, "
-                    f"found {_described(found)}; give it those weights, or another folder"
+                    f"{self.name(step)} does not fit this configuration: it holds {name} of shape {found.get(name)}, "
+                    f"expected {expected.get(name)}; give the run its own configuration, or another folder"
                 )
+
+    def set_aside_after(self, step: int) -> None:
+        """Move all later checkpoints out of the way, so that the run can go on from `step`; all processes have to ask.
+
+        Raises:
+            InputError: they cannot be moved.
+        """
+        later = sorted(found for found in self.manager.all_steps() if found > step)
+        if not later:
+            return
+        _set_aside([Path(self.manager.directory) / f"step_{found}" for found in later])
+        self.manager.reload()
+        self._complete = step
 
     @contextmanager
     def _written(self) -> Iterator[None]:
@@ -162,5 +249,50 @@ def _loss(metrics: Mapping[str, float]) -> float:
     return metrics["loss"]
 
 
-def _described(origin: Mapping[str, str] | None) -> str:
-    return "none" if origin is None else f"{origin['source']} (sha256 {origin['sha256'][:12]})"
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever a library raises of a damaged file, in any process, is `_Damaged` in all of them."""
+    reason = ""
+    quieten_readers()
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if reasons := list(filter(None, gather_texts(reason))):
+        raise _Damaged(reasons[0])
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _is_damaged_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_bytes())
+    except ValueError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
+def _set_aside(checkpoints: list[Path]) -> None:
+    """Move the folders of checkpoints beside others of their names; all processes have to ask, the first one moves.
+
+    Raises:
+        InputError: one cannot be moved.
+    """
+    reason = ""
+    for path in checkpoints if jax.process_index() == 0 else []:
+        try:
+            aside = path.parents[1] / SET_ASIDE
+            aside.mkdir(exist_ok=True)
+            taken = {other.name for other in aside.iterdir()}
+            names = (path.name, *(f"{path.name}_{number}" for number in range(2, len(taken) + 3)))
+            moved = path.rename(aside / next(name for name in names if name not in taken))
+            print(f"warning: {path} is set aside as {moved}", file=sys.stderr, flush=True)
+        except OSError as error:
+            reason = f"{path}: cannot be set aside ({error.strerror or error})"
+    if reason := gather_texts(reason)[0]:
+        raise InputError(reason)

@@ -1,19 +1,22 @@
 """What a run leaves behind: the trained networks as folders, and the cascade that they belong to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.config_files import to_json
-from cassr_jax.data.pipeline import Records
+from cassr_jax.data.pipeline import Batch, Records
 from cassr_jax.data.resident import ResidentPool
-from cassr_jax.files import write_json
+from cassr_jax.errors import InputError
+from cassr_jax.files import replaced, write_json
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
@@ -21,9 +24,11 @@ from cassr_jax.networks import Networks, write_network
 from cassr_jax.schedules import write_schedule
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.previews import sampling_of
-from cassr_jax.training.setup import sample_batch
+from cassr_jax.training.setup import open_sets, sample_batch
 from cassr_jax.training.stages import DISCRIMINATOR, activation_of, stage_named
 from cassr_jax.training.state import TrainState
+
+PICTURES_FILE = "scaling_pictures.npz"  # what a new autoencoder's scaling factor is measured on
 
 
 def export(
@@ -32,13 +37,16 @@ def export(
     state: TrainState,
     frozen: Params,
     folder: Path,
-    sets: Records | ResidentPool,
+    pictures: Callable[[], Batch],
 ) -> Path:
     """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them.
 
     These are the averaged weights where there is an average; `trained.json` says so. Stage `cassr` completes a cascade:
     its folder is one that `cassr_jax.load` takes, with the frozen networks named by their sources, or written too where
     they are new.
+
+    Args:
+        pictures: gives those that `kept_pictures` does; asked for a new autoencoder alone.
     """
     averaged = bool(config.optimizer.ema_decay)
     trained = gathered(state.ema if averaged else state.params)
@@ -49,8 +57,8 @@ def export(
     for kind in stage.trains:
         network, params = networks.configs[kind], select(trained, kind)
         if kind == "vae" and kind in config.new:
-            batch = sample_batch(config, 64, sets)
-            network = replace(network, scaling_factor=_scaling_factor(networks.graphdefs[kind], params, batch))
+            factor = _scaling_factor(networks.graphdefs[kind], params, pictures())
+            network = replace(network, scaling_factor=factor)
         write_network(folder / kind, kind, network, params)
     write_json(
         folder / TRAINED_FILE,
@@ -63,6 +71,30 @@ def export(
             write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
         write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
     return folder
+
+
+def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPool | None = None) -> Batch:
+    """The pictures whose latents a new autoencoder's scaling factor is to bring to unit size; none for other runs.
+
+    They are drawn once, and kept with the run, so that its export needs no training data.
+
+    Raises:
+        InputError: they have to be drawn from data that cannot be read, or the file is damaged or cannot be written.
+    """
+    if "vae" not in stage_named(config.stage).trains or "vae" not in config.new:
+        return {}
+    file = workdir / PICTURES_FILE
+    if not file.is_file():
+        batch = sample_batch(config, 64, open_sets(config) if sets is None else sets)
+        with replaced(file) as stream:
+            np.savez_compressed(stream, hr=np.asarray(batch["hr"]))
+    try:
+        with np.load(file) as found:
+            return {"hr": found["hr"]}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise InputError(
+            f"{file}: is damaged ({error}), expected pictures; delete it, and they are drawn anew"
+        ) from error
 
 
 def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:

@@ -1,7 +1,9 @@
 """The training loop: save, next batch, step."""
 
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,24 @@ import numpy as np
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
+from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.pipeline import Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.files import read_json, write_json
+from cassr_jax.files import write_json
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.ranges import check
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.training.checkpoint import Checkpoints, origins
-from cassr_jax.training.export import export
+from cassr_jax.training.checkpoint import Checkpoints, Saved, origins
+from cassr_jax.training.export import export, kept_pictures
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import Batch, make_objective
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.processes import check_agreement, claimed_together
+from cassr_jax.training.resume import changes_between, check_permissions, check_same_run, check_stream, log_changes
 from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of, with_schedule
 from cassr_jax.training.signals import watch_signals
 from cassr_jax.training.stages import DISCRIMINATOR
@@ -35,33 +39,58 @@ from cassr_jax.training.step import Step, check_division, make_step
 from cassr_jax.training.summary import parameter_table
 
 CONFIG_FILE = "config.json"
+CHANGES_FILE = "changes.jsonl"
 
 
 def train(
-    config: TrainConfig, workdir: Path, *, export_to: Path | None = None, profile: tuple[int, int] | None = None
+    config: TrainConfig,
+    workdir: Path,
+    *,
+    export_to: Path | None = None,
+    profile: tuple[int, int] | None = None,
+    from_step: int | None = None,
+    allow_changes: Sequence[str] = (),
 ) -> Path:
     """Run or take up `config` in `workdir`; returns the folder of exported weights, `workdir/export`.
 
-    `workdir/config.json` holds the configuration, `workdir/metrics.jsonl` and `workdir/tensorboard` the means of every
-    `log_every` steps, `workdir/previews` the pictures. A run that is done already is exported again.
+    `workdir/config.json` holds the configuration, `workdir/changes.jsonl` what it was before, `workdir/metrics.jsonl`
+    and `workdir/tensorboard` the means of every `log_every` steps, `workdir/previews` the pictures. A run that is done
+    already is exported again.
 
     Args:
         export_to: write the newest checkpoint's weights to this folder instead of training.
         profile: first and last step, of which `workdir/profile` gets a trace.
+        from_step: take up this checkpoint instead of the newest; later ones are set aside.
+        allow_changes: fields of `resume.STREAM` that may differ from those of the run that is taken up.
 
     Raises:
         InputError: a network or an entry of the batches is missing, a field is out of range, `workdir` holds the run of
-            another stage, of other networks or on other frozen weights, a checkpoint cannot be written, or too many
-            updates in a row were not finite.
+            another stage, of other networks, on other frozen weights or on other data, no checkpoint can be read or
+            one cannot be written, or too many updates in a row were not finite.
         Stopped: the process was asked to stop by SIGTERM, SIGINT or SIGHUP; the state is saved.
     """
     # First, since a process that ended by itself would leave the others waiting.
-    asked = {"workdir": str(workdir), "export_to": str(export_to), "profile": profile}
-    check_agreement({"config": to_json(config), **asked})
+    asked = {"workdir": str(workdir), "export_to": str(export_to), "profile": profile, "from_step": from_step}
+    check_agreement({"config": to_json(config), "allow_changes": [*allow_changes], **asked})
     config = with_schedule(config)
     _check(config, workdir)
+    check_permissions(allow_changes)
     with claimed_together(workdir, "train.py"):
-        return _train(config, workdir, export_to, profile)
+        run, state = _set_up(config)
+        with closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, run.account)) as checkpoints:
+            saved = None
+            if checkpoints.latest_step is not None or from_step is not None:
+                saved = checkpoints.restore(state, partial(check_same_run, now=run.account), from_step)
+                state = saved.state
+            folder = export_to or workdir / "export"
+            if export_to is not None and saved is None:
+                raise InputError(f"{workdir}: holds no checkpoint to export")
+            if export_to is None and int(state.step) >= config.num_steps:
+                _say(f"{workdir}: done already, {state.step} of {config.num_steps} steps; exporting again")
+                traced_steps(profile, range(int(state.step), config.num_steps))
+            elif export_to is None:
+                state = _train(run, state, saved, checkpoints, workdir, profile, allow_changes)
+        return export(config, run.networks, state, run.frozen, folder, partial(kept_pictures, config, workdir))
 
 
 @dataclass(frozen=True)
@@ -74,72 +103,102 @@ class _Run:
     prompt_ids: np.ndarray | None
     frozen: Params
     step: Step
+    account: dict[str, Any]  # what its checkpoints say of it
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Where a run's batches come from."""
+
+    run: _Run
     sets: Records | ResidentPool
-    data: Any  # an endless iterator over batches, whose state can be taken and set
+    stream: Any  # an endless iterator over batches, whose state can be taken and set
     pool: Batch | None  # all records on the devices, where they are resident
 
     def next_batch(self) -> tuple[Batch, Batch]:
         """This process's part of a batch, and the batch as it lies on the devices."""
         if self.pool is not None:
             return {}, self.pool
-        batch = next(self.data)
-        return batch, self.placement.place_batch(for_stage(self.config, self.networks, batch))
+        batch = next(self.stream)
+        return batch, self.run.placement.place_batch(for_stage(self.run.config, self.run.networks, batch))
 
 
-def _train(config: TrainConfig, workdir: Path, export_to: Path | None, profile: tuple[int, int] | None) -> Path:
-    run, state, account = _set_up(config)
-    with (
-        watch_signals() as asked_to_stop,
-        closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, account)) as checkpoints,
-    ):
-        if checkpoints.latest_step is not None:
-            _check_same_run(config, workdir / CONFIG_FILE)
-            state, data_state = checkpoints.restore(state)
-            run.data.set_state(data_state)
-        if export_to is not None:
-            if checkpoints.latest_step is None:
-                raise InputError(f"{workdir}: holds no checkpoint to export")
-            return export(config, run.networks, state, run.frozen, export_to, run.sets)
+def _train(
+    run: _Run,
+    state: TrainState,
+    saved: Saved | None,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    profile: tuple[int, int] | None,
+    allow_changes: Sequence[str],
+) -> TrainState:
+    """The state after the last step; where a checkpoint was read, the run goes on from there."""
+    config, start, changes = run.config, int(state.step), []
+    checkpoints.run = run.account | {"contents": fingerprint_sets(config.data.weights())}
+    if saved is not None:
+        changes = changes_between(saved.run, checkpoints.run)
+        check_stream(checkpoints.name(saved.step), changes, allow_changes)
+    with watch_signals() as asked_to_stop, _opened(run) as data:
+        if saved is not None:
+            data.stream.set_state(saved.data)
+            checkpoints.set_aside_after(saved.step)
         if jax.process_index() == 0:
+            log_changes(workdir / CHANGES_FILE, start, changes)
             write_json(workdir / CONFIG_FILE, to_json(config))
-            _introduce(run, state, workdir)
-
-        preview = make_preview(config, run.networks, run.prompt_ids, run.sets) if config.preview_every else None
-        start, compiled = int(state.step), None
+            kept_pictures(config, workdir, data.sets)
+        _say(f"stage {config.stage}" + (f", taken up at step {start}" if start else ""))
+        _say(parameter_table(state.params, run.frozen, state))
+        preview = make_preview(config, run.networks, run.prompt_ids, data.sets) if config.preview_every else None
         traced = traced_steps(profile, range(start, config.num_steps))
         with closing(Monitor(config, workdir, preview, traced)) as monitor:
-            # Save, next batch, step, in this order. A checkpoint holds the state before a step and the data's state
-            # before that step's batch is drawn, so that a run taken up there draws the same batch again. Saved after
-            # the batch was drawn, that batch would be lost; saved while the step runs, its arrays would be overwritten.
-            for step in monitor.steps(start):
-                if step % config.save_every == 0 and step > start:
-                    monitor.settle(state)
-                    checkpoints.save(state, run.data.get_state(), monitor.loss_since_last())
-                checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)
-
-                with monitor.waiting():
-                    batch, placed = run.next_batch()
-
-                if compiled is None:  # ahead of time, so that its work can be counted
-                    traced = run.step.trace(state, run.frozen, placed)
-                    compiled = traced.lower().compile()
-                    monitor.begin(traced_flops(traced.jaxpr.jaxpr) / run.placement.mesh.size)
-                monitor.before_step(state)
-                with jax.transfer_guard("disallow"):
-                    state, metrics = compiled(state, run.frozen, placed)
-                monitor.after_step(step, batch, metrics, state, run.frozen, run.data.skipped)
-                if asked_to_stop(step + 1):
-                    break
-            monitor.settle(state)
-            checkpoints.save(state, run.data.get_state(), monitor.loss_since_last())
+            state = _steps(run, state, data, checkpoints, monitor, asked_to_stop)
         checkpoints.wait()
-        if int(state.step) < config.num_steps:
-            raise Stopped(int(state.step))
-    return export(config, run.networks, state, run.frozen, workdir / "export", run.sets)
+    if int(state.step) < config.num_steps:
+        raise Stopped(int(state.step))
+    return state
 
 
-def _set_up(config: TrainConfig) -> tuple[_Run, TrainState, dict[str, Any]]:
-    """The run, its first state, and what its checkpoints say of it."""
+def _steps(
+    run: _Run,
+    state: TrainState,
+    data: _Data,
+    checkpoints: Checkpoints,
+    monitor: Monitor,
+    asked_to_stop: Callable[[int], bool],
+) -> TrainState:
+    """Save, next batch, step, in this order, until the last step or until the run is asked to stop.
+
+    A checkpoint holds the state before a step and the data's state before that step's batch is drawn, so that a run
+    taken up there draws the same batch again. Saved after the batch was drawn, that batch would be lost; saved while
+    the step runs, its arrays would be overwritten.
+    """
+    config, start, compiled = run.config, int(state.step), None
+    for step in monitor.steps(start):
+        if step % config.save_every == 0 and step > start:
+            monitor.settle(state)
+            checkpoints.save(state, data.stream.get_state(), monitor.loss_since_last())
+        checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)
+
+        with monitor.waiting():
+            batch, placed = data.next_batch()
+
+        if compiled is None:  # ahead of time, so that its work can be counted
+            traced = run.step.trace(state, run.frozen, placed)
+            compiled = traced.lower().compile()
+            monitor.begin(traced_flops(traced.jaxpr.jaxpr) / run.placement.mesh.size)
+        monitor.before_step(state)
+        with jax.transfer_guard("disallow"):
+            state, metrics = compiled(state, run.frozen, placed)
+        monitor.after_step(step, batch, metrics, state, run.frozen, data.stream.skipped)
+        if asked_to_stop(step + 1):
+            break
+    monitor.settle(state)
+    checkpoints.save(state, data.stream.get_state(), monitor.loss_since_last())
+    return state
+
+
+def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
+    """The run and its first state."""
     placement = Placement.of(config.strategy)
     check_division(config, placement)
     networks = build(config)
@@ -156,19 +215,23 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState, dict[str, Any]]:
     objective = make_objective(config, networks.graphdefs, ids)
     state, frozen = new_state(trainable, optimizer, placement), placement.place(frozen)
     step = make_step(objective, optimizer, config, placement, state, frozen)
-    sets = open_sets(config)
-    data = open_data(config, sets)
-    pool = placement.place_whole(for_stage(config, networks, next(data))) if config.data.resident else None
-    return _Run(config, placement, networks, ids, frozen, step, sets, data, pool), state, account
+    return _Run(config, placement, networks, ids, frozen, step, account), state
 
 
-def _introduce(run: _Run, state: TrainState, workdir: Path) -> None:
-    """Say what is trained, from where, and what it takes."""
-    start, steps = int(state.step), run.config.num_steps
-    taken = f", taken up at step {start}" if start else ""
-    print(f"stage {run.config.stage}{taken}", parameter_table(state.params, run.frozen, state), sep="\n", flush=True)
-    if start >= steps:
-        print(f"{workdir}: done already, {start} of {steps} steps; exporting again", flush=True)
+@contextmanager
+def _opened(run: _Run) -> Iterator[_Data]:
+    """The run's data; whatever happens, their worker processes end with the block."""
+    sets = open_sets(run.config)
+    with closing(open_data(run.config, sets)) as stream:
+        pool = None
+        if run.config.data.resident:
+            pool = run.placement.place_whole(for_stage(run.config, run.networks, next(stream)))
+        yield _Data(run, sets, stream, pool)
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
 
 
 def _check(config: TrainConfig, workdir: Path) -> None:
@@ -192,11 +255,3 @@ def _check(config: TrainConfig, workdir: Path) -> None:
         )
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: a file, expected a folder for checkpoints, logs and the export")
-
-
-def _check_same_run(config: TrainConfig, file: Path) -> None:
-    """Refuse to take up a run that trains something else; all other fields may change."""
-    before = read_json(file) if file.is_file() else {}
-    for name, expected in to_json(config).items():
-        if name in ("stage", "new") and before.get(name, expected) != expected:
-            raise InputError(f"{file}: {name} is {before[name]!r}, expected {expected!r}, or another folder")

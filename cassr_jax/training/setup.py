@@ -1,5 +1,6 @@
 """What a run is put together from: its networks, its stream of batches, and what a stage reads of a batch."""
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -103,7 +104,9 @@ def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -
     """`size` examples as the run meets them, of a stream apart from its own, which neither moves nor is waited for."""
     if isinstance(sets, ResidentPool):
         return dict(draw(sets.pool, seed_key(config.seed), size, config.data.crop_size))
-    return next(batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets))
+    stream = batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets)
+    with closing(stream):
+        return next(stream)
 
 
 def read_by(config: TrainConfig, target: str) -> set[str]:

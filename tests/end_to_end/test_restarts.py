@@ -28,7 +28,7 @@ first = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]) / "checkpoints" 
 def open_data(config, sets, made=setup.open_data):
     stream = made(config, sets)
     class Stream:
-        get_state, skipped = stream.get_state, 0
+        get_state, close, skipped = stream.get_state, stream.close, 0
         def __next__(self):
             if first.exists():
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))

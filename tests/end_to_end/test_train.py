@@ -27,7 +27,7 @@ def batches(*args, made=setup.batches, **kwargs):
     stream = made(*args, **kwargs)
     class Stream:
         count = skipped = 0
-        get_state = stream.get_state
+        get_state, close = stream.get_state, stream.close
         def __next__(self):
             self.count += 1
             if self.count == 5:

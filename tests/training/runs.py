@@ -122,7 +122,9 @@ def restore(config: TrainConfig, workdir: Path) -> tuple[TrainState, dict]:
     trainable, _ = partition(build(config).params, config.stage)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     try:
-        return checkpoints.restore(TrainState.create(trainable, make_optimizer(config.optimizer, config.num_steps)))
+        like = TrainState.create(trainable, make_optimizer(config.optimizer, config.num_steps))
+        saved = checkpoints.restore(like)
+        return saved.state, saved.data
     finally:
         checkpoints.close()
 

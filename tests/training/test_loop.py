@@ -14,9 +14,9 @@ import pytest
 
 import cassr_jax
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
-from cassr_jax.config_files import from_json
+from cassr_jax.config_files import from_json, to_json
 from cassr_jax.data.config import DataConfig
-from cassr_jax.data.pipeline import batches
+from cassr_jax.data.pipeline import Batches, batches
 from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_float
@@ -25,7 +25,7 @@ from cassr_jax.models.parameters import abstract, merge, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import loop, monitor, setup
 from cassr_jax.training.checkpoint import Checkpoints
-from cassr_jax.training.export import export
+from cassr_jax.training.export import export, kept_pictures
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, write_random_cascade
@@ -144,7 +144,7 @@ def test_a_new_autoencoder_is_exported_with_a_scaling_factor_for_unit_latents(co
         state,
         {},
         tmp_path / "export",
-        setup.open_sets(config),
+        lambda: setup.sample_batch(config, 64, setup.open_sets(config)),
     )
     vae = Networks().with_read("vae", str(tmp_path / "export" / "vae"), "float32")
     factor = vae.configs["vae"].scaling_factor
@@ -215,6 +215,79 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_
     assert (tmp_path / vae).read_bytes() == (finished / vae).read_bytes()
 
 
+def test_a_change_of_what_the_run_meets_is_refused_unless_it_is_allowed(config, finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    elsewhere = write_pictures(tmp_path / "elsewhere", 6)
+    data = replace(config.data, path=str(elsewhere), sharp_fraction=0.5, prefetch=3)
+    changed = replace(config, data=data, log_every=1)
+    with pytest.raises(InputError) as error:
+        loop.train(changed, workdir, from_step=6, allow_changes=["data.sharp_fraction"])
+    assert "step 6 was trained on another stream of examples: data.path from '" in str(error.value)
+    assert str(error.value).endswith("; expected it as it was, or --allow-change data.path data.contents")
+    assert json.loads((workdir / "config.json").read_text())["data"]["path"] == config.data.path
+    assert steps_of(workdir, config) == [6, 7]
+    loop.train(changed, workdir, from_step=6, allow_changes=["data.path", "data.contents", "data.sharp_fraction"])
+    assert "changed at step 6: data.sharp_fraction from 0.9 to 0.5\n" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (workdir / "changes.jsonl").read_text().splitlines()]
+    expected = {
+        "data.path": (config.data.path, str(elsewhere)),
+        "data.prefetch": (2, 3),
+        "data.sharp_fraction": (0.9, 0.5),
+        "log_every": (2, 1),
+    }
+    assert {
+        line["field"]: (line["before"], line["after"]) for line in lines if line["field"] != "data.contents"
+    } == expected
+    assert {line["step"] for line in lines} == {6}
+    assert json.loads((workdir / "config.json").read_text())["data"]["path"] == str(elsewhere)
+    assert (workdir / "set_aside" / "step_7").is_dir()
+    loop.train(changed, workdir)  # as the newest checkpoint has it by now
+    assert len((workdir / "changes.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_pictures_that_changed_under_their_path_are_noticed(config, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    pictures = shutil.copytree(config.data.path, tmp_path / "pictures")
+    (pictures / "1.png").unlink()
+    moved = replace(config, data=replace(config.data, path=str(pictures)))
+    with pytest.raises(
+        InputError, match=r"data\.contents from '\w{16}' to '\w{16}'; expected it as it was, or --allow-change data\.c"
+    ):
+        loop.train(moved, workdir, from_step=6, allow_changes=("data.path",))
+
+
+def test_an_export_needs_the_checkpoint_alone(config, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(workdir / "export")
+    gone = replace(config, data=replace(config.data, path=str(tmp_path / "gone")))
+    for folder, asked in ((workdir / "export", None), (tmp_path / "other", tmp_path / "other")):
+        assert loop.train(gone, workdir, export_to=asked) == folder
+        file = "vae/diffusion_pytorch_model.safetensors"
+        assert (folder / file).read_bytes() == (finished / "export" / file).read_bytes()
+
+
+def test_the_pictures_of_a_scaling_factor_are_kept_with_the_run(config, tmp_path):
+    new = replace(config, new={"vae": NETWORKS["vae"]})
+    drawn = kept_pictures(new, tmp_path)["hr"]
+    np.testing.assert_array_equal(drawn, next(batches(config.data, batch_size=64, seed=config.seed))["hr"])
+    gone = replace(new, data=replace(config.data, path=str(tmp_path / "gone")))
+    np.testing.assert_array_equal(kept_pictures(gone, tmp_path)["hr"], drawn)
+    assert kept_pictures(config, tmp_path) == {}
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=f"{file.name}: is damaged"):
+        kept_pictures(gone, tmp_path)
+
+
+def test_whatever_happens_the_data_are_closed(config, tmp_path, watch, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Batches, "close", lambda stream, close=Batches.close: closed.append(close(stream)))
+    watch(config, stop=1)
+    with pytest.raises(Interrupted):
+        loop.train(config, tmp_path)
+    assert closed
+
+
 @pytest.mark.parametrize(
     ("asked", "left", "traced", "said"),
     [
@@ -274,7 +347,7 @@ def test_a_run_on_prepared_records_can_be_prolonged(networks, tmp_path, watch):
 def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, finished, tmp_path, watch, capsys):
     """Checkpoints of steps 90, 100 and 110, and a new run that would save 2 and 4."""
     workdir = tmp_path / "run"
-    checkpoints = Checkpoints(workdir, 2)
+    checkpoints = Checkpoints(workdir, 2, run={"config": to_json(config), "frozen": {}})
     state, data = restore(config, finished)
     for step in (90, 100, 110):
         checkpoints.save(replace(state, step=jnp.asarray(step, jnp.int32)), data)
@@ -367,15 +440,11 @@ def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
         loop.train(config, tmp_path / "run")
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["config.json", "checkpoint alone"])
-def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, recorded, monkeypatch):
+def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, monkeypatch):
     workdir = shutil.copytree(finished, tmp_path / "run")
-    if not recorded:
-        (workdir / "config.json").unlink()
     monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
     other = replace(config, new={"vae": replace(NETWORKS["vae"], block_out_channels=(8, 16, 16))})
-    message = r"config\.json: new is \{\}, expected .*, or another folder" if recorded else "step 7 does not fit"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"step 7 is of a run whose new is \{\}, expected .*, or another folder"):
         loop.train(other, workdir)
     assert steps_of(workdir, config) == [6, 7]
 

@@ -1,0 +1,47 @@
+"""What lies in a set at this moment, as one number: the same path may hold other pictures tomorrow."""
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cassr_jax.data.prepared import SUFFIX
+from cassr_jax.errors import InputError
+from cassr_jax.files import files_below
+from cassr_jax.imaging.inputs import READABLE_SUFFIXES
+
+_PART = 1 << 20  # bytes at each end of a file that are looked at; a set may be larger than can be read at every start
+
+
+def fingerprint_sets(paths: Iterable[str | Path]) -> str:
+    """16 hexadecimal digits of the sets' pictures and record files: their names, sizes, beginnings and ends.
+
+    Where the sets lie does not enter it. What else lies beside pictures and records does not either.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for folder in map(Path, paths):
+        files = sorted(path for path in files_below(folder) if _holds_examples(path))
+        with ThreadPoolExecutor() as threads:
+            for path, own in zip(files, threads.map(_fingerprint, files), strict=True):
+                digest.update(f"{path.relative_to(folder).as_posix()}\0{own}\0".encode(errors="surrogateescape"))
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _holds_examples(path: Path) -> bool:
+    return path.suffix.lower() in READABLE_SUFFIXES or SUFFIX in path.name
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_PART))
+            size = file.seek(0, 2)
+            file.seek(max(size - _PART, 0))
+            digest.update(file.read(_PART))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return f"{size} {digest.hexdigest()}"
