@@ -23,7 +23,8 @@ def fingerprint_sets(paths: Iterable[str | Path]) -> str:
     """
     digest = hashlib.sha256()
     for folder in map(Path, paths):
-        files = sorted(path for path in files_below(folder) if _holds_examples(path))
+        # What is missing altogether is named where it is opened.
+        files = sorted(path for path in files_below(folder) if _holds_examples(path)) if folder.is_dir() else []
         with ThreadPoolExecutor() as threads:
             for path, own in zip(files, threads.map(_fingerprint, files), strict=True):
                 digest.update(f"{path.relative_to(folder).as_posix()}\0{own}\0".encode(errors="surrogateescape"))
