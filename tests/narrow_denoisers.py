@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from cassr_jax.diffusion.guidance import guide
 from cassr_jax.models.controlnet import ControlNet
-from cassr_jax.models.denoisers import CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
+from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, ControlNetDenoiser, Denoiser, SCEditDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
 from cassr_jax.models.parameters import Params, abstract, merge, nest, select
 from cassr_jax.models.scedit import CSCTuner, SCEditConfig
@@ -43,7 +43,7 @@ SWITCHES = {
     "no_residuals": GuidanceSwitches(residuals=False),
 }
 ABLATIONS = tuple(name for name in SWITCHES if name != "whole")
-KINDS = ("scedit", "controlnet", "cassr")
+KINDS = {"base": 0, "scedit": 1, "controlnet": 1, "cassr": 2}  # how many images each reads
 
 
 class Given(NamedTuple):
@@ -55,6 +55,10 @@ class Given(NamedTuple):
     reference: np.ndarray  # the same
     timestep: np.ndarray  # (1,): a sampler's, the same for all
     timesteps: np.ndarray  # (2,): training's, each picture's own
+
+    def images(self, kind: str) -> tuple[np.ndarray, ...]:
+        """What a denoiser of that kind reads."""
+        return (self.lq, self.reference)[: KINDS[kind]]
 
 
 def given() -> Given:
@@ -79,6 +83,8 @@ def random_networks() -> Params:
 
 def make_denoiser(kind: str, modules: Mapping[str, Any], switches: GuidanceSwitches = WHOLE) -> Denoiser:
     match kind:
+        case "base":
+            return BaseDenoiser(modules["unet"])
         case "scedit":
             return SCEditDenoiser(modules["unet"], modules["scedit"])
         case "controlnet":
@@ -114,8 +120,7 @@ def run(kind: str, switches: str = "whole") -> dict[str, jax.Array]:
     @jax.jit
     def compute(params: Params, given: Given) -> dict[str, jax.Array]:
         modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
-        images = (given.lq, given.reference) if kind == "cassr" else (given.lq,)
-        return outputs(make_denoiser(kind, modules, SWITCHES[switches]), given, *images)
+        return outputs(make_denoiser(kind, modules, SWITCHES[switches]), given, *given.images(kind))
 
     return compute(random_networks(), given())
 

@@ -32,8 +32,9 @@ def noises() -> np.ndarray:
     return np.stack([jax.random.normal(key, (1, SIZE[0] // 4, SIZE[1] // 4, 4)) for key in keys])
 
 
-def write_cascade(folder: Path) -> Path:
-    return write_random_cascade(folder, schedule=Schedule(timestep_spacing="trailing"), color_fix="wavelet")
+def write_cascade(folder: Path, *, trained: bool = True) -> Path:
+    schedule = Schedule(timestep_spacing="trailing")
+    return write_random_cascade(folder, trained=trained, schedule=schedule, color_fix="wavelet")
 
 
 def restored(folder: Path, kind: str) -> Restoration:
@@ -54,6 +55,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cascade(tmp_path_factory.mktemp("cascade"))
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cascade(tmp_path_factory.mktemp("untrained"), trained=False)
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_both_stages_equal_the_recorded(folder, kind):
     with np.load(GOLDEN) as golden:
@@ -63,6 +69,26 @@ def test_both_stages_equal_the_recorded(folder, kind):
         assert_rounded(restoration.reference, golden[f"{kind}/reference"])
         assert_rounded(restoration.result, golden[f"{kind}/result"])
         assert json.loads(str(golden["settings"])) == [SEED, STEPS, GUIDANCE_SCALE, *SIZE]
+
+
+def test_untrained_stages_equal_recorded_stable_diffusion(untrained):
+    """diffusers' U-Net and nothing beside it, in both stages."""
+    restoration = restored(untrained, "scedit")
+    with np.load(GOLDEN) as golden:
+        assert_rounded(restoration.reference, golden["untrained/reference"])
+        assert_rounded(restoration.result, golden["untrained/result"])
+
+
+@pytest.mark.reference
+def test_untrained_stages_equal_stable_diffusion(untrained):
+    pytest.importorskip("torch")
+    from tests import torch_cascade
+
+    restoration = restored(untrained, "scedit")
+    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=max(SIZE))
+    expected = torch_cascade.run_stable_diffusion(untrained, restoration.bicubic, noises(), sampling)
+    assert_rounded(restoration.reference, expected[0])
+    assert_rounded(restoration.result, expected[1])
 
 
 @pytest.mark.reference

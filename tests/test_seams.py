@@ -12,13 +12,13 @@ from PIL import Image
 
 import cassr_jax
 from cassr_jax.config import SamplingConfig
-from cassr_jax.diffusion.samplers import DDIM, begin
+from cassr_jax.diffusion.samplers import DDIM, advance, begin
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging import tiling
 from cassr_jax.models.parameters import merge
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sampling import Canvas, Inputs, Setting, decode, make_trajectory
+from cassr_jax.sampling import Canvas, Inputs, Setting, condition, decode, denoise, make_trajectory
 from tests.random_cascade import NETWORKS, random_params
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -34,11 +34,15 @@ def decoder() -> Callable[[jax.Array, Canvas | None], np.ndarray]:
         if canvas is None:
             return np.asarray(jax.jit(vae.decode)(latents))
         setting = Setting(canvas, DDIM(), guided=False)
-        noise = jnp.zeros_like(latents)  # without a fusion, the decoder reads none of the inputs
-        inputs = Inputs((), None, noise, noise, make_trajectory(Schedule(), SamplingConfig()), 1.0)
-        return np.asarray(jax.jit(lambda z: decode(vae, None, begin(z), inputs, setting))(latents))
+        return np.asarray(jax.jit(lambda z: decode(vae, None, begin(z), unread(z), setting))(latents))
 
     return run
+
+
+def unread(latents: jax.Array) -> Inputs:
+    """Inputs for the decoder, which reads none of them without a fusion."""
+    trajectory = make_trajectory(Schedule(), SamplingConfig())
+    return Inputs((), None, jnp.zeros_like(latents), jnp.zeros((2, 1, 1)), trajectory, np.float32(1))
 
 
 def smooth(rng: np.random.Generator) -> np.ndarray:
@@ -60,6 +64,46 @@ def test_decoded_tiles_fit_whatever_is_in_them(decoder, kind: Callable[[np.rando
     assert np.abs(difference).mean() * 127.5 < 0.5
 
 
+class Pointwise:
+    """A denoiser whose prediction at a place depends on nothing but what is given there."""
+
+    def embed_text(self, encoder_hidden_states: jax.Array) -> jax.Array:
+        return encoder_hidden_states.mean((1, 2))[:, None, None, None]
+
+    def embed_images(self, image: jax.Array) -> jax.Array:
+        return image[:, ::4, ::4].mean(-1, keepdims=True)
+
+    def embed_time(self, timesteps: jax.Array) -> jax.Array:
+        return timesteps[:, None, None, None] / 1000
+
+    def __call__(self, latents: jax.Array, temb: jax.Array, text: jax.Array, hints: jax.Array) -> jax.Array:
+        hints = jnp.concatenate([hints] * (len(latents) // len(hints)))
+        return jnp.sin(3 * latents * text) * hints + temb
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_tiles_are_denoised_as_the_whole_is(at_once: int, guided: bool):
+    """Every tile with its own hints, the negative prompt's prediction apart from the prompt's."""
+    rng = np.random.default_rng(0)
+    image, noise = (jnp.asarray(rng.normal(size=(1, *size)), jnp.float32) for size in ((48, 64, 3), (12, 16, 4)))
+    prompts = jnp.asarray([[[0.3, 0.5]], [[1.0, 1.4]]], jnp.float32)
+    canvas = Canvas(tiling.grid(12, 16, 8, 2), 4, at_once)
+    assert canvas.tiles.count == 6
+    trajectory = make_trajectory(Schedule(), SamplingConfig(num_steps=2, sampler="ddim"))
+    inputs = Inputs((image,), None, noise, prompts, trajectory, np.float32(2.5))
+    setting, denoiser, carry = Setting(canvas, DDIM(), guided), Pointwise(), begin(noise)
+    found = denoise(denoiser, condition(denoiser, inputs, setting), carry, inputs, 0, 2, setting)
+
+    def predict(x: jax.Array, step: jax.Array) -> jax.Array:
+        hints, temb = denoiser.embed_images(image), jnp.asarray(trajectory.timesteps)[step] / 1000
+        negative, positive = (denoiser(x, temb, text, hints) for text in (0.4, 1.2))
+        return 2.5 * positive - 1.5 * negative if guided else positive
+
+    expected = advance(predict, DDIM(), trajectory, carry, 0, 2)
+    np.testing.assert_allclose(found.latents, expected.latents, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("picture", ["gradient", "bridge"])
 def test_the_embedded_decoder_shows_no_tile_border(picture: str):
@@ -79,12 +123,8 @@ def test_the_embedded_decoder_shows_no_tile_border(picture: str):
     vae: AutoencoderKL = merge_all(cassr.networks.graphdefs, cassr.networks.params)["vae"]
     latents = jax.jit(vae.encode)((rgb / 127.5 - 1)[None].astype(np.float32))
     whole = np.asarray(jax.jit(vae.decode)(latents))[0] * 127.5
-    in_tiles = (
-        np.asarray(
-            cassr._programs._decode(cassr.networks.params, begin(latents), Setting(canvas, DDIM(), guided=False))
-        )[0]
-        * 127.5
-    )
+    setting, params = Setting(canvas, DDIM(), guided=False), cassr.networks.params
+    in_tiles = np.asarray(cassr._programs._decode(params, begin(latents), unread(latents), setting))[0] * 127.5
     for axis, starts in ((0, tiles.tops), (1, tiles.lefts)):
         other = (1 - axis, 2)
         steps = np.abs(np.diff((in_tiles - whole).mean(1 - axis), axis=0))

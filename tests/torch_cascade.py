@@ -20,7 +20,14 @@ from torch.nn import functional as F
 from tests.golden.make_color import torch_wavelet
 from tests.random_cascade import NETWORKS, UNET
 from tests.references import CSCTuner
-from tests.torch_denoisers import guided, multiple_attention, predict_cassr, predict_controlnet, predict_scedit
+from tests.torch_denoisers import (
+    guided,
+    multiple_attention,
+    predict_base,
+    predict_cassr,
+    predict_controlnet,
+    predict_scedit,
+)
 
 Tensor = torch.Tensor
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -68,6 +75,10 @@ class TorchCascade:
     ) -> np.ndarray:
         predict = partial(predict_cassr, self.unet, self.controlnet, self.attention)
         return self._sample(predict, [bicubic, reference], start, noise, sampling)
+
+    def stable_diffusion(self, start: np.ndarray, noise: np.ndarray, sampling: Sampling) -> np.ndarray:
+        """diffusers' U-Net and nothing beside it, with the colours of `start`."""
+        return self._sample(partial(predict_base, self.unet), [start], start, noise, sampling)
 
     @torch.no_grad()
     def _sample(
@@ -130,3 +141,8 @@ def run(folder: Path, kind: str, bicubic: np.ndarray, noises: np.ndarray, start:
     given = rounded(reference)
     first = {"lq": bicubic, "reference": given}[start]
     return reference, cascade.second_stage(bicubic, given, first, noises[1], sampling)
+
+
+def run_stable_diffusion(folder: Path, bicubic: np.ndarray, noises: np.ndarray, sampling: Sampling) -> list[np.ndarray]:
+    """What an untrained cascade makes in its two stages, each started from the enlarged picture; as `run`."""
+    return [TorchCascade(folder).stable_diffusion(bicubic, noise, sampling) for noise in noises]

@@ -139,6 +139,12 @@ def controlled(unet: UNet2DConditionModel, call: tuple[Tensor, ...], residuals: 
 
 
 @torch.no_grad()
+def predict_base(unet: UNet2DConditionModel, *call: Tensor) -> Tensor:
+    """`call`: latents, timesteps, text. Images that follow are not read."""
+    return unet(*call[:3]).sample
+
+
+@torch.no_grad()
 def predict_scedit(unet: UNet2DConditionModel, tuner: CSCTuner, *call: Tensor) -> Tensor:
     """`call`: latents, timesteps, text, image."""
     *call, image = call
@@ -184,11 +190,14 @@ def guided(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
 
 def run(kind: str, switches: str = "whole") -> Arrays:
     """As `narrow_denoisers.run`."""
+    predict: Any
     net = randomise(unet(CONFIG), SEEDS["unet"])
     control = randomise(controlnet(CONFIG, narrow.CONTROLNET), SEEDS["controlnet"])
-    if kind == "scedit":
+    if kind == "base":
+        networks, predict = (net,), predict_base
+    elif kind == "scedit":
         networks = net, randomise(CSCTuner(CONFIG, narrow.SCEDIT), SEEDS["scedit"])
-        predict: Any = predict_scedit
+        predict = predict_scedit
     elif kind == "controlnet":
         networks, predict = (net, control), predict_controlnet
     else:
@@ -198,7 +207,7 @@ def run(kind: str, switches: str = "whole") -> Arrays:
 
     x = given()
     latents, context = nchw(x.latents).double(), torch.from_numpy(x.context).double()
-    images = [nchw(image).double() for image in ((x.lq, x.reference) if kind == "cassr" else (x.lq,))]
+    images = [nchw(image).double() for image in x.images(kind)]
     timestep, timesteps = torch.from_numpy(x.timestep), torch.from_numpy(x.timesteps)
     negative, positive = (predict(*networks, latents, timestep, text, *images) for text in context.chunk(2))
     return {

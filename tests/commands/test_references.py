@@ -16,8 +16,10 @@ from cassr_jax.commands import references as command
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import PreparedSource, count_records
+from cassr_jax.imaging.pixels import to_uint8
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.seeds import seed_key
 from cassr_jax.training import references
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
@@ -104,6 +106,20 @@ def test_records_are_the_streams_pictures_with_latents_and_references(folder, ma
                 index += 1
     assert index == 5
     assert len({record["reference"].tobytes() for record in source}) == 5
+
+
+def test_every_batch_has_noise_of_its_own(folder, tmp_path, monkeypatch):
+    """Seen through a first stage whose reference is three channels of its noise."""
+
+    def make_maker(*_):
+        return lambda modules, batch: {"reference": batch["noise"][..., :3]}
+
+    monkeypatch.setattr(references, "make_maker", make_maker)
+    assert make(folder, tmp_path) == 0
+    keys = [jax.random.fold_in(seed_key(SEED), number) for number in range(3)]
+    noise = jnp.concatenate([jax.random.normal(key, (BATCH, SIDE // 4, SIDE // 4, 4)) for key in keys])
+    found = [record["reference"] for record in PreparedSource(tmp_path)]
+    np.testing.assert_array_equal(found, to_uint8(noise[:5, ..., :3]))
 
 
 def test_a_batch_of_them_is_what_the_second_stage_reads(made):

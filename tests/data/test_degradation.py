@@ -91,6 +91,16 @@ def test_moments_of_poisson_noise(gray):
     assert correlation > 0.9999 if gray else abs(correlation) < 0.03
 
 
+def test_gray_poisson_noise_is_that_of_the_luma():
+    """On a ramp in red alone, whose luma is 0.2989 of it and what green and blue hold."""
+    red = np.linspace(0.2, 0.7, 40, dtype=np.float32)
+    image = np.tile(np.stack([red, np.full_like(red, 0.3), np.full_like(red, 0.3)], axis=-1), (4000, 1, 1))
+    luma = np.rint((0.2989 * red + (0.587 + 0.114) * 0.3) * 255)
+    assert 32 < len(np.unique(luma)) <= 64
+    noise = add_poisson_noise(np.random.default_rng(0), image, 0.5, gray=True) - image
+    np.testing.assert_allclose(noise[..., 0].std(axis=0), 0.5 * np.sqrt(luma / 255 / 64), rtol=0.05)
+
+
 def test_noise_stays_in_range():
     image = unit(picture(48, seed=0))
     for noisy in (

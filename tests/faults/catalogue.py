@@ -1,20 +1,10 @@
 """Faults that a careful person could make, and the tests that must fail for each."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
-
-class Fault(NamedTuple):
-    file: str  # below the repository's root
-    text: str  # occurs in it once
-    faulty: str  # what stands in its place
-    tests: tuple[str, ...]
-
-
-def faults(file: str, tests: Sequence[str], *changes: tuple[str, str]) -> list[Fault]:
-    """Several faults in one file that the same tests must catch."""
-    return [Fault(file, text, faulty, tuple(tests)) for text, faulty in changes]
-
+from tests.faults.data import DATA
+from tests.faults.fault import faults
+from tests.faults.inference import INFERENCE
+from tests.faults.training import TRAINING
+from tests.faults.weights import WEIGHTS
 
 CASSR = ("tests/models/test_denoisers.py::test_predictions_equal_the_recorded[cassr]",)
 NO_REFERENCE = ("tests/models/test_denoisers.py::test_each_ablation_equals_the_recorded[no_reference_attention]",)
@@ -59,6 +49,10 @@ FAULTS = [
         ("tests/test_schedules.py",),
         ('and "unet" not in config.new', ""),
     ),
+    *INFERENCE,
+    *TRAINING,
+    *DATA,
+    *WEIGHTS,
     *faults(
         "cassr_jax/models/denoisers.py",
         CASSR,

@@ -21,7 +21,10 @@ def main() -> None:
     arrays = {"bicubic": bicubic, "noises": noises()}
     sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=max(SIZE))
     with tempfile.TemporaryDirectory() as name:
-        folder = write_cascade(Path(name))
+        untrained = write_cascade(Path(name) / "untrained", trained=False)
+        made = torch_cascade.run_stable_diffusion(untrained, bicubic, arrays["noises"], sampling)
+        arrays |= {f"untrained/{n}": x.astype(np.float32) for n, x in zip(("reference", "result"), made, strict=True)}
+        folder = write_cascade(Path(name) / "trained")
         for kind, start in CASES.items():
             reference, result = torch_cascade.run(folder, kind, bicubic, arrays["noises"], start, sampling)
             arrays |= {f"{kind}/reference": reference.astype(np.float32), f"{kind}/result": result.astype(np.float32)}

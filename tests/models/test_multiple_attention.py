@@ -14,20 +14,21 @@ import optax
 import pytest
 
 from cassr_jax.models.controlnet import ControlNet, ControlNetOutput
-from cassr_jax.models.denoisers import BaseDenoiser, CasSRDenoiser, Denoiser
+from cassr_jax.models.denoisers import Denoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract, initialise, merge, nest, select
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.weights.convert import from_torch
 from tests import narrow, narrow_denoisers
-from tests.narrow_denoisers import KINDS, WHOLE, Given, make_denoiser, predict
+from tests.narrow_denoisers import KINDS, Given, make_denoiser, predict
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "denoisers.npz"
 FACTORIES = narrow_denoisers.FACTORIES
 GRAPHDEFS = {name: abstract(factory)[0] for name, factory in FACTORIES.items()}
 
 
 def test_weights_have_the_described_names_and_shapes():
-    with np.load(Path(__file__).parents[1] / "golden" / "denoisers.npz") as golden:
+    with np.load(GOLDEN) as golden:
         described = json.loads(str(golden["shapes"]))
     _, shapes = abstract(FACTORIES["multiple_attention"])
     from_torch({key: np.empty(shape, np.float32) for key, shape in described.items()}, shapes)  # raises otherwise
@@ -57,16 +58,22 @@ class AfterZeroConvolutions:
         return output._replace(features=output.residuals)
 
 
-def cassr(modules: Mapping[str, Any], switches: GuidanceSwitches = WHOLE) -> Denoiser:
-    return make_denoiser("cassr", modules, switches)
+def denoise(
+    params: Params, given: Given, kind: str, make: Callable[[Mapping[str, Any]], Denoiser] | None = None
+) -> jax.Array:
+    """The prediction, each picture at its own timestep, of a denoiser of that kind, by default the plain one."""
+    make = make or partial(make_denoiser, kind)
+    modules = {name: merge(GRAPHDEFS[name], select(params, name)) for name in GRAPHDEFS}
+    images = given.images(kind)
+    return predict(make(modules), given.latents, given.timesteps, given.context[1:3], *images)
 
 
-def denoise(params: Params, given: Given, make: Callable[[Mapping[str, Any]], Denoiser]) -> jax.Array:
-    """The prediction, each picture at its own timestep, of a denoiser made from the modules of all networks."""
-    denoiser = make({name: merge(GRAPHDEFS[name], select(params, name)) for name in GRAPHDEFS})
-    number = {BaseDenoiser: 0, CasSRDenoiser: 2}.get(type(denoiser), 1)
-    images = (given.lq, given.reference)[:number]
-    return predict(denoiser, given.latents, given.timesteps, given.context[:2], *images)
+def stable_diffusion(params: Params, given: Given) -> jax.Array:
+    """The same of the U-Net alone, called as it is."""
+    unet = merge(GRAPHDEFS["unet"], select(params, "unet"))
+    temb, text = unet.embed_time(jnp.asarray(given.timesteps)), unet.text_key_values(jnp.asarray(given.context[1:3]))
+    h, skips = unet.encode(jnp.asarray(given.latents), temb, text)
+    return unet.decode(h, skips, temb, text)
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +101,19 @@ def _encoder(name: str, params: Params) -> bool:
 
 def test_untrained_denoisers_are_stable_diffusion_bit_for_bit(untrained, given):
     # Operation by operation: compiled as a whole, XLA fuses the programs differently, and their last bits with it.
-    alone = denoise(untrained, given, lambda modules: BaseDenoiser(modules["unet"]))
-    assert np.std(alone) > 0.1
+    alone = stable_diffusion(untrained, given)
+    with np.load(GOLDEN) as golden:
+        assert narrow.relative_l2(alone, golden["base.whole/training"]) <= 1e-5  # diffusers' own U-Net
     for kind in KINDS:
-        np.testing.assert_array_equal(denoise(untrained, given, partial(make_denoiser, kind)), alone)
+        np.testing.assert_array_equal(denoise(untrained, given, kind), alone)
 
 
 class TestGradient:
     """What moves on which step. Everything must move in the end, or a part of the network would never train."""
 
-    def gradients(self, params: Params, given: Given, trainable: tuple[str, ...], steps: int, make: Any = cassr):
+    def gradients(
+        self, params: Params, given: Given, trainable: tuple[str, ...], steps: int, kind: str, make: Any = None
+    ):
         target = np.random.default_rng(3).normal(size=given.latents.shape).astype(np.float32)
         trained = {name: value for name, value in params.items() if name.startswith(trainable)}
         frozen = {name: value for name, value in params.items() if name not in trained}
@@ -112,7 +122,7 @@ class TestGradient:
         @jax.jit
         def step(trained, state, frozen):
             def loss(trained):
-                return jnp.mean(jnp.square(denoise(frozen | trained, given, make) - target))
+                return jnp.mean(jnp.square(denoise(frozen | trained, given, kind, make) - target))
 
             gradient = jax.grad(loss)(trained)
             updates, state = optimizer.update(gradient, state)
@@ -126,7 +136,7 @@ class TestGradient:
         return set(trained), result
 
     def test_guidance(self, untrained, given):
-        trained, steps = self.gradients(untrained, given, ("controlnet.", "multiple_attention."), 3)
+        trained, steps = self.gradients(untrained, given, ("controlnet.", "multiple_attention."), 3, "cassr")
         # Step 1: the zero layers that the loss sees. Their zeros hide all that lies behind them.
         first = {name for name in trained if name.startswith("controlnet.controlnet_") and "cond_embedding" not in name}
         first |= {name for name in trained if ".attn.to_out.0." in name}
@@ -138,7 +148,7 @@ class TestGradient:
         assert steps[2] == trained
 
     def test_tuner(self, untrained, given):
-        trained, steps = self.gradients(untrained, given, ("scedit.",), 2, partial(make_denoiser, "scedit"))
+        trained, steps = self.gradients(untrained, given, ("scedit.",), 2, "scedit")
         # Step 1: the tuners' last layers, the first dense hint, and of the others, fed with zeros, the biases.
         first = {name for name in trained if ".ln2." in name or ".dense_hint_blocks.0." in name}
         first |= {name for name in trained if ".dense_hint_blocks." in name and name.endswith(".bias")}
@@ -150,7 +160,7 @@ class TestGradient:
 
         def trapped(modules: Mapping[str, Any]) -> Denoiser:
             controlnet = AfterZeroConvolutions(modules["controlnet"])
-            return cassr({**modules, "controlnet": controlnet}, GuidanceSwitches(residuals=False))
+            return make_denoiser("cassr", {**modules, "controlnet": controlnet}, GuidanceSwitches(residuals=False))
 
-        _, steps = self.gradients(untrained, given, ("multiple_attention.",), 1, trapped)
+        _, steps = self.gradients(untrained, given, ("multiple_attention.",), 1, "cassr", trapped)
         assert not {name for name in steps[0] if name.endswith("to_out.0.kernel")}

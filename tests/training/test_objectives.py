@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+from collections import defaultdict
 from dataclasses import replace
+from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,7 @@ from cassr_jax.models.parameters import Params, merge, nest, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import objectives
 from cassr_jax.training.objectives import Objective
+from cassr_jax.training.stages import denoiser_and_pictures
 from tests.training.runs import STAGES, configure, example_keys, make_batch, objective_and_params
 
 # What moves in the first update of a new network; everything else waits for these.
@@ -89,6 +92,25 @@ def test_the_gradient_reaches_every_trained_parameter_and_no_other(stage, starts
         assert moved[2] == set(params)
     else:
         assert moved[0] == set(params)
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [
+        ("base", ()),
+        ("scedit", ("lq",)),
+        ("controlnet", ("lq",)),
+        ("cassr", ("lq", "reference")),
+        ("fusion", ("lq", "reference")),
+    ],
+)
+def test_a_denoiser_reads_the_pictures_that_it_samples_with(stage, names, networks):
+    """In the order of its own parameters, where it reads more than one."""
+    batch = {name: object() for name in ("hr", "lq", "reference")}
+    denoiser, pictures = denoiser_and_pictures(configure(stage, networks), defaultdict(object), batch)
+    assert pictures == tuple(batch[name] for name in names)
+    if len(names) > 1:
+        assert tuple(signature(denoiser.embed_images).parameters) == names
 
 
 def on_device(batch: dict) -> dict:

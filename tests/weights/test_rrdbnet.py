@@ -17,7 +17,7 @@ from tests.random_weights import random_state_dict
 from tests.weights.published import load_weights, torch_state
 from tests.weights.test_ncnn import write_ncnn
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "rrdbnet.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "ncnn.npz"
 CONFIG = RRDBNetConfig(num_feat=6, num_block=2, num_grow_ch=3)
 
 
@@ -217,46 +217,54 @@ def test_package_of_another_version(tmp_path, monkeypatch):
         load_rrdbnet("realesrgan-x4plus")
 
 
-@pytest.fixture(scope="module")
-def realesrgan() -> tuple[RRDBNetConfig, dict[str, np.ndarray]]:
-    return load_rrdbnet("realesrgan-x4plus")
+PUBLISHED = {
+    "realesrgan-x4plus": (RRDBNetConfig(), 16_697_987),
+    "realesrgan-x4plus-anime": (RRDBNetConfig(num_block=6), 4_467_779),
+}
 
 
 @pytest.fixture(scope="module")
-def photo() -> np.ndarray:
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def photo(golden) -> np.ndarray:
     """A crop of a photograph, (32, 32, 3) in [0, 1]."""
-    with np.load(GOLDEN) as golden:
-        return golden["crop"].astype(np.float32) / 255
+    return golden["crop"].astype(np.float32) / 255
 
 
 @pytest.fixture(scope="module")
-def upscaled(realesrgan, photo) -> np.ndarray:
-    """What Real-ESRGAN makes of it here, (128, 128, 3)."""
-    config, params = realesrgan
-    graphdef, _ = abstract(lambda rngs: RRDBNet(config, rngs=rngs))
-    return np.asarray(jax.jit(lambda params, images: merge(graphdef, params)(images))(params, photo[None])[0])
+def upscaled(photo) -> dict[str, np.ndarray]:
+    """What the packaged networks make of it here, (128, 128, 3) each."""
+    made = {}
+    for name in PUBLISHED:
+        config, params = load_rrdbnet(name)
+        graphdef, _ = abstract(lambda rngs, config=config: RRDBNet(config, rngs=rngs))
+        network = jax.jit(lambda params, images, graphdef=graphdef: merge(graphdef, params)(images))
+        made[name] = np.asarray(network(params, photo[None])[0])
+    return made
 
 
-def test_realesrgan_equals_recorded_torch(realesrgan, photo, upscaled):
-    config, params = realesrgan
-    assert config == RRDBNetConfig()
-    assert sum(value.size for value in params.values()) == 16_697_987
-    with np.load(GOLDEN) as golden:
-        np.testing.assert_allclose(upscaled[1::4, 2::4], golden["realesrgan"], atol=1e-5)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_packaged_networks_are_the_published_ones(name):
+    config, params = load_rrdbnet(name)
+    assert (config, sum(value.size for value in params.values())) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_packaged_networks_equal_recorded_ncnn(golden, photo, upscaled, name):
+    """ncnn reads the same files by itself; its order of summing differs."""
+    np.testing.assert_allclose(upscaled[name][1::4, 2::4], golden[name], atol=1e-5)
     # It is the photograph, sharper: its 4x4 means are near the input.
-    assert np.abs(upscaled.reshape(32, 4, 32, 4, 3).mean((1, 3)) - photo).mean() < 0.05
+    assert np.abs(upscaled[name].reshape(32, 4, 32, 4, 3).mean((1, 3)) - photo).mean() < 0.05
 
 
 @pytest.mark.reference
-def test_realesrgan_equals_torch(realesrgan, photo, upscaled):
-    pytest.importorskip("torch")
-    from tests.golden.make_rrdbnet import torch_rrdbnet
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_packaged_networks_equal_ncnn(photo, upscaled, name):
+    pytest.importorskip("ncnn")
+    from tests.golden.make_ncnn import run_ncnn
 
-    expected = torch_rrdbnet(torch_state(realesrgan[1]), photo[None])[0]
-    np.testing.assert_allclose(upscaled, expected, atol=1e-5)
-
-
-def test_anime_variant():
-    config, params = load_rrdbnet("realesrgan-x4plus-anime")
-    assert config == RRDBNetConfig(num_block=6)
-    assert sum(value.size for value in params.values()) == 4_467_779
+    np.testing.assert_allclose(upscaled[name], run_ncnn(name, photo), atol=1e-5)

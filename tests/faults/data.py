@@ -1,0 +1,102 @@
+"""Faults in the degradation, in which crops a run sees, and in their order."""
+
+from tests.faults.fault import faults
+
+DEGRADATION = "tests/data/test_degradation.py::"
+PIPELINE = "tests/data/test_pipeline.py::"
+
+DATA = [
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_moments_of_gaussian_noise",),
+        ("np.float32(sigma / 255.0)", "np.float32(sigma / 256.0 * 1.1)"),
+        ("1 if gray else 3)", "3 if gray else 1)"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_moments_of_poisson_noise",),
+        ("photons = 2.0 ** np.ceil(np.log2(used))", "photons = 256.0"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_gray_poisson_noise_is_that_of_the_luma",),
+        ("[[0.2989], [0.587], [0.114]]", "[[0.114], [0.587], [0.2989]]"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_compression_halves_the_colours_resolution",),
+        ("cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420", "cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (
+            DEGRADATION + "test_blur_and_sharpening_equal_basicsr",
+            DEGRADATION + "test_sharpening_leaves_a_soft_picture_as_it_is",
+        ),
+        ("return soft * sharp + (1.0 - soft) * image", "return sharp"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_blur_is_the_sum_over_a_reflected_border",),
+        ("cv2.BORDER_REFLECT_101", "cv2.BORDER_REFLECT"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_other_seeds_give_other_pictures_and_the_target_is_sharpened_where_the_preset_says_so",),
+        ("        hr = to_uint8(clean)\n", ""),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_the_means_are_those_of_the_published_program",),
+        ("out = _resize_randomly(rng, out, second, small)", "out = _resize_randomly(rng, out, first, small)"),
+        ("out = _blur_randomly(rng, out, second)", "out = _blur_randomly(rng, clean, second)"),
+        ("    if not compress_last:\n", "    if compress_last:\n"),
+        ("    if rng.random() < preset.final_sinc_prob:\n        out = blur(out, draw_final_sinc(rng))\n", ""),
+        ("out = _resize_randomly(rng, out, first, (height, width))", "out = _resize_randomly(rng, out, first, small)"),
+    ),
+    *faults(
+        "cassr_jax/data/kernels.py",
+        ("tests/data/test_kernels.py",),
+        ("(cos * y - sin * x) / sigma_y", "(cos * y + sin * x) / sigma_y"),
+        (
+            "return rng.uniform(low, 1.0) if rng.random() < 0.5 else rng.uniform(1.0, high)",
+            "return rng.uniform(low, high)",
+        ),
+        ("math.pi / 3 if size < 13 else math.pi / 5", "math.pi / 5 if size < 13 else math.pi / 3"),
+    ),
+    *faults(
+        "cassr_jax/data/pipeline.py",
+        (PIPELINE + "test_a_stream_taken_up_from_its_state_goes_on_as_if_uninterrupted",),
+        ("own = stream[examples:].batch", "own = stream.batch"),
+        ("self._examples += self._whole", "self._examples += 1"),
+    ),
+    *faults(
+        "cassr_jax/data/pipeline.py",
+        (PIPELINE + "test_processes_share_the_one_stream",),
+        ("[process_index::process_count]", "[process_index:]"),
+        ("Batches(open_at, batch_size * process_count)", "Batches(open_at, batch_size)"),
+    ),
+    *faults(
+        "cassr_jax/data/pipeline.py",
+        (PIPELINE + "test_every_epoch_visits_every_picture_in_another_order",),
+        (".shuffle().repeat(_ENDLESS)", ".shuffle().repeat(_ENDLESS, reseed_each_epoch=False)"),
+        (".seed(seed).shuffle()", ".seed(seed)"),
+    ),
+    *faults(
+        "cassr_jax/data/pipeline.py",
+        (PIPELINE + "test_a_mixture_has_its_shares_and_visits_each_set_as_a_whole",),
+        ("list(weights.values()))", "list(weights.values())[::-1])"),
+    ),
+    *faults(
+        "cassr_jax/data/crops.py",
+        ("tests/data/test_crops.py",),
+        ("choose_sharp = rng.random() < sharp", "choose_sharp = rng.random() > sharp"),
+        ("np.maximum(sums(squares) / size**2 - mean**2, 0.0)", "np.maximum(sums(squares) / size**2 - mean, 0.0)"),
+    ),
+    *faults(
+        "cassr_jax/data/resident.py",
+        ("tests/data/test_resident.py",),
+        ("corners = step * jax", "corners = jax"),
+        ("turn & 4, image.swapaxes(0, 1)", "turn & 2, image.swapaxes(0, 1)"),
+    ),
+]

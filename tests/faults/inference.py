@@ -1,0 +1,107 @@
+"""Faults in how the cascade runs its stages: starts, prompts, noise, tiles, blending, and in what it is measured by."""
+
+from tests.faults.fault import faults
+
+CASCADE = (
+    "tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[scedit]",
+    "tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[controlnet]",
+)
+SEVERAL_TILES = ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",)
+
+INFERENCE = [
+    *faults(
+        "cassr_jax/cascade.py",
+        CASCADE,
+        ('jax.random.fold_in(seed_key(chosen.seed), stage == "result")', "seed_key(chosen.seed)"),
+        ('{"lq": lq, "reference": guide, "noise": None}', '{"lq": guide, "reference": lq, "noise": None}'),
+        ("self._second_stage, sampling, (lq, guide), start", "self._second_stage, sampling, (guide, lq), start"),
+        (
+            "prompts = (sampling.negative_prompt, sampling.prompt)\n        if",
+            "prompts = (sampling.prompt, sampling.negative_prompt)\n        if",
+        ),
+        ('mode="edge")', 'mode="constant")'),
+        ("COLOR_FIXES[color_fix](made, lq)[0]", "COLOR_FIXES[color_fix](lq, made)[0]"),
+        (
+            "chosen.of_first_stage(self.cassr.config.activation_sampling)",
+            "chosen.of_second_stage(self.cassr.config.sampling)",
+        ),
+    ),
+    *faults(
+        "cassr_jax/imaging/pixels.py",
+        ("tests/test_cascade.py::test_the_reference_has_its_share_in_the_result",),
+        ("share * to_float(a) + (1 - share) * to_float(b)", "(1 - share) * to_float(a) + share * to_float(b)"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/test_cascade.py::test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed",),
+        (
+            "2 * stages.enlarge(module(kind, params), (lr + 1) / 2, canvas) - 1",
+            "2 * stages.enlarge(module(kind, params), lr, canvas) - 1",
+        ),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        CASCADE,
+        ("negative, positive = jnp.split(both, 2)", "positive, negative = jnp.split(both, 2)"),
+        ("dynamic_index_in_dim(table, step, keepdims=True)", "dynamic_index_in_dim(table, 0, keepdims=True)"),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        ("tests/test_cascade.py::test_the_weaker_the_start_the_nearer_the_reference_passed_through_the_autoencoder",),
+        (
+            "max(round(sampling.strength * last), sampling.num_steps)",
+            "max(round((1 - sampling.strength) * last), sampling.num_steps)",
+        ),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        SEVERAL_TILES,
+        ("jnp.repeat(prompts, at_once, axis=0)", "jnp.concatenate([prompts] * at_once)"),
+        (
+            "cuts = (tiling.gather(x, canvas.tiles), conditions.hints)",
+            "cuts = (tiling.gather(x, canvas.tiles), jax.tree.map(lambda h: h[::-1], conditions.hints))",
+        ),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        ("tests/test_seams.py::test_decoded_tiles_fit_whatever_is_in_them",),
+        (
+            "        with given(cut[1]):\n            return decode_tiles(cut[0])\n",
+            "        return decode_tiles(cut[0])\n",
+        ),
+    ),
+    *faults(
+        "cassr_jax/diffusion/samplers.py",
+        CASCADE,
+        ("trajectory.signal[0] * x0.astype(jnp.float32) + trajectory", "x0.astype(jnp.float32) + trajectory"),
+    ),
+    *faults(
+        "cassr_jax/diffusion/samplers.py",
+        ("tests/diffusion/test_samplers.py::test_trajectory_equals_the_recorded_one",),
+        (
+            "following = index - schedule.timestep_range(first_timestep) // num_steps",
+            "following = np.append(index[1:], -1)",
+        ),
+        ("b1 = -1 / h - 1 / b_h", "b1 = -1 / h + 1 / b_h"),
+        ("corrected * p.keep + x0 * p.new", "carry.latents * p.keep + x0 * p.new"),
+    ),
+    *faults(
+        "cassr_jax/diffusion/schedule.py",
+        ("tests/diffusion/test_schedule.py",),
+        ("start**0.5, end**0.5, length) ** 2", "start, end, length)"),
+        ("(x_t - noise_level * output) / signal", "(x_t - noise_level * output) * signal"),
+        ("signal * noise.astype(jnp.float32) - noise_level", "noise_level * noise.astype(jnp.float32) - signal"),
+    ),
+    *faults(
+        "cassr_jax/models/fusion.py",
+        ("tests/models/test_fusion.py",),
+        ("return x + jnp.asarray(weight, x.dtype) * added", "return x + added"),
+        ("[features[level] for features in guides]", "[features[level] for features in guides[::-1]]"),
+    ),
+    *faults(
+        "cassr_jax/evaluation/frechet.py",
+        ("tests/evaluation/test_frechet.py",),
+        ("np.sqrt(len(z) - 1)", "np.sqrt(len(z))"),
+        ("np.square(y).sum() - 2 * cross", "np.square(y).sum() - cross"),
+    ),
+]

@@ -1,0 +1,58 @@
+"""Faults in how weights are turned and named."""
+
+from tests.faults.fault import faults
+
+LOADING = "tests/weights/test_loading.py::"
+UNET = ("tests/models/test_unet.py::test_equals_recorded_diffusers",)
+NAMES = ("tests/weights/test_original.py",)
+
+WEIGHTS = [
+    *faults(
+        "cassr_jax/weights/convert.py",
+        UNET,
+        ("return array.transpose(2, 3, 1, 0)", "return array.transpose(3, 2, 1, 0)"),
+        ("if array.ndim == 4 else array.T\n\n\ndef to_torch", "if array.ndim == 4 else array\n\n\ndef to_torch"),
+    ),
+    *faults(
+        "cassr_jax/weights/convert.py",
+        (LOADING + "TestAutoencoderNames::test_new_and_old_names",),
+        ("return array.transpose(3, 2, 0, 1)", "return array.transpose(3, 2, 1, 0)"),
+    ),
+    *faults(
+        "cassr_jax/weights/layouts.py",
+        (LOADING + "TestAutoencoderNames::test_new_and_old_names",),
+        ('"to_q": "query", "to_k": "key"', '"to_q": "key", "to_k": "query"'),
+    ),
+    *faults(
+        "cassr_jax/weights/original.py",
+        NAMES,
+        ("levels - 1 - int(level[1])", "int(level[1])"),
+        ('f"input_hint_block.{2 * i + 2}" for i', 'f"input_hint_block.{2 * i + 1}" for i'),
+        ("output_blocks.{number - 1}.{2 if attends else 1}", "output_blocks.{number - 1}.2"),
+        ('"time_emb_proj": "emb_layers.1"', '"time_emb_proj": "in_layers.3"'),
+    ),
+    *faults(
+        "cassr_jax/weights/rrdbnet.py",
+        (
+            "tests/weights/test_rrdbnet.py::test_prefers_the_average",
+            "tests/weights/test_rrdbnet.py::test_safetensors",
+        ),
+        ('("params_ema.", "params.", "state_dict.")', '("params.", "params_ema.", "state_dict.")'),
+        ('(r"model\\.3", "conv_up1")', '(r"model\\.3", "conv_up2")'),
+        ('(r"model\\.8", "conv_hr")', '(r"model\\.8", "conv_last")'),
+    ),
+    *faults(
+        "cassr_jax/weights/rrdbnet.py",
+        ("tests/weights/test_rrdbnet.py::test_ncnn",),
+        ("for b in range(blocks) for d in (1, 2, 3)", "for d in (1, 2, 3) for b in range(blocks)"),
+    ),
+    *faults(
+        "cassr_jax/weights/ncnn.py",
+        ("tests/weights/test_ncnn.py",),
+        ("    offset += -offset % 4\n", ""),
+        (
+            "self.count // (self.out_channels * self.kernel[0] * self.kernel[1]), *self.kernel)",
+            "self.count // (self.out_channels * self.kernel[0] * self.kernel[1]), *self.kernel[::-1])",
+        ),
+    ),
+]
