@@ -191,7 +191,7 @@ HEAD = "from cassr_jax.config import TrainConfig\nfrom cassr_jax.data.config imp
         ("x = 1\nconfig = (", "bad.py, line 2: SyntaxError: "),
         (
             HEAD + "config = TrainConfig('vae', DataConfig('p', crop_size=-4))",
-            "bad.py, line 3: crop_size: ",
+            "bad.py, line 3: crop_size is -4, expected a whole number of at least 1",
         ),
         (HEAD + "config = TrainConfig('vae', DataConfig('p'), seed=0.5)", "bad.py: seed is 0.5, expected a value of"),
         ("x = 1\nraise SystemExit(0)", "bad.py, line 2: SystemExit: 0"),
