@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Degraded pairs a second on one core, beside the same pipeline in torch.
+"""Measure how many pairs are degraded per second on one core, beside the same pipeline in torch.
 
     python benchmarks/degradation.py --picture examples/bridge.jpg
 
-Both take the same crops, one thread each, turn by turn; the time is the thread's own on the CPU, so that other programs
-disturb it little. The torch pipeline is written here from the description of Real-ESRGAN's (arXiv 2107.10833), with the
-operations that training codes use: depthwise convolutions with kernels of 21 x 21, `interpolate`, `torch.poisson`. What
-makes the published code slower still is spared it: the sharpening's window of 51 x 51 is taken in two passes of 51, and
-JPEG is a codec in C, not an imitation in torch. It needs the extra `reference`; without torch, it is left out.
+Both pipelines take the same crops in turn, with one thread each. Only the thread's own CPU time counts, so other
+programs disturb the result little. The torch pipeline is written here after the description of Real-ESRGAN's (arXiv
+2107.10833), with the operations that training programs use: depthwise convolutions with kernels of 21 x 21,
+`interpolate`, `torch.poisson`. It is spared two things that make the published code slower still: the 51 x 51 window of
+the sharpening is applied in two passes of 51, and JPEG is a codec in C, not an imitation in torch. It needs the extra
+`reference`; without torch, it is left out.
 """
 
 import argparse
@@ -36,10 +37,10 @@ except ModuleNotFoundError:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", required=True, type=Path, help="of which the crops are taken")
-    parser.add_argument("--size", type=int, default=512, help="side of a crop in px (default %(default)s)")
-    parser.add_argument("--pairs", type=int, default=100, help="pairs to make (default %(default)s)")
-    parser.add_argument("--preset", choices=PRESETS, default="realesrgan", help="(default %(default)s)")
+    parser.add_argument("--picture", required=True, type=Path, help="the picture that the crops are taken from")
+    parser.add_argument("--size", type=int, default=512, help="side of a crop in px (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=100, help="number of pairs to make (default: %(default)s)")
+    parser.add_argument("--preset", choices=PRESETS, default="realesrgan", help="the damage (default: %(default)s)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     preset = PRESETS[args.preset]
@@ -54,7 +55,7 @@ def main() -> None:
     seconds = {name: np.zeros(args.pairs) for name in pipelines}
     psnr = {name: np.zeros(args.pairs) for name in pipelines}
     for run in pipelines.values():
-        run(crops[0], args.pairs)  # the first call of an operation sets it up
+        run(crops[0], args.pairs)  # the first call of each operation includes its set-up
     for seed, crop in enumerate(crops):
         for name, run in pipelines.items():
             begun = time.thread_time()
@@ -65,7 +66,7 @@ def main() -> None:
     for name, taken in seconds.items():
         error = taken.std() / np.sqrt(args.pairs)
         print(
-            f"{name:10} {1 / taken.mean():6.2f} pairs/s  ({1000 * taken.mean():.0f} +- {1000 * error:.0f} ms a pair; "
+            f"{name:10} {1 / taken.mean():6.2f} pairs/s  ({1000 * taken.mean():.0f} +- {1000 * error:.0f} ms per pair; "
             f"mean PSNR of the pairs {psnr[name].mean():.2f} dB)"
         )
     if torch is not None:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Time and peak memory of loading all of Stable Diffusion 1.5 (U-Net, autoencoder, text encoder; 4.3 GB in float32).
+"""Measure the time and the peak memory of loading Stable Diffusion 1.5 (U-Net, autoencoder, text encoder).
 
     python benchmarks/load_sd15.py --folder /tmp
 
-Makes a checkpoint of that size below FOLDER, reads it once so that the disk is warm, loads it in a fresh process, and
-deletes it. The bounds: 20 s, and a peak of 1.25 times the weights, so that never two copies are held.
+A checkpoint of the full size, 4.3 GB in float32, is written below FOLDER, read once so that the disk is warm, loaded in
+a fresh process, and deleted. The bounds are 20 s and a peak of 1.25 times the weights, which rules out a second copy.
 """
 
 import argparse
@@ -29,7 +29,12 @@ CONFIGS = {"unet": UNetConfig(), "vae": VAEConfig(), "text_encoder": CLIPTextCon
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where 4.3 GB can be written")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="folder with room for 4.3 GB (default: %(default)s)",
+    )
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.load:
@@ -75,7 +80,7 @@ def load(folder: Path) -> dict[str, float]:
 
 
 def peak() -> int:
-    """Bytes; of this process alone."""
+    """The peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Training records a second on one core: pictures read, cropped and degraded, or prepared records read.
+"""Measure how many training records are made per second on one core, from pictures or from prepared records.
 
     python benchmarks/records.py --path DATA
 
-One thread makes them; the time is the process's own on the CPU. The cache is off, as if the set were far larger.
+Pictures are read, cropped and degraded, prepared records are only read, by one thread. Only the process's own CPU time
+counts. The cache is off, as if the set were far larger.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from cassr_jax.data.prepared import record_files
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", required=True, help="a set as `data.path` takes it")
-    parser.add_argument("--preset", choices=PRESETS, default="realesrgan", help="of pictures (default %(default)s)")
-    parser.add_argument("--records", type=int, default=50, help="how many to make (default %(default)s)")
+    parser.add_argument("--path", required=True, help="a set, as in `data.path`")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="realesrgan", help="damage of pictures (default: %(default)s)"
+    )
+    parser.add_argument("--records", type=int, default=50, help="number of records to make (default: %(default)s)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     config = DataConfig(args.path, cache_bytes=0)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""FLOPs of one training example at full size, from shapes alone: by hand, part by part, and in the traced program.
+"""Count the FLOPs of one training example at full size, from shapes alone.
 
     python benchmarks/step_flops.py
 
-Of the stages `scedit` and `cassr`, loss and gradient, where the target is encoded in the step. `traced` is the program
-without, `again` with the attention's scores that the backward pass computes a second time to save memory.
+The example is one of the stages `scedit` and `cassr`, with loss and gradient, whose target is encoded in the step. The
+FLOPs are counted by hand, part by part, and in the traced program. `traced` leaves out the attention's scores that the
+backward pass computes a second time to save memory; `again` includes them.
 """
 
 from pathlib import Path
@@ -30,7 +31,7 @@ BATCHES = {"scedit": {"hr": IMAGE, "lq": IMAGE}, "cassr": {"hr": IMAGE, "lq": IM
 
 
 def main() -> None:
-    jax.config.update("jax_platforms", "cpu")  # nothing runs; a device would only be waited for
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed, so there is no need to wait for a device
     for stage, batch in BATCHES.items():
         config = read_config(Path(__file__).parents[1] / f"configs/sd15_{stage}.py")
         kinds = {"vae": VAEConfig(), "unet": UNetConfig(), "text_encoder": CLIPTextConfig(), **config.new}

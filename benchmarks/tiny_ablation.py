@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Measure what the second stage's parts are worth, beyond the luck of one training.
+"""Measure what the parts of the second stage are worth, by several trainings of each arrangement.
 
     python benchmarks/tiny_ablation.py --photos PHOTOS --output runs/ablation
 
 trains `configs/tiny_ablation.py` with several seeds in each arrangement: whole, without one attention or both, and with
-the LR image in the place of the restored reference. Each is measured on the same degraded tiles of photographs. Printed
-are means and standard errors over the seeds, and those of each arrangement's difference from the whole with the same
-seed. A run that is there already is continued, or only measured.
+the LR image in place of the restored reference. All are measured on the same degraded tiles of photographs. The tables
+show means and standard errors over the seeds, and the differences from the whole that was trained with the same seed. A
+run that exists is continued if it is not finished, and measured.
 """
 
 import argparse
@@ -45,13 +45,13 @@ Values = Mapping[str, float]
 
 
 def train(config: Path, workdir: Path, changes: Sequence[str], seed: int) -> None:
-    """Raises CalledProcessError where training fails; what it says stands on stderr."""
+    """Train one arrangement; CalledProcessError if that fails, with the reason on stderr."""
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(config), "--workdir", str(workdir)]
     subprocess.run([*command, "--set", f"seed={seed}", *changes], check=True, stdout=subprocess.DEVNULL)
 
 
 def measure_tiles(workdir: Path, tiles: Sequence[Pair], measure: Measure) -> Values:
-    """Means over the tiles of what the trained cascade makes of them."""
+    """The means of the measures over the tiles that the trained cascade restores."""
     cassr = cassr_jax.load(workdir)
     found = []
     for seed, tile in enumerate(tqdm(tiles, workdir.name, leave=False, disable=None)):
@@ -60,8 +60,10 @@ def measure_tiles(workdir: Path, tiles: Sequence[Pair], measure: Measure) -> Val
 
 
 def table(runs: Mapping[str, Sequence[Values]]) -> str:
-    """Markdown: a row for each arrangement, mean ± standard error over its seeds, and of its difference from the
-    whole's run of the same seed."""
+    """A Markdown table of mean ± standard error over the seeds.
+
+    It has a row for each arrangement, and one for its difference from the whole that was trained with the same seed.
+    """
 
     def spread(values: Sequence[float], sign: str = "") -> str:
         found = mean(values)
@@ -85,9 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--photos", type=Path, required=True, help="folder of photographs that no network saw")
     add("--output", type=Path, required=True, help="folder for the runs and ablation.json")
-    add("--config", type=Path, default=ROOT / "configs" / "tiny_ablation.py", help="what is trained (default: that)")
-    add("--seeds", type=number(COUNT), default=3, help="trainings of each arrangement (default: %(default)s)")
-    add("--tiles", type=number(COUNT), default=20, help="how many tiles (default: %(default)s)")
+    add(
+        "--config",
+        type=Path,
+        default=ROOT / "configs" / "tiny_ablation.py",
+        help="the training configuration (default: configs/tiny_ablation.py)",
+    )
+    add("--seeds", type=number(COUNT), default=3, help="number of trainings of each arrangement (default: %(default)s)")
+    add("--tiles", type=number(COUNT), default=20, help="number of tiles (default: %(default)s)")
     add("--preset", default="light", choices=PRESETS, help="damage of the tiles (default: %(default)s)")
     arguments = parser.parse_args(argv)
     tiles = degraded_tiles(arguments.photos, arguments.tiles, PRESETS[arguments.preset])

@@ -3,20 +3,20 @@
 
     python benchmarks/tiny_quality.py --photos PHOTOS --pairs REAL --results OSEDiff=OSEDIFF --output runs/quality
 
-Sharp 256 px tiles of the photographs are degraded to 64 px by the presets `light` and `realesrgan` and restored; NIQE,
+Sharp 256 px tiles of the photographs are degraded to 64 px by the presets `light` and `realesrgan` and restored. NIQE,
 which needs more blocks than a tile has, is measured on the sharpest 512 px crop of each photograph. --pairs adds a
-folder with lr/ and hr/ of real pictures, --results what another program made of them. Beside the result stand the
-sceptic's rows: what the first stage alone gives, blurred or passed through the autoencoder, and the means of any two
-pictures.
+folder with lr/ and hr/ of real pictures, and --results another program's pictures of them. Beside the result stand the
+sceptic's rows: the first stage's picture, blurred or passed through the autoencoder, and the means of any two pictures.
 
-The result must beat its reference, by two standard errors of the difference on the same pictures: in LPIPS and DISTS on
-the tiles; on real pairs in DISTS, in LPIPS by 0.02 as well, and by two standard errors against the best of all other
-rows; with a NIQE no higher and a PSNR no lower. Another program must be beaten in LPIPS, DISTS and PSNR, with a NIQE at
-most 0.1 higher. With our own first stage (--activation scedit) and `light`, LPIPS must be 40 % and DISTS 20 % below
-bicubic's.
+The bar:
+- On tiles, the result must beat its reference in LPIPS and DISTS by two standard errors of the difference.
+- On real pairs, it must beat its reference in DISTS by two standard errors and in LPIPS by 0.02, and the best of all
+  other rows in LPIPS by two standard errors. Its NIQE may not be higher and its PSNR not lower than the reference's.
+- It must beat another program in LPIPS, DISTS and PSNR, with a NIQE at most 0.1 higher.
+- With our own first stage (--activation scedit) and `light`, LPIPS must be 40 % and DISTS 20 % below bicubic's.
 
-The output folder gets quality.md and quality.json, and a folder for each set. The same command goes on where it
-stopped. Exit code: 0 the bar is met, 1 it is not, 2 an argument is wrong.
+The output folder gets quality.md, quality.json and a folder for each set. Run the same command again to continue.
+Exit code: 0 if the bar is met, 1 if it is not, 2 if an argument is wrong.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from cassr_jax.ranges import COUNT, FROM_ZERO
 
 DAMAGE = ("light", "realesrgan")
 PAIRS = "real pairs"
-OTHERS = "best other row"  # the row with the best mean of all but the result
+OTHERS = "best other row"  # the row with the best mean, not counting the result
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Bar:
     """What the result must reach in one measure.
 
     Attributes:
-        measure: of `report.SHOWN`.
-        against: the program that it is compared with, or OTHERS.
-        gain: by how much it must be better at least.
-        relative: `gain` is a share of that program's mean.
-        errors: it must also be better by so many standard errors of the difference.
+        measure: a name of `report.SHOWN`.
+        against: the program that the result is compared with, or OTHERS.
+        gain: the least amount by which the result must be better.
+        relative: whether `gain` is a share of that program's mean.
+        errors: the result must also be better by so many standard errors of the difference.
     """
 
     measure: str
@@ -76,12 +76,13 @@ ON_PAIRS = (
 
 
 def against_peer(name: str) -> tuple[Bar, ...]:
+    """The bars against another program."""
     return Bar("lpips", name), Bar("dists", name), Bar("niqe", name, -0.1), Bar("psnr_y", name)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One bar on one set: what was found, and whether it is enough."""
+    """One bar on one set: the values that were found, and whether they are enough."""
 
     set: str
     bar: Bar
@@ -112,7 +113,7 @@ TITLES = "| set | measure | result | compared with | gain | needed | |\n|---|---
 
 
 def judge(name: str, bars: Sequence[Bar], found: Sequence[Measured]) -> list[Line]:
-    """The lines of one set, of the measures that were taken."""
+    """The lines of one set, for the measures that were taken."""
     rows = means(found)
     return [_line(name, bar, found, rows) for bar in bars if bar.measure in rows["result"]]
 
@@ -129,7 +130,7 @@ def _line(name: str, bar: Bar, found: Sequence[Measured], rows: Mapping[str, Map
 
 
 def merged(tiles: Sequence[Measured], crops: Sequence[Measured]) -> str:
-    """A set's two tables, NIQE from the crops and all else from the tiles."""
+    """The two tables of a set, with NIQE from the crops and the other measures from the tiles."""
     rows, compared = means(tiles), differences(tiles, "reference")
     if crops:
         of_crops = means(crops), differences(crops, "reference")
@@ -140,14 +141,14 @@ def merged(tiles: Sequence[Measured], crops: Sequence[Measured]) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all sets have in common: the cascade, how it is sampled, and where the sets lie."""
+    """What all sets share: the settings, the function that loads the cascade, and the output folder."""
 
     chosen: Mapping[str, object]
     load: Callable[[], Restore]
     output: Path
 
     def measure(self, cases: Sequence[Case], measure: Measure, name: str) -> list[Measured]:
-        """A set's values, those of an earlier start as they were found."""
+        """Measure the cases of a set that have no values yet; return the values of all."""
         chosen = {**self.chosen, "pictures": [case.name for case in cases]}
         found = compare(cases, self.load, measure, self.output / name, chosen)
         if left_out := [m for m in found if not m.values]:
@@ -155,13 +156,14 @@ class Bench:
         return found
 
     def made(self, planned: Sequence[Planned], name: str) -> list[Case]:
-        """The pairs of a test set, which is made unless it is there."""
+        """The cases of a test set, which is made unless it exists."""
         folder = self.output / name / "set"
         build(planned, {}, {"kind": name}, folder)
         return find_cases(folder / "hr", folder / "lr", {})[0]
 
 
 def run(arguments: argparse.Namespace) -> list[Line]:
+    """Measure every set, write the report, and return the lines of the verdict."""
     weights, missing = read_weights(["lpips", "dists"])
     alone, missing_niqe = read_naturalness()
     if missing | missing_niqe:
@@ -208,17 +210,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--photos", type=Path, help="folder of photographs that no network saw")
-    add("--pairs", type=Path, help="folder with lr/ and hr/ of real pictures that chose nothing")
-    add("--results", metavar="NAME=DIR", action="append", default=[], type=_named, help="a program's pictures of those")
-    add("--tiles", type=number(COUNT), default=100, help="how many tiles (default: %(default)s)")
-    add("--crops", type=number(FROM_ZERO), default=12, help="crops for NIQE at most, 0 for none (default: %(default)s)")
-    add("--preset", choices=PRESETS, action="append", help="of the tiles; may be repeated (default: light, realesrgan)")
+    add("--pairs", type=Path, help="folder with lr/ and hr/ of real pictures that chose no setting")
+    add(
+        "--results",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        type=_named,
+        help="a program's pictures of the pairs",
+    )
+    add("--tiles", type=number(COUNT), default=100, help="number of tiles (default: %(default)s)")
+    add("--crops", type=number(FROM_ZERO), default=12, help="most crops for NIQE, 0 for none (default: %(default)s)")
+    add("--preset", choices=PRESETS, action="append", help="damage; may be repeated (default: light, realesrgan)")
     add("--output", type=Path, required=True, help="folder for the sets and the report")
     add_options(parser)
     add_sigmas(parser)
     arguments = parser.parse_args(argv)
     if arguments.photos is None and arguments.pairs is None:
-        parser.error("nothing to judge: expected --photos, --pairs, or both")
+        parser.error("there is nothing to judge: expected --photos, --pairs, or both")
     return arguments
 
 

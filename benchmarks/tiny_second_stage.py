@@ -4,17 +4,17 @@
     python benchmarks/tiny_second_stage.py --photos PHOTOS/train PHOTOS/train2 PHOTOS/train3 --choosing PHOTOS/train2 \
         --output runs/second
 
-Three parts, one after the other, each by the program's own commands:
+There are three parts, one after the other, each made of the program's own commands:
 
-1. pairs: crops of 128 px, half of them with a camera's damage, the others `light` and `realesrgan`, and Real-ESRGAN's
-   reference of each,
-2. `configs/tiny_fusion.py`: the decoder learns from both pictures, behind the second stage as it is,
-3. `configs/tiny_second.py`: the second stage learns behind that decoder.
+1. pairs: crops of 128 px with Real-ESRGAN's reference of each; half of them have a camera's damage, the others that of
+   `light` and `realesrgan`,
+2. `configs/tiny_fusion.py`: the decoder learns to use both pictures, behind the second stage as it is,
+3. `configs/tiny_second.py`: the second stage is trained with that decoder.
 
-Every seventh picture of `--choosing`, by name, is kept apart to choose settings by: OUTPUT/photos/choosing links to
-those, OUTPUT/photos/training to all others. The same command again goes on where it stopped: pairs are made in files,
-and training saves as it goes. The defaults are meant for half an hour on one GPU; `--records`, `--steps` and
-`--batch-size` make it less.
+Every seventh picture of `--choosing`, by name, is kept apart to choose settings by: OUTPUT/photos/choosing holds links
+to these, OUTPUT/photos/training to all others. Run the same command again to continue: finished files of pairs are
+kept, and training saves from time to time. The defaults are meant for half an hour on one GPU; a smaller `--records`,
+`--steps` or `--batch-size` takes less.
 """
 
 import argparse
@@ -31,19 +31,19 @@ from cassr_jax.errors import InputError
 from cassr_jax.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERY = 7  # of the pictures by name, one is kept apart
+EVERY = 7  # one picture out of so many, by name, is kept apart
 SHARES: Mapping[str, float] = {"camera": 0.5, "light": 0.3, "realesrgan": 0.2}
 CROP = 128
 PAIRS_AT_ONCE = 16
 
 
 def kept_apart(names: Sequence[str]) -> list[str]:
-    """Those of the names that settings are chosen by: every seventh, sorted, the first among them."""
+    """The names of the pictures that settings are chosen by: every seventh one in order, beginning with the first."""
     return sorted(names)[::EVERY]
 
 
 def divide(photos: Sequence[Path], choosing: Path | None, output: Path) -> None:
-    """Links to all pictures, below `output`/training or `output`/choosing, in a folder for each of `photos`.
+    """Link to all pictures below `output`/training or `output`/choosing, in a folder for each of `photos`.
 
     Raises:
         InputError: a folder is missing or holds no picture, or `choosing` is not one of `photos`.
@@ -61,7 +61,7 @@ def divide(photos: Sequence[Path], choosing: Path | None, output: Path) -> None:
 
 
 def commands(output: Path, records: int, steps: int, batch_size: int) -> dict[str, list[str]]:
-    """What is run, by title, in this order."""
+    """The commands by their titles, in the order in which they are run."""
     python, pairs, fusion = sys.executable, output / "pairs", output / "fusion"
     made = {}
     for seed, (preset, share) in enumerate(SHARES.items()):
@@ -101,11 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--photos", type=Path, nargs="+", required=True, help="folders of photographs to train on")
-    add("--choosing", type=Path, help="the one of them of which every seventh picture is kept apart")
+    add("--choosing", type=Path, help="the one of these folders of which every seventh picture is kept apart")
     add("--output", type=Path, required=True, help="folder for the links, the pairs and the runs")
-    add("--records", type=number(COUNT), default=8192, help="pairs in all (default %(default)s)")
-    add("--steps", type=number(COUNT), default=6000, help="of each training (default %(default)s)")
-    add("--batch-size", type=number(COUNT), default=16, help="of each training (default %(default)s)")
+    add("--records", type=number(COUNT), default=8192, help="number of pairs (default: %(default)s)")
+    add("--steps", type=number(COUNT), default=6000, help="steps of each training (default: %(default)s)")
+    add(
+        "--batch-size",
+        type=number(COUNT),
+        default=16,
+        help="examples in a step of each training (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     output = arguments.output.resolve()
     divide(arguments.photos, arguments.choosing, output / "photos")
@@ -115,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{title}: {' '.join(line)}")
         code = subprocess.run(line, cwd=ROOT, check=False).returncode
         if code:
-            raise InputError(f"{title}: ended with exit code {code}, expected 0; what it says stands above")
+            raise InputError(f"{title}: ended with exit code {code}, expected 0; see its message above")
         say(f"{title}: {time.monotonic() - start:.0f} s")
     return 0
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env python
-"""Choose the embedded cascade's settings on photographs kept apart for that.
+"""Choose the embedded cascade's settings on photographs that are kept apart for this purpose.
 
     python benchmarks/tiny_settings.py --photos CHOOSING --output runs/settings
 
-The photographs are neither trained on nor tested on. Their sharp tiles of 256 px are degraded to 64 px by `light` and
-`realesrgan`, restored, and compared with the truth; the setting with the lowest LPIPS + DISTS, averaged over all tiles,
-is chosen. Chosen are, in this order:
+No network is trained or tested on these photographs. Their sharp tiles of 256 px are degraded to 64 px by `light` and
+`realesrgan`, restored, and compared with the truth. The setting with the lowest LPIPS + DISTS, averaged over all tiles,
+is chosen, in this order:
 
-1. the colour fix of the reference; none is shown but is no choice, since Real-ESRGAN shifts plain colours,
+1. the colour fix of the reference; "none" is shown but cannot be chosen, because Real-ESRGAN shifts plain colours,
 2. with that fix, the share of the reference in the result, and the sigma of the Gaussian blur of the reference that
-   stands as the sceptic's row beside every result; a share of 1, the first stage alone, is shown but is no choice.
+   stands as the sceptic's row beside every result; a share of 1, the first stage alone, is shown but cannot be chosen.
 
-Printed are tables of every setting, with standard errors, and the choices. The same command again goes on where it
-stopped.
+The program prints tables of all settings, with standard errors, and the choices. Run the same command again to
+continue.
 """
 
 import argparse
@@ -49,13 +49,13 @@ from cassr_jax.ranges import COUNT
 DAMAGE = ("light", "realesrgan")
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 ALONE, UNFIXED = "share 1", "colour fix none"
-# Shown, but no choices: the first leaves nothing of the cascade, the second does not keep plain colours.
+# These are shown but cannot be chosen: the first leaves out the second stage, the second does not keep plain colours.
 NO_CHOICE = (ALONE, UNFIXED)
 SIGMAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def make_tiles(photos: Path, count: int, output: Path) -> list[Case]:
-    """`count` sharp tiles under each preset, as test sets below `output`."""
+    """Make test sets of `count` sharp tiles below `output`, one for each preset."""
     cases = []
     for preset in DAMAGE:
         settings = {"kind": "tiles", "preset": preset, "scale": SCALE, "hr": TILE}
@@ -66,12 +66,12 @@ def make_tiles(photos: Path, count: int, output: Path) -> list[Case]:
 
 
 def with_fix(fix: ColorFix, config: CascadeConfig) -> CascadeConfig:
-    """The cascade with this colour fix and no share of the reference, whatever its own settings."""
+    """The cascade with this colour fix and without a share of the reference in the result."""
     return replace(config, first_stages={"rrdbnet": FirstStageConfig(color_fix=fix, reference_weight=0.0)})
 
 
 def restore_fixes(config: str) -> Restore:
-    """The reference under each colour fix."""
+    """Load the function that makes the reference with each colour fix."""
     cassr = cassr_jax.load(config, change=partial(with_fix, "none"))
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
@@ -84,7 +84,7 @@ def restore_fixes(config: str) -> Restore:
 
 
 def restore_shares(config: str, fix: ColorFix) -> Restore:
-    """Every share of the reference in the result, and every blur of the reference."""
+    """Load the function that makes the result with each share of the reference, and each blur of the reference."""
     cassr = cassr_jax.load(config, change=partial(with_fix, fix))
 
     def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
@@ -96,17 +96,18 @@ def restore_shares(config: str, fix: ColorFix) -> Restore:
 
 
 def best(found: Sequence[Measured], kind: str) -> str:
-    """The setting of this kind with the lowest mean LPIPS + DISTS, without the kind's name."""
+    """The value of the setting `kind` with the lowest mean LPIPS + DISTS."""
     rows = {name: row for name, row in means(found).items() if name.startswith(kind) and name not in NO_CHOICE}
     return min(rows, key=lambda name: rows[name]["lpips"].value + rows[name]["dists"].value).removeprefix(f"{kind} ")
 
 
 def report(found: Sequence[Measured], baseline: str) -> str:
+    """The tables of the means and of the differences from `baseline`."""
     return f"{table(means(found))}\n\n{difference_table(differences(found, baseline), baseline)}\n"
 
 
 def run(arguments: argparse.Namespace) -> dict[str, str]:
-    """The choices; prints the tables."""
+    """Measure all settings, print the tables, and return the choices."""
     cases = make_tiles(arguments.photos, arguments.tiles, arguments.output / "tiles")
     weights, missing = read_weights(["lpips", "dists"])
     if missing:
@@ -134,9 +135,9 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--photos", type=Path, required=True, help="folder of the photographs that choose")
+    add("--photos", type=Path, required=True, help="folder of the photographs that are kept apart")
     add("--output", type=Path, required=True, help="folder for the tiles, the pictures and the choices")
-    add("--tiles", type=number(COUNT), default=20, help="under each preset (default: %(default)s)")
+    add("--tiles", type=number(COUNT), default=20, help="number of tiles for each preset (default: %(default)s)")
     add_options(parser, "config")
     choices = run(parser.parse_args(argv))
     print("\n".join(f"{name}: {choice}" for name, choice in choices.items()))

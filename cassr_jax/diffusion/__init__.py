@@ -1,1 +1,1 @@
-"""The noise schedule, samplers, guidance and the loss; networks are known by their call alone."""
+"""The noise schedule, samplers, guidance and the loss. Networks appear here only as functions that are called."""

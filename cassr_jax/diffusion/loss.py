@@ -12,9 +12,9 @@ from cassr_jax.typing import Latents, PerImage, Timesteps
 def sample_timesteps(
     key: PRNGKeyArray, batch: int, schedule: Schedule, *, minimum: int = 0, maximum: int | None = None
 ) -> Timesteps:
-    """Uniform timesteps, int32, in [minimum, maximum] with both ends included; by default the whole schedule.
+    """Draw timesteps uniformly from [minimum, maximum], both ends included; int32, by default from the whole schedule.
 
-    A `maximum` below T - 1 trains only for starts at partial strength.
+    With a `maximum` below T - 1, training covers only starts at partial strength.
 
     Raises:
         InputError: the range is empty or leaves the schedule.
@@ -22,16 +22,16 @@ def sample_timesteps(
     last = schedule.num_train_timesteps - 1
     maximum = last if maximum is None else maximum
     if not 0 <= minimum <= maximum <= last:
-        raise InputError(f"training timesteps: found {minimum} to {maximum}, expected a range within 0 to {last}")
+        raise InputError(f"training timesteps are {minimum} to {maximum}, expected a range within 0 to {last}")
     return jax.random.randint(key, (batch,), minimum, maximum + 1, dtype=jnp.int32)
 
 
 def sample_noise(key: PRNGKeyArray, shape: tuple[int, int, int, int], *, offset: float = 0.0) -> Latents:
-    """Unit normal noise in the shape (batch, height, width, channels), float32.
+    """Draw unit normal noise of the shape (batch, height, width, channels), float32.
 
-    With `offset` > 0 a constant normal value of that deviation is added to each channel of each image (offset noise,
-    N. Guttenberg 2023, crosslabs.org/blog/diffusion-with-offset-noise; 0.1 is usual), which teaches the mean brightness
-    that the last timestep still holds. The unit part does not depend on `offset`.
+    With an `offset` above 0, one normal value of that standard deviation is added to each channel of each image (offset
+    noise, N. Guttenberg 2023, crosslabs.org/blog/diffusion-with-offset-noise; 0.1 is usual). This teaches the mean
+    brightness, which the last timestep still holds. The unit part does not depend on `offset`.
     """
     pixel_key, offset_key = jax.random.split(key)
     noise = jax.random.normal(pixel_key, shape, jnp.float32)
@@ -42,7 +42,7 @@ def sample_noise(key: PRNGKeyArray, shape: tuple[int, int, int, int], *, offset:
 
 
 def training_target(schedule: Schedule, x0: Latents, noise: Latents, t: Timesteps) -> Latents:
-    """What the network should predict at `schedule.add_noise(x0, noise, t)`, by prediction type; float32."""
+    """What the network should predict at `schedule.add_noise(x0, noise, t)`, for the prediction type; float32."""
     if schedule.prediction_type == "epsilon":
         return noise.astype(jnp.float32)
     if schedule.prediction_type == "v_prediction":
@@ -51,10 +51,10 @@ def training_target(schedule: Schedule, x0: Latents, noise: Latents, t: Timestep
 
 
 def min_snr_weight(schedule: Schedule, t: Timesteps, gamma: float | None = 5.0) -> PerImage:
-    """Min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556) of timesteps; `gamma` None gives ones.
+    """The min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556) of timesteps; with `gamma` None, all are 1.
 
-    They weigh the error in x_0 by min(SNR, gamma). As a factor on the squared error of the network's own output, that
-    is min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v and min(SNR, gamma) for x_0.
+    They weigh the squared error in x_0 by min(SNR, gamma). As factors of the squared error of the network's own output,
+    they are min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v, and min(SNR, gamma) for x_0.
     """
     snr = schedule.snr(t)
     if gamma is None:

@@ -1,12 +1,12 @@
-"""Deterministic samplers, each equal to its torch diffusers counterpart, and the one loop that runs them.
+"""Deterministic samplers, each equal to its counterpart in torch diffusers, and the one loop that runs them.
 
 A sampler is a frozen dataclass with two methods: `trajectory` computes every coefficient of a run in NumPy float64,
 before anything is traced; `step` applies the coefficients of one step to the latents. All four solve the same ODE, and
 all are linear in the latents and in the network's x_0 predictions, so a step is a few multiply-adds in float32.
 
-Latents are variance-preserving throughout, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, also for the samplers whose
-authors write them in terms of sigma = sqrt((1 - abar) / abar): there x_sigma = x_t / sqrt(abar_t). The network is
-therefore always given x_t as it saw it in training.
+Latents are always variance-preserving, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, even for samplers whose authors
+write them in terms of sigma = sqrt((1 - abar) / abar), where x_sigma = x_t / sqrt(abar_t). So the network always gets
+x_t as it saw it in training.
 """
 
 from collections.abc import Callable
@@ -51,14 +51,13 @@ class CorrectedCoefficients(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """A run worked out in advance. As a pytree it may be a constant of a jitted function or one of its arguments.
+    """A sampling run, computed in advance. As a pytree, it may be a constant or an argument of a jitted function.
 
     Attributes:
-        timesteps: what the network's timestep embeddings are made from, falling. They are whole numbers except for
-            Euler with `linspace`.
+        timesteps: the falling timesteps that the network is given; whole numbers, except for Euler with `linspace`.
         signal: sqrt(abar) at each of them.
         noise: sqrt(1 - abar) at each of them.
-        coefficients: every leaf has one value for each step.
+        coefficients: the sampler's coefficients; every leaf has one value for each step.
     """
 
     timesteps: Column
@@ -72,9 +71,9 @@ class Carry(NamedTuple):
 
     Attributes:
         latents: x_t at the timestep of the coming step; after the last step, the result.
-        x0: the newest prediction of x_0, which a preview shows.
+        x0: the latest prediction of x_0, which a preview shows.
         previous_x0: the prediction one step before it.
-        corrected: the x_t from which the newest step started, after UniPC's corrector.
+        corrected: the x_t from which the latest step started, after UniPC's corrector.
     """
 
     latents: Latents
@@ -85,7 +84,7 @@ class Carry(NamedTuple):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """How a run is planned, and how one of its steps is taken."""
+    """A sampler: how a run is planned, and how one of its steps is taken."""
 
     def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         """The trajectory of `num_steps` steps.
@@ -98,12 +97,12 @@ class Sampler(Protocol):
         """
         ...
 
-    # Each sampler takes the coefficients that its own trajectory has, which a protocol cannot say.
+    # Each sampler takes the coefficients of its own trajectories, which a protocol cannot express.
     def step(self, carry: Carry, coefficients: Any, model_output: Latents) -> Carry: ...
 
 
 class _LinearStep:
-    """The step that DDIM, Euler and DPM-Solver++ share; they differ in their coefficients."""
+    """The step that DDIM, Euler and DPM-Solver++ share; they differ only in their coefficients."""
 
     def step(self, carry: Carry, coefficients: Coefficients, model_output: Latents) -> Carry:
         c, x_t = coefficients, carry.latents
@@ -116,8 +115,8 @@ class _LinearStep:
 class DDIM(_LinearStep):
     """DDIM with eta 0 (Song et al. 2021, arXiv 2010.02502, eq. 12); torch diffusers' DDIMScheduler.
 
-    As there, a step leads from t to t - R // num_steps, which under `trailing` and `linspace` is not always the next
-    timestep of the run. `Schedule.set_alpha_to_one` says where the last step ends.
+    As in diffusers, a step leads from t to t - R // num_steps, which with `trailing` and `linspace` spacing is not
+    always the next timestep of the run. `Schedule.set_alpha_to_one` says where the last step ends.
     """
 
     def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
@@ -133,7 +132,7 @@ class DDIM(_LinearStep):
 @dataclass(frozen=True)
 class Euler(_LinearStep):
     """Euler's method in sigma (Karras et al. 2022, arXiv 2206.00364, algorithm 2 without churn); diffusers'
-    EulerDiscreteScheduler. Timesteps of `linspace` stay fractional, with sigma interpolated; it ends at sigma 0."""
+    EulerDiscreteScheduler. Timesteps of `linspace` stay fractional, with interpolated sigmas; the end is sigma 0."""
 
     def trajectory(self, schedule: Schedule, num_steps: int, first_timestep: int | None = None) -> Trajectory:
         timesteps = schedule.spaced_timesteps(num_steps, first_timestep, whole=False).astype(np.float32)
@@ -190,23 +189,23 @@ SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIM, "euler": Euler, "dpmpp_2m": 
 
 
 def make_sampler(name: str) -> Sampler:
-    """The sampler of that name.
+    """Make the sampler of that name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such sampler.
     """
     if name not in SAMPLERS:
-        raise InputError(f"sampler: found {name!r}, expected one of {', '.join(SAMPLERS)}")
+        raise InputError(f"sampler is {name!r}, expected one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]()
 
 
 def start_latents(trajectory: Trajectory, x0: Latents, noise: Latents) -> Latents:
-    """x_t, float32, at the first timestep, from x_0 (a latent to start from, or zeros) and unit noise."""
+    """The latents x_t at the first timestep, float32, from x_0 (latents to start from, or zeros) and unit noise."""
     return trajectory.signal[0] * x0.astype(jnp.float32) + trajectory.noise[0] * noise.astype(jnp.float32)
 
 
 def begin(latents: Latents) -> Carry:
-    """The carry before step 0, from x_t at the first timestep."""
+    """The carry before step 0, given x_t at the first timestep."""
     latents = latents.astype(jnp.float32)
     nothing = jnp.zeros_like(latents)
     return Carry(latents=latents, x0=nothing, previous_x0=nothing, corrected=nothing)
@@ -217,9 +216,9 @@ def advance(
 ) -> Carry:
     """Take the steps start <= i < stop, with one call of `denoise` each.
 
-    To show progress or a preview (`carry.x0`), jit it with `start` and `stop` as arguments and call it for a few steps
-    at a time: one compiled function serves every part of the run, and nothing in the loop calls back to the host. With
-    plain ints it becomes a `lax.scan`, with traced ones a `lax.while_loop`; the results are the same.
+    To show progress or a preview (`carry.x0`), jit this function with `start` and `stop` as arguments, and call it for
+    a few steps at a time: one compiled function serves every part of the run, and the loop never calls back to the
+    host. With plain ints the loop becomes a `lax.scan`, with traced ones a `lax.while_loop`; the results are the same.
     """
 
     def body(i: int | Step, carry: Carry) -> Carry:
@@ -238,8 +237,10 @@ def _linear_trajectory(
     next_sigmas: NumpyColumn,
     second_order: bool = False,
 ) -> Trajectory:
-    """The trajectory of steps sigmas[i] -> next_sigmas[i]. With `second_order`, all but the first and the last step
-    are of second order."""
+    """The trajectory whose steps lead from sigmas[i] to next_sigmas[i].
+
+    With `second_order`, all steps but the first and the last are of second order.
+    """
     signal, noise = _levels(sigmas)
     if schedule.prediction_type == "epsilon":
         x0_from_latents, x0_from_output = 1 / signal, -noise / signal
@@ -248,7 +249,7 @@ def _linear_trajectory(
     else:
         x0_from_latents, x0_from_output = np.zeros_like(signal), np.ones_like(signal)
     keep, gain = _first_order(sigmas, next_sigmas)
-    # 1 / (2 r_0): how far the line through the last two predictions is followed to the middle of the step.
+    # 1 / (2 r_0): how far the line through the last two predictions is followed, which is to the middle of the step.
     slope = np.zeros_like(signal)
     if second_order and len(sigmas) > 2:
         stride = -np.diff(np.log(sigmas))
@@ -259,7 +260,7 @@ def _linear_trajectory(
 
 
 def _levels(sigmas: NumpyColumn) -> tuple[NumpyColumn, NumpyColumn]:
-    """sqrt(abar) and sqrt(1 - abar) from the second over the first, which is infinite for pure noise."""
+    """sqrt(abar) and sqrt(1 - abar) of given sigmas, their second over their first, infinite for pure noise."""
     signal = 1 / np.sqrt(1 + sigmas**2)
     return signal, np.multiply(sigmas, signal, out=np.ones_like(signal), where=np.isfinite(sigmas))
 
@@ -274,7 +275,7 @@ def _first_order(sigmas: NumpyColumn, next_sigmas: NumpyColumn) -> tuple[NumpyCo
 def _corrector_shares(
     log_snr: NumpyColumn,
 ) -> tuple[Float64[np.ndarray, " corrected"], Float64[np.ndarray, " corrected"]]:
-    """Shares of the newest and of the oldest x_0 in each corrected step i -> i + 1, one step fewer than the run has.
+    """The shares of the newest and the oldest x_0 in each corrected step i -> i + 1; all steps but one are corrected.
 
     The weights rho solve the order conditions R rho = b of UniC-2 (arXiv 2302.04867, eq. 5), with half-log-SNR
     lambda, h its stride, and r the place of the oldest point in units of h; UniC-1, which has two points, takes 1/2.
