@@ -187,9 +187,9 @@ class CasSR:
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """(2, L, C): the embeddings of the negative prompt and of the prompt, made once."""
-        prompts = (sampling.negative_prompt, sampling.prompt)
+        prompts = sampling.prompts
         if prompts not in self._texts:
-            ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, prompts, sampling.prompt)
+            ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, prompts)
             self._texts[prompts] = self._programs.encode_text(self.networks.params, ids)
         return self._texts[prompts]
 

@@ -27,6 +27,11 @@ class SamplingConfig:
     prompt: str = "clean, high-resolution"
     negative_prompt: str = "dotted, noise, blur, lowres, smooth"
 
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What the text encoder is given: the negative prompt, which is empty without guidance, and the prompt."""
+        return "" if self.guidance_scale == 1 else self.negative_prompt, self.prompt
+
 
 @dataclass(frozen=True)
 class FirstStageConfig:

@@ -13,7 +13,9 @@ from cassr_jax.config_files import from_json, run_file, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json
 from cassr_jax.first_stage import NAMES, first_stage
+from cassr_jax.fitting import check_fitting
 from cassr_jax.networks import Networks
+from cassr_jax.prompts import check_prompts
 from cassr_jax.ranges import check
 from cassr_jax.schedules import agreed
 
@@ -41,7 +43,8 @@ def load(
         devices: how many share the tiles of a picture; by default all accelerators of this process, or one CPU.
 
     Raises:
-        InputError: the source is none of these, weights are missing or do not fit, or there are fewer devices.
+        InputError: the source is none of these, weights are missing, do not fit or do not know a prompt, or there are
+            fewer devices.
     """
     config, base = read_cascade(source)
     if change is not None:
@@ -66,9 +69,13 @@ def load(
                 f"{source}: names no {kind} among its components, which activation {config.activation} needs"
             )
         networks = networks.with_read(kind, resolve(config.components[kind], base), dtype, dtype)
-    config = replace(config, schedule=agreed(config.schedule, resolve(config.components["unet"], base), str(source)))
-    tokenizer = config.components.get("tokenizer")
-    return CasSR(config, networks, None if tokenizer is None else resolve(tokenizer, base), devices)
+    sources = {kind: resolve(component, base) for kind, component in config.components.items()}
+    check_fitting(networks.configs, sources)
+    sampled = [config.sampling, *([config.activation_sampling] if first_stage(config.activation).diffuses else [])]
+    for sampling in sampled:
+        check_prompts(networks.configs["text_encoder"], sampling.prompts)
+    config = replace(config, schedule=agreed(config.schedule, sources["unet"], str(source)))
+    return CasSR(config, networks, sources.get("tokenizer"), devices)
 
 
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:

@@ -8,23 +8,52 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.weights.tokenizer import load_tokenizer, tokenize
 
+TextConfig = CLIPTextConfig | LearnedContextConfig
 
-def blank_ids(text_encoder: CLIPTextConfig | LearnedContextConfig, prompts: int) -> np.ndarray:
+
+def blank_ids(text_encoder: TextConfig, prompts: int) -> np.ndarray:
     """What `prompt_ids` gives for so many prompts, all zero: for programs that are counted and compiled, not run."""
     length = 1 if isinstance(text_encoder, LearnedContextConfig) else text_encoder.max_position_embeddings
     return np.zeros((prompts, length), np.int32)
 
 
-def prompt_ids(
-    text_encoder: CLIPTextConfig | LearnedContextConfig, tokenizer: str | None, prompts: Sequence[str], positive: str
-) -> np.ndarray:
+def prompt_ids(text_encoder: TextConfig, tokenizer: str | None, prompts: Sequence[str]) -> np.ndarray:
     """int32 (B, 77) tokens for CLIP, (B, 1) numbers of contexts for a learned context.
 
-    A learned context knows one prompt, `positive`, which is context 1; every other prompt is context 0.
-    `tokenizer` is a folder or a hub id, needed for CLIP alone.
+    Args:
+        tokenizer: a folder or a hub id, needed for CLIP alone.
+
+    Raises:
+        InputError: as `check_prompts`, or CLIP's tokenizer is missing or another network's.
     """
     if isinstance(text_encoder, LearnedContextConfig):
-        return np.asarray([[int(prompt == positive)] for prompt in prompts], np.int32)
+        check_prompts(text_encoder, prompts)
+        return np.asarray([[text_encoder.prompts.index(prompt)] for prompt in prompts], np.int32)
     if tokenizer is None:
         raise InputError("the text encoder is CLIP's, but the configuration names no tokenizer among its components")
-    return tokenize(load_tokenizer(tokenizer), prompts)
+    ids = tokenize(load_tokenizer(tokenizer), prompts)
+    if ids.max() >= text_encoder.vocab_size or ids.shape[1] > text_encoder.max_position_embeddings:
+        raise InputError(
+            f"{tokenizer}: gives {ids.shape[1]} tokens up to {ids.max()}, but the text encoder takes "
+            f"{text_encoder.max_position_embeddings} of a vocabulary of {text_encoder.vocab_size}; expected its own "
+            "tokenizer"
+        )
+    return ids
+
+
+def check_prompts(text_encoder: TextConfig, prompts: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a learned context does not know one of the prompts; CLIP knows all.
+    """
+    if not isinstance(text_encoder, LearnedContextConfig):
+        return
+    for prompt in prompts:
+        if prompt not in text_encoder.prompts:
+            known = " or ".join(map(repr, text_encoder.prompts))
+            raise InputError(f"a prompt is {prompt!r}, expected {known}: the text encoder has learned no other")
+
+
+def usual_negative_prompt(text_encoder: object, usual: str) -> str:
+    """The negative prompt of a configuration that names none: a learned context knows but the empty one."""
+    return "" if isinstance(text_encoder, LearnedContextConfig) else usual

@@ -47,7 +47,7 @@ NETWORKS: dict[str, Any] = {
     "fusion": FusionConfig((8, 8, 16), strides=(1, 2, 4), num_guides=2, num_blocks=1),
 }
 _OPTIONAL = ("fusion",)
-SAMPLING = SamplingConfig(num_steps=3, guidance_scale=2.0)
+SAMPLING = SamplingConfig(num_steps=3, guidance_scale=2.0, negative_prompt="")
 TILE = 64
 
 

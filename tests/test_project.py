@@ -52,16 +52,21 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"data", "diffusion", "first_stage", "models", "sharding"},
     "config_files": {"config", "kinds"},
     "schedules": {"diffusion", "kinds", "weights"},
+    "fitting": set(),
     "options": {"config", "diffusion", "imaging", "ranges"},
     "sampling": {"config", "diffusion", "imaging", "models"},
     "cascade": {
         "config", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling", "second_stage",
         "seeds", "sharding",
     },
-    "loading": {"cascade", "config", "config_files", "first_stage", "networks", "ranges", "schedules", "second_stage"},
+    "loading": {
+        "cascade", "config", "config_files", "first_stage", "fitting", "networks", "prompts", "ranges", "schedules",
+        "second_stage",
+    },
     "training": {
-        "config", "config_files", "data", "diffusion", "first_stage", "imaging", "kinds", "loading", "models",
-        "networks", "prompts", "ranges", "sampling", "schedules", "second_stage", "seeds", "sharding", "weights",
+        "config", "config_files", "data", "diffusion", "first_stage", "fitting", "imaging", "kinds", "loading",
+        "models", "networks", "prompts", "ranges", "sampling", "schedules", "second_stage", "seeds", "sharding",
+        "weights",
     },
     "evaluation": {"data", "imaging", "models", "sharding", "weights"},
 }  # fmt: skip

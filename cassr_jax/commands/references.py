@@ -14,14 +14,21 @@ import sys
 
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
-from cassr_jax.config import SamplingConfig
+from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import override, read_config
 from cassr_jax.first_stage import first_stage
+from cassr_jax.kinds import kind_of
+from cassr_jax.prompts import usual_negative_prompt
 from cassr_jax.ranges import COUNT, check
 from cassr_jax.training.references import Recipe, prepare
 
 # A fifth of the usual steps, and no guidance, because guidance doubles the work.
 SAMPLED = {"sampler": "dpmpp_2m", "steps": 10, "guidance_scale": 1.0, "strength": 1.0}
+
+
+def _negative_prompt(config: TrainConfig) -> str:
+    usual, source = SamplingConfig.negative_prompt, config.components.get("text_encoder")
+    return usual if source is None else usual_negative_prompt(kind_of("text_encoder").configuration(source), usual)
 
 
 @command("references", interrupted="interrupted; the same command continues")
@@ -55,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             guidance_scale=arguments.guidance_scale,
             strength=arguments.strength,
             prompt=config.prompt,
+            negative_prompt=_negative_prompt(config),
         ),
         color_fix=arguments.color_fix or ("none" if first is None else first.color_fix),
         latents="vae" in config.components and not arguments.no_latents,

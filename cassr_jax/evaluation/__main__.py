@@ -114,9 +114,9 @@ def run(arguments: argparse.Namespace) -> str:
     measures = find_measures(arguments.vgg16, arguments.devices)
     cascade = settings(arguments) | ({"sigmas": list(arguments.sigma)} if arguments.baselines else {})
     chosen = {
-        "hr": str(arguments.hr.resolve()),
-        "lr": None if arguments.lr is None else str(arguments.lr.resolve()),
-        "results": {name: str(folder.resolve()) for name, folder in results.items()},
+        "hr": str(arguments.hr.absolute()),
+        "lr": None if arguments.lr is None else str(arguments.lr.absolute()),
+        "results": {name: str(folder.absolute()) for name, folder in results.items()},
         "pictures": [case.name for case in cases],
         "missing": sorted(measures.missing),
         "vgg16": arguments.vgg16,

@@ -70,6 +70,6 @@ def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
         keys = picture_files(folder)
         if len(keys) < 2:
             raise InputError(f"found {len(keys)} picture, expected at least 2: a single one has no covariance")
-        return np.stack([file_features((folder / key).resolve()) for key in keys])  # (n, 512)
+        return np.stack([file_features((folder / key).absolute()) for key in keys])  # (n, 512)
 
     return lambda made, truths: frechet_distance(folder_features(made), folder_features(truths))

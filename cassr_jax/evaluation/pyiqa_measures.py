@@ -56,7 +56,7 @@ def linked(files: Iterable[Path]) -> Iterator[Path]:
     """A temporary folder with links to these files and nothing else, because measures of sets take whole folders."""
     with tempfile.TemporaryDirectory() as temporary:
         for i, file in enumerate(files):
-            (Path(temporary) / f"{i:06d}{file.suffix}").symlink_to(file.resolve())
+            (Path(temporary) / f"{i:06d}{file.suffix}").symlink_to(file.absolute())
         yield Path(temporary)
 
 

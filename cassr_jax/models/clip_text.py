@@ -147,11 +147,17 @@ class CLIPTextModel(nnx.Module):
 
 @dataclass(frozen=True)
 class LearnedContextConfig:
-    """Context 0 stands for the empty prompt, context 1 for "clean, high-resolution"."""
+    """Context 0 stands for the empty prompt, context 1 for `prompt`, the one that it is trained with."""
 
     num_contexts: int = 2
     num_tokens: int = 8
     hidden_size: int = 128
+    prompt: str = "clean, high-resolution"
+
+    @property
+    def prompts(self) -> tuple[str, str]:
+        """What each context stands for, in their order."""
+        return "", self.prompt
 
 
 class LearnedContext(nnx.Module):

@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
+from cassr_jax.fitting import check_fitting
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
@@ -99,6 +100,7 @@ def _networks(config: TrainConfig) -> Networks:
     for kind in networks_of(config):
         network = config.new[kind] if kind in config.new else kind_of(kind).configuration(config.components[kind])
         networks = networks.with_shapes(kind, network, config.dtype)
+    check_fitting(networks.configs, config.components)
     return networks
 
 

@@ -21,6 +21,7 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.prompts import usual_negative_prompt
 from cassr_jax.schedules import write_schedule
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.previews import sampling_of
@@ -100,6 +101,8 @@ def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPo
 def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
     sources = {k: str(Path(s).absolute()) if Path(s).exists() else s for k, s in config.components.items()}
     sampling = sampling_of(config)
+    negative = usual_negative_prompt(networks.configs["text_encoder"], sampling.negative_prompt)
+    sampling = replace(sampling, negative_prompt=negative)
     written = {*config.new, *stage_named(config.stage).trains} - {DISCRIMINATOR}
     return CascadeConfig(
         components=sources | {kind: kind for kind in sorted(written)},

@@ -210,7 +210,7 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
     ids = None
     if "text_encoder" in networks.configs:
         tokenizer = config.components.get("tokenizer")
-        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt], config.prompt)
+        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt])
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = make_objective(config, networks.graphdefs, ids)
     state, frozen = new_state(trainable, optimizer, placement), placement.place(frozen)

@@ -28,6 +28,7 @@ from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json, write_json
 from cassr_jax.first_stage.interface import FirstStage, MakeDenoiser, Modules
+from cassr_jax.fitting import check_fitting
 from cassr_jax.imaging import resizing, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import to_float, to_uint8
@@ -122,9 +123,8 @@ def make_maker(networks: Networks, config: TrainConfig, recipe: Recipe) -> Make:
     """
     first, ids = recipe.first_stage, None
     if recipe.needs_noise:
-        prompts = (recipe.sampling.negative_prompt, recipe.sampling.prompt)
         tokenizer = config.components.get("tokenizer")
-        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, prompts, recipe.sampling.prompt)
+        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, recipe.sampling.prompts)
 
     def make(modules: Modules, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         made = {}
@@ -187,6 +187,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(recipe.networks)}")
     for kind in recipe.networks:
         networks = networks.with_read(kind, config.components[kind], config.dtype)
+    check_fitting(networks.configs, config.components)
     if recipe.needs_noise:
         config = with_schedule(config)
     complete = _make_complete(config, networks, recipe)

@@ -11,6 +11,7 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.data.pipeline import Batch, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
+from cassr_jax.fitting import check_fitting
 from cassr_jax.models.parameters import nest
 from cassr_jax.networks import Networks
 from cassr_jax.schedules import agreed
@@ -65,10 +66,13 @@ def build(config: TrainConfig) -> Networks:
     networks = Networks()
     for kind in networks_of(config):
         if kind in config.new:
+            # Before it is drawn: a new ControlNet copies the U-Net's encoder.
+            check_fitting(networks.configs | {kind: config.new[kind]}, config.components)
             key = jax.random.fold_in(seed_key(config.seed), list(config.new).index(kind))
             networks = networks.with_new(kind, config.new[kind], config.dtype, key)
         else:
             networks = networks.with_read(kind, config.components[kind], config.dtype)
+            check_fitting(networks.configs, config.components)
     return networks
 
 

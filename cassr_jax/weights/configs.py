@@ -261,7 +261,8 @@ def _write_fusion(config: FusionConfig) -> Json:
 
 def _read_text_encoder(fields: _Fields) -> TextConfig:
     if fields.data.get("_class_name") == "LearnedContext":
-        return LearnedContextConfig(**fields.take(LearnedContextConfig))
+        # Files from before the prompt was written are of the one that everything was trained with.
+        return LearnedContextConfig(**fields.take(LearnedContextConfig, prompt=LearnedContextConfig.prompt))
     defaults = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     config = CLIPTextConfig(**fields.take(CLIPTextConfig, **defaults))
     if config.hidden_act not in ACTIVATIONS:

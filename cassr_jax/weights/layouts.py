@@ -30,6 +30,17 @@ _VAE_HINT = (
     "(the `vae` folder of a Stable Diffusion 1.5 checkpoint) or as a file of its own"
 )
 
+# Keys by which programs mark that the tensors beside them are something else than their names say.
+_PARTS_OF_CONTROLNETS = {
+    "difference": "a ControlNet's difference from its Stable Diffusion",
+    "lora_controlnet": "a ControlNet's low-rank difference from its Stable Diffusion",
+}
+_OTHER_UNETS = {
+    "edm_mean": "a U-Net on EDM's noise",
+    "edm_vpred.sigma_max": "a U-Net on EDM's noise",
+    "scaled_fp8": "weights in 8 bit, to be multiplied by scales",
+}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -152,6 +163,7 @@ def _attention_names(published: Mapping[str, str], names: set[str], source: str)
 
 def unet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
     """Where a file holds two U-Nets, the plain one and its moving average, the plain one is taken."""
+    _refuse_marked(names, source, "model.diffusion_model.", _OTHER_UNETS)
     if _is_flax(names):
         return _flax({name: name for name in shapes})
     averaged = any(name.startswith("model_ema.diffusion_model") for name in names)
@@ -167,12 +179,23 @@ def unet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
 
 
 def controlnet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
+    _refuse_marked(names, source, "control_model.", _PARTS_OF_CONTROLNETS)
     if _is_flax(names):
         return _flax({name: name for name in shapes})
     for prefix in ("control_model.", ""):
         if any(name.startswith(f"{prefix}input_blocks.") for name in names):
             return Layout(_renamed(shapes, controlnet_names(_published(shapes).values())), prefix)
     return Layout(_published(shapes))
+
+
+def _refuse_marked(names: set[str], source: str, prefix: str, marks: Mapping[str, str]) -> None:
+    """
+    Raises:
+        InputError: the file is marked as something that cannot be read as plain weights.
+    """
+    for mark, meaning in marks.items():
+        if {mark, prefix + mark} & names:
+            raise InputError(f"{source}: its key {mark!r} marks {meaning}, expected the weights themselves")
 
 
 def text_encoder_layout(names: set[str], shapes: Shapes, source: str) -> Layout:

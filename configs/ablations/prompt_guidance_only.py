@@ -2,8 +2,13 @@
 
 from dataclasses import replace
 
+from cassr_jax.errors import InputError
+
 
 def change(cascade):
+    if cascade.sampling.guidance_scale == 1:
+        raise InputError("guidance_scale is 1, expected another: without guidance this row is prompt_none")
+
     def undescribed(sampling):
         return replace(sampling, prompt="")
 

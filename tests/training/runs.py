@@ -98,7 +98,7 @@ def objective_and_params(config: TrainConfig) -> tuple[Objective, dict[str, jax.
     networks = build(config)
     ids = None
     if "text_encoder" in networks.configs:
-        ids = prompt_ids(networks.configs["text_encoder"], None, ["", config.prompt], config.prompt)
+        ids = prompt_ids(networks.configs["text_encoder"], None, ["", config.prompt])
     return make_objective(config, networks.graphdefs, ids), *partition(networks.params, config.stage)
 
 

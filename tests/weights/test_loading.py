@@ -125,6 +125,52 @@ class TestMovingAverages:
         assert ema_name("input_blocks.1.0.in_layers.0.weight") == "diffusion_modelinput_blocks10in_layers0weight"
 
 
+class TestMarks:
+    """A key without a parameter may say that the tensors are something else than their names say."""
+
+    controlnet = torch_state(random_component("controlnet", CONTROLNET))
+    unet = torch_state(random_component("unet", UNET))
+
+    @pytest.mark.parametrize("mark", ["difference", "control_model.difference", "lora_controlnet"])
+    @pytest.mark.parametrize("value", [np.zeros((), np.int64), np.zeros((0,), np.float32)], ids=["int", "float"])
+    def test_a_difference_is_no_controlnet(self, tmp_path, mark, value):
+        file = save(tmp_path / "control.safetensors", original("controlnet", self.controlnet, "control_model."))
+        load_weights(file, "controlnet", config=CONTROLNET)
+        save(file, original("controlnet", self.controlnet, "control_model.") | {mark: value})
+        with pytest.raises(
+            InputError, match=r"control.safetensors: its key '\w+' marks .* difference from its Stable D"
+        ):
+            load_weights(file, "controlnet", config=CONTROLNET)
+
+    @pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max", "model.diffusion_model.scaled_fp8"])
+    def test_a_unet_of_another_noise_or_to_be_scaled_is_refused(self, tmp_path, mark):
+        state = original("unet", self.unet, "model.diffusion_model.") | {mark: np.zeros((0,), np.float16)}
+        with pytest.raises(InputError, match=r"its key '[\w.]+' marks (a U-Net on EDM's noise|weights in 8 bit)"):
+            load_weights(save(tmp_path / "unet.safetensors", state), "unet", config=UNET)
+
+    def test_what_marks_another_network_is_not_looked_at(self, tmp_path):
+        marks = {"difference": np.zeros(()), "text_encoders.scaled_fp8": np.zeros((0,), np.float16)}
+        state = original("unet", self.unet, "model.diffusion_model.") | marks
+        load_weights(save(tmp_path / "unet.safetensors", state), "unet", config=UNET)
+
+
+class TestLinks:
+    """A hub's cache holds links, whose targets are named by a hash alone."""
+
+    params = random_component("unet", UNET)
+
+    def test_a_link_is_read_and_found_by_its_own_name(self, tmp_path):
+        blob = tmp_path / "blobs" / "0f1e2d3c"
+        save(blob, torch_state(self.params))
+        snapshot = config_folder(tmp_path / "snapshots" / "main" / "unet", "unet", UNET)
+        link = snapshot / f"{STEM}.safetensors"
+        link.symlink_to(blob)
+        assert_same(load_weights(snapshot, "unet")[1], self.params)
+        config, params = load_weights(link, "unet")
+        assert config == UNET
+        assert_same(params, self.params)
+
+
 class TestPrecisionsAndShards:
     params = random_component("unet", UNET)
     state = torch_state(params)

@@ -1,0 +1,80 @@
+"""Whether the networks of a cascade fit each other: widths that one network makes and another reads."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from cassr_jax.errors import InputError
+
+_ATTACHED = ("controlnet", "activation_controlnet", "scedit")
+_IMAGE_CHANNELS = 3
+
+
+class _Pair(NamedTuple):
+    """What two networks have to have in common."""
+
+    kinds: tuple[str, str]
+    names: tuple[str, str]  # of the values, as config.json has them
+    values: tuple[Any, Any]
+
+
+def check_fitting(configs: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Compare every network with those beside which it is to run.
+
+    Args:
+        configs: of each kind; kinds that are not there are not compared.
+        sources: where each network comes from, for messages; one that is not there is new.
+
+    Raises:
+        InputError: two do not fit, or a network reads or makes other pictures than RGB; the message names both networks
+            and the values.
+    """
+    for pair in _pairs(configs):
+        if pair.values[0] != pair.values[1]:
+            first, second = (
+                f"the {kind} ({sources.get(kind, 'new')}) has {name} {value}"
+                for kind, name, value in zip(*pair, strict=True)
+            )
+            raise InputError(f"{first}, but {second}: expected the same of networks that work together")
+    for kind, name, value in _image_channels(configs):
+        if value != _IMAGE_CHANNELS:
+            raise InputError(
+                f"the {kind} ({sources.get(kind, 'new')}) has {name} {value}, expected {_IMAGE_CHANNELS}: pictures are "
+                "RGB"
+            )
+
+
+def _pairs(configs: Mapping[str, Any]) -> Iterator[_Pair]:
+    vae, unet, text = (configs.get(kind) for kind in ("vae", "unet", "text_encoder"))
+    if unet and vae:
+        for name in ("in_channels", "out_channels"):
+            yield _Pair(("unet", "vae"), (name, "latent_channels"), (getattr(unet, name), vae.latent_channels))
+    if unet and text:
+        widths = (unet.cross_attention_dim, text.hidden_size)
+        yield _Pair(("unet", "text_encoder"), ("cross_attention_dim", "hidden_size"), widths)
+    for kind in (kind for kind in _ATTACHED if kind in configs):
+        attached = configs[kind]
+        shared = ["block_out_channels", "layers_per_block"]
+        shared += [] if kind == "scedit" else ["in_channels", "cross_attention_dim"]
+        if unet:
+            for name in shared:
+                yield _Pair((kind, "unet"), (name, name), (getattr(attached.unet, name), getattr(unet, name)))
+        if vae:
+            hint = attached.own.hint_channels if kind == "scedit" else attached.own.conditioning_embedding_out_channels
+            name = "downsampling factor"
+            yield _Pair((kind, "vae"), (name, name), (2 ** (len(hint) - 1), vae.factor))
+    if unet and (attention := configs.get("multiple_attention")):
+        for name in ("block_out_channels", "layers_per_block", "up_block_types"):
+            values = getattr(attention, name), getattr(unet, name)
+            yield _Pair(("multiple_attention", "unet"), (name, name), values)
+    if vae and (fusion := configs.get("fusion")):
+        values = fusion.block_out_channels, vae.block_out_channels
+        yield _Pair(("fusion", "vae"), ("block_out_channels", "block_out_channels"), values)
+
+
+def _image_channels(configs: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    if vae := configs.get("vae"):
+        yield "vae", "in_channels", vae.in_channels
+        yield "vae", "out_channels", vae.out_channels
+    for kind in ("controlnet", "activation_controlnet"):
+        if kind in configs:
+            yield kind, "conditioning_channels", configs[kind].own.conditioning_channels
