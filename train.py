@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: JAX alone takes seconds to import.
     import jax
 
-    from cassr_jax.config_files import override, read_config
+    from cassr_jax.config_files import read_config
     from cassr_jax.sharding.mesh import join_processes
     from cassr_jax.sharding.strategies import STRATEGIES
     from cassr_jax.training.compile_ahead import compile_for
     from cassr_jax.training.loop import train
 
     changes = arguments.set + ([f"num_steps={arguments.steps}"] if arguments.steps is not None else [])
-    config = override(read_config(arguments.config), changes)
+    config = read_config(arguments.config, changes)
     if arguments.strategy is not None:
         config = replace(config, strategy=STRATEGIES[arguments.strategy])
     if arguments.compile_for is not None:

@@ -23,16 +23,30 @@ T = TypeVar("T")
 _CLASS = "class"  # names the class of a network's configuration, where a field takes any
 
 
-def read_config(path: Path) -> TrainConfig:
+def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
     """The `config` that a file of `configs/` defines, every field checked to be of its type.
 
+    Args:
+        changes: as `override` takes them.
+
     Raises:
-        InputError: the file is absent, fails, or defines something else; the message names the file.
+        InputError: the file is absent, fails, or defines something else, or a change is none; the message names it.
     """
     config = run_file(path, "a Python file that defines `config`").get("config")
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: defines `config` as {type(config).__name__}, expected a TrainConfig")
-    return from_json(TrainConfig, to_json(config), str(path))
+    config = override(from_json(TrainConfig, to_json(config), str(path)), changes)
+    sources = {kind: resolve(source, path.parent) for kind, source in config.components.items()}
+    return dataclasses.replace(config, components=sources)
+
+
+def resolve(component: str, base: Path) -> str:
+    """A component's source: an existing path below `base`, the configuration's folder, or else as it stands.
+
+    As it stands, it is a path that starts at the working directory, or a hub id.
+    """
+    below = base / component
+    return str(below) if below.exists() else component
 
 
 def run_file(path: Path, expected: str) -> dict[str, Any]:

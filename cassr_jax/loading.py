@@ -9,7 +9,7 @@ from typing import Any, get_args
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, DType
-from cassr_jax.config_files import from_json, run_file, to_json
+from cassr_jax.config_files import from_json, resolve, run_file, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json
 from cassr_jax.first_stage import NAMES, first_stage
@@ -118,9 +118,3 @@ def trained(source: str | Path) -> tuple[Path, dict[str, Any]] | None:
 def embedded_names() -> list[str]:
     folder = Path(str(resources.files("cassr_jax") / "assets"))
     return sorted(file.parent.name for file in folder.glob(f"*/{CASCADE_FILE}"))
-
-
-def resolve(component: str, base: Path) -> str:
-    """A component's source: an existing path below `base` or in the working directory, else as it stands (a hub id)."""
-    below = base / component
-    return str(below) if below.exists() else component

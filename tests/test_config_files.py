@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,6 +207,20 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.py: no such file"):
         read_config(tmp_path / "none.py")
+
+
+def test_a_component_lies_beside_the_configuration_or_in_the_working_directory_or_on_the_hub(tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "models" / "vae", here / "models" / "vae", here / "models" / "unet"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    sources = {"vae": "models/vae", "unet": "models/unet", "text_encoder": "models/clip"}
+    (home / "run.py").write_text(HEAD + f"config = TrainConfig('base', DataConfig('p'), components={sources})")
+    beside = str(home / "models" / "vae")
+    assert read_config(home / "run.py").components == sources | {"vae": beside}
+    changed = read_config(Path("../home/run.py"), ["components.unet=models/vae", "seed=7"])
+    assert changed.components == sources | {"vae": "../home/models/vae", "unet": "../home/models/vae"}
+    assert changed.seed == 7
 
 
 def test_a_file_takes_what_its_sibling_defines(tmp_path, monkeypatch):

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
-from cassr_jax.config_files import to_json
+from cassr_jax.config_files import resolve, to_json
 from cassr_jax.files import write_json
 from cassr_jax.kinds import KINDS
-from cassr_jax.loading import CASCADE_FILE, read_cascade, resolve
+from cassr_jax.loading import CASCADE_FILE, read_cascade
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.schedules import agreed, write_schedule

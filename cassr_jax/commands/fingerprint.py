@@ -19,8 +19,8 @@ def fingerprint(source: str | Path, change: Callable[[Any], Any] | None = None) 
     Raises:
         InputError: the configuration cannot be read.
     """
-    from cassr_jax.config_files import to_json
-    from cassr_jax.loading import read_cascade, resolve
+    from cassr_jax.config_files import resolve, to_json
+    from cassr_jax.loading import read_cascade
     from cassr_jax.schedules import scheduler_file
 
     config, base = read_cascade(source)

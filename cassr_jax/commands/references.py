@@ -15,7 +15,7 @@ import sys
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.config import SamplingConfig, TrainConfig
-from cassr_jax.config_files import override, read_config
+from cassr_jax.config_files import read_config
 from cassr_jax.first_stage import first_stage
 from cassr_jax.kinds import kind_of
 from cassr_jax.prompts import usual_negative_prompt
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     add_options(sampling, *SAMPLED, **SAMPLED)
     arguments = parser.parse_args(argv)
 
-    config = override(read_config(arguments.config), arguments.set)
+    config = read_config(arguments.config, arguments.set)
     check(config)
     name = arguments.activation or config.activation
     first = None if name is None else first_stage(name)

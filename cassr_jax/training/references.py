@@ -7,6 +7,7 @@ was stopped goes on where it was. A file beside the records says what they were 
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,8 @@ from tqdm import tqdm
 from cassr_jax import sampling as stages
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import to_json
+from cassr_jax.data.config import SPEED
+from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import Batch, batches, open_records
 from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
@@ -39,13 +42,13 @@ from cassr_jax.prompts import prompt_ids
 from cassr_jax.sampling import Canvas, Inputs, Setting
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
+from cassr_jax.training.checkpoint import origins
 from cassr_jax.training.processes import flat
 from cassr_jax.training.setup import with_schedule
 
 RECORDS_PER_FILE = 512
 MADE_WITH = "made_with.json"  # the settings that the records of a folder come from
 _KEPT = ("record", "lr", "hr")
-_SPEED = {"num_threads", "num_workers", "prefetch", "cache_bytes", "resident"}  # of DataConfig: no record depends on it
 
 Make = Callable[[Modules, Mapping[str, jax.Array]], dict[str, jax.Array]]
 
@@ -192,7 +195,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
         config = with_schedule(config)
     complete = _make_complete(config, networks, recipe)
     streams = None if prepared is not None else open_records(config.data)
-    _check_made_with(output / MADE_WITH, config, recipe)
+    _check_made_with(output / MADE_WITH, _settings(config, recipe, networks))
     size = config.batch_size
     per_file = math.ceil(RECORDS_PER_FILE / size)
     for index in tqdm(range(math.ceil(records / size / per_file)), unit="file"):
@@ -208,9 +211,9 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
         else:
             seed = config.seed * 1_000_003 + first
             stream = batches(config.data, batch_size=size, seed=seed, records=streams)
-        made = (complete(batch, number) for number, batch in zip(numbers, stream, strict=False))
-        write_records(path, islice(_unbatched(made), count))
-        stream.close()
+        with closing(stream):
+            made = (complete(batch, number) for number, batch in zip(numbers, stream, strict=False))
+            write_records(path, islice(_unbatched(made), count))
 
 
 def _make_complete(
@@ -273,20 +276,31 @@ def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[s
             yield {name: value[i] for name, value in batch.items()}
 
 
-def _check_made_with(file: Path, config: TrainConfig, recipe: Recipe) -> None:
+def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[str, Any]:
+    """What decides the records. Pictures and weights count by their contents, since a path may hold others by now."""
+    data = {name: value for name, value in to_json(config.data).items() if name not in (*SPEED, "resident")}
+    data["contents"] = fingerprint_sets(config.data.weights())
+    names = ("schedule", "batch_size", "seed", "dtype")
+    return {
+        "data": data,
+        **{name: to_json(config)[name] for name in names},
+        "networks": origins(config, networks.params),
+        "tokenizer": config.components.get("tokenizer") if recipe.needs_noise else None,
+        "activation": None if recipe.first_stage is None else recipe.first_stage.name,
+        "sampling": to_json(recipe.sampling),
+        "color_fix": recipe.color_fix,
+        "latents": recipe.latents,
+    }
+
+
+def _check_made_with(file: Path, settings: Mapping[str, Any]) -> None:
     """Write what the records are made with, or refuse to go on with what was made with something else."""
-    data = {name: value for name, value in to_json(config.data).items() if name not in _SPEED}
-    names = ("components", "schedule", "batch_size", "seed", "dtype")
-    settings = {"data": data, **{name: to_json(config)[name] for name in names}}
-    activation = None if recipe.first_stage is None else recipe.first_stage.name
-    settings |= {"activation": activation, "sampling": to_json(recipe.sampling)}
-    settings |= {"color_fix": recipe.color_fix, "latents": recipe.latents}
     if not file.is_file():
         write_json(file, settings)
         return
     before, now = (flat(found) for found in (read_json(file), settings))
     for name in {**before, **now}:
-        if before.get(name) != now.get(name):
+        if before.get(name) != now.get(name) and not name.endswith(".source"):
             raise InputError(
                 f"{file}: made with {name} {before.get(name)!r}, expected it again and not {now.get(name)!r}, "
                 "or another --output"

@@ -26,12 +26,21 @@ def networks_of(config: TrainConfig) -> list[str]:
     """The kinds that the stage uses, those that are read first. Other components are those of the exported cascade.
 
     Raises:
-        InputError: one of them is neither read nor new, or the exported cascade would lack its first stage's network.
+        InputError: one of them is neither read nor new, an autoencoder is missing where pictures are to be encoded or
+            decoded, or the exported cascade would lack its first stage's network.
     """
     stage = stage_named(config.stage)
     needed = (*stage.trains, *stage.needs)
     if missing := [kind for kind in dict.fromkeys(needed) if kind not in {*config.components, *config.new}]:
         raise InputError(f"stage {config.stage} needs {', '.join(missing)}, expected in `components` or in `new`")
+    if "vae" in stage.uses and "vae" not in {*config.components, *config.new}:
+        for name, value in (
+            ("preview_every", config.preview_every),
+            ("loss.start_fraction", config.loss.start_fraction),
+            ("loss.image_weight", config.loss.image_weight),
+        ):
+            if value:
+                raise InputError(f"{name} is {value}, which takes a vae, expected one among `components`, or 0")
     if stage.completes:
         first = activation_of(config)
         if missing := [kind for kind in first.networks if kind not in {*config.components, *config.new}]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,24 @@ def test_records_of_other_settings_are_not_gone_on_with(folder, made, capsys, ch
     assert message in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in made.iterdir()} == before
     assert make(folder, made, 5, "--set", "data.num_threads=1", "data.prefetch=1") == 0
+
+
+def test_other_weights_and_pictures_under_the_same_paths_are_refused(folder, made, tmp_path, capsys):
+    own = shutil.copytree(folder, tmp_path / "own", ignore=shutil.ignore_patterns("pairs"))
+    config = (folder / "config.py").read_text()
+    (own / "config.py").write_text(config.replace(str(folder), str(own)))
+    settings = json.loads((made / "made_with.json").read_text())
+    settings["data"]["path"] = str(own / "pictures")
+    shutil.copytree(made, own / "pairs")
+    (own / "pairs" / "made_with.json").write_text(json.dumps(settings))
+    assert make(own, own / "pairs") == 0  # the same weights and pictures elsewhere
+    write_network(own / "scedit", "scedit", NETWORKS["scedit"], random_params("scedit", trained=False))
+    assert make(own, own / "pairs", 9) == 2
+    assert "made with networks.scedit.sha256 '" in capsys.readouterr().err
+    shutil.copytree(folder / "scedit", own / "scedit", dirs_exist_ok=True)
+    (own / "pictures" / "0.png").unlink()
+    assert make(own, own / "pairs", 9) == 2
+    assert "made with data.contents '" in capsys.readouterr().err
 
 
 def test_records_without_pairs_are_refused_by_name(folder, made, tmp_path, capsys):

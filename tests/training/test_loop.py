@@ -434,6 +434,23 @@ def test_what_cannot_be_trained_is_refused(config, tmp_path, change, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preview_every": 2}, "preview_every is 2, which takes a vae, expected one among `components`, or 0"),
+        ({"loss": LossConfig(start_fraction=0.5)}, "loss.start_fraction is 0.5, which takes a vae"),
+        ({"loss": LossConfig(image_weight=1.0)}, "loss.image_weight is 1.0, which takes a vae"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["base", "scedit", "cassr"])
+def test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged(networks, stage, changes, message):
+    lacking = configure(stage, networks, **changes)
+    del lacking.components["vae"]
+    with pytest.raises(InputError, match=message):
+        setup.networks_of(lacking)
+    setup.networks_of(replace(lacking, preview_every=0, loss=LossConfig()))
+
+
 def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="run: a file, expected a folder"):
