@@ -15,10 +15,7 @@ INFERENCE = [
         ('jax.random.fold_in(seed_key(chosen.seed), stage == "result")', "seed_key(chosen.seed)"),
         ('{"lq": lq, "reference": guide, "noise": None}', '{"lq": guide, "reference": lq, "noise": None}'),
         ("self._second_stage, sampling, (lq, guide), start", "self._second_stage, sampling, (guide, lq), start"),
-        (
-            "prompts = (sampling.negative_prompt, sampling.prompt)\n        if",
-            "prompts = (sampling.prompt, sampling.negative_prompt)\n        if",
-        ),
+        ("self._tokenizer, prompts)", "self._tokenizer, prompts[::-1])"),
         ('mode="edge")', 'mode="constant")'),
         ("COLOR_FIXES[color_fix](made, lq)[0]", "COLOR_FIXES[color_fix](lq, made)[0]"),
         (

@@ -196,9 +196,6 @@ TRAINING = [
         "cassr_jax/training/references.py",
         ("tests/first_stage/test_first_stages.py::test_pairs_are_sampled_as_the_cascade_samples",),
         ('None if self.sampling.start == "noise" else images[0]', "None"),
-        (
-            "prompts = (recipe.sampling.negative_prompt, recipe.sampling.prompt)",
-            "prompts = (recipe.sampling.prompt, recipe.sampling.negative_prompt)",
-        ),
+        ("tokenizer, recipe.sampling.prompts)", "tokenizer, recipe.sampling.prompts[::-1])"),
     ),
 ]

@@ -131,7 +131,7 @@ def test_training_pairs_and_the_cascade_make_the_same_reference(folder: Path, co
 
 def test_pairs_are_sampled_as_the_cascade_samples(folder: Path):
     """Prompt and negative prompt, guidance, start and noise, all as in the cascade, in one tile."""
-    sampling = SamplingConfig(num_steps=2, guidance_scale=3.0, start="lq", strength=0.3)
+    sampling = SamplingConfig(num_steps=2, guidance_scale=3.0, start="lq", strength=0.3, negative_prompt="")
     networks = Networks()
     for kind in ("vae", "unet", "text_encoder", "scedit"):
         networks = networks.with_read(kind, str(folder / kind), "float32")
