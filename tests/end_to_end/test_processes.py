@@ -11,6 +11,7 @@ import pytest
 
 import train
 from cassr_jax.config_files import read_config
+from cassr_jax.locks import claimed
 from tests.training.runs import restore, write_vae_run
 
 ROOT = Path(train.__file__).parent
@@ -22,10 +23,12 @@ def config(tmp_path_factory) -> Path:
     return write_vae_run(tmp_path_factory.mktemp("processes"))
 
 
-def start(config: Path, strategy: str, run: str, steps: int, devices: int, *distributed: str) -> subprocess.Popen:
+def start(
+    config: Path, strategy: str, run: str, steps: int, devices: int, *distributed: str, changes: tuple[str, ...] = ()
+) -> subprocess.Popen:
     workdir = config.parent / strategy / run
     command = [sys.executable, "train.py", "--config", config, "--workdir", workdir, "--steps", str(steps)]
-    command += ["--strategy", strategy, "--set", *CHANGES]
+    command += ["--strategy", strategy, "--set", *CHANGES, *changes]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
     arguments = ["--distributed", *distributed] if distributed else []
@@ -46,11 +49,44 @@ def finish(*processes: subprocess.Popen) -> list[str]:
     return [out for out, _ in ended]
 
 
+def free_address() -> str:
+    with socket.create_server(("localhost", 0)) as server:
+        return f"localhost:{server.getsockname()[1]}"
+
+
+def refusals(*processes: subprocess.Popen) -> list[str]:
+    """What processes that are refused at their start say of it."""
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [2] * len(processes), ended
+    assert all("Traceback" not in error for _, error in ended), ended
+    return [next(line for line in error.splitlines() if line.startswith("train.py: ")) for _, error in ended]
+
+
+def test_processes_that_were_told_different_things_are_refused_at_their_start(config):
+    address = free_address()
+    changes = [("save_every=2",), ("save_every=3",)]
+    processes = [start(config, "dp", "differ", 4, 2, address, "2", str(i), changes=changes[i]) for i in range(2)]
+    expected = (
+        "train.py: --distributed: process 1 has config.save_every 3, expected 2 as process 0; start all processes with "
+        "the same command"
+    )
+    assert refusals(*processes) == [expected] * 2
+    assert not (config.parent / "dp" / "differ").exists()
+
+
+def test_a_folder_in_use_is_refused_by_every_process(config):
+    address = free_address()
+    with claimed(config.parent / "dp" / "held", "the test"):
+        processes = [start(config, "dp", "held", 4, 2, address, "2", str(i)) for i in range(2)]
+        found = refusals(*processes)
+    assert found[0] == found[1]
+    assert f"in use by the test, process {os.getpid()} on " in found[0]
+
+
 @pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy):
     finish(start(config, strategy, "one", 12, 4))
-    with socket.create_server(("localhost", 0)) as server:
-        address = f"localhost:{server.getsockname()[1]}"
+    address = free_address()
     first, second = finish(*(start(config, strategy, "two", 10, 2, address, "2", str(i)) for i in range(2)))
     assert "trained weights are in" in first
     assert "stage vae" not in second  # one of them speaks
