@@ -24,8 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
 
     # Only now: JAX alone takes seconds to import.
-    import jax
-
     from cassr_jax.config_files import read_config
     from cassr_jax.sharding.mesh import join_processes
     from cassr_jax.sharding.strategies import STRATEGIES
@@ -37,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.strategy is not None:
         config = replace(config, strategy=STRATEGIES[arguments.strategy])
     if arguments.compile_for is not None:
-        jax.config.update("jax_platforms", "cpu")  # libtpu is there to compile, not to be looked for a TPU
         say(compile_for(config, arguments.compile_for))
         return 0
 

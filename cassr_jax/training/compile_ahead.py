@@ -21,6 +21,7 @@ from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import describe
+from cassr_jax.training.child import Died, in_child
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
@@ -77,7 +78,23 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
 
 
 def compile_for(config: TrainConfig, topology: str) -> str:
-    """What a step of `config` asks of each chip of a TPU slice: bytes, FLOPs and collectives."""
+    """What a step of `config` asks of each chip of a TPU slice: bytes, FLOPs and collectives.
+
+    Raises:
+        InputError: there is no such slice, the batch or the mesh does not divide, a network is missing, or the
+            compiler, which runs in a process of its own, ended it.
+    """
+    try:
+        return in_child(_compiled, config, topology)
+    except Died as error:
+        raise InputError(
+            f"{topology}: the compiler did not come to its end ({error}); expected a slice that it knows, such as "
+            "v5e:2x4, and memory enough"
+        ) from error
+
+
+def _compiled(config: TrainConfig, topology: str) -> str:
+    jax.config.update("jax_platforms", "cpu")  # libtpu is there to compile, not to be looked for a TPU
     placement = Placement.of(config.strategy, topology_devices(topology))
     lowered, held = lower(config, placement)
     mesh = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())

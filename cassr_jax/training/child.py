@@ -1,0 +1,64 @@
+"""Work in a process of its own, for libraries that end the whole process where they fail."""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Died(Exception):
+    """The process ended before its work; in a few words how, and what it said last."""
+
+
+def in_child(work: Callable[..., T], *args: Any) -> T:
+    """`work(*args)`, computed in a new process; function, arguments and result can be pickled.
+
+    Raises:
+        Exception: whatever `work` raises.
+        Died: the process was ended by a signal, or ended itself.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as folder:
+        errors = Path(folder) / "stderr"
+        child = context.Process(target=_send, args=(sending, str(errors), work, args))
+        child.start()
+        sending.close()
+        try:
+            succeeded, result = receiving.recv()
+        except EOFError:
+            child.join()
+            raise Died(f"{_end(child.exitcode or 0)}: {_said(errors)}") from None
+        finally:
+            receiving.close()
+        child.join()
+    if not succeeded:
+        raise result
+    return result
+
+
+def _send(sending: Connection, errors: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    with open(errors, "wb") as file:
+        os.dup2(file.fileno(), 2)  # a dying library prints pages
+    try:
+        sending.send((True, work(*args)))
+    except Exception as error:
+        sending.send((False, error))
+
+
+def _end(code: int) -> str:
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _said(errors: Path) -> str:
+    """The line of a failed check, which comes before a trace of the stack, or else the last line."""
+    lines = errors.read_text("utf-8", "replace").splitlines() if errors.is_file() else []
+    failed = [line for line in lines if line.startswith("F") and "] " in line]
+    line = failed[0].partition("] ")[2] if failed else next(filter(None, map(str.strip, reversed(lines))), "no word")
+    return line[:300]
