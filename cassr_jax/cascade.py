@@ -115,8 +115,9 @@ class CasSR:
 
     def _activate(self, rgb: np.ndarray, chosen: Options) -> tuple[np.ndarray, np.ndarray]:
         """(bicubic, reference), rounded to 8 bit: on such pictures the second stage was trained."""
-        if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-            found = f"{rgb.dtype} {rgb.shape}" if isinstance(rgb, np.ndarray) else type(rgb).__name__
+        array = isinstance(rgb, np.ndarray)
+        if not array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+            found = f"{rgb.dtype} {rgb.shape}" if array else type(rgb).__name__
             raise InputError(
                 f"the picture is {found}, expected a uint8 array (height, width, 3); `upscale` takes others"
             )
@@ -176,13 +177,14 @@ class CasSR:
         tiles = tiling.grid(rows // factor, columns // factor, side, int(side * self.config.tile_overlap))
         return Canvas(tiles, factor, self.config.tiles_at_once, self._mesh)
 
-    def _enlarge(self, kind: str, lr: np.ndarray, lq: np.ndarray, tile: int | None) -> np.ndarray:
+    def _enlarge(self, kind: str, lr: np.ndarray, lq: np.ndarray, chosen: Options) -> np.ndarray:
         """A network that enlarges, applied to (1, h, w, 3) in tiles, and its picture resized to the size of `lq`."""
         height, width = lr.shape[1:3]
         scale = self.networks.configs[kind].scale
-        side = min(max((tile or self.config.tile) // scale, 16), max(height, width, 16))
+        side = min(max((chosen.tile or self.config.tile) // scale, 16), max(height, width, 16))
         canvas = Canvas(tiling.grid(height, width, side, side // 4), scale, 1, self._mesh)
-        image = np.asarray(self._programs.enlarge(self.networks.params, lr, kind=kind, canvas=canvas))
+        network = partial(self._programs.enlarge, self.networks.params, kind=kind, canvas=canvas)
+        image = stages.enlarge(network, lr, canvas, _report("reference", canvas.tiles.count, chosen))
         return resizing.resized(np.clip(image[0], -1, 1), lq.shape[1:3])[None]
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
@@ -207,7 +209,7 @@ class _Engine:
         return self.cassr._sample("reference", make_denoiser, sampling, images, start, self.chosen)
 
     def enlarge(self, kind: str, lr: np.ndarray, lq: np.ndarray) -> np.ndarray:
-        return self.cassr._enlarge(kind, lr, lq, self.chosen.tile)
+        return self.cassr._enlarge(kind, lr, lq, self.chosen)
 
 
 class _Programs:
@@ -239,7 +241,7 @@ class _Programs:
             static_argnames="setting",
         )
         self.enlarge = jax.jit(
-            lambda params, lr, kind, canvas: 2 * stages.enlarge(module(kind, params), (lr + 1) / 2, canvas) - 1,
+            lambda params, lr, kind, canvas: 2 * stages.map_tiles(module(kind, params), (lr + 1) / 2, canvas) - 1,
             static_argnames=("kind", "canvas"),
         )
         self.encode_text = jax.jit(lambda params, ids: module("text_encoder", params)(ids))

@@ -80,6 +80,8 @@ def load(
 
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     """The configuration that a source describes, and the folder where its relative paths start."""
+    if not isinstance(source, (str, Path)) or not str(source):
+        raise InputError(f"source is {source!r}, expected the name of a cascade, a folder or a Python file")
     path = Path(source)
     if path.suffix == ".py":
         config = run_file(path, "a Python file that defines `cascade`").get("cascade")

@@ -30,8 +30,9 @@ class Options:
         fidelity: how much the decoder takes from the LR image and the reference directly, where the cascade has a
             fusion: 0 is the plain decoder, 1 as it was trained.
         tile: side of a tile in px of the output.
-        progress: called as `progress(stage, steps done, steps in all)`; stage is "reference" or "result", followed by
-            the number of tiles where there are several.
+        progress: called as `progress(stage, done, in all)`; stage is "reference" or "result", followed by the number of
+            tiles where there are several. A stage of diffusion counts its steps, and encoding, reading the images and
+            decoding as one each; a network that only enlarges counts tiles.
 
     Raises:
         InputError: a value is out of its range, or is no choice.
@@ -55,6 +56,8 @@ class Options:
         for name, choices in (("sampler", SAMPLERS), ("start", get_args(Start)), ("color_fix", COLOR_FIXES)):
             if getattr(self, name) not in (None, *choices):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if self.progress is not None and not callable(self.progress):
+            raise InputError(f"progress is {self.progress!r}, expected a function of three arguments, or None")
 
     def of_first_stage(self, sampling: SamplingConfig) -> SamplingConfig:
         """The first stage's own settings with those in their place that concern both stages."""

@@ -13,7 +13,7 @@ run in a few pieces can report its progress.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ from cassr_jax.models.denoisers import Denoiser
 from cassr_jax.models.fusion import Fusion, decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.vae import AutoencoderKL
+
+T = TypeVar("T")
 
 _MAX_REPORTS = 20  # of progress in one run: each one waits for the device
 
@@ -134,17 +136,22 @@ def run(parts: Parts, inputs: Inputs, setting: Setting, report: Callable[[int, i
     """A whole stage on B pictures of one size: (B, H, W, 3) float32, about [-1, 1], not clipped.
 
     Args:
-        report: called as `report(steps done, steps in all)` a few times during the run, each time the device is done.
+        report: called as `report(done, in all)` a few times during the run, each time the device is done; encoding,
+            reading the images and decoding count as a step each.
     """
     steps = len(inputs.trajectory.timesteps)
-    carry = parts.start(inputs, setting)
-    conditions = parts.condition(inputs, setting)
-    for first, last in _pieces(steps, 1 if report is None else _MAX_REPORTS):
-        carry = parts.denoise(conditions, carry, inputs, first, last, setting)
+
+    def done(count: int, value: T) -> T:
         if report is not None:
-            jax.block_until_ready(carry)
-            report(last, steps)
-    return parts.decode(carry, inputs, setting)
+            jax.block_until_ready(value)
+            report(count, steps + 3)
+        return value
+
+    carry = done(1, parts.start(inputs, setting))
+    conditions = done(2, parts.condition(inputs, setting))
+    for first, last in _pieces(steps, 1 if report is None else _MAX_REPORTS):
+        carry = done(2 + last, parts.denoise(conditions, carry, inputs, first, last, setting))
+    return done(steps + 3, parts.decode(carry, inputs, setting))
 
 
 def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
@@ -227,9 +234,27 @@ def decode(vae: AutoencoderKL, fusion: Fusion | None, carry: Carry, inputs: Inpu
     return _merge(map_tiles(decode_alike, (cuts, moments), canvas), canvas.pixels, canvas)
 
 
-def enlarge(network: Callable[[jax.Array], jax.Array], rgb: jax.Array, canvas: Canvas) -> jax.Array:
-    """(B, h, w, 3) through a network that enlarges by the canvas's factor: (B, h * factor, w * factor, 3)."""
-    return _merge(map_tiles(network, tiling.gather(rgb, canvas.tiles), canvas), canvas.pixels, canvas)
+def enlarge(
+    network: Callable[[np.ndarray], ArrayLike],
+    rgb: np.ndarray,
+    canvas: Canvas,
+    report: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """(B, h, w, 3) through a network that enlarges by the canvas's factor, on the host: (B, h * factor, w * factor, 3).
+
+    Args:
+        network: compiled; maps tiles (N, t, t, 3), N always the same, to tiles (N, t * factor, t * factor, 3).
+        report: called as `report(tiles done, tiles in all)` a few times.
+    """
+    tiles, devices = tiling.gather(rgb, canvas.tiles), canvas.mesh.size if canvas.mesh else 1
+    pieces = [(devices * first, devices * last) for first, last in _pieces(-(-len(tiles) // devices), _MAX_REPORTS)]
+    made = []
+    for first, last in pieces:
+        filled_up = np.minimum(np.arange(first, first + pieces[0][1]), len(tiles) - 1)
+        made.append(np.asarray(network(tiles[filled_up])))
+        if report is not None:
+            report(min(last, len(tiles)), len(tiles))
+    return tiling.merge(np.concatenate(made)[: len(tiles)], canvas.pixels)
 
 
 def map_tiles(function: Callable[[Any], Any], tiles: Any, canvas: Canvas) -> Any:
@@ -269,7 +294,7 @@ def _merge(tiles: jax.Array, grid: tiling.Grid, canvas: Canvas) -> jax.Array:
     return tiling.merge(tiles, grid)
 
 
-def _pieces(steps: int, most: int) -> list[tuple[int, int]]:
-    """Divide `steps` into at most `most` runs of consecutive steps: (first, last) of each."""
-    size = -(-steps // most)
-    return [(first, min(first + size, steps)) for first in range(0, steps, size)]
+def _pieces(count: int, most: int) -> list[tuple[int, int]]:
+    """Divide `count` steps or tiles into at most `most` runs of consecutive ones: (first, last) of each."""
+    size = -(-count // most)
+    return [(first, min(first + size, count)) for first in range(0, count, size)]

@@ -112,8 +112,16 @@ def test_seed_out_of_range_names_the_range(cassr: CasSR, rgb: np.ndarray, seed: 
 def test_progress_reports_every_step_of_both_stages(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
     seen: list[tuple[str, int, int]] = []
     result = cassr.restore(rgb, progress=lambda *report: seen.append(report)).result
-    assert sorted(seen) == [(stage, step, 3) for stage in ("reference", "result") for step in (1, 2, 3)]
+    assert seen == [(stage, done, 6) for stage in ("reference", "result") for done in range(1, 7)]
     np.testing.assert_array_equal(result, restored)
+
+
+def test_progress_reports_tiles_of_a_first_stage_that_only_enlarges(cassr: CasSR):
+    networks, seen = with_rrdbnet_of(cassr.networks), []
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 24, 3)).astype(np.uint8)
+    enlarging = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
+    enlarging.reference(rgb, tile=64, progress=lambda *report: seen.append(report))
+    assert seen == [("reference, 6 tiles", done, 6) for done in range(1, 7)]
 
 
 def test_no_trace_after_the_first_call(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
@@ -199,9 +207,32 @@ def test_options_out_of_range_are_named(cassr: CasSR, rgb: np.ndarray):
         ({"steps": 0}, "steps is 0"),
         ({"tile": 4}, "tile is 4 px, expected at least 8"),
         ({"steps": 2000}, "2000"),
+        ({"seed": 1.5}, r"seed is 1\.5, expected a whole number"),
+        ({"scale": "2"}, "scale is '2', expected a number above 0"),
+        ({"tile": 100.0}, r"tile is 100\.0, expected a whole number"),
+        ({"tile": 0}, "tile is 0, expected a whole number of at least 1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan, expected a number"),
+        ({"progress": 3}, "progress is 3, expected a function"),
     ):
         with pytest.raises(InputError, match=message):
             cassr.restore(rgb, **options)
+
+
+def test_pictures_of_another_kind_are_named(cassr: CasSR, rgb: np.ndarray):
+    grey, rgba = rgb[..., 0], np.zeros((5, 6, 4), np.uint8)
+    others = (rgb / 255, rgb > 0, rgb.astype(np.uint16), rgb[0, 0], rgb[None], rgb[:0], np.array([[None]]))
+    no_arrays = (rgb.tolist(), [[1], [1, 2]], None, "photo.jpg", Path("photo.jpg"))
+    for picture in (grey, rgba, *others, *no_arrays):
+        with pytest.raises(InputError, match=r"the picture is .*, expected a uint8 array \(height, width, 3\)"):
+            cassr.restore(picture)
+    for picture in others:
+        with pytest.raises(InputError, match=r"picture array of .*: expected uint8 of \(height, width\)"):
+            cassr.upscale(picture)
+    for picture in no_arrays:
+        with pytest.raises(InputError, match=r"the picture is of type .*, expected a PIL image or a uint8 array"):
+            cassr.upscale(picture)
+    for picture in (grey, rgba, rgb[::2, ::-1]):
+        assert cassr.upscale(picture).shape[:2] == (4 * picture.shape[0], 4 * picture.shape[1])
 
 
 def test_loading_names_what_is_wrong(folder: Path, tmp_path: Path):
@@ -209,9 +240,15 @@ def test_loading_names_what_is_wrong(folder: Path, tmp_path: Path):
         ("no-such-cascade", "neither an embedded cascade"),
         (tmp_path, "holds no cassr.json"),
         (tmp_path / "x.py", "no such file"),
+        ("", "source is ''"),
+        (None, "source is None, expected the name of a cascade"),
+        (3, "source is 3"),
     ):
         with pytest.raises(InputError, match=message):
             cassr_jax.load(source)
+    for devices in ("2", 1.5, True):
+        with pytest.raises(InputError, match=f"devices is {devices!r}, expected 1 to 8"):
+            cassr_jax.load(folder, devices=devices)
     with pytest.raises(InputError, match="names no rrdbnet"):
         cassr_jax.load(folder, activation="rrdbnet")
 

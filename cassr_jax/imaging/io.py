@@ -121,6 +121,8 @@ def from_array(image: np.ndarray) -> Picture:
     Raises:
         InputError: another type or shape.
     """
+    if not hasattr(image, "__array__"):
+        raise InputError(f"the picture is of type {type(image).__name__}, expected a PIL image or a uint8 array")
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[..., None]

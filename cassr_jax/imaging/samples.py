@@ -78,7 +78,8 @@ def rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndar
     if image.mode in ("L", "RGB") and transparent is not None:
         image.info["transparency"] = _in_8_bits(transparent, raw_mode)
     if image.has_transparency_data:
-        rgba = np.array(image.convert("RGBA"))
+        straight = image.convert("LA") if image.mode == "La" else image  # Pillow goes no shorter way
+        rgba = np.array(straight.convert("RGBA"))
         return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
     if image.mode == "CMYK":
         image = cmyk_to_rgb(_inks(image) if raw_mode == "YCCK" else image)

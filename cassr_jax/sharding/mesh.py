@@ -60,8 +60,8 @@ def local_devices(count: int | None) -> list[Any]:
     present = jax.local_devices()
     if count is None:
         count = 1 if present[0].platform == "cpu" else len(present)
-    if not 1 <= count <= len(present):
-        raise InputError(f"devices is {count}, expected 1 to {len(present)}, as many as there are")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(present):
+        raise InputError(f"devices is {count!r}, expected 1 to {len(present)}, as many as there are")
     return present[:count]
 
 

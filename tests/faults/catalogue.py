@@ -2,6 +2,7 @@
 
 from tests.faults.data import DATA
 from tests.faults.fault import faults
+from tests.faults.imaging import IMAGING
 from tests.faults.inference import INFERENCE
 from tests.faults.training import TRAINING
 from tests.faults.weights import WEIGHTS
@@ -15,10 +16,6 @@ SAMPLERS = ("tests/diffusion/test_samplers.py",)
 COLOR = ("tests/imaging/test_color.py",)
 TILING = ("tests/imaging/test_tiling.py",)
 MEASURES = ("tests/evaluation/test_measures.py",)
-TIFF = ("tests/imaging/test_tiff.py",)
-SIDE_CHUNKS = ("tests/imaging/test_side_chunks.py",)
-PROFILES = ("tests/imaging/test_profiles.py",)
-ALPHA = ("tests/imaging/test_alpha.py",)
 RRDBNET = ("tests/models/test_rrdbnet.py",)
 
 FAULTS = [
@@ -49,6 +46,7 @@ FAULTS = [
         ("tests/test_schedules.py",),
         ('and "unet" not in config.new', ""),
     ),
+    *IMAGING,
     *INFERENCE,
     *TRAINING,
     *DATA,
@@ -219,58 +217,5 @@ FAULTS = [
             "a.astype(np.float64), b.astype(np.float64)",
         ),
         ("np.maximum((2 * covariance + c2) / (a_var + b_var + c2), 0)", "(2 * covariance + c2) / (a_var + b_var + c2)"),
-    ),
-    *faults(
-        "cassr_jax/imaging/samples.py",
-        TIFF,
-        ("return 255 - scaled if meaning.white_is_zero else scaled", "return scaled"),
-        ("meaning.white & (meaning.white + 1) == 0 and ", ""),
-        ("if bits <= 16 and not (real or signed):", "if bits <= 8 and not (real or signed):"),
-        ("if not real and most > whole // 2:", "if not real and most > whole:"),
-        ("np.isfinite(most) and least >= 0", "np.isfinite(most)"),
-    ),
-    *faults(
-        "cassr_jax/imaging/tiff.py",
-        TIFF,
-        ("transpose(1, 2, 0, 3).reshape(height, width, -1)", "reshape(height, width, -1)"),
-        ("& (REDUCED | MASK)", "& MASK"),
-        ("reverse=True", "reverse=False"),
-        ("kinds[alphas[0]] == ASSOCIATED", "False"),
-        ("x.photometric in MOSAICS", "False"),
-        ("samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False)", "samples[..., :1], meaning"),
-        ("np.arange(bits - 1, -1, -1)", "np.arange(bits)"),
-        ("= _tag(page, ORIENTATION) or 1", "= 1"),
-    ),
-    *faults(
-        "cassr_jax/imaging/side_chunks.py",
-        SIDE_CHUNKS,
-        ("if chunk.name[:1].isupper() or chunk.name in PIXEL_CHUNKS:", "if True:"),
-        ('PIXEL_CHUNKS = (b"tRNS", ', "PIXEL_CHUNKS = ("),
-        ("        elif not chunk.sound:\n", "        elif False:\n"),
-        ("if primaries in PRIMARIES and transfer", "if primaries in PRIMARIES or transfer"),
-        ('inside + 4 * (name == b"meta")', "inside"),
-    ),
-    *faults(
-        "cassr_jax/imaging/jpeg.py",
-        SIDE_CHUNKS,
-        ("first == second and _is_complete", "_is_complete"),
-        (" and _is_complete(jpeg, scans)", ""),
-    ),
-    *faults(
-        "cassr_jax/imaging/profiles.py",
-        PROFILES,
-        ("return table[rgb[..., 0]], None, []", "return rgb, None, []"),
-        ("colors == RGB and image.mode", "colors and image.mode"),
-    ),
-    *faults(
-        "cassr_jax/imaging/alpha.py",
-        ALPHA,
-        ("rgb[..., channel] * alpha.astype(np.float32)", "rgb[..., channel].astype(np.float32)"),
-        ("made[..., channel] + (after - before)", "made[..., channel]"),
-        ("made[..., channel] + (after - before)", "after"),
-        ("around + share[..., None] * (rgb - around)", "rgb"),
-        ("_with_nearest(_laid_over_neighbours(rgb, alpha), hidden)", "_laid_over_neighbours(rgb, alpha)"),
-        ("np.maximum(cv2.dilate(strength, np.ones((side, side), np.uint8)), 1)", "255"),
-        ("rgb * strength[..., None], -1", "rgb.astype(np.float32), -1"),
     ),
 ]

@@ -32,8 +32,8 @@ INFERENCE = [
         "cassr_jax/cascade.py",
         ("tests/test_cascade.py::test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed",),
         (
-            "2 * stages.enlarge(module(kind, params), (lr + 1) / 2, canvas) - 1",
-            "2 * stages.enlarge(module(kind, params), lr, canvas) - 1",
+            "2 * stages.map_tiles(module(kind, params), (lr + 1) / 2, canvas) - 1",
+            "2 * stages.map_tiles(module(kind, params), lr, canvas) - 1",
         ),
     ),
     *faults(

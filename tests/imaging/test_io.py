@@ -217,6 +217,14 @@ def test_alpha_is_kept_and_hidden_colour_never_shows(tmp_path, kind):
     assert seen[:, 0].max() <= 12  # neither index 1 nor 2 holds any red; magenta would
 
 
+def test_premultiplied_modes_of_pillow_are_divided():
+    for mode, straight in (("La", "LA"), ("RGBa", "RGBA")):
+        color = (200, 100) if mode == "La" else (200, 40, 10, 100)
+        picture = io.from_pil(Image.new(straight, (4, 4), color).convert(mode))
+        assert abs(int(picture.rgb[0, 0, 0]) - 200) <= 2
+        assert np.array_equal(np.unique(picture.alpha), [100])
+
+
 def test_upscale_returns_the_kind_it_was_given():
     image = transparent_pictures()["rgba"]
     as_image = io.upscale(image, enlarge)

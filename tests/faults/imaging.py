@@ -1,0 +1,76 @@
+"""Faults in how pictures are read, in what becomes of their colours and alpha, and in tiles that are enlarged."""
+
+from tests.faults.fault import faults
+
+TIFF = ("tests/imaging/test_tiff.py",)
+SIDE_CHUNKS = ("tests/imaging/test_side_chunks.py",)
+PROFILES = ("tests/imaging/test_profiles.py",)
+ALPHA = ("tests/imaging/test_alpha.py",)
+TILES_REPORTED = ("tests/test_cascade.py::test_progress_reports_tiles_of_a_first_stage_that_only_enlarges",)
+TILES_SHARED = ("tests/test_devices.py::test_tiles_of_a_network_without_diffusion_are_shared_too",)
+
+IMAGING = [
+    *faults(
+        "cassr_jax/imaging/samples.py",
+        TIFF,
+        ("return 255 - scaled if meaning.white_is_zero else scaled", "return scaled"),
+        ("meaning.white & (meaning.white + 1) == 0 and ", ""),
+        ("if bits <= 16 and not (real or signed):", "if bits <= 8 and not (real or signed):"),
+        ("if not real and most > whole // 2:", "if not real and most > whole:"),
+        ("np.isfinite(most) and least >= 0", "np.isfinite(most)"),
+    ),
+    *faults(
+        "cassr_jax/imaging/tiff.py",
+        TIFF,
+        ("transpose(1, 2, 0, 3).reshape(height, width, -1)", "reshape(height, width, -1)"),
+        ("& (REDUCED | MASK)", "& MASK"),
+        ("reverse=True", "reverse=False"),
+        ("kinds[alphas[0]] == ASSOCIATED", "False"),
+        ("x.photometric in MOSAICS", "False"),
+        ("samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False)", "samples[..., :1], meaning"),
+        ("np.arange(bits - 1, -1, -1)", "np.arange(bits)"),
+        ("= _tag(page, ORIENTATION) or 1", "= 1"),
+    ),
+    *faults(
+        "cassr_jax/imaging/side_chunks.py",
+        SIDE_CHUNKS,
+        ("if chunk.name[:1].isupper() or chunk.name in PIXEL_CHUNKS:", "if True:"),
+        ('PIXEL_CHUNKS = (b"tRNS", ', "PIXEL_CHUNKS = ("),
+        ("        elif not chunk.sound:\n", "        elif False:\n"),
+        ("if primaries in PRIMARIES and transfer", "if primaries in PRIMARIES or transfer"),
+        ('inside + 4 * (name == b"meta")', "inside"),
+    ),
+    *faults(
+        "cassr_jax/imaging/jpeg.py",
+        SIDE_CHUNKS,
+        ("first == second and _is_complete", "_is_complete"),
+        (" and _is_complete(jpeg, scans)", ""),
+    ),
+    *faults(
+        "cassr_jax/imaging/profiles.py",
+        PROFILES,
+        ("return table[rgb[..., 0]], None, []", "return rgb, None, []"),
+        ("colors == RGB and image.mode", "colors and image.mode"),
+    ),
+    *faults(
+        "cassr_jax/imaging/alpha.py",
+        ALPHA,
+        ("rgb[..., channel] * alpha.astype(np.float32)", "rgb[..., channel].astype(np.float32)"),
+        ("made[..., channel] + (after - before)", "made[..., channel]"),
+        ("made[..., channel] + (after - before)", "after"),
+        ("around + share[..., None] * (rgb - around)", "rgb"),
+        ("_with_nearest(_laid_over_neighbours(rgb, alpha), hidden)", "_laid_over_neighbours(rgb, alpha)"),
+        ("np.maximum(cv2.dilate(strength, np.ones((side, side), np.uint8)), 1)", "255"),
+        ("rgb * strength[..., None], -1", "rgb.astype(np.float32), -1"),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        TILES_SHARED,
+        ("np.concatenate(made)[: len(tiles)]", "np.concatenate(made[:1] * len(made))[: len(tiles)]"),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        TILES_REPORTED,
+        ("report(min(last, len(tiles)), len(tiles))", "report(first, len(tiles))"),
+    ),
+]
