@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.options import SAMPLING, add_options, local_path
+from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command, complain, say
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, resizing
@@ -51,6 +52,7 @@ class Job:
 
     path: Path
     entry: Entry
+    prompt: str | None = None  # None is the cascade's own
 
 
 class Faults:
@@ -83,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found.passed_over:
         warn(f"warning: passed over, in formats that are not read: {count_suffixes(found.passed_over)}")
     manifest = Manifest(args.output)
-    jobs = plan(found.pictures, args, manifest, faults)
+    prompts = read_prompts(args.prompts, [item.stem for item in found.pictures]) if args.prompts else {}
+    jobs = plan(found.pictures, prompts, args, manifest, faults)
     if not jobs:
         return faults.exit_code
 
@@ -121,7 +124,9 @@ def keep_compiled_functions() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest, faults: Faults) -> list[Job]:
+def plan(
+    inputs: Sequence[Input], prompts: Mapping[str, str], args: argparse.Namespace, manifest: Manifest, faults: Faults
+) -> list[Job]:
     """The pictures that can be restored, each read once to its end; the others are faults."""
     jobs = []
     for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
@@ -141,7 +146,7 @@ def plan(inputs: Sequence[Input], args: argparse.Namespace, manifest: Manifest, 
             warn(f"warning: {item.path}: {picture.frames} frames or pages, only the first is restored")
         for warning in picture.warnings:
             warn(f"warning: {item.path}: {warning}")
-        jobs.append(Job(item.path, Entry(str(item.path.resolve()), digest, outputs, {})))
+        jobs.append(Job(item.path, Entry(str(item.path.resolve()), digest, outputs, {}), prompts.get(item.stem)))
     return jobs
 
 
@@ -149,7 +154,10 @@ def claim(
     jobs: Sequence[Job], settings: dict[str, Any], args: argparse.Namespace, manifest: Manifest, faults: Faults
 ) -> list[Job]:
     """The pictures that are not finished yet and whose files nobody else has; from now on they are this run's."""
-    jobs = [replace(job, entry=replace(job.entry, settings=settings)) for job in jobs]
+    jobs = [
+        replace(job, entry=replace(job.entry, settings=settings | ({"prompt": job.prompt} if args.prompts else {})))
+        for job in jobs
+    ]
     if args.resume:
         remaining = [job for job in jobs if not manifest.finished(job.entry)]
         say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
@@ -211,6 +219,7 @@ def restore(
         io.opaque(picture),
         scale=args.scale,
         seed=args.seed,
+        prompt=job.prompt,
         **{name: getattr(args, name) for name in SAMPLING},
         progress=progress,
     )
@@ -303,7 +312,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
 
     sampling = parser.add_argument_group("sampling", "An option that is left out is what the configuration says.")
-    add_options(sampling, "activation", *SAMPLING, "devices", "precision")
+    add_options(sampling, "activation", *SAMPLING, "prompts", "devices", "precision")
     args = parser.parse_args(argv)
     output = args.output.resolve()
     if args.output.exists() and not args.output.is_dir():

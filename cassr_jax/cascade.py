@@ -26,10 +26,12 @@ from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.options import Options
-from cassr_jax.prompts import prompt_ids
+from cassr_jax.prompts import check_prompts, prompt_ids
 from cassr_jax.sampling import Canvas, Inputs, Parts, Setting
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.mesh import local_devices
+
+_TEXTS = 8  # pairs of prompts whose embeddings are kept
 
 StageName = Literal["reference", "result"]
 """A stage is called by what it makes."""
@@ -121,6 +123,8 @@ class CasSR:
             raise InputError(
                 f"the picture is {found}, expected a uint8 array (height, width, 3); `upscale` takes others"
             )
+        if chosen.prompt is not None:  # here, since a first stage may take long and need no prompt
+            check_prompts(self.networks.configs["text_encoder"], [chosen.prompt])
         bicubic = resizing.bicubic(rgb, resizing.output_size(rgb.shape[0], rgb.shape[1], chosen.scale))
         lq = to_float(bicubic)[None]
         made = self.first_stage.reference(_Engine(self, chosen), to_float(rgb)[None], lq)
@@ -192,6 +196,8 @@ class CasSR:
         prompts = sampling.prompts
         if prompts not in self._texts:
             ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, prompts)
+            if len(self._texts) == _TEXTS:  # pictures may have prompts of their own
+                del self._texts[next(iter(self._texts))]
             self._texts[prompts] = self._programs.encode_text(self.networks.params, ids)
         return self._texts[prompts]
 

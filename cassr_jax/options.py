@@ -30,6 +30,7 @@ class Options:
         fidelity: how much the decoder takes from the LR image and the reference directly, where the cascade has a
             fusion: 0 is the plain decoder, 1 as it was trained.
         tile: side of a tile in px of the output.
+        prompt: describes the picture, for both stages.
         progress: called as `progress(stage, done, in all)`; stage is "reference" or "result", followed by the number of
             tiles where there are several. A stage of diffusion counts its steps, and encoding, reading the images and
             decoding as one each; a network that only enlarges counts tiles.
@@ -49,10 +50,13 @@ class Options:
     reference_weight: float | None = None
     fidelity: float | None = None
     tile: int | None = None
+    prompt: str | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
         check(self)
+        if not isinstance(self.prompt, str | None):
+            raise InputError(f"prompt is {self.prompt!r}, expected text or None")
         for name, choices in (("sampler", SAMPLERS), ("start", get_args(Start)), ("color_fix", COLOR_FIXES)):
             if getattr(self, name) not in (None, *choices):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
@@ -61,7 +65,12 @@ class Options:
 
     def of_first_stage(self, sampling: SamplingConfig) -> SamplingConfig:
         """The first stage's own settings with those in their place that concern both stages."""
-        changes = {"num_steps": self.steps, "guidance_scale": self.guidance_scale, "sampler": self.sampler}
+        changes = {
+            "num_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "sampler": self.sampler,
+            "prompt": self.prompt,
+        }
         return replace(sampling, **{name: value for name, value in changes.items() if value is not None})
 
     def of_second_stage(self, sampling: SamplingConfig) -> SamplingConfig:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import cassr_jax
+from cassr_jax import cascade
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.samplers import make_sampler, start_latents
@@ -101,6 +102,32 @@ def test_same_seed_same_pixels_and_other_seeds_others(cassr: CasSR, rgb: np.ndar
     seeds = [1, 2**32 - 1, 2**32, 685470360099406, 2**63 - 1]
     results = [cassr.restore(rgb, seed=seed).result for seed in seeds]
     assert len({result.tobytes() for result in (restored, *results)}) == len(seeds) + 1
+
+
+def test_a_call_may_have_a_prompt_of_its_own(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+    np.testing.assert_array_equal(cassr.restore(rgb, prompt=cassr.config.sampling.prompt).result, restored)
+    stages = {name: replace(getattr(cassr.config, name), prompt="") for name in ("sampling", "activation_sampling")}
+    expected = CasSR(replace(cassr.config, **stages), cassr.networks).restore(rgb)
+    found = cassr.restore(rgb, prompt="")
+    np.testing.assert_array_equal(found.result, expected.result)
+    np.testing.assert_array_equal(found.reference, expected.reference)
+    assert (found.result != restored).any()
+
+
+def test_a_learned_context_refuses_a_prompt_that_it_does_not_know(cassr: CasSR, rgb: np.ndarray):
+    for call in (cassr.restore, cassr.reference, cassr.upscale):
+        with pytest.raises(InputError, match=r"prompt is 'a dog', expected '' or 'clean, high-resolution'"):
+            call(rgb, prompt="a dog")
+    with pytest.raises(InputError, match="prompt is 3, expected text or None"):
+        cassr.restore(rgb, prompt=3)
+
+
+def test_only_a_few_embeddings_of_prompts_are_kept(cassr: CasSR, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cascade, "prompt_ids", lambda *_: np.array([[0], [1]], np.int32))
+    fresh = CasSR(cassr.config, cassr.networks)
+    for number in range(3 * cascade._TEXTS):
+        fresh._text(SamplingConfig(prompt=str(number)))
+    assert len(fresh._texts) == cascade._TEXTS
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

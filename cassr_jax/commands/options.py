@@ -113,6 +113,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "longest side of a tile, in px of the output: larger pictures pass through the networks in "
         "overlapping tiles; smaller tiles need less memory",
     },
+    "prompts": {
+        "type": local_path,
+        "metavar": "FILE",
+        "help": "a prompt for each picture, in place of the cascade's own: a JSON object of names and prompts "
+        "(*.json), or lines of a name, a tab and a prompt; names are without suffix",
+    },
     "devices": {
         "type": number(COUNT),
         "metavar": "N",

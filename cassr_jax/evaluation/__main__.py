@@ -14,11 +14,13 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cassr_jax.commands import options
 from cassr_jax.commands.options import local_path
+from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import BLURRED, SIGMAS, names
@@ -60,6 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="also measure LPIPS with VGG16 and the Frechet distance on its features; slow",
     )
     add_options(parser)
+    options.add_options(parser, "prompts")
     sceptic = parser.add_argument_group("sceptic's rows", "Pictures that cost no second stage; see docs/evaluation.md.")
     sceptic.add_argument(
         "--baselines", action="store_true", help="add them: blurs of the reference, the autoencoder alone, means of two"
@@ -68,6 +71,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.lr is None and not arguments.results:
         parser.error("there is nothing to compare: expected --lr, --results, or both")
+    if arguments.prompts is not None and arguments.lr is None:
+        parser.error("--prompts is given without --lr, expected both: prompts are for the pictures of --lr")
     return arguments
 
 
@@ -111,6 +116,10 @@ def run(arguments: argparse.Namespace) -> str:
     """Run the whole comparison and return its tables."""
     results = dict(arguments.results)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
+    prompts = {}
+    if arguments.prompts is not None:
+        prompts = read_prompts(arguments.prompts, [case.name for case in cases], unpaired)
+        cases = [replace(case, prompt=prompts[case.name]) for case in cases]
     measures = find_measures(arguments.vgg16, arguments.devices)
     cascade = settings(arguments) | ({"sigmas": list(arguments.sigma)} if arguments.baselines else {})
     chosen = {
@@ -121,6 +130,8 @@ def run(arguments: argparse.Namespace) -> str:
         "missing": sorted(measures.missing),
         "vgg16": arguments.vgg16,
     } | ({} if arguments.lr is None else cascade | {"seed": arguments.seed, "cascade": fingerprint(cascade)})
+    if prompts:
+        chosen["prompts"] = prompts
     load = None if arguments.lr is None else partial(load_restore, chosen, devices=arguments.devices)
     found = compare(cases, load, measures.of_pictures, arguments.output, chosen)
     rows = means(found)

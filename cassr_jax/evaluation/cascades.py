@@ -34,8 +34,8 @@ _SIGMA = Range(0, 100, above=True)
 
 Change = Callable[[CascadeConfig], CascadeConfig]
 
-Restore = Callable[[np.ndarray, int, float], Mapping[str, np.ndarray]]
-"""(picture (h, w, 3), seed, scale) -> pictures (H, W, 3) by program; all uint8."""
+Restore = Callable[..., Mapping[str, np.ndarray]]
+"""(picture (h, w, 3), seed, scale, perhaps `prompt=`) -> pictures (H, W, 3) by program; all uint8."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -109,12 +109,12 @@ def load_restore(chosen: Mapping[str, Any], change: Change | None = None, device
     )
     options = {name: chosen[name] for name in SAMPLING if chosen.get(name) is not None}
 
-    def restore(lr: np.ndarray, seed: int, scale: float) -> dict[str, np.ndarray]:
-        restoration = cassr.restore(lr, seed=seed, scale=scale, **options)
+    def restore(lr: np.ndarray, seed: int, scale: float, **prompt: str) -> dict[str, np.ndarray]:
+        restoration = cassr.restore(lr, seed=seed, scale=scale, **options, **prompt)
         return {kind: getattr(restoration, kind) for kind in KINDS}
 
-    def restore_with_baselines(lr: np.ndarray, seed: int, scale: float) -> dict[str, np.ndarray]:
-        pictures = restore(lr, seed, scale)
+    def restore_with_baselines(lr: np.ndarray, seed: int, scale: float, **prompt: str) -> dict[str, np.ndarray]:
+        pictures = restore(lr, seed, scale, **prompt)
         alone = pictures["result"]
         if weight:
             pictures["result"] = blended(pictures["reference"], alone, weight)

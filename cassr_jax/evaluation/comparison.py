@@ -181,7 +181,8 @@ def _measure_all(
         if restore is not None and pictures.lr is not None:
             start = time.perf_counter()
             try:
-                made = restore(pictures.lr, seed, pictures.scale)
+                prompt = {} if case.prompt is None else {"prompt": case.prompt}
+                made = restore(pictures.lr, seed, pictures.scale, **prompt)
             except InputError as error:
                 yield Measured(case.name, {}, f"{case.lr}: {error}", files=files)
                 continue

@@ -19,6 +19,7 @@ class Case:
     hr: Path
     lr: Path | None
     results: Mapping[str, Path]  # program -> its picture
+    prompt: str | None = None  # None is the cascade's own
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,28 @@
-"""A comparison that is taken up again: every value comes back as it was, and a lost file costs only its picture."""
+"""A comparison that is taken up again: every value comes back as it was, and a lost file costs only its picture.
+
+Prompts for each picture decide the values, so they are a part of the comparison.
+"""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import cassr_jax
+from cassr_jax.config import CascadeConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
+from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Undefined, Values
 from cassr_jax.evaluation.pairing import find_cases
 from tests.evaluation.narrow_backbones import install_narrow_networks
-from tests.evaluation.pair_folders import write
+from tests.evaluation.pair_folders import arguments, write
 
 
 def values_by_picture(found: list[Measured]) -> dict[str, dict[str, Values]]:
@@ -84,3 +91,38 @@ def test_a_damaged_value_is_named(tmp_path, folders):
     (tmp_path / "values.jsonl").write_text(json.dumps({"name": "a", "values": {"peer": {"x": "3"}}}) + "\n")
     with pytest.raises(InputError, match=r"values.jsonl, line 1: not the values of a picture \(a value is '3'\)"):
         compare(cases, None, lambda *_: ([], {}), Path(tmp_path), {})
+
+
+@pytest.mark.parametrize("rows", [[], ["--baselines"]], ids=["plain", "with the sceptic's rows"])
+def test_each_picture_has_its_own_prompt(folders, monkeypatch, capsys, rows):
+    seen: list[str] = []
+
+    def restore(lr: np.ndarray, *, prompt: str, **options) -> SimpleNamespace:
+        seen.append(prompt)
+        large = lr.repeat(4, 0).repeat(4, 1)
+        return SimpleNamespace(bicubic=large, reference=large, result=large)
+
+    loaded = SimpleNamespace(restore=restore, config=CascadeConfig())
+    monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda picture: picture)
+    install_narrow_networks(monkeypatch)
+    prompts = folders / "prompts.tsv"
+    given = arguments(folders, "--prompts", str(prompts), *rows)
+    prompts.write_text("a\tone\nb\ttwo\n")
+    assert command.main(given) == 2
+    assert "prompts.tsv: has no prompt for c, expected one for every picture" in capsys.readouterr().err
+    prompts.write_text("a\tone\nb\ttwo\nc\tthree\n")
+    assert command.main(given) == 0
+    assert seen == ["one", "two", "three"]
+    settings = json.loads((folders / "out" / "comparison.json").read_text())["settings"]
+    assert settings["prompts"] == {"a": "one", "b": "two", "c": "three"}
+    prompts.write_text("a\tone\nb\ttwo\nc\tfour\n")
+    assert command.main(given) == 2
+    assert "settings.json: prompts is" in capsys.readouterr().err
+
+
+def test_prompts_are_for_pictures_that_are_restored(folders, capsys):
+    given = ["--hr", str(folders / "hr"), "--results", f"peer={folders / 'peer'}", "--output", str(folders / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*given, "--prompts", "p.tsv"])
+    assert "--prompts is given without --lr" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""`sample.py --prompts`: each picture gets its own prompt, which decides whether it is finished."""
+
+import json
+
+import pytest
+
+from tests.end_to_end.quick import flat, manifest, run
+
+
+@pytest.fixture
+def pictures(folder):
+    flat(folder / "a.png", "red")
+    flat(folder / "deep" / "b.jpg", "green")
+    (folder.parent / "p.json").write_text(json.dumps({"a": "a wall", "deep/b": "a meadow"}))
+    return folder.parent
+
+
+def test_each_picture_has_its_own_prompt(pictures, cascade):
+    assert run("in", "--output", "out", "--prompts", "p.json") == 0
+    assert [call["prompt"] for call in cascade.calls] == ["a wall", "a meadow"]
+    assert {name: entry["settings"]["prompt"] for name, entry in manifest().items()} == {
+        "a.png": "a wall",
+        "deep/b.png": "a meadow",
+    }
+
+
+def test_a_changed_prompt_is_restored_again(pictures, cascade):
+    assert run("in", "--output", "out", "--prompts", "p.json") == 0
+    cascade.calls.clear()
+    (pictures / "p.json").write_text(json.dumps({"a": "a wall", "deep/b": "a lawn"}))
+    assert run("in", "--output", "out", "--prompts", "p.json", "--resume") == 0
+    assert [call["prompt"] for call in cascade.calls] == ["a lawn"]
+
+
+def test_without_the_option_the_cascade_s_own_prompt_holds(pictures, cascade):
+    assert run("in", "--output", "out") == 0
+    assert [call["prompt"] for call in cascade.calls] == [None, None]
+    assert all("prompt" not in entry["settings"] for entry in manifest().values())
+
+
+def test_a_picture_without_a_prompt_is_named_before_anything_is_done(pictures, cascade, capsys):
+    (pictures / "p.json").write_text(json.dumps({"a": "a wall"}))
+    assert run("in", "--output", "out", "--prompts", "p.json") == 2
+    assert capsys.readouterr().err == "sample.py: p.json: has no prompt for deep/b, expected one for every picture\n"
+    assert not cascade.calls
+    assert not (pictures / "out").exists()
