@@ -107,15 +107,17 @@ def run_variant(
     Raises:
         InputError: the variant's cascade cannot be loaded, or no picture could be measured.
     """
+    own = {**chosen, **variant.options}
 
     def change(config: CascadeConfig) -> CascadeConfig:
-        config = with_options(config, {**chosen, **variant.options})
+        config = with_options(config, own)
         return config if variant.change is None else variant.change(config)
 
+    # The options are in the configuration, where a variant can change them, so none is given once more.
     unchanged = {"config": chosen["config"], "activation": None, "precision": chosen["precision"]}
     load = partial(load_restore, unchanged, change, devices)
-    chosen = {**chosen, **variant.options, "variant": variant.name, "cascade": fingerprint(chosen, change)}
-    found = compare(cases, load, measure, folder / variant.name, chosen)
+    comparison = own | {"variant": variant.name, "cascade": fingerprint(chosen, change)}
+    found = compare(cases, load, measure, folder / variant.name, comparison)
     seconds = [m.seconds for m in found if m.values and m.seconds is not None]
     if not seconds:
         raise InputError(f"none of the {len(cases)} pictures could be measured; the first one: {found[0].left_out}")

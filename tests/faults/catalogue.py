@@ -1,6 +1,7 @@
 """Faults that a careful person could make, and the tests that must fail for each."""
 
 from tests.faults.data import DATA
+from tests.faults.evaluation import EVALUATION
 from tests.faults.fault import faults
 from tests.faults.imaging import IMAGING
 from tests.faults.inference import INFERENCE
@@ -50,6 +51,7 @@ FAULTS = [
     *INFERENCE,
     *TRAINING,
     *DATA,
+    *EVALUATION,
     *WEIGHTS,
     *faults(
         "cassr_jax/fitting.py",
