@@ -68,8 +68,7 @@ class CasSR:
     ):
         self.config = config
         self.first_stage = first_stage(config.activation)
-        used = local_devices(devices)
-        self._mesh = Mesh(np.array(used), ("tiles",)) if len(used) > 1 else None
+        self._mesh = mesh_of_tiles(devices)
         if self._mesh is not None:
             everywhere = NamedSharding(self._mesh, PartitionSpec())
             networks = replace(networks, params=jax.device_put(networks.params, everywhere))
@@ -200,6 +199,16 @@ class CasSR:
                 del self._texts[next(iter(self._texts))]
             self._texts[prompts] = self._programs.encode_text(self.networks.params, ids)
         return self._texts[prompts]
+
+
+def mesh_of_tiles(devices: int | None) -> Mesh | None:
+    """The devices that share the tiles of a picture, and hold all weights each; None for JAX's first device alone.
+
+    Raises:
+        InputError: there are fewer devices.
+    """
+    used = local_devices(devices)
+    return Mesh(np.array(used), ("tiles",)) if len(used) > 1 else None
 
 
 @dataclass(frozen=True)

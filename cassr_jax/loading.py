@@ -6,8 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
 from cassr_jax import second_stage
-from cassr_jax.cascade import CasSR
+from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import CascadeConfig, DType
 from cassr_jax.config_files import from_json, resolve, run_file, to_json
 from cassr_jax.errors import InputError
@@ -61,14 +64,21 @@ def load(
     dtype = dtype or "float32"
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
-    networks = Networks()
+    networks, mesh = Networks(), mesh_of_tiles(devices)
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     fusion = {second_stage.FUSION} & config.components.keys()
     for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks, *fusion):
         if kind not in config.components:
             raise InputError(
                 f"{source}: names no {kind} among its components, which activation {config.activation} needs"
             )
-        networks = networks.with_read(kind, resolve(config.components[kind], base), dtype, dtype)
+        networks = networks.with_read(
+            kind,
+            resolve(config.components[kind], base),
+            dtype,
+            dtype,
+            lambda _, array: jax.device_put(array, everywhere),
+        )
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
     check_fitting(networks.configs, sources)
     sampled = [config.sampling, *([config.activation_sampling] if first_stage(config.activation).diffuses else [])]

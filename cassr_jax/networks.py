@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
 
-# Puts a parameter, given its name `kind.path` and its values, where it is to lie.
-Place = Callable[[str, np.ndarray], jax.Array]
+# Puts a parameter, given its name `kind.path` and its values, where it is to lie. Those of a network come one after the
+# other, in the order of their names.
+Place = Callable[[str, ArrayLike], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,33 @@ class Networks:
         entry = kind_of(kind)
         weights = entry.open(source)
         put = place or (lambda _, array: jax.device_put(array))
-        params = {name: put(f"{kind}.{name}", weights.read(name, param_dtype)) for name in weights.shapes}
+        placed = {name: put(f"{kind}.{name}", weights.read(name, param_dtype)) for name in sorted(weights.shapes)}
+        params = {name: placed[name] for name in weights.shapes}
         return self._with(kind, weights.config, entry.abstract(weights.config, dtype)[0], params)
 
-    def with_new(self, kind: str, config: Any, dtype: DTypeLike, key: jax.Array) -> "Networks":
-        """With a freshly drawn network. A ControlNet is born as a copy of the encoder beside which it stands."""
+    def with_new(
+        self,
+        kind: str,
+        config: Any,
+        dtype: DTypeLike,
+        key: jax.Array,
+        place: Place | None = None,
+        encoder: Mapping[str, ArrayLike] | None = None,
+    ) -> "Networks":
+        """With a freshly drawn network. A ControlNet is born as a copy of the encoder beside which it stands.
+
+        Args:
+            place: as in `with_read`.
+            encoder: that encoder's parameters, by default those of the `unet` here.
+        """
         entry = kind_of(kind)
         graphdef, params = entry.draw(config, dtype, key)
         if entry.copies_encoder:
-            encoder = select(self.params, "unet")
-            params |= {name: jnp.copy(encoder[name]) for name in params if name in encoder}
+            encoder = encoder or select(self.params, "unet")
+            params |= {name: jnp.array(encoder[name]) for name in params if name in encoder}
+        if place is not None:
+            placed = {name: place(f"{kind}.{name}", params.pop(name)) for name in sorted(params)}
+            params = {name: placed[name] for name in entry.shapes(config)}
         return self._with(kind, config, graphdef, params)
 
     def with_shapes(self, kind: str, config: Any, dtype: DTypeLike) -> "Networks":

@@ -128,8 +128,10 @@ def _name(path: tuple[Any, ...]) -> str:
 def _placed(value: Any, sharding: NamedSharding) -> jax.Array:
     """Lay out one array that every process holds whole.
 
-    Unlike `device_put`, this does not compare the values of all processes.
+    Unlike `device_put`, this does not compare the values of all processes. An array that lies there already stays.
     """
+    if isinstance(value, jax.Array) and value.sharding == sharding:
+        return value
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     value = np.asarray(value)

@@ -29,21 +29,35 @@ SET_ASIDE = "set_aside"  # beside `checkpoints`
 Origins = Mapping[str, Mapping[str, str]]  # kind -> {"source", "sha256"}
 
 
-def origins(config: TrainConfig, frozen: Mapping[str, jax.Array]) -> Origins:
-    """Where each frozen network came from, and a hash of its parameters (names, types, values) as they were read.
+class Digests:
+    """A hash of each network's parameters: names, types and values, those of a network in the order of their names."""
 
-    Frozen weights are not written with a checkpoint; this is what it holds in their place.
-    """
-    digests: dict[str, Any] = {}
-    for name in sorted(frozen):
-        kind, value = name.split(".", 1)[0], np.asarray(frozen[name])
-        digest = digests.setdefault(kind, hashlib.sha256())
+    def __init__(self) -> None:
+        self._of_kind: dict[str, Any] = {}
+
+    def add(self, name: str, value: np.ndarray) -> None:
+        """Add the parameter `kind.path`."""
+        digest = self._of_kind.setdefault(name.split(".", 1)[0], hashlib.sha256())
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).view(np.uint8).data)
-    return {
-        kind: {"source": config.components.get(kind, f"new, seed {config.seed}"), "sha256": digest.hexdigest()}
-        for kind, digest in digests.items()
-    }
+
+    def origins(self, config: TrainConfig) -> Origins:
+        """Where each network came from, and its hash.
+
+        Frozen weights are not written with a checkpoint; this is what it holds in their place.
+        """
+        return {
+            kind: {"source": config.components.get(kind, f"new, seed {config.seed}"), "sha256": digest.hexdigest()}
+            for kind, digest in self._of_kind.items()
+        }
+
+
+def origins(config: TrainConfig, params: Mapping[str, jax.Array]) -> Origins:
+    """`Digests.origins` of parameters that are all there."""
+    digests = Digests()
+    for name in sorted(params):
+        digests.add(name, np.asarray(params[name]))
+    return digests.origins(config)
 
 
 @dataclass(frozen=True)

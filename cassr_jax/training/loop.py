@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.config import TrainConfig
@@ -23,11 +22,12 @@ from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.ranges import check
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.training.checkpoint import Checkpoints, Saved, origins
+from cassr_jax.training.checkpoint import Checkpoints, Saved
 from cassr_jax.training.export import export, kept_pictures
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import Batch, make_objective
+from cassr_jax.training.placing import Placing
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.processes import check_agreement, claimed_together
 from cassr_jax.training.resume import changes_between, check_permissions, check_same_run, check_stream, log_changes
@@ -201,11 +201,10 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
     """The run and its first state."""
     placement = Placement.of(config.strategy)
     check_division(config, placement)
-    networks = build(config)
-    trainable, frozen = parameters_of(config, networks)
-    account = {"config": to_json(config), "frozen": origins(config, frozen)}
-    frozen = jax.tree.map(lambda x: jnp.asarray(x, config.frozen_dtype), frozen)
-    trainable = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), trainable)
+    placing = Placing(config, placement)
+    networks = build(config, placing)
+    trainable, frozen = parameters_of(config, networks, placing)
+    account = {"config": to_json(config), "frozen": placing.digests.origins(config)}
     networks = replace(networks, params={})
     ids = None
     if "text_encoder" in networks.configs:
@@ -213,7 +212,7 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
         ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt])
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = make_objective(config, networks.graphdefs, ids)
-    state, frozen = new_state(trainable, optimizer, placement), placement.place(frozen)
+    state = new_state(trainable, optimizer, placement)
     step = make_step(objective, optimizer, config, placement, state, frozen)
     return _Run(config, placement, networks, ids, frozen, step, account), state
 

@@ -12,12 +12,12 @@ from cassr_jax.data.pipeline import Batch, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
-from cassr_jax.models.parameters import nest
-from cassr_jax.networks import Networks
+from cassr_jax.networks import Networks, Place
 from cassr_jax.schedules import agreed
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import partition
+from cassr_jax.training.placing import Placing
 from cassr_jax.training.stages import activation_of, pictures_read, stage_named, start_read
 from cassr_jax.weights.perceptual import lpips_weights
 
@@ -70,26 +70,32 @@ def with_schedule(config: TrainConfig) -> TrainConfig:
     return replace(config, schedule=agreed(config.schedule, unet, f"the configuration of stage {config.stage}"))
 
 
-def build(config: TrainConfig) -> Networks:
-    """Everything the stage uses, read or new."""
-    networks = Networks()
+def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
+    """Everything the stage uses, read or new, each parameter as `placing` puts it; by default as it comes."""
+    networks, encoder = Networks(), None if placing is None else placing.encoder
     for kind in networks_of(config):
         if kind in config.new:
             # Before it is drawn: a new ControlNet copies the U-Net's encoder.
             check_fitting(networks.configs | {kind: config.new[kind]}, config.components)
             key = jax.random.fold_in(seed_key(config.seed), list(config.new).index(kind))
-            networks = networks.with_new(kind, config.new[kind], config.dtype, key)
+            networks = networks.with_new(kind, config.new[kind], config.dtype, key, placing, encoder)
         else:
-            networks = networks.with_read(kind, config.components[kind], config.dtype)
+            networks = networks.with_read(kind, config.components[kind], config.dtype, place=placing)
             check_fitting(networks.configs, config.components)
+    if placing is not None:
+        placing.encoder.clear()
     return networks
 
 
-def parameters_of(config: TrainConfig, networks: Networks) -> tuple[dict[str, Any], dict[str, Any]]:
+def parameters_of(
+    config: TrainConfig, networks: Networks, place: Place | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(trainable, frozen) of all that the loss reads: the networks', and LPIPS's weights where it needs them."""
     trainable, frozen = partition(networks.params, config.stage)
     if needs_lpips(config):
-        frozen |= nest("lpips", jax.tree.map(jnp.asarray, lpips_weights("vgg16")))
+        put = place or (lambda _, array: jnp.asarray(array))
+        weights = lpips_weights("vgg16")
+        frozen |= {f"lpips.{name}": put(f"lpips.{name}", weights[name]) for name in sorted(weights)}
     return trainable, frozen
 
 

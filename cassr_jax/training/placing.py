@@ -1,0 +1,45 @@
+"""Where a run's parameters go as they are read or drawn: straight to their shards, in the type that they will have."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from cassr_jax.config import TrainConfig
+from cassr_jax.kinds import kind_of
+from cassr_jax.sharding.placement import Placement
+from cassr_jax.training.checkpoint import Digests
+from cassr_jax.training.masking import is_trainable
+
+
+class Placing:
+    """Puts one parameter after another, so that no device ever holds a network that is to be divided.
+
+    Trainable parameters become float32. Frozen ones are hashed as they come, and become `config.frozen_dtype`.
+
+    Attributes:
+        digests: of the frozen parameters.
+        encoder: the U-Net's parameters from which a new network starts, as they came, on the host; the U-Net's own may
+            have lost digits by then. Empty where nothing starts from them.
+    """
+
+    def __init__(self, config: TrainConfig, placement: Placement):
+        self.digests = Digests()
+        self.encoder: dict[str, np.ndarray] = {}
+        self._config, self._placement = config, placement
+        copies = {kind: network for kind, network in config.new.items() if kind_of(kind).copies_encoder}
+        self._copied = {name for kind, network in copies.items() for name in kind_of(kind).shapes(network)}
+
+    def __call__(self, name: str, value: ArrayLike) -> jax.Array:
+        """Put the parameter `kind.path`; those of a kind have to come in the order of their names."""
+        kind, _, path = name.partition(".")
+        array: Any = np.asarray(value)
+        if kind == "unet" and path in self._copied:
+            self.encoder[path] = array
+        if is_trainable(name, self._config.stage):
+            dtype = "float32"
+        else:
+            self.digests.add(name, array)
+            dtype = self._config.frozen_dtype
+        return self._placement.place({name: array.astype(jax.numpy.dtype(dtype), copy=False)})[name]
