@@ -24,7 +24,7 @@ from cassr_jax.commands.options import SAMPLING, add_options, local_path
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command, complain, say
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io, resizing
+from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.inputs import Input, count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
@@ -41,17 +41,19 @@ examples:
   python sample.py photo.jpg --seed 7 --steps 20      another variation, with fewer steps
 
 exit code: 0 all pictures are restored, 2 an argument is wrong or at least one picture failed (one line each on stderr),
-130 Ctrl-C. An animation gives its first frame, with a warning. Transparency and the colour profile are kept, other
-metadata are not. DIR/manifest.json records the settings, seed and files of every picture.
+130 Ctrl-C. An animation gives its first frame, with a warning. The memory that the largest picture needs is said before
+work starts; a picture that needs more than the machine has is refused. Transparency and the colour profile are kept,
+other metadata are not. DIR/manifest.json records the settings, seed and files of every picture.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to restore."""
+    """A picture to restore; `size` is its result's, (height, width)."""
 
     path: Path
     entry: Entry
+    size: tuple[int, int]
     prompt: str | None = None  # None is the cascade's own
 
 
@@ -100,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = claim(jobs, settings, args, manifest, faults)
     if not jobs:
         return faults.exit_code
+    say(announcement(jobs))
     dtype = PRECISIONS.get(args.precision)
     cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
     if (run := trained(args.config)) is not None:
@@ -135,6 +138,7 @@ def plan(
             outputs = outputs_of(item, picture, args)
             height, width = picture.rgb.shape[:2]
             height, width = resizing.output_size(height, width, args.scale)
+            memory.check(height, width)
             io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
             for file in outputs.values():
                 manifest.place(file)
@@ -146,8 +150,17 @@ def plan(
             warn(f"warning: {item.path}: {picture.frames} frames or pages, only the first is restored")
         for warning in picture.warnings:
             warn(f"warning: {item.path}: {warning}")
-        jobs.append(Job(item.path, Entry(str(item.path.resolve()), digest, outputs, {}), prompts.get(item.stem)))
+        entry = Entry(str(item.path.resolve()), digest, outputs, {})
+        jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem)))
     return jobs
+
+
+def announcement(jobs: Sequence[Job]) -> str:
+    """One line that says how much there is to do, and what it needs."""
+    height, width = max((job.size for job in jobs), key=lambda size: size[0] * size[1])
+    needed = memory.in_words(memory.need(height, width))
+    pictures = "1 picture" if len(jobs) == 1 else f"{len(jobs)} pictures, the largest"
+    return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"
 
 
 def claim(

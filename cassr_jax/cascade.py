@@ -20,7 +20,7 @@ from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.first_stage.interface import MakeDenoiser
-from cassr_jax.imaging import io, resizing, tiling
+from cassr_jax.imaging import io, memory, resizing, tiling
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import merge, select
@@ -124,7 +124,9 @@ class CasSR:
             )
         if chosen.prompt is not None:  # here, since a first stage may take long and need no prompt
             check_prompts(self.networks.configs["text_encoder"], [chosen.prompt])
-        bicubic = resizing.bicubic(rgb, resizing.output_size(rgb.shape[0], rgb.shape[1], chosen.scale))
+        size = resizing.output_size(rgb.shape[0], rgb.shape[1], chosen.scale)
+        memory.check(*size)
+        bicubic = resizing.bicubic(rgb, size)
         lq = to_float(bicubic)[None]
         made = self.first_stage.reference(_Engine(self, chosen), to_float(rgb)[None], lq)
         return bicubic, _finished(

@@ -1,8 +1,8 @@
 """Colour fixes: the restored picture's detail with the low-resolution picture's colours.
 
 Pure functions on NumPy or JAX arrays alike (whichever is given is what comes back), traceable under `jit`. Pictures are
-(H, W, C) or (B, H, W, C) floats in any range; memory is a few copies of the picture. `adain` and `wavelet` follow
-StableSR (arXiv 2305.07015, its script `wavelet_color_fix`), which the peers took over.
+(H, W, C) or (B, H, W, C) floats in any range; each needs memory for three more pictures, its result among them. `adain`
+and `wavelet` follow StableSR (arXiv 2305.07015, its script `wavelet_color_fix`), which the peers took over.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,13 @@ def adain(image: Array, source: Array) -> Array:
     Adaptive instance normalisation (arXiv 1703.06868): unbiased variance over the picture, plus 1e-5. A single pixel
     has no variance; it becomes the source's colour.
     """
-    image_mean, image_std = _mean_and_std(image)
-    source_mean, source_std = _mean_and_std(source)
-    return (image - image_mean) / image_std * source_std + source_mean
+
+    def adapted(image: Array, source: Array) -> Array:
+        image_mean, image_std = _mean_and_std(image)
+        source_mean, source_std = _mean_and_std(source)
+        return (image - image_mean) / image_std * source_std + source_mean
+
+    return _by_channel(adapted, image, source)
 
 
 def wavelet(image: Array, source: Array, levels: int = WAVELET_LEVELS) -> Array:
@@ -37,7 +41,7 @@ def wavelet(image: Array, source: Array, levels: int = WAVELET_LEVELS) -> Array:
     Split by an undecimated (à trous) decomposition: `levels` binomial blurs [1 2 1] x [1 2 1] / 16 with holes of 1, 2,
     4, ... pixels, borders repeated. The blur is linear, so high(image) + low(source) = image + low(source - image).
     """
-    return image + _blurred(source - image, levels)
+    return _by_channel(lambda image, source: image + _blurred(source - image, levels), image, source)
 
 
 def contrast(image: Array, source: Array) -> Array:
@@ -48,11 +52,19 @@ def contrast(image: Array, source: Array) -> Array:
     noise that was taken away looks the same.
     """
     xp = image.__array_namespace__()
-    mean, wanted = (xp.mean(x, axis=(-3, -2), keepdims=True) for x in (image, source))
-    low, low_wanted = (_blurred(x, 2) for x in (image - mean, source - wanted))
-    shared = xp.sum(low * low_wanted, axis=(-3, -2, -1), keepdims=True)
-    own = xp.sum(low_wanted**2, axis=(-3, -2, -1), keepdims=True)
-    return (image - mean) / xp.maximum(shared / (own + CONTRAST_EPSILON), 1.0) + wanted
+
+    def mean(x: Array) -> Array:
+        return xp.mean(x, axis=(-3, -2), keepdims=True)
+
+    def products(image: Array, source: Array) -> Array:
+        """(..., 2, 1, 1): the blurred source against the image and against itself."""
+        low, wanted = (_blurred(x - mean(x), 2) for x in (image, source))
+        return xp.concatenate([xp.sum(x * wanted, axis=(-3, -2), keepdims=True) for x in (low, wanted)], axis=-3)
+
+    sums = xp.sum(_by_channel(products, image, source), axis=-1, keepdims=True)
+    shared, own = sums[..., :1, :, :], sums[..., 1:, :, :]
+    gain = xp.maximum(shared / (own + CONTRAST_EPSILON), 1.0)
+    return _by_channel(lambda image, source: (image - mean(image)) / gain + mean(source), image, source)
 
 
 COLOR_FIXES: dict[str, Callable[[Array, Array], Array]] = {
@@ -61,6 +73,13 @@ COLOR_FIXES: dict[str, Callable[[Array, Array], Array]] = {
     "wavelet": wavelet,
     "none": none,
 }
+
+
+def _by_channel(function: Callable[[Array, Array], Array], image: Array, source: Array) -> Array:
+    """`function` of one channel of both after the other: a third of the memory."""
+    xp = image.__array_namespace__()
+    channels = [slice(i, i + 1) for i in range(image.shape[-1])]
+    return xp.concatenate([function(image[..., i], source[..., i]) for i in channels], axis=-1)
 
 
 def _mean_and_std(image: Array) -> tuple[Array, Array]:

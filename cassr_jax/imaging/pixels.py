@@ -15,8 +15,10 @@ def to_float(images: ArrayT) -> ArrayT:
 
 def to_uint8(images: np.ndarray | jax.Array) -> np.ndarray:
     """[-1, 1], of any floating type -> uint8 [0, 255], rounded and clipped, on the host. NaN becomes grey."""
-    values = np.nan_to_num(np.asarray(images, np.float32))
-    return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+    values = np.nan_to_num(np.asarray(images, np.float32))  # a copy, changed in place: pictures are large
+    values += 1
+    values *= 127.5
+    return np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
 
 
 def blended(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sample
 from cassr_jax.errors import InputError
+from cassr_jax.imaging import memory
 from cassr_jax.imaging.manifest import Manifest
 from tests.end_to_end.quick import (
     COLORS,
@@ -123,6 +124,18 @@ def test_absurd_sizes(folder, cascade, capsys):
     assert "wide.png" in error
     assert "16383" in error
     assert "bomb.png" in error
+
+
+def test_a_picture_that_needs_more_memory_than_there_is_costs_one_line(folder, cascade, capsys, monkeypatch):
+    flat(folder / "small.png", "red")
+    flat(folder / "large.png", "red", (200, 100))
+    monkeypatch.setattr(memory, "installed", lambda: 10_000_000)
+    assert run("in", "--output", "out") == 2
+    assert outputs() == ["small.png"]
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert "large.png: 800x400 px of output need about 77 MB of memory, expected at most 10 MB" in line
+    assert captured.out.startswith("1 picture of 48x32 px; about 1 MB")
 
 
 def test_a_foreign_file_is_not_overwritten(folder, cascade, capsys):

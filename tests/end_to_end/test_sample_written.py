@@ -31,7 +31,9 @@ def test_one_photograph(folder, cascade, capsys):
         assert (result.size, result.mode, result.format) == ((48, 32), "RGB", "PNG")
     assert close(color_of("out/a.png"), COLORS["red"])
     captured = capsys.readouterr()
-    assert captured.out.startswith(str(Path("in/a.jpg")) + " -> ")
+    needs, done = captured.out.splitlines()
+    assert needs == "1 picture of 48x32 px; about 1 MB of memory besides the networks"
+    assert done.startswith(str(Path("in/a.jpg")) + " -> ")
     assert captured.err == ""
 
 
@@ -56,7 +58,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "fidelity": 0.75,
         "tile": 64,
     }
-    assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, **expected}]
+    assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, "prompt": None, **expected}]
     entry = manifest()["a.png"]
     assert expected.items() <= entry["settings"].items()
     assert entry["settings"]["guidance_scale"] == 1.5

@@ -198,7 +198,7 @@ FAULTS = [
     *faults(
         "cassr_jax/imaging/color.py",
         COLOR,
-        ("return image + _blurred(source - image, levels)", "return image + _blurred(image - source, levels)"),
+        ("image + _blurred(source - image, levels)", "image + _blurred(image - source, levels)"),
         ("2**level), -2, 2**level", "2**level), -2, 2 * level + 1"),
         ("/ image_std * source_std", "/ source_std * image_std"),
         ("0.5 * image + 0.25 * (before", "0.5 * image + 0.2 * (before"),

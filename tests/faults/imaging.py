@@ -8,6 +8,8 @@ PROFILES = ("tests/imaging/test_profiles.py",)
 ALPHA = ("tests/imaging/test_alpha.py",)
 TILES_REPORTED = ("tests/test_cascade.py::test_progress_reports_tiles_of_a_first_stage_that_only_enlarges",)
 TILES_SHARED = ("tests/test_devices.py::test_tiles_of_a_network_without_diffusion_are_shared_too",)
+COLOR = ("tests/imaging/test_color.py",)
+MEMORY = ("tests/imaging/test_memory.py",)
 
 IMAGING = [
     *faults(
@@ -72,5 +74,18 @@ IMAGING = [
         "cassr_jax/sampling.py",
         TILES_REPORTED,
         ("report(min(last, len(tiles)), len(tiles))", "report(first, len(tiles))"),
+    ),
+    *faults(
+        "cassr_jax/imaging/color.py",
+        COLOR,
+        ("for x in (low, wanted)], axis=-3)", "for x in (wanted, low)], axis=-3)"),
+        ("slice(i, i + 1) for i in range", "slice(None) for i in range"),
+    ),
+    *faults(
+        "cassr_jax/imaging/memory.py",
+        MEMORY,
+        ("need(height, width) > present", "need(height, width) > 20 * present"),
+        ("min(found, default=None)", "max(found, default=None)"),
+        ("3 * 4 * height * width", "3 * height * width"),
     ),
 ]

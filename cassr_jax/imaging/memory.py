@@ -1,0 +1,50 @@
+"""How much memory a picture needs, known before any work."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from cassr_jax.errors import InputError
+
+COPIES = 20
+"""How many pictures of the output's size, in float32 RGB, are held at once; `tests/end_to_end` measures it."""
+
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
+
+
+def need(height: int, width: int) -> int:
+    """Bytes for a picture of that size of output, besides the networks."""
+    return COPIES * 3 * 4 * height * width
+
+
+def installed() -> int | None:
+    """Bytes that this machine has, or that its container may use; None where the system does not say."""
+    found = [int(text) for text in map(_text, LIMITS) if text.isdecimal()]
+    with suppress(AttributeError, ValueError, OSError):  # not every system has them
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(found, default=None)
+
+
+def check(height: int, width: int) -> None:
+    """
+    Raises:
+        InputError: a picture of that size of output needs more than the machine has.
+    """
+    present = installed()
+    if present is not None and need(height, width) > present:
+        raise InputError(
+            f"{width}x{height} px of output need about {in_words(need(height, width))} of memory, expected at most "
+            f"{in_words(present)}, which this machine has; choose a smaller scale or crop"
+        )
+
+
+def in_words(size: int) -> str:
+    """A number of bytes for a person: "11.5 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 1):.0f} MB"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
