@@ -97,7 +97,9 @@ def _to_line(measured: Measured) -> str:
             return value
         return None if math.isnan(value) else str(value)
 
-    values = {program: {name: written(value) for name, value in of.items()} for program, of in measured.values.items()}
+    values = {
+        program: {name: written(value) for name, value in row.items()} for program, row in measured.values.items()
+    }
     return json.dumps(asdict(measured) | {"values": values}, allow_nan=False) + "\n"
 
 
@@ -121,7 +123,9 @@ def _from_line(line: bytes, where: str) -> Measured:
         measured = Measured(**data)
         if not isinstance(measured.name, str):
             raise TypeError(f"the name is {measured.name!r}")
-        values = {program: {name: read(value) for name, value in of.items()} for program, of in measured.values.items()}
+        values = {
+            program: {name: read(value) for name, value in row.items()} for program, row in measured.values.items()
+        }
     except (TypeError, AttributeError) as error:
         raise InputError(
             f"{where}: not the values of a picture ({error}); delete this line, and the picture is measured again"
