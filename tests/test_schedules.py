@@ -1,6 +1,7 @@
 """The noise schedule comes with the weights, in sampling and in training; a contradiction is refused."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +188,25 @@ def test_an_exported_unet_says_what_it_was_trained_on(tmp_path: Path):
     state = TrainState.create(trainable, make_optimizer(config.optimizer, 1))
     exported = export(config, networks, state, frozen, tmp_path / "export", pytest.fail)
     assert agreed(None, str(exported / "unet"), "x") == V
+
+
+def test_an_exported_cascade_names_the_link_that_was_given(tmp_path: Path, networks: Path):
+    """A hub's cache holds links to files that are named by a hash alone."""
+    snapshot, blob = tmp_path / "snapshots" / "unet", tmp_path / "blobs" / "0f1e2d3c"
+    shutil.copytree(networks / "unet", snapshot)
+    blob.parent.mkdir()
+    link = next(snapshot.glob("*.safetensors"))
+    shutil.move(link, blob)
+    link.symlink_to(blob)
+    write_schedule(tmp_path / "snapshots", V)
+    config = configure("cassr", networks, schedule=None)
+    config = with_schedule(replace(config, components={**config.components, "unet": str(link)}))
+    built = build(config)
+    trainable, frozen = partition(built.params, "cassr")
+    state = TrainState.create(trainable, make_optimizer(config.optimizer, 1))
+    exported = export(config, built, state, frozen, tmp_path / "export", pytest.fail)
+    assert read_cascade(exported)[0].components["unet"] == str(link)
+    assert cassr_jax.load(exported).config.schedule == V
 
 
 @pytest.mark.reference

@@ -143,10 +143,10 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
             if not pictures:
                 raise InputError("; ".join([f"{given}: {_no_picture(others)}", *unreadable]))
             for path in pictures:
-                found.setdefault(path.resolve(), (path, path.relative_to(given), given.resolve().name))
+                found.setdefault(path.resolve(), (path, path.relative_to(given), _named(given).name))
             passed_over += others
         elif given.is_file():
-            found.setdefault(given.resolve(), (given, Path(given.name), given.resolve().parent.name))
+            found.setdefault(given.resolve(), (given, Path(given.name), _named(given).parent.name))
         elif given.exists():
             raise InputError(f"{given}: neither a file nor a folder")
         else:
@@ -156,6 +156,11 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     stems = _distinct([_candidates(below, folder) for _, below, folder in found.values()])
     pictures = [Input(path, stem) for (path, _, _), stem in zip(found.values(), stems, strict=True)]
     return Found(pictures, passed_over, unreadable)
+
+
+def _named(path: Path) -> Path:
+    """The absolute path under the names that were given: a link's target may be called after a hash."""
+    return Path(os.path.abspath(path))
 
 
 def count_suffixes(paths: Sequence[Path]) -> str:

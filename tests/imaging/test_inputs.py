@@ -60,6 +60,17 @@ def test_output_folder_is_not_searched(folder):
     assert [item.stem for item in find([folder / "x"], exclude=folder / "x")] == ["a"]
 
 
+def test_links_are_told_apart_by_the_folders_that_hold_them(tmp_path):
+    """Their targets may be named after a hash, all in one folder."""
+    (tmp_path / "blobs").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "blobs" / f"{name}0f1e2d").touch()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").symlink_to(tmp_path / "blobs" / f"{name}0f1e2d")
+    found = find([tmp_path / "one" / "a.png", tmp_path / "two" / "a.png"])
+    assert stems(found, tmp_path) == {"one/a.png": "one/a", "two/a.png": "two/a"}
+
+
 def test_a_named_file_is_taken_whatever_its_suffix(folder):
     assert [item.stem for item in find([folder / "notes.txt", folder / "Thumbs.db"])] == ["notes", "Thumbs"]
 
