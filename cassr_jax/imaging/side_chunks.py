@@ -8,6 +8,7 @@ from typing import NamedTuple
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # those that Pillow needs besides the critical ones
 LARGEST_PROFILE = 2**26  # bytes, unpacked
+WEBP_METADATA = 0x0C  # the features of a file that say that it has EXIF or XMP
 SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 SRGB_GAMMA = 45455
 # Codes of ITU-T H.273 that mean sRGB, nearly sRGB, or nothing.
@@ -43,6 +44,8 @@ def sides(data: bytes) -> Sides:
         return _of_jpeg2000(data)
     if data[4:8] == b"ftyp":
         return _of_avif(data)
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+        return _of_webp(data)
     return Sides(data)
 
 
@@ -111,6 +114,20 @@ def _of_jpeg2000(data: bytes) -> Sides:
     for start, end in _boxes(data, 0, len(data), (b"jp2h", b"colr")):
         if data[start] in (2, 3) and end > start + 3:  # a profile, of a restricted kind or of any
             return Sides(data, data[start + 3 : end])
+    return Sides(data)
+
+
+def _of_webp(data: bytes) -> Sides:
+    """Without the metadata behind the pixels, if they are cut."""
+    at = 12
+    while at + 8 <= len(data):
+        name, end = data[at : at + 4], at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        if end > len(data) and name in (b"EXIF", b"XMP "):
+            features = data[20] & ~WEBP_METADATA
+            size = (at - 8).to_bytes(4, "little")
+            whole = b"RIFF" + size + data[8:20] + bytes([features]) + data[21:at]
+            return Sides(whole, None, (f"its chunk {name.decode().strip()!r} is cut short and ignored",))
+        at = end + end % 2
     return Sides(data)
 
 

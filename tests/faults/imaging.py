@@ -41,6 +41,7 @@ IMAGING = [
         ("        elif not chunk.sound:\n", "        elif False:\n"),
         ("if primaries in PRIMARIES and transfer", "if primaries in PRIMARIES or transfer"),
         ('inside + 4 * (name == b"meta")', "inside"),
+        ("size = (at - 8).to_bytes", "size = (end - 8).to_bytes"),
     ),
     *faults(
         "cassr_jax/imaging/jpeg.py",

@@ -138,7 +138,22 @@ def test_a_progressive_jpeg_cut_between_two_scans_is_refused(tmp_path):
             read(tmp_path, PROGRESSIVE[:start])
 
 
-# JPEG 2000 and AVIF
+# WebP, JPEG 2000 and AVIF
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_metadata_of_a_webp_that_are_cut_are_a_warning(tmp_path, lossless):
+    exif = Image.Exif()
+    exif[0x010E] = "a description" * 100
+    data = pictures.encoded(Image.fromarray(PHOTOGRAPH), "WEBP", lossless=lossless, exif=exif, icc_profile=SRGB)
+    whole = read(tmp_path, data)
+    for missing in (2, 1000):
+        picture = read(tmp_path, data[:-missing])
+        assert np.array_equal(picture.rgb, whole.rgb)
+        assert picture.icc == SRGB
+        assert picture.warnings == ("its chunk 'EXIF' is cut short and ignored",)
+    with pytest.raises(InputError, match="damaged"):  # into the pixels
+        read(tmp_path, data[: data.index(b"EXIF") - 100])
 
 
 def test_a_profile_within_jpeg_2000_is_carried(tmp_path):
