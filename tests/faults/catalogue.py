@@ -5,6 +5,7 @@ from tests.faults.evaluation import EVALUATION
 from tests.faults.fault import faults
 from tests.faults.imaging import IMAGING
 from tests.faults.inference import INFERENCE
+from tests.faults.runs import RUNS
 from tests.faults.training import TRAINING
 from tests.faults.weights import WEIGHTS
 
@@ -69,6 +70,7 @@ FAULTS = [
     ),
     *INFERENCE,
     *TRAINING,
+    *RUNS,
     *DATA,
     *EVALUATION,
     *WEIGHTS,
