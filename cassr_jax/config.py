@@ -61,7 +61,7 @@ class CascadeConfig:
     first_stages: Mapping[str, FirstStageConfig] = field(default_factory=dict)  # by name, what is changed about each
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several
     tile_overlap: float = 0.25  # share of a tile's side that it has in common with its neighbour
-    tiles_at_once: int = 4  # tiles in one call of a network
+    tiles_at_once: int = 4  # tiles in one call of a network on each device; on a CPU it is one
 
     @property
     def known_schedule(self) -> Schedule:

@@ -64,8 +64,7 @@ def load(
     dtype = dtype or "float32"
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
-    networks, mesh = Networks(), mesh_of_tiles(devices)
-    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
     fusion = {second_stage.FUSION} & config.components.keys()
     for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks, *fusion):
         if kind not in config.components:

@@ -31,9 +31,8 @@ class Options:
             fusion: 0 is the plain decoder, 1 as it was trained.
         tile: side of a tile in px of the output.
         prompt: describes the picture, for both stages.
-        progress: called as `progress(stage, done, in all)`; stage is "reference" or "result", followed by the number of
-            tiles where there are several. A stage of diffusion counts its steps, and encoding, reading the images and
-            decoding as one each; a network that only enlarges counts tiles.
+        progress: called as `progress(stage, calls done, calls in all)`; stage is "reference" or "result", and a call is
+            one of a network on the tiles that the devices take at once.
 
     Raises:
         InputError: a value is out of its range, or is no choice.

@@ -21,7 +21,6 @@ from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import nest
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import Networks, merge_all, write_network
-from cassr_jax.sampling import Inputs, Setting, make_trajectory
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
 
@@ -136,10 +135,11 @@ def test_seed_out_of_range_names_the_range(cassr: CasSR, rgb: np.ndarray, seed: 
         cassr.restore(rgb, seed=seed)
 
 
-def test_progress_reports_every_step_of_both_stages(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+def test_progress_reports_every_call_of_both_stages(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
     seen: list[tuple[str, int, int]] = []
     result = cassr.restore(rgb, progress=lambda *report: seen.append(report)).result
-    assert seen == [(stage, done, 6) for stage in ("reference", "result") for done in range(1, 7)]
+    # Every call of a network counts: hints and encoder, three steps, decoder.
+    assert seen == [(stage, call, 5) for stage in ("reference", "result") for call in (1, 2, 3, 4, 5)]
     np.testing.assert_array_equal(result, restored)
 
 
@@ -148,15 +148,14 @@ def test_progress_reports_tiles_of_a_first_stage_that_only_enlarges(cassr: CasSR
     rgb = np.random.default_rng(1).integers(0, 256, (40, 24, 3)).astype(np.uint8)
     enlarging = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
     enlarging.reference(rgb, tile=64, progress=lambda *report: seen.append(report))
-    assert seen == [("reference, 6 tiles", done, 6) for done in range(1, 7)]
+    assert seen == [("reference", call, 12) for call in range(1, 13)]  # 4 x 3 tiles
 
 
 def test_no_trace_after_the_first_call(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
-    before = cassr._programs.count()
+    before = cassr._engine.programs.count()
     for seed, scale, strength in ((1, 5.0, 1.0), (2, 3.0, 1.0), (3, 2.5, 1.0)):
         cassr.restore(rgb, seed=seed, guidance_scale=scale, strength=strength)
-    cassr.restore(rgb[:11])  # another size below a tile shares its canvas
-    assert cassr._programs.count() == before
+    assert cassr._engine.programs.count() == before
 
 
 @pytest.mark.parametrize("start", ["reference", "noise"])
@@ -170,8 +169,7 @@ def test_the_weaker_the_start_the_nearer_the_reference_passed_through_the_autoen
     results = [cassr.restore(rgb, strength=strength, **options) for strength in (0.01, 0.1, 1.0)]
     reference = results[0].reference.astype(np.float32) / 127.5 - 1
     height, width = reference.shape[:2]
-    canvas = cassr._canvas(height, width, None).pixels
-    margin = [(0, canvas.height - height), (0, canvas.width - width), (0, 0)]
+    margin = [(0, TILE - height), (0, TILE - width), (0, 0)]
     vae = merge_all(cassr.networks.graphdefs, cassr.networks.params)["vae"]
     image = vae.decode(vae.encode(jnp.asarray(np.pad(reference, margin, mode="edge")[None])))
     passed = np.clip((np.asarray(image)[0, :height, :width] + 1) * 127.5, 0, 255)
@@ -288,46 +286,6 @@ def test_start_latents_use_the_last_timestep_for_trailing_spacing(cassr: CasSR):
     abar = schedule.alphas_cumprod[999]
     expected = np.sqrt(abar) + np.sqrt(1 - abar) * 2.0
     np.testing.assert_allclose(start_latents(trajectory, latents, noise), expected, rtol=1e-6)
-
-
-def test_the_canvas_covers_the_picture_with_whole_units(cassr: CasSR):
-    for height, width in ((1, 1), (63, 64), (65, 200), (400, 7)):
-        canvas = cassr._canvas(height, width, None)
-        assert canvas.pixels.height >= height
-        assert canvas.pixels.width >= width
-        assert canvas.tiles.height % 2 == canvas.tiles.width % 2 == canvas.tiles.tile % 2 == 0
-        assert canvas.pixels.tile <= TILE
-    assert resizing.output_size(3, 5, 4) == (12, 20)
-
-
-@pytest.mark.slow
-def test_memory_grows_with_the_pictures_own_arrays_only(cassr: CasSR):
-    """Temporaries of the compiled sampling loop, decoder and encoder, by side of the picture at a fixed tile."""
-
-    def temporaries(side: int) -> int:
-        programs, params, sampling = cassr._programs, cassr.networks.params, cassr.config.sampling
-        canvas = cassr._canvas(side, side, TILE)
-        setting = Setting.of(sampling, canvas)
-        image = jax.ShapeDtypeStruct((1, canvas.pixels.height, canvas.pixels.width, 3), jnp.float32)
-        noise = jax.ShapeDtypeStruct((1, canvas.tiles.height, canvas.tiles.width, 4), jnp.float32)
-        trajectory = make_trajectory(cassr.config.schedule, sampling)
-        inputs = Inputs((image, image), image, noise, cassr._text(sampling), trajectory, np.float32(2))
-        parts = programs.parts(cassr._second_stage, fused=False)
-        carry = jax.eval_shape(lambda inputs: parts.start(inputs, setting), inputs)
-        conditions = jax.eval_shape(lambda inputs: parts.condition(inputs, setting), inputs)
-        condition, denoise = programs._of_denoiser[cassr._second_stage]
-        lowered = (
-            programs._start.lower(params, inputs, setting),
-            condition.lower(params, inputs, setting),
-            denoise.lower(params, conditions, carry, inputs, 0, 3, setting),
-            programs._decode.lower(params, carry, inputs, setting),
-        )
-        return max(each.compile().memory_analysis().temp_size_in_bytes for each in lowered)
-
-    small, large = temporaries(512), temporaries(1024)
-    per_pixel = (large - small) / (1024**2 - 512**2)
-    # A picture is 12 bytes a pixel in float32; overlapping tiles and their merging hold it a few times over.
-    assert per_pixel < 12 * 12
 
 
 @pytest.fixture(scope="module")

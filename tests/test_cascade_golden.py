@@ -11,11 +11,11 @@ import cassr_jax
 from cassr_jax.cascade import Restoration
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.seeds import seed_key
-from tests.random_cascade import write_random_cascade
+from tests.random_cascade import TILE, write_random_cascade
 
 GOLDEN = Path(__file__).parent / "golden" / "cascade.npz"
 SEED, STEPS, GUIDANCE_SCALE = 5, 2, 2.5
-SIZE = (40, 48)  # of the output; one tile of 48 x 48
+SIZE = (40, 48)  # of the output
 CASES = {"scedit": "lq", "controlnet": "reference"}  # the first stage, and what the second starts from
 
 
@@ -29,7 +29,7 @@ def picture() -> np.ndarray:
 def noises() -> np.ndarray:
     """The noise of both stages, by the rule that a seed follows: (2, 1, h, w, 4)."""
     keys = [jax.random.fold_in(seed_key(SEED), stage) for stage in (0, 1)]
-    return np.stack([jax.random.normal(key, (1, SIZE[0] // 4, SIZE[1] // 4, 4)) for key in keys])
+    return np.stack([jax.random.normal(key, (1, TILE // 4, TILE // 4, 4)) for key in keys])
 
 
 def write_cascade(folder: Path, *, trained: bool = True) -> Path:
@@ -85,7 +85,7 @@ def test_untrained_stages_equal_stable_diffusion(untrained):
     from tests import torch_cascade
 
     restoration = restored(untrained, "scedit")
-    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=max(SIZE))
+    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=TILE)
     expected = torch_cascade.run_stable_diffusion(untrained, restoration.bicubic, noises(), sampling)
     assert_rounded(restoration.reference, expected[0])
     assert_rounded(restoration.result, expected[1])
@@ -98,7 +98,7 @@ def test_both_stages_equal_torch(folder, kind):
     from tests import torch_cascade
 
     restoration = restored(folder, kind)
-    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=max(SIZE))
+    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=TILE)
     reference, result = torch_cascade.run(folder, kind, restoration.bicubic, noises(), CASES[kind], sampling)
     assert_rounded(restoration.reference, reference)
     assert_rounded(restoration.result, result)

@@ -1,12 +1,9 @@
-"""The tiles of one picture shared by several devices: the picture that one device makes."""
+"""`sample.py` on several devices."""
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
-from jax.sharding import Mesh
 from PIL import Image
 
 import cassr_jax
@@ -14,9 +11,7 @@ import sample
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import SamplingConfig
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io, tiling
-from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
-from cassr_jax.sampling import Canvas, enlarge, map_tiles
+from cassr_jax.imaging import io
 from tests.random_cascade import write_random_cascade
 
 
@@ -36,42 +31,6 @@ def shared(folder: Path) -> CasSR:
 @pytest.fixture(scope="module")
 def rgb() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
-
-
-def test_eight_devices_make_the_picture_of_one(folder: Path, shared: CasSR, rgb: np.ndarray):
-    alone = cassr_jax.load(folder).restore(rgb, seed=1)
-    together = shared.restore(rgb, seed=1)
-    assert shared._canvas(120, 160, None).tiles.count % 8  # devices have unequal shares
-    difference = np.abs(together.result.astype(int) - alone.result)
-    assert difference.max() <= 1
-    assert np.mean(difference > 0) < 0.01
-
-
-def test_each_device_has_its_share_and_the_weights(shared: CasSR, rgb: np.ndarray):
-    assert {len(value.sharding.device_set) for value in shared.networks.params.values()} == {8}
-    canvas = shared._canvas(120, 160, None)
-    assert canvas.in_a_call(canvas.tiles.count) == 2  # of 9
-
-
-def test_tiles_of_a_network_without_diffusion_are_shared_too(rgb: np.ndarray):
-    network = RRDBNet(RRDBNetConfig(num_feat=4, num_block=1, num_grow_ch=2), rngs=nnx.Rngs(0))
-    image, tiles = np.tile(rgb, (1, 3, 1))[None, :, :100].astype(np.float32) / 255, tiling.grid(30, 100, 16, 4)
-    mesh = Mesh(np.array(jax.devices()), ("tiles",))
-    one, many = (
-        enlarge(jax.jit(lambda tiles, canvas=canvas: map_tiles(network, tiles, canvas)), image, canvas)
-        for canvas in (Canvas(tiles, 4, 1), Canvas(tiles, 4, 1, mesh))
-    )
-    assert many.shape == (1, 120, 400, 3)
-    np.testing.assert_allclose(many, one, atol=1e-6)
-
-
-def test_no_trace_between_pictures_of_one_canvas(shared: CasSR, rgb: np.ndarray):
-    shared.restore(rgb)
-    before = shared._programs.count()
-    assert before == 5  # start, condition, denoise, decode, and the text encoder
-    shared.restore(rgb[::-1, ::-1], seed=3)
-    shared.restore(rgb[1:, 1:], progress=lambda *_: None)
-    assert shared._programs.count() == before
 
 
 def test_more_devices_than_there_are_are_named(folder: Path):

@@ -55,9 +55,10 @@ ALLOWED: dict[str, set[str]] = {
     "fitting": set(),
     "options": {"config", "diffusion", "imaging", "ranges"},
     "sampling": {"config", "diffusion", "imaging", "models"},
+    "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling"},
     "cascade": {
-        "config", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling", "second_stage",
-        "seeds", "sharding",
+        "config", "engine", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling",
+        "second_stage", "seeds", "sharding",
     },
     "loading": {
         "cascade", "config", "config_files", "first_stage", "fitting", "networks", "prompts", "ranges", "schedules",

@@ -11,56 +11,67 @@ import pytest
 from PIL import Image
 
 import cassr_jax
+from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.samplers import DDIM, advance, begin
 from cassr_jax.diffusion.schedule import Schedule
-from cassr_jax.imaging import tiling
-from cassr_jax.models.parameters import merge
+from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, _normal
+from cassr_jax.engine.layout import Layout
+from cassr_jax.engine.waves import waves
+from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.vae import AutoencoderKL
-from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sampling import Canvas, Inputs, Setting, condition, decode, denoise, make_trajectory
-from tests.random_cascade import NETWORKS, random_params
+from cassr_jax.networks import merge_all
+from cassr_jax.sampling import make_trajectory
+from tests.random_cascade import write_random_cascade
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def decoded_in_tiles(cassr: CasSR, latents: np.ndarray, tile: int) -> tuple[np.ndarray, Layout]:
+    """A plane of latents (h, w, C) decoded by the engine, (H, W, 3), and where the tiles lay."""
+    engine, factor = cassr._engine, cassr.networks.configs["vae"].factor
+    layout = engine.layout((latents.shape[0] * factor, latents.shape[1] * factor), tile)
+    (wave,) = waves([layout], 1, 1)
+    stage = Stage(
+        cassr._second_stage,
+        cassr.config.sampling,
+        make_trajectory(cassr.config.schedule, cassr.config.sampling),
+        jnp.zeros(()),
+        start=None,
+        noise_key=jax.random.key(0),
+    )
+    places = wave.cut_latents(lambda count: latents.reshape(-1)[:count], latents.shape[-1])
+    passage = Passage(engine, stage, wave, (), Counter(0, None))
+    return passage.decode(engine.programs.divided(places))[0], layout
+
+
+def decoded_whole(cassr: CasSR, latents: np.ndarray) -> np.ndarray:
+    vae: AutoencoderKL = merge_all(cassr.networks.graphdefs, cassr.networks.params)["vae"]
+    return np.asarray(jax.jit(vae.decode)(latents[None]))[0]
+
+
 @pytest.fixture(scope="module")
-def decoder() -> Callable[[jax.Array, Canvas | None], np.ndarray]:
-    """Decodes latents with the narrow random autoencoder, whole or in tiles."""
-    networks = Networks().with_new("vae", NETWORKS["vae"], jnp.float32, jax.random.key(0))
-    vae = merge(networks.graphdefs["vae"], random_params("vae"))
-
-    def run(latents: jax.Array, canvas: Canvas | None = None) -> np.ndarray:
-        if canvas is None:
-            return np.asarray(jax.jit(vae.decode)(latents))
-        setting = Setting(canvas, DDIM(), guided=False)
-        return np.asarray(jax.jit(lambda z: decode(vae, None, begin(z), unread(z), setting))(latents))
-
-    return run
-
-
-def unread(latents: jax.Array) -> Inputs:
-    """Inputs for the decoder, which reads none of them without a fusion."""
-    trajectory = make_trajectory(Schedule(), SamplingConfig())
-    return Inputs((), None, jnp.zeros_like(latents), jnp.zeros((2, 1, 1)), trajectory, np.float32(1))
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> CasSR:
+    return cassr_jax.load(write_random_cascade(tmp_path_factory.mktemp("cascade")), activation="identity")
 
 
 def smooth(rng: np.random.Generator) -> np.ndarray:
-    y, x = np.mgrid[0:30, 0:40]
+    y, x = np.mgrid[0:40, 0:40]
     return np.stack([x / 10 - 2, y / 10 - 1.5, np.ones_like(x)], -1) @ rng.normal(size=(3, 4))
 
 
 def plain_on_the_left(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(size=(30, 40, 4)) * np.where(np.arange(40) < 20, 0.1, 1)[:, None]
+    return rng.normal(size=(40, 40, 4)) * np.where(np.arange(40) < 20, 0.1, 1)[:, None]
 
 
 @pytest.mark.parametrize("kind", [smooth, plain_on_the_left])
-def test_decoded_tiles_fit_whatever_is_in_them(decoder, kind: Callable[[np.random.Generator], np.ndarray]):
+def test_decoded_tiles_fit_whatever_is_in_them(narrow: CasSR, kind: Callable[[np.random.Generator], np.ndarray]):
     """Each by its own moments, they are 1.3 and 2.1 levels of 255 off."""
-    latents = kind(np.random.default_rng(0))[None].astype(np.float32)
-    tiles = tiling.grid(30, 40, 16, 8)
-    assert (len(tiles.tops), len(tiles.lefts)) == (3, 4)
-    difference = decoder(latents, Canvas(tiles, 4, at_once=4)) - decoder(latents, None)
+    latents = kind(np.random.default_rng(0)).astype(np.float32)
+    found, layout = decoded_in_tiles(narrow, latents, 64)
+    assert (len(layout.grid.tops), len(layout.grid.lefts)) == (3, 3)
+    difference = found - decoded_whole(narrow, latents)
+    print(np.abs(difference).mean() * 127.5)
     assert np.abs(difference).mean() * 127.5 < 0.5
 
 
@@ -83,25 +94,30 @@ class Pointwise:
 
 @pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_tiles_are_denoised_as_the_whole_is(at_once: int, guided: bool):
+def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided: bool):
     """Every tile with its own hints, the negative prompt's prediction apart from the prompt's."""
-    rng = np.random.default_rng(0)
-    image, noise = (jnp.asarray(rng.normal(size=(1, *size)), jnp.float32) for size in ((48, 64, 3), (12, 16, 4)))
+    image = np.random.default_rng(0).integers(0, 256, (96, 160, 3)).astype(np.uint8)
     prompts = jnp.asarray([[[0.3, 0.5]], [[1.0, 1.4]]], jnp.float32)
-    canvas = Canvas(tiling.grid(12, 16, 8, 2), 4, at_once)
-    assert canvas.tiles.count == 6
-    trajectory = make_trajectory(Schedule(), SamplingConfig(num_steps=2, sampler="ddim"))
-    inputs = Inputs((image,), None, noise, prompts, trajectory, np.float32(2.5))
-    setting, denoiser, carry = Setting(canvas, DDIM(), guided), Pointwise(), begin(noise)
-    found = denoise(denoiser, condition(denoiser, inputs, setting), carry, inputs, 0, 2, setting)
+    sampling = SamplingConfig(num_steps=2, sampler="ddim", guidance_scale=2.5 if guided else 1.0)
+    trajectory, denoiser, key = make_trajectory(Schedule(), sampling), Pointwise(), jax.random.key(1)
+    engine = Engine(narrow.networks, mesh_of_tiles(1), overlap=0.25, at_once=at_once)
+    layout = engine.layout(image.shape, 64)
+    assert layout.count == 6
+    (wave,) = waves([layout], 1, at_once)
+    stage = Stage(lambda _: denoiser, sampling, trajectory, prompts, start=None, noise_key=key)
+    passage = Passage(engine, stage, wave, ([image],), Counter(0, None))
+    found = passage.denoise(passage.read())
 
     def predict(x: jax.Array, step: jax.Array) -> jax.Array:
-        hints, temb = denoiser.embed_images(image), jnp.asarray(trajectory.timesteps)[step] / 1000
+        hints = denoiser.embed_images(jnp.asarray(to_float(image))[None])
+        temb = jnp.asarray(trajectory.timesteps)[step] / 1000
         negative, positive = (denoiser(x, temb, text, hints) for text in (0.4, 1.2))
         return 2.5 * positive - 1.5 * negative if guided else positive
 
-    expected = advance(predict, DDIM(), trajectory, carry, 0, 2)
-    np.testing.assert_allclose(found.latents, expected.latents, atol=1e-5)
+    noise = _normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4)
+    expected = np.asarray(advance(predict, DDIM(), trajectory, begin(jnp.asarray(noise)), 0, 2).latents)[0]
+    for tile, (top, left) in zip(np.asarray(found), layout.grid.corners, strict=False):
+        np.testing.assert_allclose(tile, expected[top : top + 16, left : left + 16], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -111,9 +127,6 @@ def test_the_embedded_decoder_shows_no_tile_border(picture: str):
     where tiles overlap beside that where they do not (on so weak a ramp that is 4 % off, of next to nothing). The
     outermost 8 pixels, the picture's own border, are left out."""
     cassr = cassr_jax.load("tiny", activation="identity")
-    canvas = cassr._canvas(480, 640, None)
-    tiles = canvas.pixels
-    assert canvas.tiles.count == 9
     if picture == "gradient":
         y, x = np.mgrid[0:480, 0:640] / np.array([480, 640])[:, None, None]
         rgb = np.stack([60 + 120 * x, 90 + 100 * y, 200 - 60 * (x + y)], -1)
@@ -121,10 +134,11 @@ def test_the_embedded_decoder_shows_no_tile_border(picture: str):
         with Image.open(EXAMPLES / "bridge.jpg") as image:
             rgb = np.asarray(image.convert("RGB").resize((640, 480), Image.Resampling.BICUBIC), np.float32)
     vae: AutoencoderKL = merge_all(cassr.networks.graphdefs, cassr.networks.params)["vae"]
-    latents = jax.jit(vae.encode)((rgb / 127.5 - 1)[None].astype(np.float32))
-    whole = np.asarray(jax.jit(vae.decode)(latents))[0] * 127.5
-    setting, params = Setting(canvas, DDIM(), guided=False), cassr.networks.params
-    in_tiles = np.asarray(cassr._programs._decode(params, begin(latents), unread(latents), setting))[0] * 127.5
+    latents = np.asarray(jax.jit(vae.encode)((rgb / 127.5 - 1)[None].astype(np.float32)))[0]
+    whole = decoded_whole(cassr, latents) * 127.5
+    in_tiles, layout = decoded_in_tiles(cassr, latents, 256)
+    in_tiles, tiles = in_tiles * 127.5, layout.pixels
+    assert layout.count == 9
     for axis, starts in ((0, tiles.tops), (1, tiles.lefts)):
         other = (1 - axis, 2)
         steps = np.abs(np.diff((in_tiles - whole).mean(1 - axis), axis=0))

@@ -91,7 +91,6 @@ class TorchCascade:
     ) -> np.ndarray:
         """`images`: what the network reads, the picture enlarged first; its colours are the result's."""
         (height, width), side = sampling.size, sampling.side
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         scheduler: Any = DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -102,22 +101,17 @@ class TorchCascade:
         )
         scheduler.set_timesteps(sampling.steps)
 
-        def square(x: Tensor, full: int) -> Tensor:
-            return F.pad(x, (0, full - x.shape[3], 0, full - x.shape[2]), mode="replicate")
+        def square(image: np.ndarray) -> Tensor:
+            return F.pad(to_torch(image), (0, side - width, 0, side - height), mode="replicate")
 
-        def latents_of(x: Tensor) -> Tensor:
-            return x[:, :, : height // factor, : width // factor]
-
-        seen = [square(to_torch(image), side) for image in images]
-        clean = self.vae.encode(square(to_torch(start), side)).latent_dist.mean * self.vae.config.scaling_factor
+        seen = list(map(square, images))
+        clean = self.vae.encode(square(start)).latent_dist.mean * self.vae.config.scaling_factor
         x = torch.from_numpy(noise).double().permute(0, 3, 1, 2)
-        x = scheduler.add_noise(latents_of(clean), x, torch.tensor([999]))
+        x = scheduler.add_noise(clean, x, torch.tensor([999]))
         for t in scheduler.timesteps:
-            tile = square(x, side // factor)
-            both = [predict(tile, t[None], text, *seen) for text in (self.negative, self.positive)]
-            x = scheduler.step(latents_of(guided(*both, sampling.guidance_scale)), t, x).prev_sample
-        image = self.vae.decode(square(x, side // factor) / self.vae.config.scaling_factor).sample
-        image = image[:, :, :height, :width]
+            both = [predict(x, t[None], text, *seen) for text in (self.negative, self.positive)]
+            x = scheduler.step(guided(*both, sampling.guidance_scale), t, x).prev_sample
+        image = self.vae.decode(x / self.vae.config.scaling_factor).sample[:, :, :height, :width]
         image = torch_wavelet(image, to_torch(images[0]))
         return (image[0].permute(1, 2, 0).numpy() + 1) * 127.5
 

@@ -2,13 +2,8 @@
 
     python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
-<<<<<<< HEAD
-Every network of the configuration is read, cast and written below the output, beside a `cassr.json` that names them
-relative to itself, and beside the U-Net's schedule: the folder can be moved, or put on a hub.
-=======
 Every network of the configuration is read, cast and written below the output folder, beside a `cassr.json` that names
 them by relative paths. So the folder can be moved or uploaded to a hub.
->>>>>>> 2f7c053 (Evaluation, commands, data and sharding in plain sentences; names that say what they are)
 """
 
 import argparse

@@ -84,21 +84,6 @@ def gather(x: Array, tiles: Grid) -> Array:
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, tiles.tile, tiles.tile, x.shape[-1])
 
 
-def survey(x: Array, tiles: Grid, factor: int = 1) -> Array:
-    """The whole of (B, H, W, C), its longer side a tile's: rows and columns at even distances, (B, h, w, C).
-
-    Picked, not averaged: noise stays as strong as it was. `factor` is the side of `x` over that of the grid: the view's
-    is larger by the same.
-    """
-    longer = max(tiles.height, tiles.width)
-    rows, columns = (
-        (2 * np.arange(factor * count) + 1) * size // (2 * count)
-        for size in (tiles.height, tiles.width)
-        for count in (max(round(size * tiles.tile / longer), 1),)
-    )
-    return x[:, rows][:, :, columns]
-
-
 def merge(x: Array, tiles: Grid, weights: np.ndarray | None = None) -> Array:
     """The weighted mean of (B * N, t, t, C) where tiles overlap: (B, H, W, C), of the tiles' dtype.
 

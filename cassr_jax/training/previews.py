@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cassr_jax import sampling as stages
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.data.pipeline import Records
 from cassr_jax.data.resident import ResidentPool
-from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sampling import Canvas
+from cassr_jax.sampling import Inputs, Setting, make_trajectory, sample
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.setup import sample_batch
@@ -55,20 +53,15 @@ def make_preview(
             return {"output": vae.decode(vae.encode(to_float(batch["hr"])))}
         denoiser, pictures = denoiser_and_pictures(config, modules, batch)
         side = size // vae.config.factor
-        canvas = Canvas(tiling.grid(side, side, side, 0), vae.config.factor, count)
-        inputs = stages.Inputs(
+        inputs = Inputs(
             images=tuple(map(to_float, pictures)),
             start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
             noise=jax.random.normal(seed_key(config.seed), (count, side, side, vae.config.latent_channels)),
             encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
-            trajectory=stages.make_trajectory(config.known_schedule, sampling),
+            trajectory=make_trajectory(config.known_schedule, sampling),
             guidance_scale=jnp.float32(sampling.guidance_scale),
         )
-        made = {
-            "output": stages.run(
-                stages.traced(vae, denoiser, modules.get("fusion")), inputs, stages.Setting.of(sampling, canvas)
-            )
-        }
+        made = {"output": sample(vae, denoiser, inputs, Setting.of(sampling), modules.get("fusion"))}
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
 
     compiled = jax.jit(run)

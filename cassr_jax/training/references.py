@@ -19,7 +19,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from cassr_jax import sampling as stages
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.data.config import SPEED
@@ -32,14 +31,14 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import read_json, write_json
 from cassr_jax.first_stage.interface import FirstStage, MakeDenoiser, Modules
 from cassr_jax.fitting import check_fitting
-from cassr_jax.imaging import resizing, tiling
+from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.sampling import Canvas, Inputs, Setting
+from cassr_jax.sampling import Inputs, Setting, make_trajectory, sample
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.checkpoint import origins
@@ -95,18 +94,15 @@ class _Engine:
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[jax.Array, ...]) -> jax.Array:
         assert self.noise is not None, "a first stage that diffuses is given noise"
         assert self.schedule is not None, "a first stage that diffuses is given a schedule"
-        vae, (batch, side) = self.modules["vae"], self.noise.shape[:2]
-        canvas = Canvas(tiling.grid(side, side, side, 0), vae.config.factor, batch)
         inputs = Inputs(
             images=images,
             start=None if self.sampling.start == "noise" else images[0],
             noise=self.noise,
             encoder_hidden_states=self.modules["text_encoder"](self.prompt_ids),
-            trajectory=stages.make_trajectory(self.schedule, self.sampling),
+            trajectory=make_trajectory(self.schedule, self.sampling),
             guidance_scale=jnp.float32(self.sampling.guidance_scale),
         )
-        parts = stages.traced(vae, make_denoiser(self.modules))
-        return stages.run(parts, inputs, Setting.of(self.sampling, canvas))
+        return sample(self.modules["vae"], make_denoiser(self.modules), inputs, Setting.of(self.sampling))
 
     def enlarge(self, kind: str, lr: jax.Array, lq: jax.Array) -> jax.Array:
         made = self.modules[kind]((lr + 1) / 2) * 2 - 1

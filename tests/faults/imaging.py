@@ -67,16 +67,6 @@ IMAGING = [
         ("rgb * strength[..., None], -1", "rgb.astype(np.float32), -1"),
     ),
     *faults(
-        "cassr_jax/sampling.py",
-        TILES_SHARED,
-        ("np.concatenate(made)[: len(tiles)]", "np.concatenate(made[:1] * len(made))[: len(tiles)]"),
-    ),
-    *faults(
-        "cassr_jax/sampling.py",
-        TILES_REPORTED,
-        ("report(min(last, len(tiles)), len(tiles))", "report(first, len(tiles))"),
-    ),
-    *faults(
         "cassr_jax/imaging/color.py",
         COLOR,
         ("for x in (low, wanted)], axis=-3)", "for x in (wanted, low)], axis=-3)"),

@@ -12,29 +12,32 @@ INFERENCE = [
     *faults(
         "cassr_jax/cascade.py",
         CASCADE,
-        ('jax.random.fold_in(seed_key(chosen.seed), stage == "result")', "seed_key(chosen.seed)"),
-        ('{"lq": lq, "reference": guide, "noise": None}', '{"lq": guide, "reference": lq, "noise": None}'),
-        ("self._second_stage, sampling, (lq, guide), start", "self._second_stage, sampling, (guide, lq), start"),
-        ("self._tokenizer, prompts)", "self._tokenizer, prompts[::-1])"),
-        ('mode="edge")', 'mode="constant")'),
-        ("COLOR_FIXES[color_fix](made, lq)[0]", "COLOR_FIXES[color_fix](lq, made)[0]"),
+        ('jax.random.fold_in(seed_key(chosen.seed), name == "result")', "seed_key(chosen.seed)"),
+        ('{"lq": 0, "reference": 1, "noise": None}', '{"lq": 1, "reference": 0, "noise": None}'),
         (
-            "chosen.of_first_stage(self.cassr.config.activation_sampling)",
-            "chosen.of_second_stage(self.cassr.config.sampling)",
+            "[lq for lq, _ in pairs], [reference for _, reference in pairs]",
+            "[reference for _, reference in pairs], [lq for lq, _ in pairs]",
+        ),
+        ("self._tokenizer, prompts)", "self._tokenizer, prompts[::-1])"),
+        (
+            "(made if made.dtype != np.uint8 else to_float(made), to_float(lq))",
+            "(to_float(lq), made if made.dtype != np.uint8 else to_float(made))",
+        ),
+        (
+            "self.chosen.of_first_stage(self.cassr.config.activation_sampling)",
+            "self.chosen.of_second_stage(self.cassr.config.sampling)",
         ),
     ),
+    *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
         "cassr_jax/imaging/pixels.py",
         ("tests/test_cascade.py::test_the_reference_has_its_share_in_the_result",),
         ("share * to_float(a) + (1 - share) * to_float(b)", "(1 - share) * to_float(a) + share * to_float(b)"),
     ),
     *faults(
-        "cassr_jax/cascade.py",
+        "cassr_jax/engine/programs.py",
         ("tests/test_cascade.py::test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed",),
-        (
-            "2 * stages.map_tiles(module(kind, params), (lr + 1) / 2, canvas) - 1",
-            "2 * stages.map_tiles(module(kind, params), lr, canvas) - 1",
-        ),
+        ("images.astype(jnp.float32) / 255", "to_float(images)"),
     ),
     *faults(
         "cassr_jax/sampling.py",
@@ -53,19 +56,38 @@ INFERENCE = [
     *faults(
         "cassr_jax/sampling.py",
         SEVERAL_TILES,
-        ("jnp.repeat(prompts, at_once, axis=0)", "jnp.concatenate([prompts] * at_once)"),
+        ("jnp.repeat(prompts, batch, axis=0)", "jnp.concatenate([prompts] * batch)"),
+    ),
+    *faults(
+        "cassr_jax/engine/programs.py",
+        SEVERAL_TILES,
+        ("jax.tree.map(cut, hints)", "jax.tree.map(lambda x: x[: self.at_once], hints)"),
+        ("done = call == order.calls - 1", "done = call == 0"),
+        ("down[:, :, None] * across + right", "down[:, :, None] + across * right"),
         (
-            "cuts = (tiling.gather(x, canvas.tiles), conditions.hints)",
-            "cuts = (tiling.gather(x, canvas.tiles), jax.tree.map(lambda h: h[::-1], conditions.hints))",
+            "rows.weight[:, :, None, k] * columns.weight[:, None, :, m]",
+            "rows.weight[:, :, None, m] * columns.weight[:, None, :, k]",
         ),
     ),
     *faults(
-        "cassr_jax/sampling.py",
+        "cassr_jax/engine/programs.py",
+        ("tests/engine/test_engine.py::test_eight_devices_make_the_pictures_of_one",),
+        ("    return device * capacity + slot\n", "    return number\n"),
+    ),
+    *faults(
+        "cassr_jax/engine/layout.py",
+        ("tests/engine/test_engine.py::test_numbers_that_are_not_finite_stay_in_their_picture",),
+        ("tile = np.where(known, order, order[..., :1])", "tile = np.where(known, order, 0)"),
+    ),
+    *faults(
+        "cassr_jax/engine/layout.py",
+        ("tests/engine/test_engine.py::test_company_and_place_change_no_pixel",),
+        ("        begin += each.count\n", "        begin += 0\n"),
+    ),
+    *faults(
+        "cassr_jax/engine/programs.py",
         ("tests/test_seams.py::test_decoded_tiles_fit_whatever_is_in_them",),
-        (
-            "        with given(cut[1]):\n            return decode_tiles(cut[0])\n",
-            "        return decode_tiles(cut[0])\n",
-        ),
+        ("with recorded() if moments is None else given(moments) as own:", "with recorded() as own:"),
     ),
     *faults(
         "cassr_jax/diffusion/samplers.py",

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from tests import torch_cascade
+from tests.random_cascade import TILE
 from tests.test_cascade_golden import CASES, GOLDEN, GUIDANCE_SCALE, SEED, SIZE, STEPS, noises, picture, write_cascade
 
 
 def main() -> None:
     bicubic = np.asarray(Image.fromarray(picture()).resize(SIZE[::-1], Image.Resampling.BICUBIC))
     arrays = {"bicubic": bicubic, "noises": noises()}
-    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=max(SIZE))
+    sampling = torch_cascade.Sampling(STEPS, GUIDANCE_SCALE, SIZE, side=TILE)
     with tempfile.TemporaryDirectory() as name:
         untrained = write_cascade(Path(name) / "untrained", trained=False)
         made = torch_cascade.run_stable_diffusion(untrained, bicubic, arrays["noises"], sampling)

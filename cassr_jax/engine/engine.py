@@ -1,0 +1,345 @@
+"""Runs the networks of a cascade on pictures of any size: their tiles fill the devices together.
+
+Pictures whose tiles are of one size go through a stage as a wave. On the host a wave is cut, one call's tiles at a
+time, and its decoded tiles are blended; on the devices are the networks, and of the pictures only the latents and what
+the denoiser made of the images. What a picture becomes depends on nothing but itself.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cassr_jax.config import SamplingConfig
+from cassr_jax.diffusion.samplers import Trajectory
+from cassr_jax.engine.layout import (
+    Layout,
+    Places,
+    TileSize,
+    layout,
+    sharing,
+    tile_sizes,
+    view,
+    view_of_pixels,
+    whole_tile,
+)
+from cassr_jax.engine.programs import MakeDenoiser, Programs, Run, State
+from cassr_jax.engine.waves import Blend, Wave, in_calls, waves
+from cassr_jax.errors import InputError
+from cassr_jax.models.moments import Moments
+from cassr_jax.networks import Networks
+from cassr_jax.sampling import Setting
+
+_LEAST_NOISE = 2**16  # values; a larger picture draws a power of four
+_RUNS = 16  # ways to sample whose embeddings are kept: pictures may have prompts of their own
+_MOST_REPORTS = 20  # of a sampling loop: each one waits for the devices
+
+Report = Callable[[int, int], None]
+"""Called as report(calls done, calls in all); a call is one of a network on all devices."""
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One diffusion stage.
+
+    Attributes:
+        make_denoiser: puts the denoiser together; the same function for the same stage, since programs are kept by it.
+        sampling: how it is sampled.
+        trajectory: of `sampling` on the cascade's schedule.
+        encoder_hidden_states: (2, L, C), of the negative prompt and of the prompt.
+        start: number of the image whose latents the noise is mixed into; None for noise alone.
+        noise_key: decides the noise.
+        fusion: kind of network that the decoder is guided through; None for the plain decoder.
+        fidelity: how much it takes from the images, 0 to 1.
+    """
+
+    make_denoiser: MakeDenoiser
+    sampling: SamplingConfig
+    trajectory: Trajectory
+    encoder_hidden_states: jax.Array
+    start: int | None
+    noise_key: jax.Array
+    fusion: str | None = None
+    fidelity: float = 1.0
+
+
+class Engine:
+    """The networks of a cascade on its devices.
+
+    Args:
+        networks: what runs.
+        mesh: of one axis, `programs.TILES`: the devices that share the tiles.
+        overlap: share of a tile's side that neighbours have in common.
+        at_once: tiles in a call of a network, on each device.
+    """
+
+    def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int):
+        params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
+        self.networks = replace(networks, params=params)
+        self.programs = Programs(networks.graphdefs, params, mesh, at_once)
+        self.fill = 4 * mesh.size * at_once
+        self._runs: dict[Any, Run] = {}
+        self._configs, self._overlap, self._at_once, self._devices = networks.configs, overlap, at_once, mesh.size
+
+    @property
+    def latent_channels(self) -> int:
+        return self._configs["vae"].latent_channels
+
+    def diffuse(
+        self, stage: Stage, images: tuple[Sequence[np.ndarray], ...], tile: int, report: Report | None = None
+    ) -> list[np.ndarray]:
+        """A stage on pictures: (H, W, 3) float32 for each, about [-1, 1], not clipped.
+
+        Args:
+            images: what the denoiser reads: for every image that it takes, (H, W, 3) uint8 of each picture.
+            tile: largest side of a tile in px.
+        """
+        layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
+        all_waves = waves(layouts, self._devices, self._at_once)
+        calls_of_a_wave = len(stage.trajectory.timesteps) + 2
+        counter = Counter(sum(wave.seats.calls * calls_of_a_wave for wave in all_waves), report)
+        made: dict[int, np.ndarray] = {}
+        for wave in all_waves:
+            own = tuple([image[number] for number in wave.numbers] for image in images)
+            made |= zip(wave.numbers, Passage(self, stage, wave, own, counter).made(), strict=True)
+        return [made[number] for number in range(len(layouts))]
+
+    def enlarge(
+        self, kind: str, pictures: Sequence[np.ndarray], tile: int, report: Report | None = None
+    ) -> list[np.ndarray]:
+        """A network that enlarges, on (h, w, 3) uint8: (h scale, w scale, 3) float32 in [-1, 1] for each.
+
+        Args:
+            tile: largest side of a tile in px of what is made.
+        """
+        scale = self._configs[kind].scale
+        side = max(tile // scale // 8, 2) * 8
+        sizes = (TileSize(side // 2, scale, 1), TileSize(side, scale, 2))
+        layouts = [layout(scale * len(lr), scale * lr.shape[1], sizes, scale, 0.25) for lr in pictures]
+        all_waves = waves(layouts, self._devices, self._at_once)
+        counter = Counter(sum(wave.seats.calls for wave in all_waves), report)
+        made: dict[int, np.ndarray] = {}
+        for wave in all_waves:
+            cut = partial(wave.cut_source, [pictures[number] for number in wave.numbers])
+
+            def call(numbers: list[int | None], cut: Any = cut, side: int = wave.size.side) -> jax.Array:
+                return self.programs.enlarge(kind, self.put(numbers, cut, side))
+
+            calls = [wave.seats.of_call(number) for number in range(wave.seats.calls)]
+            made |= zip(wave.numbers, self.blended(wave, calls, call, counter), strict=True)
+        return [made[number] for number in range(len(layouts))]
+
+    def blended(
+        self,
+        wave: Wave,
+        calls: Sequence[list[int | None]],
+        make: Callable[[list[int | None]], jax.Array],
+        counter: "Counter",
+    ) -> list[np.ndarray]:
+        """The pictures of a wave from their tiles, which `make` makes of a call's numbers: (H, W, 3) float32 each.
+
+        While the tiles of one call come from the devices, those of the next are being made.
+        """
+        tiles, blends = wave.tiles(), [Blend(each) for each in wave.layouts]
+        for numbers, found in _ahead(calls, make):
+            counter.add(1, found)
+            for number, tile in zip(numbers, np.asarray(found), strict=True):
+                if number is not None:
+                    picture, which = tiles[number]
+                    blends[picture].add(which, tile)
+        return [blend.picture for blend in blends]
+
+    def layout(self, size: tuple[int, ...], tile: int) -> Layout:
+        """Where the tiles of a picture of size (H, W) lie, the largest of `tile` px a side.
+
+        Raises:
+            InputError: such a tile is less than one of the U-Net's coarsest positions.
+        """
+        factor = self._configs["vae"].factor
+        unit = factor * 2 ** (len(self._configs["unet"].block_out_channels) - 1)
+        if tile < unit:
+            raise InputError(f"tile is {tile} px, expected at least {unit}")
+        return layout(size[0], size[1], tile_sizes(tile, unit, factor, self._overlap), unit, self._overlap)
+
+    def put(self, tiles: Sequence[Any], cut: Callable[[Any], np.ndarray], side: int) -> jax.Array:
+        """One call's tiles on the devices: (devices x at_once, side, side, 3) uint8, black where a place is empty."""
+        pixels = np.zeros((len(tiles), side, side, 3), np.uint8)
+        for i, tile in enumerate(tiles):
+            if tile is not None:
+                pixels[i] = cut(tile)
+        return self.programs.divided(pixels)
+
+    def run_of(self, stage: Stage) -> Run:
+        """What all pictures of a stage share, on the devices: computed once for a way to sample."""
+        key = (stage.make_denoiser, stage.sampling)
+        if key not in self._runs:
+            everywhere = partial(jax.device_put, device=NamedSharding(self.programs.mesh, PartitionSpec()))
+            trajectory, scale = everywhere((stage.trajectory, np.float32(stage.sampling.guidance_scale)))
+            setting = Setting.of(stage.sampling)
+            if len(self._runs) == _RUNS:
+                del self._runs[next(iter(self._runs))]
+            embeddings = self.programs.embed(stage.make_denoiser, stage.encoder_hidden_states, trajectory, setting)
+            self._runs[key] = Run(embeddings, trajectory, scale)
+        return self._runs[key]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One wave on its way through a stage: `read`, `denoise` and `decode`, one after the other.
+
+    Attributes:
+        images: what the denoiser reads: for every image that it takes, (H, W, 3) uint8 of each picture of the wave.
+    """
+
+    engine: Engine
+    stage: Stage
+    wave: Wave
+    images: tuple[Sequence[np.ndarray], ...]
+    counter: "Counter"
+
+    def made(self) -> list[np.ndarray]:
+        """The pictures, (H, W, 3) float32 each."""
+        return self.decode(self.denoise(self.read()))
+
+    def read(self) -> State:
+        """What the networks make of every tile before the first step."""
+        programs, stage, seats = self.engine.programs, self.stage, self.wave.seats
+        kept = None
+        for call in range(seats.calls):
+            images = self._put(seats.of_call(call))
+            made = {"hints": programs.hints(stage.make_denoiser, images)}
+            if stage.start is not None:
+                made["latents"] = programs.encode(images[stage.start])
+            kept = programs.put(programs.places(made, seats.capacity) if kept is None else kept, made, call)
+            self.counter.add(1, made)
+        assert kept is not None, "a wave has a tile"
+        noise = self.wave.cut_latents(partial(_normal, stage.noise_key), self.engine.latent_channels)
+        latents = kept["latents"] if "latents" in kept else programs.divided(np.zeros_like(noise))
+        shared = programs.divided(jax.tree.map(seats.placed, sharing(self.wave.layouts)))
+        trajectory = self.engine.run_of(stage).trajectory
+        carry = programs.begin(latents, programs.divided(noise), shared, trajectory, seats.order)
+        return State(carry, programs.divided(np.zeros_like(noise)), kept["hints"], shared)
+
+    def denoise(self, state: State) -> jax.Array:
+        """The sampling loop; returns the latents of all tiles."""
+        stage, seats, run = self.stage, self.wave.seats, self.engine.run_of(self.stage)
+        setting = Setting.of(stage.sampling)
+        calls = seats.calls * len(stage.trajectory.timesteps)
+        for first, last in _pieces(calls, 1 if self.counter.report is None else _MOST_REPORTS):
+            state = self.engine.programs.denoise(stage.make_denoiser, run, state, seats.order, first, last, setting)
+            self.counter.add(last - first, state.carry)
+        return state.carry.latents
+
+    def decode(self, latents: jax.Array) -> list[np.ndarray]:
+        """The pictures, (H, W, 3) float32 each, about [-1, 1], not clipped.
+
+        A picture of one tile is normalised by its own moments, as in training. The tiles of a larger one go by those
+        of a view of the whole, so that neighbours fit. The encoder and the denoiser go by each tile's own moments in
+        any case: by those of a view, a photograph in small tiles came nearer to the one in one tile, and a plain ramp
+        went further off.
+        """
+        wave, width = self.wave, self.wave.seats.width
+        moments = self._moments(latents)
+
+        def call(numbers: list[int | None]) -> jax.Array:
+            places = [None if number is None else whole_tile(number, wave.size.side) for number in numbers]
+            images = () if self.stage.fusion is None else self._put(numbers)
+            known = [moments[picture] for picture in wave.pictures_of(numbers) if picture in moments]
+            given = None
+            if known:  # all of a call's tiles or none; an empty place is given anything
+                known += [known[0]] * (width - len(known))
+                given = self.engine.programs.divided(jax.tree.map(lambda *each: np.stack(each), *known))
+            return self._decoded(latents, places, images, given)[0]
+
+        tiles = wave.tiles()
+        single = [number for number, (picture, _) in enumerate(tiles) if picture not in moments]
+        several = [number for number, (picture, _) in enumerate(tiles) if picture in moments]
+        return self.engine.blended(wave, [*in_calls(single, width), *in_calls(several, width)], call, self.counter)
+
+    def _moments(self, latents: jax.Array) -> dict[int, list[Moments]]:
+        """For each picture of several tiles, the moments of every normalisation of the decoder on a view of it."""
+        wave, found = self.wave, {}
+        several = [picture for picture, each in enumerate(wave.layouts) if each.count > 1]
+        for chosen in in_calls(several, wave.seats.width):
+            places = [None if p is None else view(wave.layouts[p], wave.first_tile(p)) for p in chosen]
+            images = ()
+            if self.stage.fusion is not None:
+                images = tuple(
+                    self.engine.put(
+                        chosen, lambda p, own=own: view_of_pixels(wave.layouts[p], own[p]), wave.size.pixels
+                    )
+                    for own in self.images
+                )
+            made = jax.device_get(self._decoded(latents, places, images, None)[1])
+            for place, picture in enumerate(chosen):
+                if picture is not None:
+                    found[picture] = jax.tree.map(lambda x, place=place: x[place], made)
+        return found
+
+    def _decoded(
+        self, latents: jax.Array, places: list[Places | None], images: tuple[jax.Array, ...], given: Any
+    ) -> tuple[jax.Array, list[Moments]]:
+        nowhere = whole_tile(0, self.wave.size.side)
+        stacked = Places(*map(np.stack, zip(*(nowhere if p is None else p for p in places), strict=True)))
+        taken = self.engine.programs.take(latents, stacked, self.wave.seats.order)
+        fidelity = np.float32(self.stage.fidelity)
+        return self.engine.programs.decode(taken, images, fidelity, given, self.stage.fusion)
+
+    def _put(self, numbers: Sequence[int | None]) -> tuple[jax.Array, ...]:
+        """One call's tiles of all images on the devices."""
+        return tuple(
+            self.engine.put(numbers, partial(self.wave.cut, own), self.wave.size.pixels) for own in self.images
+        )
+
+
+class Counter:
+    """Counts calls of networks for whoever wants to know."""
+
+    def __init__(self, total: int, report: Report | None):
+        self.report, self._total, self._done = report, total, 0
+
+    def add(self, calls: int, made: Any) -> None:
+        """Count some calls, once what they made is there."""
+        self._done += calls
+        if self.report is not None:
+            jax.block_until_ready(made)
+            self.report(self._done, self._total)
+
+
+def _ahead(calls: Iterable[T], make: Callable[[T], Made]) -> Iterator[tuple[T, Made]]:
+    """(call, what `make` makes of it), the next one always begun before one is handed out."""
+    waiting: tuple[T, Made] | None = None
+    for call in calls:
+        coming = (call, make(call))
+        if waiting is not None:
+            yield waiting
+        waiting = coming
+    if waiting is not None:
+        yield waiting
+
+
+def _normal(key: jax.Array, count: int) -> np.ndarray:
+    """(count,) float32, the beginning of one endless sequence; few lengths are ever drawn, so little is compiled."""
+    drawn = _LEAST_NOISE
+    while drawn < count:
+        drawn *= 4
+    return np.asarray(_draw(key, drawn))[:count]
+
+
+@partial(jax.jit, static_argnames="count")
+def _draw(key: jax.Array, count: int) -> jax.Array:
+    return jax.random.normal(key, (count,), jnp.float32)
+
+
+def _pieces(steps: int, most: int) -> list[tuple[int, int]]:
+    """Divide `steps` into at most `most` runs of consecutive steps: (first, last) of each."""
+    size = -(-steps // most)
+    return [(first, min(first + size, steps)) for first in range(0, steps, size)]

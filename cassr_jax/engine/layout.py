@@ -1,0 +1,210 @@
+"""Where the tiles of a picture lie, and which tiles share a position, as arrays: no shape depends on a picture's size.
+
+The networks are compiled for a few sizes of tile. A picture that fits into one of them is a single tile, extended at
+the bottom and right by its border; a larger one is covered by overlapping tiles of the largest size. NumPy only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from cassr_jax.imaging import tiling
+
+SMALLEST = 4  # a tile's side in the U-Net's coarsest positions: seeing a single one, a network drifts in colour
+
+
+@dataclass(frozen=True)
+class TileSize:
+    """A size that the networks are compiled for.
+
+    Attributes:
+        side: in latents.
+        factor: pixels per latent along a side.
+        covers: how many tiles along one axis may share a position; 1 where a picture is a single tile.
+    """
+
+    side: int
+    factor: int
+    covers: int
+
+    @property
+    def pixels(self) -> int:
+        return self.side * self.factor
+
+
+def tile_sizes(tile: int, unit: int, factor: int, overlap: float) -> tuple[TileSize, ...]:
+    """The sizes of tile for a configuration, smallest first; the last one is for pictures of several tiles too.
+
+    Args:
+        tile: the largest side in pixels, at least `unit`.
+        unit: pixels of one of the U-Net's coarsest positions: sides are multiples of it.
+        factor: pixels per latent.
+        overlap: share of a side that neighbours have in common, at least.
+    """
+    largest = tile - tile % unit
+    half = max(-(-largest // 2 // unit) * unit, min(SMALLEST * unit, largest))
+    side = largest // factor
+    covers = -(-side // (side - int(side * overlap))) + 1  # the last tile of a row ends at the border and overlaps more
+    whole = TileSize(side, factor, covers)
+    return (whole,) if half == largest else (TileSize(half // factor, factor, 1), whole)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One picture's tiles.
+
+    Attributes:
+        height, width: of the picture in pixels.
+        size: of its tiles.
+        grid: of its tiles over a plane of latents that holds the picture and is at least a tile each way.
+    """
+
+    height: int
+    width: int
+    size: TileSize
+    grid: tiling.Grid
+
+    @property
+    def count(self) -> int:
+        return self.grid.count
+
+    @cached_property
+    def pixels(self) -> tiling.Grid:
+        return self.grid.scaled(self.size.factor)
+
+    def cut(self, picture: np.ndarray, tile: int) -> np.ndarray:
+        """One tile of the picture (height, width, C), its border repeated where the tile reaches beyond it."""
+        return _cut(picture, *self.pixels.corners[tile], self.size.pixels)
+
+    def cut_source(self, source: np.ndarray, tile: int) -> np.ndarray:
+        """The same of what a network enlarges by `factor`: (height / factor, width / factor, C)."""
+        return _cut(source, *self.grid.corners[tile], self.size.side)
+
+
+def _cut(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+    part = picture[top : top + side, left : left + side]
+    return np.pad(part, ((0, side - part.shape[0]), (0, side - part.shape[1]), (0, 0)), mode="edge")
+
+
+def layout(height: int, width: int, sizes: tuple[TileSize, ...], unit: int, overlap: float) -> Layout:
+    """The layout of a picture of height x width pixels in the smallest size that holds it, or in several tiles."""
+    longer = max(height, width)
+    size = next((size for size in sizes if longer <= size.pixels), sizes[-1])
+    rows, columns = (max(-(-side // unit) * unit, size.pixels) // size.factor for side in (height, width))
+    shared = int(size.side * overlap) if size.covers > 1 else 0
+    return Layout(height, width, size, tiling.grid(rows, columns, size.side, shared))
+
+
+class Axis(NamedTuple):
+    """The tiles that share each position along one axis, and their weights; (tiles, side, covers) each.
+
+    Attributes:
+        tile: number of a tile along the axis.
+        offset: where in that tile the position lies.
+        weight: its share; they sum to 1.
+    """
+
+    tile: np.ndarray
+    offset: np.ndarray
+    weight: np.ndarray
+
+
+def share_axis(starts: tuple[int, ...], side: int, covers: int) -> Axis:
+    """Which tiles share the positions of every tile of an axis, in the order in which they lie.
+
+    Where fewer than `covers` do, the first is named again with weight 0: a number that is not finite stays in its own
+    picture.
+    """
+    first = np.asarray(starts)
+    position = np.add.outer(first, np.arange(side))  # (tiles, side), in the plane
+    offset = position[..., None] - first  # (tiles, side, tiles)
+    inside = (offset >= 0) & (offset < side)
+    order = np.argsort(~inside, axis=-1, kind="stable")[..., :covers]  # those that cover it come first, in order
+    if order.shape[-1] < covers:
+        order = np.concatenate([order, np.repeat(order[..., :1], covers - order.shape[-1], axis=-1)], axis=-1)
+    known = np.take_along_axis(inside, order, axis=-1) & (np.arange(covers) < inside.sum(-1)[..., None])
+    tile = np.where(known, order, order[..., :1])
+    at = np.take_along_axis(offset, tile, axis=-1)
+    weight = np.where(known, tiling.gaussian_weights(side).astype(np.float64)[at], 0)
+    weight /= weight.sum(-1, keepdims=True)
+    return Axis(tile.astype(np.int32), at.astype(np.int32), weight.astype(np.float32))
+
+
+class Sharing(NamedTuple):
+    """For every tile of a wave, where the values lie whose mean its latents are; N tiles of one size.
+
+    Attributes:
+        rows, columns: (N, side, covers) each, numbers counted within the tile's picture.
+        first: (N,) the number in the wave of the first tile of its picture.
+        across: (N,) how many tiles a row of its picture has.
+    """
+
+    rows: Axis
+    columns: Axis
+    first: np.ndarray
+    across: np.ndarray
+
+
+def sharing(layouts: Sequence[Layout]) -> Sharing:
+    """The sharing of the tiles of several pictures, one picture after the other; all tiles are of one size."""
+    side, covers = layouts[0].size.side, layouts[0].size.covers
+    rows, columns, first, across = [], [], [], []
+    begin = 0
+    for each in layouts:
+        down, right = (share_axis(starts, side, covers) for starts in (each.grid.tops, each.grid.lefts))
+        row, column = np.divmod(np.arange(each.count), len(each.grid.lefts))
+        rows.append(Axis(*(values[row] for values in down)))
+        columns.append(Axis(*(values[column] for values in right)))
+        first.append(np.full(each.count, begin, np.int32))
+        across.append(np.full(each.count, len(each.grid.lefts), np.int32))
+        begin += each.count
+    rows, columns = (Axis(*map(np.concatenate, zip(*parts, strict=True))) for parts in (rows, columns))
+    return Sharing(rows, columns, np.concatenate(first), np.concatenate(across))
+
+
+class Places(NamedTuple):
+    """Positions in the tiles of a wave: a tile's number, row and column, (..., h, w) int32 each."""
+
+    tile: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+
+
+def whole_tile(number: int, side: int) -> Places:
+    """The positions of one tile."""
+    row, column = np.indices((side, side), dtype=np.int32)
+    return Places(np.full((side, side), number, np.int32), row, column)
+
+
+def view(each: Layout, first: int) -> Places:
+    """The positions of a view of a whole picture in one tile, at even distances; `first` is its first tile's number.
+
+    They are picked, not averaged: noise stays as strong as it was. The decoder's normalisations go by such a view where
+    a picture has several tiles.
+    """
+    side = each.size.side
+
+    def picked(size: int, starts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        position = (2 * np.arange(side) + 1) * size // (2 * side)
+        tile = np.searchsorted(starts, position, side="right") - 1
+        return tile, position - np.asarray(starts)[tile]
+
+    (down, row), (right, column) = (
+        picked(size, starts)
+        for size, starts in ((each.grid.height, each.grid.tops), (each.grid.width, each.grid.lefts))
+    )
+    tile = first + np.add.outer(down * len(each.grid.lefts), right)
+    return Places(*(np.broadcast_to(x, (side, side)).astype(np.int32) for x in (tile, row[:, None], column)))
+
+
+def view_of_pixels(each: Layout, picture: np.ndarray) -> np.ndarray:
+    """The same view of the picture's pixels: (side, side, C)."""
+    side = each.size.pixels
+    rows, columns = (
+        np.minimum((2 * np.arange(side) + 1) * size // (2 * side), own - 1)
+        for size, own in ((each.pixels.height, each.height), (each.pixels.width, each.width))
+    )
+    return picture[rows[:, None], columns]

@@ -1,0 +1,325 @@
+"""The compiled functions of the engine: each sees tiles of a fixed size, and numbers and places of tiles are data.
+
+A wave is a fixed number of places for tiles, divided evenly among the devices (`State`). What a call of a network is
+given is always `at_once` tiles a device; how many calls there are is data too, and empty places cost nothing. So a
+function is compiled once for a size of tile, whatever the pictures.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+
+from cassr_jax.diffusion.samplers import Carry, Trajectory, begin, start_latents
+from cassr_jax.engine.layout import Places, Sharing
+from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.denoisers import Denoiser
+from cassr_jax.models.fusion import decode_guided
+from cassr_jax.models.moments import Moments, given, recorded
+from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.networks import merge_all
+from cassr_jax.sampling import Embeddings, Setting, embed, predict
+
+TILES = "tiles"  # the axis of the mesh
+_EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(TILES)
+
+MakeDenoiser = Callable[[Mapping[str, Any]], Denoiser]
+
+
+class State(NamedTuple):
+    """What the devices hold of a wave of N tiles of one size: (N, ...) each, divided among them.
+
+    Attributes:
+        carry: the sampler's state. Every tile has its own copy of the latents that it shares.
+        output: the network's predictions for the step in hand, as far as they are made.
+        hints: what the denoiser made of the images.
+        sharing: whose mean each position's prediction is.
+    """
+
+    carry: Carry
+    output: jax.Array
+    hints: Any
+    sharing: Sharing
+
+
+class Run(NamedTuple):
+    """What all tiles of a run share."""
+
+    embeddings: Embeddings
+    trajectory: Trajectory
+    guidance_scale: ArrayLike
+
+
+class Order(NamedTuple):
+    """How the tiles of a wave are divided: int32 each.
+
+    Attributes:
+        share: tiles of each device; the first `share` are the first device's.
+        calls: of a network, to be through with a device's share once.
+    """
+
+    share: ArrayLike
+    calls: ArrayLike
+
+
+class Programs:
+    """The compiled functions over some networks, on the devices of a mesh of one axis.
+
+    Args:
+        graphdefs, params: of the networks; the parameters lie on all devices.
+        mesh: the devices.
+        at_once: tiles in a call of a network, on each device.
+    """
+
+    def __init__(self, graphdefs: Mapping[str, nnx.GraphDef], params: Params, mesh: Mesh, at_once: int):
+        self.mesh, self.at_once = mesh, at_once
+        self._graphdefs, self._params = graphdefs, params
+        self._selected: dict[str, Params] = {}
+        self._functions: dict[Any, Callable[..., Any]] = {}
+
+    def count(self) -> dict[str, int]:
+        """How many programs were compiled so far, by function."""
+        found: dict[str, int] = {}
+        for (name, *_), function in self._functions.items():
+            found[name] = found.get(name, 0) + function._cache_size()
+        return found
+
+    def divided(self, tree: Any) -> Any:
+        """The arrays of a tree on the devices, divided along their first axis."""
+        return jax.device_put(tree, NamedSharding(self.mesh, _DIVIDED))
+
+    def encode_text(self, ids: np.ndarray) -> jax.Array:
+        """Embeddings of prompts, (prompts, tokens) int32 -> (prompts, tokens, channels)."""
+
+        def run(params: Params, ids: jax.Array) -> jax.Array:
+            return self._module("text_encoder", params)(ids)
+
+        return self._compiled(("encode_text",), run, "..", result="")(self._of("text_encoder"), ids)
+
+    def embed(
+        self, make: MakeDenoiser, encoder_hidden_states: jax.Array, trajectory: Trajectory, setting: Setting
+    ) -> Embeddings:
+        """What all steps and all tiles share."""
+
+        def run(params: Params, states: jax.Array, trajectory: Trajectory) -> Embeddings:
+            return embed(make(self._modules(params)), states, trajectory, self.at_once, setting)
+
+        program = self._compiled(("embed", make, setting), run, "...", result=".")
+        return program(self._params, encoder_hidden_states, trajectory)
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Latents of tiles: uint8 (devices x at_once, H, W, 3) -> (devices x at_once, h, w, C)."""
+
+        def run(params: Params, images: jax.Array) -> jax.Array:
+            return self._module("vae", params).encode(to_float(images))
+
+        return self._compiled(("encode",), run, ".t")(self._of("vae"), images)
+
+    def hints(self, make: MakeDenoiser, images: tuple[jax.Array, ...]) -> Any:
+        """What the denoiser makes of tiles of its images, uint8 (devices x at_once, H, W, 3) each."""
+
+        def run(params: Params, images: tuple[jax.Array, ...]) -> Any:
+            return make(self._modules(params)).embed_images(*map(to_float, images))
+
+        return self._compiled(("hints", make), run, ".t")(self._params, images)
+
+    def places(self, like: Any, capacity: int) -> Any:
+        """Zeros for what calls make: a tree like what one call makes, with `capacity` tiles on each device."""
+
+        def run(like: Any) -> Any:
+            return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), like)
+
+        return self._compiled(("places", capacity), run, "t")(like)
+
+    def put(self, places: Any, made: Any, call: int) -> Any:
+        """`places` with what a call has made in its place; `places` are used up."""
+
+        def run(places: Any, made: Any, call: jax.Array) -> Any:
+            at = call * self.at_once
+            return jax.tree.map(
+                lambda many, few: jax.lax.dynamic_update_slice_in_dim(many, few, at, axis=0), places, made
+            )
+
+        return self._compiled(("put",), run, "tt.", donate=(0,))(places, made, np.int32(call))
+
+    def begin(
+        self, latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order
+    ) -> Carry:
+        """The sampler's state before the first step; `latents` and `noise` are used up."""
+
+        def run(latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order) -> Carry:
+            return begin(start_latents(trajectory, _shared(latents, sharing, order), noise))
+
+        return self._compiled(("begin",), run, "ttt..")(latents, noise, sharing, trajectory, order)
+
+    def denoise(
+        self, make: MakeDenoiser, run: Run, state: State, order: Order, first: int, last: int, setting: Setting
+    ) -> State:
+        """The sampling loop over its units first <= i < last: unit `step * order.calls + call` is one call of the
+        network on every device, and the last one of a step takes the step. Its carry and output are used up."""
+
+        def loop(
+            params: Params,
+            state: tuple[Carry, jax.Array],
+            hints: Any,
+            sharing: Sharing,
+            run: Run,
+            order: Order,
+            first: jax.Array,
+            last: jax.Array,
+        ) -> tuple[Carry, jax.Array]:
+            denoiser = make(self._modules(params))
+
+            def take_step(carry: Carry, output: jax.Array, step: jax.Array) -> Carry:
+                coefficients = jax.tree.map(lambda column: jnp.asarray(column)[step], run.trajectory.coefficients)
+                return setting.sampler.step(carry, coefficients, _shared(output, sharing, order))
+
+            def unit(i: jax.Array, state: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
+                carry, output = state
+                step, call = i // order.calls, i % order.calls
+                at = call * self.at_once
+                cut = partial(jax.lax.dynamic_slice_in_dim, start_index=at, slice_size=self.at_once)
+                tiles, their_hints = cut(carry.latents), jax.tree.map(cut, hints)
+                made = predict(denoiser, run.embeddings, tiles, their_hints, step, run.guidance_scale, setting)
+                output = jax.lax.dynamic_update_slice_in_dim(output, made, at, axis=0)
+                done = call == order.calls - 1
+                return jax.lax.cond(done, take_step, lambda carry, *_: carry, carry, output, step), output
+
+            return jax.lax.fori_loop(first, last, unit, state)
+
+        program = self._compiled(("denoise", make, setting), loop, ".ttt....", donate=(1,))
+        loop_state, limits = (state.carry, state.output), (np.int32(first), np.int32(last))
+        carry, output = program(self._params, loop_state, state.hints, state.sharing, run, order, *limits)
+        return state._replace(carry=carry, output=output)
+
+    def take(self, latents: jax.Array, places: Places, order: Order) -> jax.Array:
+        """The latents of a wave at some places: (devices x at_once, h, w, C)."""
+
+        def run(latents: jax.Array, places: Places, order: Order) -> jax.Array:
+            side = latents.shape[1]
+            whole = jax.lax.all_gather(latents, TILES, tiled=True).reshape(-1, latents.shape[-1])
+            return whole[(_index(places.tile, order, len(latents)) * side + places.row) * side + places.column]
+
+        return self._compiled(("take",), run, "tt.")(latents, self.divided(places), order)
+
+    def decode(
+        self,
+        latents: jax.Array,
+        images: tuple[jax.Array, ...],
+        fidelity: ArrayLike,
+        moments: list[Moments] | None,
+        fusion: str | None,
+    ) -> tuple[jax.Array, list[Moments]]:
+        """Tiles decoded: (devices x at_once, H, W, 3) float32, about [-1, 1], and, if they went by their own moments,
+        these.
+
+        Args:
+            latents: (devices x at_once, h, w, C).
+            images: tiles of the stage's images for the fusion, uint8; none without one.
+            moments: of a view of each tile's picture; None for the tiles' own.
+            fusion: its kind; None for the plain decoder.
+        """
+
+        def run(
+            params: Params,
+            latents: jax.Array,
+            images: tuple[jax.Array, ...],
+            moments: list[Moments] | None,
+            fidelity: jax.Array,
+        ) -> tuple[jax.Array, list[Moments]]:
+            guided_by = None if fusion is None else self._module(fusion, params)
+            vae, guides = self._module("vae", params), tuple(map(to_float, images))
+            with recorded() if moments is None else given(moments) as own:
+                made = decode_guided(vae, guided_by, latents, guides, fidelity).astype(jnp.float32)
+            return made, own or []
+
+        program = self._compiled(("decode", fusion, moments is None), run, ".ttt.")
+        params = self._of("vae") if fusion is None else self._of("vae") | self._of(fusion)
+        return program(params, latents, images, moments, fidelity)
+
+    def enlarge(self, kind: str, images: jax.Array) -> jax.Array:
+        """Tiles through a network that enlarges: uint8 (devices x at_once, h, w, 3) -> float32 in [-1, 1]."""
+
+        def run(params: Params, images: jax.Array) -> jax.Array:
+            made = self._module(kind, params)(images.astype(jnp.float32) / 255)
+            return jnp.clip(2 * made.astype(jnp.float32) - 1, -1, 1)
+
+        return self._compiled(("enlarge", kind), run, ".t")(self._of(kind), images)
+
+    def _module(self, kind: str, params: Params) -> Any:
+        return merge(self._graphdefs[kind], select(params, kind))
+
+    def _modules(self, params: Params) -> dict[str, Any]:
+        return merge_all(self._graphdefs, params)
+
+    def _of(self, kind: str) -> Params:
+        """The parameters of one network, by their whole names."""
+        if kind not in self._selected:
+            prefix = f"{kind}."
+            self._selected[kind] = {name: x for name, x in self._params.items() if name.startswith(prefix)}
+        return self._selected[kind]
+
+    def _compiled(
+        self,
+        key: tuple[Any, ...],
+        function: Callable[..., Any],
+        arguments: str,
+        *,
+        result: str = "t",
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """`function` on every device, compiled once for a key and the shapes of its arguments.
+
+        Args:
+            key: a name, and what else decides what is traced.
+            arguments: a letter for each: t for tiles, divided among the devices, a point for what all devices have.
+            result: likewise.
+            donate: numbers of the arguments that are used up.
+        """
+        if key not in self._functions:
+            specs = tuple(_DIVIDED if letter == "t" else _EVERYWHERE for letter in arguments)
+            mapped = jax.shard_map(
+                function,
+                mesh=self.mesh,
+                in_specs=specs,
+                out_specs=_DIVIDED if result == "t" else _EVERYWHERE,
+                check_vma=False,  # what all devices have and what is divided meet in the loop's state
+            )
+            self._functions[key] = jax.jit(mapped, donate_argnums=donate)
+        return self._functions[key]
+
+
+def _index(number: ArrayLike, order: Order, capacity: int) -> jax.Array:
+    """Where the tiles of these numbers lie in the wave, of which each device has `capacity` places."""
+    device, slot = jnp.divmod(number, order.share)
+    return device * capacity + slot
+
+
+def _shared(values: jax.Array, sharing: Sharing, order: Order) -> jax.Array:
+    """(N, side, side, C) of this device's tiles -> the weighted mean of all tiles that share each position.
+
+    Gathers the few tiles that cover it in the order in which they lie, so that the sum is the same on every device,
+    whatever other pictures there are.
+    """
+    rows, columns = sharing.rows, sharing.columns
+    covers = rows.tile.shape[-1]
+    if covers == 1:
+        return values
+    side, capacity = values.shape[1], len(values)
+    whole = jax.lax.all_gather(values, TILES, tiled=True).reshape(-1, values.shape[-1])
+    first, across = (x[:, None, None] for x in (sharing.first, sharing.across))
+    total = jnp.zeros_like(values)
+    for k, m in product(range(covers), repeat=2):
+        down, right = (axis.tile[..., i] for axis, i in ((rows, k), (columns, m)))
+        number = first + down[:, :, None] * across + right[:, None, :]
+        row, column = rows.offset[:, :, None, k], columns.offset[:, None, :, m]
+        weight = rows.weight[:, :, None, k] * columns.weight[:, None, :, m]
+        total += weight[..., None] * whole[(_index(number, order, capacity) * side + row) * side + column]
+    return total

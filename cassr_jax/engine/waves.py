@@ -1,0 +1,171 @@
+"""Waves: pictures that go through the networks together, and which of their tiles lies on which device.
+
+What is cut and blended here is on the host.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cassr_jax.engine.layout import Layout, TileSize
+from cassr_jax.engine.programs import Order
+from cassr_jax.imaging import tiling
+
+PLACES = 128  # tiles that a wave has room for on all devices together; a larger picture has four times as many, ...
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Which tile of a wave lies where: each device has a share of consecutive tiles, and `capacity` places."""
+
+    count: int
+    devices: int
+    at_once: int
+
+    @property
+    def width(self) -> int:
+        """Tiles in one call of a network on all devices."""
+        return self.devices * self.at_once
+
+    @property
+    def share(self) -> int:
+        return -(-self.count // self.devices)
+
+    @property
+    def calls(self) -> int:
+        return -(-self.share // self.at_once)
+
+    @property
+    def capacity(self) -> int:
+        """Places on each device: for one of a few sizes of wave."""
+        places = PLACES
+        while places < self.share * self.devices:
+            places *= 4
+        return -(-places // self.devices // self.at_once) * self.at_once
+
+    @property
+    def order(self) -> Order:
+        return Order(np.int32(self.share), np.int32(self.calls))
+
+    def of_call(self, call: int) -> list[int | None]:
+        """Numbers of the tiles that a call is given, device by device; None where a place stays empty."""
+        slots = range(call * self.at_once, (call + 1) * self.at_once)
+        numbers = (
+            device * self.share + slot if slot < self.share else None
+            for device in range(self.devices)
+            for slot in slots
+        )
+        return [number if number is not None and number < self.count else None for number in numbers]
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        """(count, ...) in the order of tiles -> (devices x capacity, ...) as they lie on the devices."""
+        device, slot = np.divmod(np.arange(self.count), self.share)
+        places = np.zeros((self.devices * self.capacity, *values.shape[1:]), values.dtype)
+        places[device * self.capacity + slot] = values
+        return places
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Pictures whose tiles are of one size.
+
+    Attributes:
+        numbers: which of the caller's pictures they are; below, pictures are counted within the wave.
+        layouts: of each picture.
+        seats: where the tiles lie, one picture's after the other's.
+    """
+
+    numbers: tuple[int, ...]
+    layouts: tuple[Layout, ...]
+    seats: Seats
+
+    @property
+    def size(self) -> TileSize:
+        return self.layouts[0].size
+
+    @cached_property
+    def _tiles(self) -> list[tuple[int, int]]:
+        return [(picture, tile) for picture, each in enumerate(self.layouts) for tile in range(each.count)]
+
+    def tiles(self) -> list[tuple[int, int]]:
+        """(picture, tile within it) for the number of each tile."""
+        return self._tiles
+
+    def first_tile(self, picture: int) -> int:
+        """The number of a picture's first tile."""
+        return sum(each.count for each in self.layouts[:picture])
+
+    def pictures_of(self, numbers: Sequence[int | None]) -> list[int]:
+        """The picture of each tile; empty places have none."""
+        return [self._tiles[number][0] for number in numbers if number is not None]
+
+    def cut(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
+        """A tile of the pictures, (H, W, C) each."""
+        picture, tile = self._tiles[number]
+        return self.layouts[picture].cut(pictures[picture], tile)
+
+    def cut_source(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
+        """A tile of pictures that a network enlarges by the layouts' factor."""
+        picture, tile = self._tiles[number]
+        return self.layouts[picture].cut_source(pictures[picture], tile)
+
+    def cut_latents(self, values: Callable[[int], np.ndarray], channels: int) -> np.ndarray:
+        """Planes of latents cut into tiles as they lie on the devices: (places, h, w, channels).
+
+        Args:
+            values: the first n values of a plane, row by row.
+        """
+        cuts = []
+        for each in self.layouts:
+            height, width, side = each.grid.height, each.grid.width, each.size.side
+            plane = values(height * width * channels).reshape(height, width, channels)
+            cuts += [plane[top : top + side, left : left + side] for top, left in each.grid.corners]
+        return self.seats.placed(np.stack(cuts))
+
+
+def in_calls(numbers: Sequence[int], width: int) -> list[list[int | None]]:
+    """Numbers in calls of `width`, the last one filled up with empty places."""
+    calls: list[list[int | None]] = [[*numbers[begin : begin + width]] for begin in range(0, len(numbers), width)]
+    return [call + [None] * (width - len(call)) for call in calls]
+
+
+def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
+    """Pictures by the size of their tiles, as many together as there is room for."""
+    found: list[list[int]] = []
+    for size in sorted({each.size for each in layouts}, key=lambda size: size.side):
+        room = 0
+        for number in (number for number, each in enumerate(layouts) if each.size == size):
+            if layouts[number].count > room:
+                found.append([])
+                room = PLACES
+            found[-1].append(number)
+            room -= layouts[number].count
+    return [
+        Wave(tuple(numbers), own, Seats(sum(each.count for each in own), devices, at_once))
+        for numbers in found
+        for own in [tuple(layouts[number] for number in numbers)]
+    ]
+
+
+class Blend:
+    """A picture that is put together from its tiles: their mean by Gaussian weights where they overlap."""
+
+    def __init__(self, each: Layout):
+        self._layout = each
+        self.picture = np.zeros((each.height, each.width, 3), np.float32)
+        window = tiling.gaussian_weights(each.pixels.tile)
+        self._rows = tiling.axis_weights(each.pixels.tops, each.pixels.height, window)
+        self._columns = tiling.axis_weights(each.pixels.lefts, each.pixels.width, window)
+
+    def add(self, number: int, tile: np.ndarray) -> None:
+        """Add one tile, (H, W, 3); the order in which they come must be the same every time."""
+        top, left = self._layout.pixels.corners[number]
+        part = self.picture[top : top + len(tile), left : left + len(tile)]
+        cut = tile[: part.shape[0], : part.shape[1]]
+        if self._layout.count == 1:
+            part[...] = cut
+            return
+        row, column = divmod(number, len(self._layout.pixels.lefts))
+        part += self._rows[row, : part.shape[0], None, None] * self._columns[column, : part.shape[1], None] * cut

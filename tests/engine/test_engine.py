@@ -1,0 +1,186 @@
+"""The engine: sizes are data, devices share the tiles of all pictures, and company changes nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cassr_jax
+from cassr_jax.cascade import CasSR, Restoration, mesh_of_tiles
+from cassr_jax.config import SamplingConfig
+from cassr_jax.engine import engine, waves
+from cassr_jax.errors import InputError
+from tests.random_cascade import write_random_cascade
+
+SIZES = ((12, 15), (9, 40), (1, 1), (16, 16), (30, 40), (8, 8), (5, 17))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Without a first stage and guidance, half as much to compile.
+    sampling = SamplingConfig(num_steps=2, guidance_scale=1.0)
+    changes = {"activation": "identity", "sampling": sampling, "color_fix": "adain"}
+    return write_random_cascade(tmp_path_factory.mktemp("cascade"), **changes)
+
+
+def loaded(folder: Path, devices: int) -> CasSR:
+    """The cascade with two tiles in a call, as on an accelerator; a CPU takes one."""
+    cassr = cassr_jax.load(folder, devices=devices)
+    cassr._engine = engine.Engine(cassr.networks, mesh_of_tiles(devices), overlap=cassr.config.tile_overlap, at_once=2)
+    return cassr
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> CasSR:
+    return loaded(folder, 1)
+
+
+@pytest.fixture(scope="module")
+def eight(folder: Path) -> CasSR:
+    return loaded(folder, 8)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in SIZES]
+
+
+def results(cassr: CasSR, pictures: list[np.ndarray]) -> list[np.ndarray]:
+    found = list(cassr.restore_many(pictures))
+    assert all(isinstance(each, Restoration) for each in found)
+    return [each.result for each in found if isinstance(each, Restoration)]
+
+
+@pytest.fixture(scope="module")
+def alone(one: CasSR, pictures: list[np.ndarray]) -> list[np.ndarray]:
+    return [one.restore(picture).result for picture in pictures]
+
+
+def test_results_come_in_order_and_of_their_sizes(alone: list[np.ndarray]):
+    assert [result.shape[:2] for result in alone] == [(4 * height, 4 * width) for height, width in SIZES]
+
+
+@settings(deadline=None, max_examples=10)
+@given(order=st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=12))
+def test_company_and_place_change_no_pixel(one, pictures, alone, order: list[int]):
+    for number, result in zip(order, results(one, [pictures[n] for n in order]), strict=True):
+        np.testing.assert_array_equal(result, alone[number])
+
+
+def test_eight_devices_make_the_pictures_of_one(eight: CasSR, pictures: list[np.ndarray], alone: list[np.ndarray]):
+    for found, expected in zip(results(eight, pictures), alone, strict=True):
+        difference = np.abs(found.astype(int) - expected)
+        assert difference.max() <= 1
+        assert np.mean(difference > 0) < 0.01
+
+
+def test_on_eight_devices_company_changes_no_pixel_either(eight: CasSR, pictures: list[np.ndarray]):
+    together = results(eight, pictures)
+    for picture, expected in zip(pictures[::-1], together[::-1], strict=True):
+        np.testing.assert_array_equal(eight.restore(picture).result, expected)
+
+
+def test_nothing_is_compiled_for_another_size(one: CasSR, alone: list[np.ndarray]):
+    before = one._engine.programs.count()
+    rng = np.random.default_rng(1)
+    sizes = [(1 + 7 * n % 60, 1 + 11 * n % 70) for n in range(20)]
+    list(one.restore_many(rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes))
+    assert one._engine.programs.count() == before
+    assert max(before.values()) <= 6
+    assert sum(before.values()) <= 30
+
+
+@pytest.mark.parametrize(("count", "most"), [(64, 4), (8, 1), (9, 1)])
+def test_devices_share_small_pictures(eight: CasSR, monkeypatch: pytest.MonkeyPatch, count: int, most: int):
+    """A call is two tiles on each device, so that 64 tiles are 4 calls: an eighth of what one device would do."""
+    calls = []
+    denoise = eight._engine.programs.denoise
+
+    def counting(*arguments):
+        first, last = arguments[-3:-1]
+        calls.append((last - first) // 2)  # two steps
+        return denoise(*arguments)
+
+    monkeypatch.setattr(eight._engine.programs, "denoise", counting)
+    picture = np.full((8, 8, 3), 100, np.uint8)
+    assert len(list(eight.restore_many([picture] * count))) == count
+    assert sum(calls) == most
+
+
+def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.MonkeyPatch):
+    """A picture of more tiles than there is room for has room of its own."""
+    picture = np.random.default_rng(2).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    roomy = one.restore(picture).result
+    monkeypatch.setattr(waves, "PLACES", 4)
+    np.testing.assert_array_equal(one.restore(picture).result, roomy)
+
+
+def test_a_picture_that_fails_costs_itself(one: CasSR, pictures: list[np.ndarray], alone: list[np.ndarray]):
+    given: list = [pictures[0], pictures[1].astype(np.float32), pictures[2], "picture", pictures[3]]
+    found = list(one.restore_many(given))
+    for number, source in ((0, 0), (2, 2), (4, 3)):
+        assert isinstance(found[number], Restoration)
+        np.testing.assert_array_equal(found[number].result, alone[source])
+    for number, name in ((1, "float32"), (3, "str")):
+        assert isinstance(found[number], InputError)
+        assert name in str(found[number])
+
+
+def test_pictures_are_taken_as_they_are_needed(one: CasSR, pictures: list[np.ndarray]):
+    taken = []
+
+    def source():
+        for number in range(1000):
+            taken.append(number)
+            yield pictures[5]
+
+    found = one.restore_many(source())
+    next(found)
+    assert len(taken) <= 2 * one._engine.fill
+    found.close()
+
+
+def test_numbers_that_are_not_finite_stay_in_their_picture(one: CasSR, pictures: list[np.ndarray], monkeypatch):
+    """Tiles of two pictures lie side by side in a wave; one has a latent that is not a number."""
+    cut = waves.Wave.cut_latents
+
+    def noisy(self, *arguments):
+        noise = cut(self, *arguments)
+        if len(self.layouts) == 2:
+            noise[0] = np.nan
+        return noise
+
+    monkeypatch.setattr(waves.Wave, "cut_latents", noisy)
+    broken, sound = one.restore_many([pictures[3], pictures[1]])
+    assert isinstance(broken, InputError)
+    monkeypatch.undo()
+    assert isinstance(sound, Restoration)
+    np.testing.assert_array_equal(sound.result, one.restore(pictures[1]).result)
+
+
+def test_noise_depends_on_the_seed_and_the_place_alone():
+    key = jax.random.key(3)
+    short, long = engine._normal(key, 100), engine._normal(key, 3 * engine._LEAST_NOISE)
+    np.testing.assert_array_equal(short, long[:100])
+    np.testing.assert_array_equal(short, np.asarray(jax.random.normal(key, (5, 20))).ravel())
+    assert abs(long.mean()) < 0.01
+    assert abs(long.std() - 1) < 0.01
+
+
+def test_networks_that_enlarge_go_in_tiles_too(folder: Path):
+    from tests.test_cascade import with_rrdbnet_of
+
+    cassr = cassr_jax.load(folder)
+    networks = with_rrdbnet_of(cassr.networks)
+    config = replace(cassr.config, activation="rrdbnet")
+    picture = np.random.default_rng(1).integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    few, many = (CasSR(config, networks, devices=devices).reference(picture) for devices in (1, 8))
+    np.testing.assert_allclose(few.astype(int), many, atol=1)
+    whole = CasSR(config, networks).reference(picture, tile=512)
+    # The narrow network sees a few pixels around: within a tile nothing differs but where tiles meet.
+    assert np.mean(np.abs(few.astype(int) - whole)) < 1
