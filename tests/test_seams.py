@@ -13,7 +13,7 @@ from PIL import Image
 import cassr_jax
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
-from cassr_jax.diffusion.samplers import DDIM, advance, begin
+from cassr_jax.diffusion.samplers import DDIM, advance, begin, start_latents
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, _normal
 from cassr_jax.engine.layout import Layout
@@ -114,8 +114,9 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
         negative, positive = (denoiser(x, temb, text, hints) for text in (0.4, 1.2))
         return 2.5 * positive - 1.5 * negative if guided else positive
 
-    noise = _normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4)
-    expected = np.asarray(advance(predict, DDIM(), trajectory, begin(jnp.asarray(noise)), 0, 2).latents)[0]
+    noise = jnp.asarray(_normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4))
+    carry = begin(start_latents(trajectory, jnp.zeros_like(noise), noise))
+    expected = np.asarray(advance(predict, DDIM(), trajectory, carry, 0, 2).latents)[0]
     for tile, (top, left) in zip(np.asarray(found), layout.grid.corners, strict=False):
         np.testing.assert_allclose(tile, expected[top : top + 16, left : left + 16], atol=1e-5)
 
