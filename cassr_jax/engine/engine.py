@@ -104,8 +104,9 @@ class Engine:
         """
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
         all_waves = waves(layouts, self._devices, self._at_once)
-        calls_of_a_wave = len(stage.trajectory.timesteps) + 2
-        counter = Counter(sum(wave.seats.calls * calls_of_a_wave for wave in all_waves), report)
+        steps = len(stage.trajectory.timesteps)
+        calls = sum(wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) for wave in all_waves)
+        counter = Counter(calls, report)
         made: dict[int, np.ndarray] = {}
         for wave in all_waves:
             own = tuple([image[number] for number in wave.numbers] for image in images)
@@ -259,16 +260,12 @@ class Passage:
                 given = self.engine.programs.divided(jax.tree.map(lambda *each: np.stack(each), *known))
             return self._decoded(latents, places, images, given)[0]
 
-        tiles = wave.tiles()
-        single = [number for number, (picture, _) in enumerate(tiles) if picture not in moments]
-        several = [number for number, (picture, _) in enumerate(tiles) if picture in moments]
-        return self.engine.blended(wave, [*in_calls(single, width), *in_calls(several, width)], call, self.counter)
+        return self.engine.blended(wave, wave.calls_of_decoder, call, self.counter)
 
     def _moments(self, latents: jax.Array) -> dict[int, list[Moments]]:
         """For each picture of several tiles, the moments of every normalisation of the decoder on a view of it."""
         wave, found = self.wave, {}
-        several = [picture for picture, each in enumerate(wave.layouts) if each.count > 1]
-        for chosen in in_calls(several, wave.seats.width):
+        for chosen in in_calls(wave.of_several_tiles, wave.seats.width):
             places = [None if p is None else view(wave.layouts[p], wave.first_tile(p)) for p in chosen]
             images = ()
             if self.stage.fusion is not None:

@@ -93,6 +93,19 @@ class Wave:
         """(picture, tile within it) for the number of each tile."""
         return self._tiles
 
+    @property
+    def of_several_tiles(self) -> list[int]:
+        """The pictures that have several tiles."""
+        return [picture for picture, each in enumerate(self.layouts) if each.count > 1]
+
+    @cached_property
+    def calls_of_decoder(self) -> list[list[int | None]]:
+        """Numbers of the tiles in each of its calls: those of pictures of one tile, then the others."""
+        several = set(self.of_several_tiles)
+        single = [number for number, (picture, _) in enumerate(self._tiles) if picture not in several]
+        others = [number for number, (picture, _) in enumerate(self._tiles) if picture in several]
+        return [*in_calls(single, self.seats.width), *in_calls(others, self.seats.width)]
+
     def first_tile(self, picture: int) -> int:
         """The number of a picture's first tile."""
         return sum(each.count for each in self.layouts[:picture])

@@ -6,8 +6,6 @@ TIFF = ("tests/imaging/test_tiff.py",)
 SIDE_CHUNKS = ("tests/imaging/test_side_chunks.py",)
 PROFILES = ("tests/imaging/test_profiles.py",)
 ALPHA = ("tests/imaging/test_alpha.py",)
-TILES_REPORTED = ("tests/test_cascade.py::test_progress_reports_tiles_of_a_first_stage_that_only_enlarges",)
-TILES_SHARED = ("tests/test_devices.py::test_tiles_of_a_network_without_diffusion_are_shared_too",)
 COLOR = ("tests/imaging/test_color.py",)
 MEMORY = ("tests/imaging/test_memory.py",)
 
