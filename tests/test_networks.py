@@ -63,6 +63,22 @@ def test_round_trip(tmp_path, kind, config, dtype):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_parameters_are_placed_in_the_order_of_their_names(tmp_path):
+    """So that a hash of them can be made on the way; the twelve skips here have numbers of one and of two digits."""
+    config = AttachedConfig(replace(UNET, layers_per_block=2), SCEDIT.own)
+    shapes = shapes_of("scedit", config)
+    write_network(tmp_path, "scedit", config, {name: np.zeros(shape.shape, "f4") for name, shape in shapes.items()})
+    names = []
+
+    def place(name, array):
+        names.append(name.removeprefix("scedit."))
+        return jnp.asarray(array)
+
+    networks = Networks().with_read("scedit", str(tmp_path), "float32", place=place)
+    assert names == sorted(shapes) != list(shapes)
+    assert list(select(networks.params, "scedit")) == list(shapes)
+
+
 def test_another_kind_of_network_is_one_entry(tmp_path, monkeypatch):
     adapter = Kind("adapter", KINDS["scedit"].makers, replace(KINDS["scedit"].files, folders=("adapter",)))
     monkeypatch.setattr(kinds, "KINDS", {**KINDS, "adapter": adapter})

@@ -59,8 +59,12 @@ FAULTS = [
     ),
     *faults(
         "cassr_jax/networks.py",
-        ("tests/training/test_placing.py",),
+        ("tests/test_networks.py::test_parameters_are_placed_in_the_order_of_their_names",),
         ("for name in sorted(weights.shapes)}", "for name in weights.shapes}"),
+    ),
+    *faults(
+        "cassr_jax/networks.py",
+        ("tests/training/test_placing.py",),
         ('encoder = encoder or select(self.params, "unet")', 'encoder = select(self.params, "unet")'),
     ),
     *faults(
