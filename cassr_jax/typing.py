@@ -15,13 +15,15 @@ PerImage = Float32[Array, "batch"]
 
 # Inside the networks
 Features = Float[Array, "batch height width channels"]
-FeatureList = list[Float[Array, "batch _ _ _"]]  # of several resolutions
+FeatureMap = Float[Array, "batch _ _ _"]  # of any resolution
+FeatureList = list[FeatureMap]  # of several
 Tokens = Float[Array, "batch length channels"]
+Context = Float[Array, "batch keys context_channels"]  # what keys and values are made from
 KeyValue = tuple[Float[Array, "batch keys channels"], Float[Array, "batch keys channels"]]
 AnyFloat = Float[Array, "..."]
 
 # Conditions. A single time embedding serves a whole batch.
-TokenIds = Int[Array, "batch tokens"]
+TokenIds = Int[Array | np.ndarray, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
 # What a network makes of a picture, for one of its layers; under guidance two examples share a picture.

@@ -20,5 +20,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Every call in these packages has its arguments and its result checked against their annotations, the axes of arrays
 # (`cassr_jax.typing`) included. To check another module, add its name.
-CHECKED = ("cassr_jax.diffusion", "cassr_jax.models.denoisers", "cassr_jax.models.fusion", "cassr_jax.models.vae")
+MODELS = (
+    *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "fusion", "layers", "moments"),
+    *("multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
+)
+CHECKED = ("cassr_jax.diffusion", *(f"cassr_jax.models.{name}" for name in MODELS))
 install_import_hook(CHECKED, f"{type_checks.__name__}.check")

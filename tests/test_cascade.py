@@ -84,7 +84,7 @@ def test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed(cassr: CasS
     """As the network makes it, in 8 bit; a network of random weights makes it grey, until its colours are fixed."""
     rgb = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)  # one tile
     networks = with_rrdbnet_of(cassr.networks)
-    made = merge_all(networks.graphdefs, networks.params)["rrdbnet"](rgb[None].astype(np.float32) / 255)[0]
+    made = merge_all(networks.graphdefs, networks.params)["rrdbnet"](jnp.asarray(rgb[None], jnp.float32) / 255)[0]
     raw = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
     np.testing.assert_allclose(raw.reference(rgb), np.asarray(made) * 255, atol=0.51)
     changed = CasSR(with_first_stage(raw.config, color_fix="adain"), networks).reference(rgb)

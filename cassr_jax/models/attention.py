@@ -1,16 +1,18 @@
 """Attention and the transformer that Stable Diffusion's U-Net repeats."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from cassr_jax.models.layers import BLOCK_OUTPUT, GroupNorm, Identity, LayerNorm, Linear
+from cassr_jax.typing import AnyFloat, Context, Features, KeyValue, TextEmbedding, Tokens
 
-KeyValue = tuple[jax.Array, jax.Array]  # (B, M, C) each
+Keys = Float[Array, "batch keys channels"]
 
 # Long sequences attend in blocks of this many queries: a block's scores stay near the processor's caches, and the whole
 # (N, M) matrix, 2 GB for one 512 px image and its guidance, is never held.
@@ -18,18 +20,15 @@ _QUERY_BLOCK = 256
 _LONGEST_WHOLE = 1024
 
 
-def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, num_heads: int) -> jax.Array:
-    """softmax(Q K^T / sqrt(d)) V with the softmax in float32.
-
-    query (B, N, C), key and value (B, M, C), C = num_heads * d -> (B, N, C).
-    """
+def dot_product_attention(query: Tokens, key: Keys, value: Keys, num_heads: int) -> Tokens:
+    """softmax(Q K^T / sqrt(d)) V with the softmax in float32; channels are num_heads * d."""
     batch, length, channels = query.shape
     head_dim = channels // num_heads
     # Heads before positions: batched products whose batch axes lead are three times as fast on a CPU.
     q, k, v = (x.reshape(batch, -1, num_heads, head_dim).swapaxes(1, 2) for x in (query, key, value))
     q = q * head_dim**-0.5
 
-    def attend(q: jax.Array) -> jax.Array:
+    def attend(q: AnyFloat) -> AnyFloat:
         scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
         return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
@@ -59,23 +58,23 @@ class Attention(nnx.Module):
         self.to_v = Linear(context_dim, query_dim, use_bias=False, **kwargs)
         self.to_out = nnx.List([Linear(query_dim, query_dim, zero=zero_out, **kwargs)])
 
-    def key_value(self, context: jax.Array) -> KeyValue:
+    def key_value(self, context: Context) -> KeyValue:
         """Keys and values of a context (B, M, context_dim); compute them once where the context stays the same."""
         return self.to_k(context), self.to_v(context)
 
-    def __call__(self, x: jax.Array, key_value: KeyValue | None = None) -> jax.Array:
-        """x (B, N, C); self-attention without `key_value`."""
+    def __call__(self, x: Tokens, key_value: KeyValue | None = None) -> Tokens:
+        """Self-attention without `key_value`."""
         key, value = self.key_value(x) if key_value is None else key_value
         return self.to_out[0](dot_product_attention(self.to_q(x), key, value, self.num_heads))
 
 
 class GEGLU(nnx.Module):
-    """x W * GELU(x V), with the exact GELU. (..., in) -> (..., out)."""
+    """x W * GELU(x V), with the exact GELU."""
 
     def __init__(self, in_features: int, out_features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.proj = Linear(in_features, 2 * out_features, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch out_features"]:
         hidden, gate = jnp.split(self.proj(x), 2, axis=-1)
         return hidden * jax.nn.gelu(gate, approximate=False)
 
@@ -90,18 +89,19 @@ class FeedForward(nnx.Module):
             ]
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         for layer in self.net:
             x = layer(x)
         return x
 
 
+@runtime_checkable
 class ImageGuide(Protocol):
-    """What attends to images inside one transformer block; both take and return tokens (B, N, C)."""
+    """What attends to images inside one transformer block."""
 
-    def attend_reference(self, x: jax.Array) -> jax.Array: ...
+    def attend_reference(self, x: Tokens) -> Tokens: ...
 
-    def attend_lq(self, x: jax.Array) -> jax.Array: ...
+    def attend_lq(self, x: Tokens) -> Tokens: ...
 
 
 class BasicTransformerBlock(nnx.Module):
@@ -119,7 +119,7 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = LayerNorm(features, **kwargs)
         self.ff = FeedForward(features, **kwargs)
 
-    def __call__(self, x: jax.Array, text: KeyValue, guide: ImageGuide | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, text: KeyValue, guide: ImageGuide | None = None) -> Tokens:
         if guide is not None:
             x = guide.attend_reference(x)
         x = x + self.attn1(self.norm1(x))
@@ -130,7 +130,7 @@ class BasicTransformerBlock(nnx.Module):
 
 
 class Transformer2D(nnx.Module):
-    """diffusers' `Transformer2DModel` with one block and 1x1 convolutions: (B, H, W, C) -> (B, H, W, C)."""
+    """diffusers' `Transformer2DModel` with one block and 1x1 convolutions."""
 
     def __init__(
         self, features: int, context_dim: int, *, num_heads: int, groups: int, dtype: DTypeLike, rngs: nnx.Rngs
@@ -144,10 +144,10 @@ class Transformer2D(nnx.Module):
         )
         self.proj_out = Linear(features, features, **kwargs)
 
-    def text_key_value(self, encoder_hidden_states: jax.Array) -> KeyValue:
+    def text_key_value(self, encoder_hidden_states: TextEmbedding) -> KeyValue:
         return self.transformer_blocks[0].attn2.key_value(encoder_hidden_states)
 
-    def __call__(self, x: jax.Array, text: KeyValue, guide: ImageGuide | None = None) -> jax.Array:
+    def __call__(self, x: Features, text: KeyValue, guide: ImageGuide | None = None) -> Features:
         batch, height, width, channels = x.shape
         h = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
         h = self.transformer_blocks[0](h, text, guide)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from cassr_jax.models.layers import Linear
+from cassr_jax.typing import AnyFloat, TokenIds, Tokens
 
 
 @dataclass(frozen=True)
@@ -27,26 +30,29 @@ class CLIPTextConfig:
     layer_norm_eps: float = 1e-5
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
+def quick_gelu(x: AnyFloat) -> AnyFloat:
     """OpenAI's sigmoid approximation of GELU, which CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def exact_gelu(x: jax.Array) -> jax.Array:
+def exact_gelu(x: AnyFloat) -> AnyFloat:
     return jax.nn.gelu(x, approximate=False)
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 
 
-def _layer_norm(config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
-    )
+class CLIPLayerNorm(nnx.LayerNorm):
+    """Layer normalisation over the hidden axis; statistics in float32."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(
+            config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
+        )
 
 
 class CLIPAttention(nnx.Module):
-    """Causal self-attention: (B, L, hidden) -> (B, L, hidden); softmax in float32."""
+    """Causal self-attention; softmax in float32."""
 
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width = config.hidden_size
@@ -58,7 +64,7 @@ class CLIPAttention(nnx.Module):
         self.q_proj = Linear(width, width, dtype=dtype, rngs=rngs)
         self.out_proj = Linear(width, width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         batch, length, width = x.shape
         q, k, v = (
             proj(x).reshape(batch, length, self.heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -77,20 +83,20 @@ class CLIPMLP(nnx.Module):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class CLIPEncoderLayer(nnx.Module):
-    """Pre-norm transformer layer: (B, L, hidden) -> (B, L, hidden)."""
+    """Pre-norm transformer layer."""
 
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.self_attn = CLIPAttention(config, dtype=dtype, rngs=rngs)
-        self.layer_norm1 = _layer_norm(config, dtype=dtype, rngs=rngs)
+        self.layer_norm1 = CLIPLayerNorm(config, dtype=dtype, rngs=rngs)
         self.mlp = CLIPMLP(config, dtype=dtype, rngs=rngs)
-        self.layer_norm2 = _layer_norm(config, dtype=dtype, rngs=rngs)
+        self.layer_norm2 = CLIPLayerNorm(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -101,39 +107,39 @@ class CLIPEncoder(nnx.Module):
             [CLIPEncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)]
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         for layer in self.layers:
             x = layer(x)
         return x
 
 
 class CLIPTextEmbeddings(nnx.Module):
-    """Token embedding plus position embedding: ids (B, L) -> (B, L, hidden)."""
+    """Token embedding plus position embedding."""
 
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, dtype=dtype, rngs=rngs)
         self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, dtype=dtype, rngs=rngs)
         self.max_length = config.max_position_embeddings
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: TokenIds) -> Float[Array, "batch tokens hidden"]:
         length = ids.shape[1]
         if length > self.max_length:
             raise ValueError(f"{length} tokens given, the text encoder has positions for {self.max_length}")
-        return self.token_embedding(ids) + self.position_embedding(jnp.arange(length))
+        return self.token_embedding(jnp.asarray(ids)) + self.position_embedding(jnp.arange(length))
 
 
 class CLIPTextTransformer(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.embeddings = CLIPTextEmbeddings(config, dtype=dtype, rngs=rngs)
         self.encoder = CLIPEncoder(config, dtype=dtype, rngs=rngs)
-        self.final_layer_norm = _layer_norm(config, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = CLIPLayerNorm(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: TokenIds) -> Float[Array, "batch tokens hidden"]:
         return self.final_layer_norm(self.encoder(self.embeddings(ids)))
 
 
 class CLIPTextModel(nnx.Module):
-    """Token ids (B, L) int32 -> last hidden state (B, L, hidden) after the final layer norm.
+    """Token ids -> the last hidden state after the final layer norm.
 
     No padding mask: Stable Diffusion attends to its padding tokens too, under the causal mask alone.
     """
@@ -141,8 +147,11 @@ class CLIPTextModel(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.text_model = CLIPTextTransformer(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: TokenIds) -> Float[Array, "batch tokens hidden"]:
         return self.text_model(ids)
+
+
+ContextIds = Int[Array | np.ndarray, "batch *one"]
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class LearnedContext(nnx.Module):
         self.contexts = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
         self.dtype = dtype
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: ContextIds) -> Float[Array, "batch tokens hidden"]:
         if ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[1] != 1):
             raise ValueError(f"context ids have shape {ids.shape}, expected (B,) or (B, 1)")
         table = self.contexts.get_value().astype(self.dtype)

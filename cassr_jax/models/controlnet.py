@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from cassr_jax.models.layers import Conv
 from cassr_jax.models.unet import TextKeyValues, UNetConfig, UNetEncoder
+from cassr_jax.typing import FeatureList, FeatureMap, Images, Latents, TimeEmbedding
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class ControlNetOutput(NamedTuple):
     and no gradient would pass them.
     """
 
-    features: list[jax.Array]
-    residuals: list[jax.Array]
-    middle: jax.Array
+    features: FeatureList
+    residuals: FeatureList
+    middle: FeatureMap
 
 
 class HintEmbedding(nnx.Module):
-    """Images (B, H, W, 3) to the latents' resolution and the encoder's first width, the last convolution zero."""
+    """Images to the latents' resolution and the encoder's first width, the last convolution zero."""
 
     def __init__(self, config: ControlNetConfig, out_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
@@ -46,7 +46,7 @@ class HintEmbedding(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.conv_out = Conv(widths[-1], out_channels, 3, zero=True, **kwargs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Images) -> FeatureMap:
         x = nnx.silu(self.conv_in(images))
         for block in self.blocks:
             x = nnx.silu(block(x))
@@ -68,11 +68,13 @@ class ControlNet(UNetEncoder):
             unet.block_out_channels[-1], unet.block_out_channels[-1], 1, zero=True, **kwargs
         )
 
-    def embed_hint(self, images: jax.Array) -> jax.Array:
-        """Images (B, H, W, 3) in [0, 1], as diffusers' ControlNets take them -> (B, h, w, width)."""
+    def embed_hint(self, images: Images) -> FeatureMap:
+        """Images in [0, 1], as diffusers' ControlNets take them -> features of the latents' resolution."""
         return self.controlnet_cond_embedding(images)
 
-    def __call__(self, latents: jax.Array, temb: jax.Array, text: TextKeyValues, hint: jax.Array) -> ControlNetOutput:
+    def __call__(
+        self, latents: Latents, temb: TimeEmbedding, text: TextKeyValues, hint: FeatureMap
+    ) -> ControlNetOutput:
         middle, features = self._encode(latents, temb, text, hint)
         residuals = [conv(f) for conv, f in zip(self.controlnet_down_blocks, features, strict=True)]
         return ControlNetOutput(features, residuals, self.controlnet_mid_block(middle))

@@ -13,11 +13,11 @@ computed for B. A single time embedding, (1, C), serves a whole batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from cassr_jax.models.controlnet import ControlNet
 from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
@@ -26,6 +26,7 @@ from cassr_jax.models.unet import TextKeyValues, UNet
 from cassr_jax.typing import Hint, Images, Latents, TextEmbedding, TimeEmbedding, Timesteps
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What all denoisers offer. The embeddings are trees of arrays, of each denoiser's own kind."""
 
@@ -121,7 +122,7 @@ class ControlNetDenoiser:
 
 @dataclass(frozen=True)
 class CasSRDenoiser:
-    """CasSR's second stage: one ControlNet reads the enlarged LR image and the reference in one batch. The up blocks
+    """CasSR's second stage: one ControlNet reads the LQ image and the reference in one batch. The up blocks
     attend to its features, and its residuals are added to the skips and the middle."""
 
     unet: UNet
@@ -159,29 +160,33 @@ def _unit_range(images: Images) -> Images:
     return (images + 1) / 2
 
 
-def _repeat(x: jax.Array, batch: int) -> jax.Array:
+def _repeat(x: Hint, batch: int) -> Float[Array, "{batch} _ _ _"]:
     return x if len(x) == batch else jnp.concatenate([x] * (batch // len(x)))
 
+
+Examples = Float[Array, "batch *rest"]
+Paired = Float[Array, "2*batch *rest"]
+Pairs = Float[Array, "pairs *rest"]
+Parted = Float[Array, "pairs//2 *rest"]
 
 # The two images of an example lie next to each other in the ControlNet's batch. With all LQ images first and all
 # references after them, a batch divided among devices would have to be moved between the devices.
 
 
-def _interleave(lq: jax.Array, reference: jax.Array) -> jax.Array:
-    """(B, ...) each -> (2 B, ...)."""
+def _interleave(lq: Examples, reference: Examples) -> Paired:
     return jnp.stack([lq, reference], axis=1).reshape(-1, *lq.shape[1:])
 
 
-def _duplicate(x: jax.Array) -> jax.Array:
+def _duplicate(x: Examples) -> Paired:
     return _interleave(x, x)
 
 
-def _split_pairs(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _split_pairs(x: Pairs) -> tuple[Parted, Parted]:
     """The inverse of `_interleave`."""
     pairs = x.reshape(-1, 2, *x.shape[1:])
     return pairs[:, 0], pairs[:, 1]
 
 
-def _sum_pairs(x: jax.Array) -> jax.Array:
+def _sum_pairs(x: Pairs) -> Parted:
     lq, reference = _split_pairs(x)
     return lq + reference

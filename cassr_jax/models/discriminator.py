@@ -7,11 +7,12 @@ picture is so much easier to judge that small heads suffice, and few pictures.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from cassr_jax.models.layers import Conv
+from cassr_jax.typing import FeatureMap, Features
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class DiscriminatorConfig:
 
 
 class Discriminator(nnx.Module):
-    """One head for each layer of features (B, h, w, C), every one a map of logits (B, h, w, 1)."""
+    """One head for each layer of features, every one a map of logits."""
 
     def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.config = config
@@ -31,7 +32,7 @@ class Discriminator(nnx.Module):
             [_Head(channels, config.hidden_channels, dtype=dtype, rngs=rngs) for channels in config.feature_channels]
         )
 
-    def __call__(self, features: Sequence[jax.Array]) -> list[jax.Array]:
+    def __call__(self, features: Sequence[FeatureMap]) -> list[Float[Array, "batch _ _ 1"]]:
         return [head(x) for head, x in zip(self.heads, features, strict=True)]
 
 
@@ -41,7 +42,7 @@ class _Head(nnx.Module):
         self.conv_mid = Conv(hidden, hidden, 3, dtype=dtype, rngs=rngs)
         self.conv_out = Conv(hidden, 1, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Float[Array, "batch height width 1"]:
         for conv in (self.conv_in, self.conv_mid):
             x = nnx.leaky_relu(conv(x), 0.2)
         return self.conv_out(x)

@@ -111,7 +111,7 @@ def decode_guided(
 ) -> Images:
     """The images of scaled latents, not clipped; the plain decoder's without a `fusion`.
 
-    `guides` are the pictures that the second stage reads, in [-1, 1], the LR image first. Those that the
+    `guides` are the pictures that the second stage reads, in [-1, 1], the LQ image first. Those that the
     fusion has no place for, at the end, are left out.
     """
     if fusion is None:

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
 
 from cassr_jax.models.moments import Moments, moments
+from cassr_jax.typing import AnyFloat, Features, TimeEmbedding, Timesteps
 
 # Marks on values, by which a training step can choose what it keeps for the backward pass; without effect otherwise.
 BLOCK_OUTPUT = "block_output"
@@ -24,7 +26,7 @@ _UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Identity(nnx.Module):
     """Holds a place in a list whose numbering is fixed by a published checkpoint (there, a dropout)."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: AnyFloat) -> AnyFloat:
         return x
 
 
@@ -96,7 +98,7 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "batch *size channels"]) -> Float[Array, "batch *size channels"]:
         batch, features = x.shape[0], x.shape[-1]
         spatial = tuple(range(1, x.ndim - 1))
         wide = x.astype(jnp.float32)
@@ -118,10 +120,7 @@ class GroupNorm(nnx.Module):
 
 
 class ResnetBlock(nnx.Module):
-    """diffusers' `ResnetBlock2D`: norm, SiLU, conv, (+ time), norm, SiLU, conv, + shortcut.
-
-    x (B, H, W, in), temb (B, T) or None -> (B, H, W, out).
-    """
+    """diffusers' `ResnetBlock2D`: norm, SiLU, conv, (+ time), norm, SiLU, conv, + shortcut."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, temb_channels: int | None, groups: int, eps: float,
@@ -137,7 +136,9 @@ class ResnetBlock(nnx.Module):
         if in_channels != out_channels:
             self.conv_shortcut = Conv(in_channels, out_channels, 1, **kwargs)
 
-    def __call__(self, x: jax.Array, temb: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: Features, temb: TimeEmbedding | None = None
+    ) -> Float[Array, "batch height width out_channels"]:
         h = self.conv1(nnx.silu(self.norm1(x)))
         if temb is not None:
             h = h + self.time_emb_proj(nnx.silu(temb))[:, None, None, :]
@@ -152,7 +153,7 @@ class Downsample(nnx.Module):
         padding = ((0, 1), (0, 1)) if asymmetric else 1
         self.conv = Conv(channels, channels, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Float[Array, "batch _ _ channels"]:
         return checkpoint_name(self.conv(x), BLOCK_OUTPUT)
 
 
@@ -165,15 +166,15 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv = Conv(channels, channels, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, shape: tuple[int, int] | None = None) -> jax.Array:
+    def __call__(self, x: Features, shape: tuple[int, int] | None = None) -> Float[Array, "batch _ _ channels"]:
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         if shape is not None:
             x = x[:, : shape[0], : shape[1]]
         return checkpoint_name(self.conv(x), BLOCK_OUTPUT)
 
 
-def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
-    """Sinusoidal embedding as Stable Diffusion takes it: (B,) -> (B, dim) float32, cosines first.
+def timestep_embedding(timesteps: Timesteps, dim: int) -> Float32[Array, "batch {dim}"]:
+    """Sinusoidal embedding as Stable Diffusion takes it, cosines first.
 
     diffusers' `get_timestep_embedding(flip_sin_to_cos=True, downscale_freq_shift=0)`.
     """
@@ -183,11 +184,11 @@ def timestep_embedding(timesteps: jax.Array, dim: int) -> jax.Array:
 
 
 class TimestepEmbedding(nnx.Module):
-    """Two linear layers with a SiLU between: (B, in) -> (B, out)."""
+    """Two linear layers with a SiLU between."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.linear_1 = Linear(in_channels, out_channels, dtype=dtype, rngs=rngs)
         self.linear_2 = Linear(out_channels, out_channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "batch in_channels"]) -> Float[Array, "batch out_channels"]:
         return self.linear_2(nnx.silu(self.linear_1(x)))

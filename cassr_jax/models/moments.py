@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-import jax
+from jaxtyping import Array, Float32
 
 
 class Moments(NamedTuple):
-    """Mean and variance of every group, (B, G, 1) float32."""
+    """Mean and variance of every group."""
 
-    mean: jax.Array
-    variance: jax.Array
+    mean: Float32[Array, "batch groups 1"]
+    variance: Float32[Array, "batch groups 1"]
 
 
 _Source = Callable[[Callable[[], Moments]], Moments]

@@ -1,9 +1,9 @@
-"""Multiple attention, the core of CasSR: the U-Net's up blocks attend to the reference and the LR image.
+"""Multiple attention, the core of CasSR: the U-Net's up blocks attend to the reference and the LQ image.
 
 In every transformer of the up blocks, before and after its self-attention:
 
     X'  = X  + Wo softmax(Q_r K_r^T / sqrt(d)) V_r      reference attention, K_r and V_r from the reference
-    X'' = X' + Wo softmax(Q_l K_l^T / sqrt(d)) V_l      LR attention, K_l and V_l from the LR image
+    X'' = X' + Wo softmax(Q_l K_l^T / sqrt(d)) V_l      LR attention, K_l and V_l from the LQ image
 
 Keys and values come from the ControlNet's features of the skip which the same layer consumes, so their resolution is
 the layer's own. CasSR, arXiv 2403.11451, section 3.
@@ -12,14 +12,14 @@ the layer's own. CasSR, arXiv 2403.11451, section 3.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cassr_jax.models.attention import Attention, KeyValue
+from cassr_jax.models.attention import Attention
 from cassr_jax.models.layers import LayerNorm
 from cassr_jax.models.unet import UNetConfig
+from cassr_jax.typing import FeatureMap, KeyValue, Tokens
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GuidanceSwitches:
 
 
 class ImageAttention(nnx.Module):
-    """One pre-norm residual branch: tokens (B, N, C) attend to an image feature (B, h, w, context_dim)."""
+    """One pre-norm residual branch: tokens attend to an image's features."""
 
     def __init__(self, features: int, context_dim: int, *, num_heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
@@ -44,11 +44,11 @@ class ImageAttention(nnx.Module):
         self.norm_context = LayerNorm(context_dim, **kwargs)
         self.attn = Attention(features, context_dim, num_heads=num_heads, zero_out=True, **kwargs)
 
-    def key_value(self, feature: jax.Array) -> KeyValue:
-        tokens = feature.reshape(feature.shape[0], -1, feature.shape[-1])
+    def key_value(self, features: FeatureMap) -> KeyValue:
+        tokens = features.reshape(features.shape[0], -1, features.shape[-1])
         return self.attn.key_value(self.norm_context(tokens))
 
-    def __call__(self, x: jax.Array, key_value: KeyValue) -> jax.Array:
+    def __call__(self, x: Tokens, key_value: KeyValue) -> Tokens:
         return x + self.attn(self.norm(x), key_value)
 
 
@@ -69,10 +69,10 @@ class BoundGuide:
     reference: KeyValue | None
     lq: KeyValue | None
 
-    def attend_reference(self, x: jax.Array) -> jax.Array:
+    def attend_reference(self, x: Tokens) -> Tokens:
         return x if self.reference is None else self.pair.reference(x, self.reference)
 
-    def attend_lq(self, x: jax.Array) -> jax.Array:
+    def attend_lq(self, x: Tokens) -> Tokens:
         return x if self.lq is None else self.pair.lr(x, self.lq)
 
 
@@ -93,8 +93,8 @@ class MultipleAttention(nnx.Module):
 
     def bind(
         self,
-        lq_features: Sequence[jax.Array],
-        reference_features: Sequence[jax.Array],
+        lq_features: Sequence[FeatureMap],
+        reference_features: Sequence[FeatureMap],
         switches: GuidanceSwitches = GuidanceSwitches(),
     ) -> list[list[BoundGuide]]:
         """Guides for `UNet.decode` from the ControlNet's features of every skip, before its zero convolutions."""

@@ -12,9 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float, Float32
+
+from cassr_jax.typing import FeatureList, FeatureMap, Features, Images
 
 Backbone = Literal["alexnet", "vgg16"]
-Params = Mapping[str, jax.Array]
+Params = Mapping[str, Array | np.ndarray]
+Pictures = Float[Array | np.ndarray, "batch height width 3"]
+# A batch of one is compared with every image of the other.
+OneOrMore = Float[Array | np.ndarray, "#batch height width 3"]
+Layer = Float[Array, "#batch _ _ _"]
+Distances = Float32[Array, "batch"]
 
 _VGG_BLOCKS = (2, 2, 3, 3, 3)  # convolutions between two poolings
 # ImageNet's mean and standard deviation for images in [0, 1], and for LPIPS's [-1, 1] as its authors rounded them.
@@ -24,12 +32,12 @@ _LPIPS_SHIFT, _LPIPS_SCALE = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 
 
 def lpips(
     params: Params,
-    a: jax.Array,
-    b: jax.Array,
+    a: OneOrMore,
+    b: OneOrMore,
     net: Backbone = "alexnet",
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
-) -> jax.Array:
-    """Learned perceptual distance of images (B, H, W, 3) in [-1, 1]: (B,) float32, 0 for equal images.
+) -> Distances:
+    """Learned perceptual distance of images in [-1, 1]; 0 for equal images.
 
     `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other. The two batches pass
     through the network apart from each other, so that the gradient with respect to one costs nothing for the other.
@@ -38,14 +46,14 @@ def lpips(
 
 
 def lpips_features(
-    params: Params, images: jax.Array, net: Backbone = "alexnet", precision: lax.PrecisionLike = lax.Precision.HIGHEST
-) -> list[jax.Array]:
-    """The five layers that LPIPS compares, (B, h, w, C) each, of images (B, H, W, 3) in [-1, 1]."""
-    return features(params, (images.astype(jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE, net, precision)
+    params: Params, images: Pictures, net: Backbone = "alexnet", precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> FeatureList:
+    """The five layers that LPIPS compares, of images in [-1, 1]."""
+    return features(params, (jnp.asarray(images, jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE, net, precision)
 
 
-def lpips_between(params: Params, a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
-    """`lpips` of two batches whose `lpips_features` are known: (B,) float32."""
+def lpips_between(params: Params, a: Sequence[Layer], b: Sequence[Layer]) -> Distances:
+    """`lpips` of two batches whose `lpips_features` are known."""
     distances = []
     for i, (f, g) in enumerate(zip(a, b, strict=True)):
         squared = jnp.square(_unit(f) - _unit(g))  # (B, h, w, C)
@@ -54,9 +62,9 @@ def lpips_between(params: Params, a: Sequence[jax.Array], b: Sequence[jax.Array]
 
 
 def dists(
-    params: Params, a: jax.Array, b: jax.Array, precision: lax.PrecisionLike = lax.Precision.HIGHEST
-) -> jax.Array:
-    """Structure and texture distance of images (B, H, W, 3) in [-1, 1]: (B,) float32, 0 for equal images.
+    params: Params, a: OneOrMore, b: OneOrMore, precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> Distances:
+    """Structure and texture distance of images in [-1, 1]; 0 for equal images.
 
     `params` are `dists_weights()`. A batch of one is compared with every image of the other.
     """
@@ -64,21 +72,21 @@ def dists(
 
 
 def dists_features(
-    params: Params, images: jax.Array, precision: lax.PrecisionLike = lax.Precision.HIGHEST
-) -> list[jax.Array]:
-    """The six layers that DISTS compares, (B, h, w, C) each, the first the images (B, H, W, 3) in [0, 1] themselves.
+    params: Params, images: Pictures, precision: lax.PrecisionLike = lax.Precision.HIGHEST
+) -> FeatureList:
+    """The six layers that DISTS compares, the first of them the images in [0, 1] themselves.
 
     Args:
         params: `dists_weights()`.
-        images: (B, H, W, 3) in [-1, 1].
+        images: in [-1, 1].
         precision: of the convolutions.
     """
-    x = (images.astype(jnp.float32) + 1) / 2
+    x = (jnp.asarray(images, jnp.float32) + 1) / 2
     return [x, *_vgg(params, (x - _MEAN) / _STD, _l2_pool, precision)]
 
 
-def dists_between(params: Params, a: Sequence[jax.Array], b: Sequence[jax.Array]) -> jax.Array:
-    """`dists` of two batches whose `dists_features` are known: (B,) float32."""
+def dists_between(params: Params, a: Sequence[Layer], b: Sequence[Layer]) -> Distances:
+    """`dists` of two batches whose `dists_features` are known."""
     total = jnp.sum(params["alpha"]) + jnp.sum(params["beta"])
     similarity, start = jnp.zeros(()), 0
     for f, g in zip(a, b, strict=True):
@@ -95,10 +103,10 @@ def dists_between(params: Params, a: Sequence[jax.Array], b: Sequence[jax.Array]
 
 def features(
     params: Params,
-    x: jax.Array,
+    x: Images,
     net: Backbone = "alexnet",
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
-) -> list[jax.Array]:
+) -> FeatureList:
     """As `lpips_features`, of images that are normalised already."""
     if net == "vgg16":
         return _vgg(params, x, _max_pool_2, precision)
@@ -112,8 +120,8 @@ def features(
 
 
 def _vgg(
-    params: Params, x: jax.Array, pool: Callable[[jax.Array], jax.Array], precision: lax.PrecisionLike
-) -> list[jax.Array]:
+    params: Params, x: Images, pool: Callable[[FeatureMap], FeatureMap], precision: lax.PrecisionLike
+) -> FeatureList:
     result, layer = [], 0
     for block, count in enumerate(_VGG_BLOCKS):
         if block:
@@ -125,10 +133,10 @@ def _vgg(
     return result
 
 
-def _conv(params: Params, i: int, x: jax.Array, stride: int, padding: int, precision: lax.PrecisionLike) -> jax.Array:
+def _conv(params: Params, i: int, x: FeatureMap, stride: int, padding: int, precision: lax.PrecisionLike) -> FeatureMap:
     y = lax.conv_general_dilated(
         x,
-        params[f"conv.{i}.kernel"],
+        jnp.asarray(params[f"conv.{i}.kernel"]),
         (stride, stride),
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -137,17 +145,17 @@ def _conv(params: Params, i: int, x: jax.Array, stride: int, padding: int, preci
     return jax.nn.relu(y + params[f"conv.{i}.bias"])
 
 
-def _max_pool_3(x: jax.Array) -> jax.Array:
+def _max_pool_3(x: Features) -> Float[Array, "batch _ _ channels"]:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
 
 
-def _max_pool_2(x: jax.Array) -> jax.Array:
+def _max_pool_2(x: Features) -> Float[Array, "batch height//2 width//2 channels"]:
     # A tenth faster to differentiate, over the whole of VGG16 on a CPU, than a reduce_window.
     b, h, w, c = x.shape
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
-def _l2_pool(x: jax.Array) -> jax.Array:
+def _l2_pool(x: Features) -> Float[Array, "batch (height+1)//2 (width+1)//2 channels"]:
     """Root of the locally weighted mean square, stride 2; the 5-tap Hanning window without its zero ends."""
     window = np.hanning(5)[1:-1]
     weights = (np.outer(window, window) / np.sum(window) ** 2).astype(np.float32)
@@ -157,6 +165,6 @@ def _l2_pool(x: jax.Array) -> jax.Array:
     return jnp.sqrt(sum(taps) + 1e-12)
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def _unit(x: Features) -> Features:
     """Divided by its length over the channels; finite, gradient too, where all of them are zero."""
     return x * lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-20)

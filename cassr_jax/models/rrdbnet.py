@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from cassr_jax.models.layers import Conv
+from cassr_jax.typing import Features, Images
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,19 @@ class RRDBNetConfig:
     scale: int = 4  # 4, 2 or 1; below 4 the input is folded into channels first
 
 
-def leaky_relu(x: jax.Array) -> jax.Array:
+def leaky_relu(x: Features) -> Features:
     return jax.nn.leaky_relu(x, 0.2)
 
 
-def upsample(x: jax.Array) -> jax.Array:
-    """(B, H, W, C) -> (B, 2H, 2W, C), repeating pixels."""
+def upsample(x: Features) -> Float[Array, "batch 2*height 2*width channels"]:
+    """Twice the size, repeating pixels."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
-    """(B, H, W, C) -> (B, H/factor, W/factor, C factor^2), channels in torch's order."""
+def pixel_unshuffle(
+    x: Features, factor: int
+) -> Float[Array, "batch height//{factor} width//{factor} channels*{factor}**2"]:
+    """Squares of `factor` pixels folded into channels, in torch's order."""
     batch, height, width, channels = x.shape
     if height % factor or width % factor:
         raise ValueError(f"image of {height}x{width} pixels, expected multiples of {factor}")
@@ -44,7 +48,7 @@ def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
 
 
 class ResidualDenseBlock(nnx.Module):
-    """Five convolutions, each fed by all before it: (B, H, W, num_feat) -> the same."""
+    """Five convolutions, each fed by all before it."""
 
     def __init__(self, config: RRDBNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         feat, grow = config.num_feat, config.num_grow_ch
@@ -54,7 +58,7 @@ class ResidualDenseBlock(nnx.Module):
         self.conv4 = Conv(feat + 3 * grow, grow, 3, dtype=dtype, rngs=rngs)
         self.conv5 = Conv(feat + 4 * grow, feat, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         # Splitting the kernels by input, which spares the concatenations, was no faster on a CPU.
         h = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
@@ -70,7 +74,7 @@ class RRDB(nnx.Module):
         self.rdb2 = ResidualDenseBlock(config, dtype=dtype, rngs=rngs)
         self.rdb3 = ResidualDenseBlock(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
@@ -93,14 +97,14 @@ class RRDBNet(nnx.Module):
         self.conv_hr = Conv(feat, feat, 3, dtype=dtype, rngs=rngs)
         self.conv_last = Conv(feat, config.num_out_ch, 3, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Images) -> Float[Array, "batch _ _ 3"]:
         h = self.conv_first(pixel_unshuffle(x, self.unshuffle))
         h = h + self.conv_body(self._blocks(h))
         h = leaky_relu(self.conv_up1(upsample(h)))
         h = leaky_relu(self.conv_up2(upsample(h)))
         return self.conv_last(leaky_relu(self.conv_hr(h)))
 
-    def _blocks(self, x: jax.Array) -> jax.Array:
+    def _blocks(self, x: Features) -> Features:
         # One loop over stacked parameters instead of 23 copies of the same code: compiles in 1 s instead of 10, and
         # runs as fast.
         graphdef = nnx.graphdef(self.body[0])

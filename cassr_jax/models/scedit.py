@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from cassr_jax.models.layers import Conv, Identity, Linear
 from cassr_jax.models.unet import UNetConfig
+from cassr_jax.typing import FeatureList, FeatureMap, Features, Images
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class SCEditConfig:
 
 
 class TunerOp(nnx.Module):
-    """W2 GELU(W1 x), the exact GELU, W2 zero at the start: (B, H, W, C) -> (B, H, W, C)."""
+    """W2 GELU(W1 x), the exact GELU, W2 zero at the start."""
 
     def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
         hidden = int(features * ratio)
         self.ln1 = Linear(features, hidden, dtype=dtype, rngs=rngs)
         self.ln2 = Linear(hidden, features, zero=True, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         return self.ln2(jax.nn.gelu(self.ln1(x), approximate=False))
 
 
@@ -44,7 +45,7 @@ class SCTuner(nnx.Module):
     def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.tuner_op = TunerOp(features, ratio, dtype=dtype, rngs=rngs)
 
-    def __call__(self, skip: jax.Array, hint: jax.Array | None = None, scale: float = 1.0) -> jax.Array:
+    def __call__(self, skip: Features, hint: Features | None = None, scale: float = 1.0) -> Features:
         if hint is None:
             return skip + scale * self.tuner_op(skip)
         return skip + scale * (hint + self.tuner_op(skip + hint))
@@ -74,8 +75,8 @@ class CSCTuner(nnx.Module):
             SCTuner(channels, config.ratio, **kwargs) for channels in reversed(unet.skip_channels)
         )
 
-    def hints(self, images: jax.Array) -> list[jax.Array]:
-        """Images (B, H, W, 3) in [0, 1] -> one hint for every skip, shallowest first. Does not depend on the step."""
+    def hints(self, images: Images) -> FeatureList:
+        """Images in [0, 1] -> one hint for every skip, shallowest first. Does not depend on the step."""
         convs = self.pre_hint_blocks[::2]
         x = convs[0](images)
         for conv in convs[1:]:
@@ -86,7 +87,7 @@ class CSCTuner(nnx.Module):
             hints.append(x)
         return hints
 
-    def __call__(self, skips: Sequence[jax.Array], hints: Sequence[jax.Array]) -> list[jax.Array]:
+    def __call__(self, skips: Sequence[FeatureMap], hints: Sequence[FeatureMap]) -> FeatureList:
         """Edited skips, shallowest first."""
         tuners = list(self.lsc_tuner_blocks)[::-1]
         scale = self.config.control_scale

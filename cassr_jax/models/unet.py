@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from cassr_jax.models.attention import ImageGuide, KeyValue, Transformer2D
+from cassr_jax.models.attention import ImageGuide, Transformer2D
 from cassr_jax.models.layers import (
     BLOCK_OUTPUT,
     Conv,
@@ -31,6 +30,16 @@ from cassr_jax.models.layers import (
     TimestepEmbedding,
     Upsample,
     timestep_embedding,
+)
+from cassr_jax.typing import (
+    FeatureList,
+    FeatureMap,
+    Features,
+    KeyValue,
+    Latents,
+    TextEmbedding,
+    TimeEmbedding,
+    Timesteps,
 )
 
 _EPS = 1e-5
@@ -105,10 +114,10 @@ class TextKeyValues(NamedTuple):
 class _Block(nnx.Module):
     """Resnets, each followed by a transformer where the block has them."""
 
-    def _build(
+    def __init__(
         self, in_channels: Sequence[int], out_channels: int, attend: bool, config: UNetConfig,
         *, dtype: DTypeLike, rngs: nnx.Rngs,
-    ) -> None:  # fmt: skip
+    ):  # fmt: skip
         kwargs = {"dtype": dtype, "rngs": rngs}
         groups = config.norm_num_groups
         self.resnets = nnx.List(
@@ -127,7 +136,7 @@ class _Block(nnx.Module):
                 for _ in in_channels
             )
 
-    def text_key_values(self, encoder_hidden_states: jax.Array) -> list[KeyValue]:
+    def text_key_values(self, encoder_hidden_states: TextEmbedding) -> list[KeyValue]:
         return [a.text_key_value(encoder_hidden_states) for a in getattr(self, "attentions", ())]
 
 
@@ -137,11 +146,11 @@ class DownBlock(_Block):
         dtype: DTypeLike, rngs: nnx.Rngs,
     ):  # fmt: skip
         widths = [in_channels] + [out_channels] * (config.layers_per_block - 1)
-        self._build(widths, out_channels, attend, config, dtype=dtype, rngs=rngs)
+        super().__init__(widths, out_channels, attend, config, dtype=dtype, rngs=rngs)
         if downsample:
             self.downsamplers = nnx.List([Downsample(out_channels, dtype=dtype, rngs=rngs)])
 
-    def __call__(self, x: jax.Array, temb: jax.Array, text: list[KeyValue]) -> tuple[jax.Array, list[jax.Array]]:
+    def __call__(self, x: FeatureMap, temb: TimeEmbedding, text: list[KeyValue]) -> tuple[FeatureMap, FeatureList]:
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, temb)
@@ -157,7 +166,7 @@ class DownBlock(_Block):
 class MidBlock(_Block):
     def __init__(self, features: int, config: UNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
-        self._build([features], features, True, config, **kwargs)
+        super().__init__([features], features, True, config, **kwargs)
         self.resnets.append(
             ResnetBlock(
                 features,
@@ -169,7 +178,7 @@ class MidBlock(_Block):
             )
         )
 
-    def __call__(self, x: jax.Array, temb: jax.Array, text: list[KeyValue]) -> jax.Array:
+    def __call__(self, x: Features, temb: TimeEmbedding, text: list[KeyValue]) -> Features:
         return self.resnets[1](self.attentions[0](self.resnets[0](x, temb), text[0]), temb)
 
 
@@ -180,18 +189,18 @@ class UpBlock(_Block):
     ):  # fmt: skip
         below = [in_channels] + [out_channels] * config.layers_per_block
         widths = [b + s for b, s in zip(below, skip_channels, strict=True)]
-        self._build(widths, out_channels, attend, config, dtype=dtype, rngs=rngs)
+        super().__init__(widths, out_channels, attend, config, dtype=dtype, rngs=rngs)
         if upsample:
             self.upsamplers = nnx.List([Upsample(out_channels, dtype=dtype, rngs=rngs)])
 
     def __call__(
         self,
-        x: jax.Array,
-        skips: list[jax.Array],
-        temb: jax.Array,
+        x: FeatureMap,
+        skips: FeatureList,
+        temb: TimeEmbedding,
         text: list[KeyValue],
         guides: Sequence[ImageGuide | None],
-    ) -> jax.Array:
+    ) -> FeatureMap:
         """Takes its skips from the end of the list; what is left there are the skips of the blocks above."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
@@ -221,18 +230,18 @@ class UNetEncoder(nnx.Module):
         )
         self.mid_block = MidBlock(widths[-1], config, **kwargs)
 
-    def embed_time(self, timesteps: jax.Array) -> jax.Array:
-        """Timesteps (B,), integer or not, in [0, 999] -> (B, 4 * width)."""
+    def embed_time(self, timesteps: Timesteps) -> TimeEmbedding:
+        """Timesteps in [0, 999] -> embeddings of 4 times the first width."""
         return self.time_embedding(timestep_embedding(timesteps, self.config.block_out_channels[0]))
 
-    def text_key_values(self, encoder_hidden_states: jax.Array) -> TextKeyValues:
-        """Keys and values of a text embedding (B, L, cross_attention_dim) for every transformer."""
+    def text_key_values(self, encoder_hidden_states: TextEmbedding) -> TextKeyValues:
+        """Keys and values of a text embedding for every transformer."""
         down = [block.text_key_values(encoder_hidden_states) for block in self.down_blocks]
         return TextKeyValues(down, self.mid_block.text_key_values(encoder_hidden_states), [])
 
     def _encode(
-        self, x: jax.Array, temb: jax.Array, text: TextKeyValues, hint: jax.Array | None = None
-    ) -> tuple[jax.Array, list[jax.Array]]:
+        self, x: Latents, temb: TimeEmbedding, text: TextKeyValues, hint: FeatureMap | None = None
+    ) -> tuple[FeatureMap, FeatureList]:
         x = self.conv_in(x)
         if hint is not None:
             x = x + hint
@@ -245,7 +254,7 @@ class UNetEncoder(nnx.Module):
 
 
 class UNet(UNetEncoder):
-    """Latents (B, h, w, 4), timesteps (B,), text (B, L, C) -> prediction (B, h, w, 4) in the compute dtype."""
+    """Noisy latents, timesteps and text -> a prediction of the latents' shape, in the compute dtype."""
 
     def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config, dtype=dtype, rngs=rngs)
@@ -263,29 +272,29 @@ class UNet(UNetEncoder):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
         self.conv_out = Conv(widths[-1], config.out_channels, 3, **kwargs)
 
-    def text_key_values(self, encoder_hidden_states: jax.Array) -> TextKeyValues:
+    def text_key_values(self, encoder_hidden_states: TextEmbedding) -> TextKeyValues:
         up = [block.text_key_values(encoder_hidden_states) for block in self.up_blocks]
         return super().text_key_values(encoder_hidden_states)._replace(up=up)
 
-    def encode(self, latents: jax.Array, temb: jax.Array, text: TextKeyValues) -> tuple[jax.Array, list[jax.Array]]:
-        """The middle (B, h', w', C) and the skips, shallowest first."""
+    def encode(self, latents: Latents, temb: TimeEmbedding, text: TextKeyValues) -> tuple[FeatureMap, FeatureList]:
+        """The middle and the skips, shallowest first."""
         return self._encode(latents, temb, text)
 
     def decode(
         self,
-        h: jax.Array,
-        skips: Sequence[jax.Array],
-        temb: jax.Array,
+        h: FeatureMap,
+        skips: Sequence[FeatureMap],
+        temb: TimeEmbedding,
         text: TextKeyValues,
         guides: Sequence[Sequence[ImageGuide | None]] | None = None,
-    ) -> jax.Array:
+    ) -> Latents:
         """`guides`: for every up block, one for each of its transformers (none for a block without)."""
         left = list(skips)
         for i, block in enumerate(self.up_blocks):
             h = block(h, left, temb, text.up[i], guides[i] if guides else ())
         return self.conv_out(nnx.silu(self.conv_norm_out(h)))
 
-    def __call__(self, latents: jax.Array, timesteps: jax.Array, encoder_hidden_states: jax.Array) -> jax.Array:
+    def __call__(self, latents: Latents, timesteps: Timesteps, encoder_hidden_states: TextEmbedding) -> Latents:
         temb, text = self.embed_time(timesteps), self.text_key_values(encoder_hidden_states)
         h, skips = self.encode(latents, temb, text)
         return self.decode(h, skips, temb, text)

@@ -30,7 +30,9 @@ def by_hand(query: np.ndarray, key: np.ndarray, value: np.ndarray, num_heads: in
 @pytest.mark.parametrize("num_heads", [1, 2])
 def test_equals_its_definition(length, keys, num_heads):
     qkv = random_qkv(length, keys)
-    assert narrow.relative_l2(dot_product_attention(*qkv, num_heads), by_hand(*qkv, num_heads)) <= 1e-6
+    assert (
+        narrow.relative_l2(dot_product_attention(*map(jnp.asarray, qkv), num_heads), by_hand(*qkv, num_heads)) <= 1e-6
+    )
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def plain(monkeypatch):
 
 
 def test_blocks_are_used_for_long_queries_and_equal_the_plain_form(plain):
-    qkv = random_qkv(LONG, 40)
+    qkv = [jnp.asarray(x) for x in random_qkv(LONG, 40)]
 
     def call(*qkv):
         return dot_product_attention(*qkv, num_heads=2)
@@ -97,7 +99,7 @@ def test_keys_and_values_may_be_computed_once():
         x @ params["to_q.kernel"], context @ params["to_k.kernel"], context @ params["to_v.kernel"], num_heads=2
     )
     expected = expected @ params["to_out.0.kernel"] + params["to_out.0.bias"]
-    assert narrow.relative_l2(layer(x, layer.key_value(context)), expected) <= 1e-6
+    assert narrow.relative_l2(layer(jnp.asarray(x), layer.key_value(jnp.asarray(context))), expected) <= 1e-6
 
 
 def test_geglu_is_exact():
@@ -106,8 +108,8 @@ def test_geglu_is_exact():
     layer = merge(graphdef, {"proj.kernel": jnp.asarray([[0.0, 1.0]]), "proj.bias": jnp.asarray([1.0, 0.0])})
     x = np.linspace(-4, 4, 81, dtype=np.float32)[:, None]
     expected = [0.5 * v * (1 + jax.lax.erf(v / np.sqrt(2.0))) for v in x[:, 0]]
-    np.testing.assert_allclose(layer(x)[:, 0], expected, atol=1e-6)
-    assert np.abs(layer(x) - jax.nn.gelu(x, approximate=True)).max() > 2e-4
+    np.testing.assert_allclose(layer(jnp.asarray(x))[:, 0], expected, atol=1e-6)
+    assert np.abs(layer(jnp.asarray(x)) - jax.nn.gelu(x, approximate=True)).max() > 2e-4
 
 
 def test_guide_attends_around_the_self_attention():
@@ -130,7 +132,7 @@ def test_guide_attends_around_the_self_attention():
     )
     block, guide = merge(graphdef, params), Guide()
     rng = np.random.default_rng(0)
-    x, text = rng.normal(size=(2, 5, 8)).astype(np.float32), rng.normal(size=(2, 3, 6)).astype(np.float32)
+    x, text = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, 5, 8), (2, 3, 6)))
     text = block.attn2.key_value(text)
     out = block(x, text, guide)
     after_self = x + 1 + block.attn1(block.norm1(x + 1))

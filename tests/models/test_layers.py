@@ -44,22 +44,22 @@ class TestGroupNorm:
         x = (mean + deviation * RNG.normal(size=(2, 5, 7, 12))).astype(np.float32)
         expected = group_norm_by_hand(x, 4, eps, params["scale"], params["bias"])
         # One rounding of the mean moves everything by 2^-24 |mean|.
-        assert narrow.relative_l2(norm(x), expected) <= 1e-6 + 2**-23 * abs(mean) / deviation
+        assert narrow.relative_l2(norm(jnp.asarray(x)), expected) <= 1e-6 + 2**-23 * abs(mean) / deviation
 
     def test_channels_of_a_group_with_far_apart_means(self):
         norm, params = build(lambda **kw: GroupNorm(2, 4, eps=1e-5, **kw))
         x = (np.array([-1000, 1000, 0, 1]) + RNG.normal(size=(1, 6, 6, 4))).astype(np.float32)
         expected = group_norm_by_hand(x, 2, 1e-5, params["scale"], params["bias"])
-        assert narrow.relative_l2(norm(x), expected) <= 1e-6
+        assert narrow.relative_l2(norm(jnp.asarray(x)), expected) <= 1e-6
 
     def test_tokens_and_pictures_are_the_same(self):
         norm, _ = build(lambda **kw: GroupNorm(4, 8, eps=1e-5, **kw))
-        x = RNG.normal(size=(2, 3, 5, 8)).astype(np.float32)
+        x = jnp.asarray(RNG.normal(size=(2, 3, 5, 8)), jnp.float32)
         np.testing.assert_allclose(norm(x.reshape(2, 15, 8)).reshape(x.shape), norm(x), rtol=1e-6, atol=1e-6)
 
     def test_constant_input_gives_the_bias(self):
         norm, params = build(lambda **kw: GroupNorm(4, 8, eps=1e-5, **kw))
-        out = norm(np.full((1, 4, 4, 8), 3.0, np.float32))
+        out = norm(jnp.full((1, 4, 4, 8), 3.0))
         np.testing.assert_array_equal(out, np.broadcast_to(params["bias"], out.shape))
 
     def test_rejects_channels_that_do_not_divide(self):
@@ -88,26 +88,26 @@ class TestUpsample:
         return layer
 
     def test_repeats_every_pixel(self):
-        x = RNG.normal(size=(1, 2, 3, 3)).astype(np.float32)
+        x = jnp.asarray(RNG.normal(size=(1, 2, 3, 3)), jnp.float32)
         np.testing.assert_array_equal(self.upsample()(x), np.repeat(np.repeat(x, 2, 1), 2, 2))
 
     @pytest.mark.parametrize("shape", [(3, 5), (4, 5), (3, 6), (4, 6)])
     def test_crops_to_the_skip(self, shape):
-        x = RNG.normal(size=(1, 2, 3, 3)).astype(np.float32)
+        x = jnp.asarray(RNG.normal(size=(1, 2, 3, 3)), jnp.float32)
         expected = np.repeat(np.repeat(x, 2, 1), 2, 2)[:, : shape[0], : shape[1]]
         np.testing.assert_array_equal(self.upsample()(x, shape), expected)
 
     def test_crops_before_the_convolution(self):
         """The convolution sees zeros beyond the crop, as torch's does after interpolating to the odd size."""
         layer, _ = build(lambda **kw: Upsample(3, **kw))
-        x = RNG.normal(size=(1, 2, 3, 3)).astype(np.float32)
+        x = jnp.asarray(RNG.normal(size=(1, 2, 3, 3)), jnp.float32)
         repeated = np.repeat(np.repeat(x, 2, 1), 2, 2)[:, :3, :5]
         np.testing.assert_array_equal(layer(x, (3, 5)), layer.conv(repeated))
 
 
 @pytest.mark.parametrize(("size", "symmetric", "asymmetric"), [(8, 4, 4), (7, 4, 3)])
 def test_downsample_sizes(size, symmetric, asymmetric):
-    x = np.zeros((1, size, size, 2), np.float32)
+    x = jnp.zeros((1, size, size, 2))
     assert build(lambda **kw: Downsample(2, **kw))[0](x).shape == (1, symmetric, symmetric, 2)
     assert build(lambda **kw: Downsample(2, asymmetric=True, **kw))[0](x).shape == (1, asymmetric, asymmetric, 2)
 

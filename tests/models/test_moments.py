@@ -9,7 +9,7 @@ from cassr_jax.models.moments import given, recorded
 
 def test_a_crop_by_the_moments_of_the_whole_is_the_crop_of_the_whole():
     norm = GroupNorm(2, 4, eps=1e-5, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32) * np.arange(8)[:, None]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 4)) * np.arange(8)[:, None], jnp.float32)
     with recorded() as moments:
         whole = norm(x)
     np.testing.assert_array_equal(whole, norm(x))

@@ -5,6 +5,7 @@ from math import erf
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,7 +69,7 @@ def test_untrained_it_leaves_every_skip_as_it_is():
 def test_control_scale_scales_the_change():
     graphdef, params = narrow.random_network(lambda rngs: SCTuner(16, 1.0, dtype=np.float32, rngs=rngs))
     tuner = merge(graphdef, params)
-    skip, hint = np.random.default_rng(0).normal(size=(2, 1, 3, 5, 16)).astype(np.float32)
+    skip, hint = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 3, 5, 16)), jnp.float32)
     np.testing.assert_array_equal(tuner(skip, hint, 0.0), skip)
     whole, half = (np.asarray(tuner(skip, hint, scale)) - skip for scale in (1.0, 0.5))
     np.testing.assert_allclose(half, whole / 2, atol=1e-5)
@@ -88,4 +89,4 @@ def test_sc_tuner_without_a_hint(ratio):
     assert w1.shape == (16, 16 * ratio)
     x = skip @ w1 + b1
     expected = skip + (x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))) @ w2 + b2
-    assert narrow.relative_l2(merge(graphdef, params)(skip), expected) <= 1e-6
+    assert narrow.relative_l2(merge(graphdef, params)(jnp.asarray(skip)), expected) <= 1e-6
