@@ -27,7 +27,7 @@ class Options:
         strength: share of the noise schedule that the second stage goes through; see `SamplingConfig`.
         color_fix: adain, contrast, wavelet or none, for both stages.
         reference_weight: share of the reference in the result.
-        fidelity: how much the decoder takes from the LR image and the reference directly, where the cascade has a
+        fidelity: how much the decoder takes from the LQ image and the reference directly, where the cascade has a
             fusion: 0 is the plain decoder, 1 as it was trained.
         tile: side of a tile in px of the output.
         prompt: describes the picture, for both stages.

@@ -3,7 +3,7 @@
     python train.py --config configs/smoke.py --workdir runs/smoke --steps 12
     python sample.py examples/bee.jpg --config runs/smoke
 
-Needs: nothing but the repository. The frozen networks are drawn at random, and the LR image is its own reference.
+Needs: nothing but the repository. The frozen networks are drawn at random, and the LQ image is its own reference.
 Cost: about two minutes on a CPU.
 Result: noise in the place of pictures, and every file that a run leaves behind (docs/training.md).
 """

@@ -1,4 +1,4 @@
-"""A trial of the paper's way of sampling: the embedded second stage in many steps from the LR image at full noise.
+"""A trial of the paper's way of sampling: the embedded second stage in many steps from the LQ image at full noise.
 
     python train.py --config configs/tiny_full_strength.py --workdir runs/full_strength
 

@@ -1,4 +1,4 @@
-"""The embedded model's fusion: the decoder sees the LR image and the reference, and learns what of them is true.
+"""The embedded model's fusion: the decoder sees the LQ image and the reference, and learns what of them is true.
 
     python train.py --config configs/tiny_fusion.py --workdir runs/fusion
 

@@ -2,7 +2,7 @@
 
     python train.py --config configs/tiny_scedit.py --workdir runs/scedit
 
-Most examples are the one step that the embedded cascade takes: from the LR image's latents at timestep 200. Their
+Most examples are the one step that the embedded cascade takes: from the LQ image's latents at timestep 200. Their
 decoded picture is judged too, as OSEDiff (arXiv 2406.08177) does for its single step.
 
 Needs: the records of configs/tiny_pairs.py, and what configs/tiny_vae.py and tiny_base.py train.

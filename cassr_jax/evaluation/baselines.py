@@ -1,6 +1,6 @@
 """The sceptic's rows: pictures that need no second stage and might be as good as its result.
 
-A second stage can lower a distance without learning anything from the LR image: by softening its reference, by passing
+A second stage can lower a distance without learning anything from the LQ image: by softening its reference, by passing
 it through the autoencoder, or by landing between two other pictures. Each row here does one of these things alone.
 """
 

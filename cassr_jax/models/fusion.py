@@ -2,7 +2,7 @@
 
 StableSR's controllable feature wrapping (arXiv 2305.07015, section 3.3): F <- F + w C(F, E), where F are the decoder's
 features at one level, E the encoder's of the guides at the same level, and C is a small network. StableSR's only guide
-is the LR image, and it fuses at 2 and 4 px; a second guide and the full resolution are ours. So is the start: C ends in
+is the LQ image, and it fuses at 2 and 4 px; a second guide and the full resolution are ours. So is the start: C ends in
 zeros, and the untrained decoder is the plain one bit for bit.
 """
 
@@ -22,7 +22,7 @@ _SLOPE = 0.2
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """The default is StableSR's place in Stable Diffusion 1.5's autoencoder, with the LR image as the one guide.
+    """The default is StableSR's place in Stable Diffusion 1.5's autoencoder, with the LQ image as the one guide.
 
     Attributes:
         block_out_channels: widths of the autoencoder, shallowest first.

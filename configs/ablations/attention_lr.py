@@ -1,4 +1,4 @@
-"""Attention to the LR image alone, not to the reference. The paper has no such row."""
+"""Attention to the LQ image alone, not to the reference. The paper has no such row."""
 
 from dataclasses import replace
 

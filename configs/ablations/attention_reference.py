@@ -1,4 +1,4 @@
-"""Attention to the reference alone, not to the LR image. The paper has no such row."""
+"""Attention to the reference alone, not to the LQ image. The paper has no such row."""
 
 from dataclasses import replace
 
