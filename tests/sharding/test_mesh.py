@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 import train
@@ -28,7 +29,8 @@ ROOT = Path(train.__file__).parent
         ("localhost:1234 2 -1", "there is no process -1 of 2"),
     ],
 )
-def test_an_address_that_is_none_is_one_sentence(where, reason):
+def test_an_address_that_is_none_is_one_sentence(monkeypatch, where, reason):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("it was taken for one"))
     with pytest.raises(InputError) as error:
         join_processes(where.split())
     assert str(error.value) == f"--distributed: {where} does not work, expected HOST:PORT N I ({reason})"
