@@ -10,17 +10,20 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.options import SAMPLING, add_options, local_path
+from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command, complain, say
 from cassr_jax.errors import InputError
@@ -29,6 +32,7 @@ from cassr_jax.imaging.inputs import Input, count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
 PROGRAM = "sample.py"
+AHEAD = 4  # pictures that are read before their turn, or wait to be written
 INTERRUPTED = "interrupted; what is finished is kept, and the same command with --resume goes on from there"
 SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
@@ -55,6 +59,31 @@ class Job:
     entry: Entry
     size: tuple[int, int]
     prompt: str | None = None  # None is the cascade's own
+
+
+class Restored(NamedTuple):
+    """A picture that went through the cascade."""
+
+    job: Job
+    picture: Any  # as it was read
+    outcome: Any  # what was made of it, or the exception that ended it
+    seconds: float  # since it was read
+
+
+class Progress:
+    """One bar over all pictures, moved by the share of the work that is done on those in hand."""
+
+    def __init__(self, bar: tqdm):
+        self.bar = bar
+        self.finished = 0
+        self.pictures: Sized = ()  # those in hand
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.bar.disable:
+            return
+        share = ((stage == "result") + done / total) / 2
+        self.bar.n = round(self.finished + len(self.pictures) * share, 2)
+        self.bar.set_description(f"restoring, {stage} {done}/{total}")
 
 
 class Faults:
@@ -108,10 +137,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (run := trained(args.config)) is not None:
         say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
 
-    # 3. One picture after the other.
+    # 3. The pictures. While the devices work on some, the next are read and the finished ones written.
     try:
-        for number, job in enumerate(jobs, 1):
-            restore_and_record(cassr, job, f"{job.path.name} ({number}/{len(jobs)})", args, manifest, faults)
+        with tqdm(total=len(jobs), desc="restoring", unit="picture", disable=None, leave=False) as bar:
+            progress = Progress(bar)
+            restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, progress))
+            write = partial(write_and_record, args=args, manifest=manifest, faults=faults)
+            for _ in overlapped(write, restored, ahead=AHEAD):
+                pass  # each of them says what became of it
     finally:
         record(manifest.compact, manifest, faults)
     return faults.exit_code
@@ -184,26 +217,6 @@ def claim(
     return [job for job, reason in zip(jobs, reasons, strict=True) if reason is None]
 
 
-def restore_and_record(
-    cassr: Any, job: Job, label: str, args: argparse.Namespace, manifest: Manifest, faults: Faults
-) -> None:
-    """One picture from its file to its results; whatever goes wrong is a fault of this picture alone."""
-    start = time.monotonic()
-    with tqdm(desc=job.path.name, disable=None, leave=False) as bar:
-        try:
-            restore(cassr, job, args, manifest, progress=reporter(bar, label))
-            seconds = time.monotonic() - start
-            entry = manifest.done(job.entry, seconds)
-        except Exception as error:
-            bar.clear()
-            faults.add(job.path, reason_of(error))
-            trace = str(error) if isinstance(error, InputError) else traceback.format_exc()
-            record(lambda: manifest.put(replace(job.entry, status="failed", error=trace)), manifest, faults)
-            return
-    if record(lambda: manifest.put(entry), manifest, faults):
-        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({seconds:.1f} s)")
-
-
 def record(write: Callable[[], None], manifest: Manifest, faults: Faults) -> bool:
     """Whether the manifest could be written; a full disk is no reason to lose the pictures that still fit."""
     try:
@@ -223,29 +236,66 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error}; this is a fault of the program, and the manifest has its traceback"
 
 
-def restore(
-    cassr: Any, job: Job, args: argparse.Namespace, manifest: Manifest, progress: Callable[[str, int, int], None]
-) -> None:
-    """Restores one picture and writes its files, the result last."""
-    picture = io.read(job.path)
-    restoration = cassr.restore(
-        io.opaque(picture),
-        scale=args.scale,
-        seed=args.seed,
-        prompt=job.prompt,
-        **{name: getattr(args, name) for name in SAMPLING},
-        progress=progress,
+def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """The pictures that go through the networks together: those with the same prompt."""
+    for prompt in dict.fromkeys(job.prompt for job in jobs):
+        yield [job for job in jobs if job.prompt == prompt]
+
+
+def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
+    """Reads and restores pictures of one prompt; they come in order, a few at a time."""
+    taken: deque[tuple[Job, io.Picture | Exception, float]] = deque()
+
+    def pictures() -> Iterator[np.ndarray | Exception]:
+        found = overlapped(partial(attempt, io.read), [job.path for job in jobs], ahead=AHEAD, threads=2)
+        for job, picture in zip(jobs, found, strict=True):
+            taken.append((job, picture, time.monotonic()))
+            yield picture if isinstance(picture, Exception) else io.opaque(picture)
+
+    options = {name: getattr(args, name) for name in SAMPLING}
+    progress.pictures = taken
+    outcomes = cassr.restore_many(
+        pictures(), scale=args.scale, seed=args.seed, prompt=jobs[0].prompt, progress=progress, **options
     )
+    for outcome in outcomes:
+        job, picture, start = taken.popleft()
+        progress.finished += 1
+        yield Restored(job, picture, outcome, time.monotonic() - start)
+
+
+def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
+    """What the function makes of its argument, or the exception that it raises."""
+    try:
+        return function(argument)
+    except Exception as error:
+        return error
+
+
+def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Manifest, faults: Faults) -> None:
+    """Writes what came of one picture, and says so; whatever went wrong is a fault of this picture alone."""
+    job, outcome = restored.job, restored.outcome
+    if not isinstance(outcome, Exception):
+        outcome = attempt(partial(write, args=args, manifest=manifest), restored)
+    if isinstance(outcome, Exception):
+        faults.add(job.path, reason_of(outcome))
+        trace = str(outcome) if isinstance(outcome, InputError) else "".join(traceback.format_exception(outcome))
+        record(lambda: manifest.put(replace(job.entry, status="failed", error=trace)), manifest, faults)
+    elif record(lambda: manifest.put(outcome), manifest, faults):
+        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({restored.seconds:.1f} s)")
+
+
+def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> Entry:
+    """Writes the files of one picture, the result last."""
+    entry, picture, made = restored.job.entry, restored.picture, restored.outcome
     images = {
-        "compare": lambda: io.Picture(
-            io.side_by_side([restoration.bicubic, restoration.reference, restoration.result]), icc=picture.icc
-        ),
-        "reference": lambda: io.with_rgb(picture, restoration.reference),
-        "result": lambda: io.with_rgb(picture, restoration.result),
+        "compare": lambda: io.Picture(io.side_by_side([made.bicubic, made.reference, made.result]), icc=picture.icc),
+        "reference": lambda: io.with_rgb(picture, made.reference),
+        "result": lambda: io.with_rgb(picture, made.result),
     }
     for kind, image in images.items():
-        if kind in job.entry.outputs:
-            io.write(manifest.place(job.entry.outputs[kind]), image())
+        if kind in entry.outputs:
+            io.write(manifest.place(entry.outputs[kind]), image())
+    return manifest.done(entry, restored.seconds)
 
 
 def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:
@@ -266,21 +316,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         program = None
     names = ("config", "activation", "scale", "seed", "precision", *SAMPLING)
     return {"version": program} | {name: getattr(args, name) for name in names}
-
-
-def reporter(bar: tqdm, name: str) -> Callable[[str, int, int], None]:
-    """Shows (stage, done, total) on the bar, which starts anew with each stage."""
-
-    def report(stage: str, done: int, total: int) -> None:
-        if bar.disable:
-            return
-        label = f"{name}: {stage}"
-        if bar.desc != f"{label}: " or bar.total != total:
-            bar.reset(total=total)
-            bar.set_description(label, refresh=False)
-        bar.update(done - bar.n)
-
-    return report
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

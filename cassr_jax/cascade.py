@@ -100,19 +100,21 @@ class CasSR:
         (restoration,) = self.restore_many([rgb], **options)
         return _known(restoration)
 
-    def restore_many(self, pictures: Iterable[np.ndarray], **options: Any) -> Iterator[Restoration | InputError]:
+    def restore_many(
+        self, pictures: Iterable[np.ndarray | Exception], **options: Any
+    ) -> Iterator[Restoration | Exception]:
         """Both stages on any number of pictures of any sizes, in order; their tiles fill the devices together.
 
         A picture's pixels are those that `restore` gives. Pictures are taken as they are needed, a few at a time. One
-        that cannot be restored gives its error, and the others are restored.
+        that cannot be restored gives its exception instead, and the others are restored; an exception among the
+        pictures, of one that could not be read, is given back in its place.
 
         Raises:
             InputError: an option is out of range.
         """
         chosen = self._checked(options)
         for group in self._groups(pictures, chosen):
-            pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
-            yield from _of_the_sound(partial(self._results, chosen=chosen), pairs)
+            yield from self._restored(group, chosen)
 
     def _checked(self, options: Mapping[str, Any]) -> Options:
         """The options of a call, as far as this cascade can have them."""
@@ -123,33 +125,42 @@ class CasSR:
             raise InputError(f"fidelity is {chosen.fidelity}, expected None: this cascade has no fusion to weigh")
         return chosen
 
-    def _groups(self, pictures: Iterable[np.ndarray], chosen: Options) -> Iterator[list[np.ndarray | InputError]]:
+    def _restored(self, group: Sequence[Any], chosen: Options) -> list[Restoration | Exception]:
+        try:
+            pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
+            return _of_the_sound(partial(self._results, chosen=chosen), pairs)
+        except Exception as error:  # the devices ran out of memory, for one; alone, a picture may still fit
+            return [error] if len(group) == 1 else [each for rgb in group for each in self._restored([rgb], chosen)]
+
+    def _groups(
+        self, pictures: Iterable[np.ndarray | Exception], chosen: Options
+    ) -> Iterator[list[np.ndarray | Exception]]:
         """As many pictures as it takes to fill the devices."""
-        group: list[np.ndarray | InputError] = []
+        group: list[np.ndarray | Exception] = []
         tiles = 0
         for rgb in pictures:
             try:
-                size = _output_size(rgb, chosen.scale)
-            except InputError as error:
+                if isinstance(rgb, Exception):
+                    raise rgb
+                tiles += self._engine.layout(_output_size(rgb, chosen.scale), self._tile(chosen)).count
+                group.append(rgb)
+            except Exception as error:
                 group.append(error)
-                continue
-            group.append(rgb)
-            tiles += self._engine.layout(size, self._tile(chosen)).count
             if tiles >= self._engine.fill:
                 yield group
                 group, tiles = [], 0
         if group:
             yield group
 
-    def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | InputError]:
+    def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
         """(lq, reference) of each, rounded to 8 bit: on such pictures the second stage was trained."""
         lqs = [resizing.bicubic(rgb, _output_size(rgb, chosen.scale)) for rgb in pictures]
         made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
         color_fix = chosen.color_fix or self.config.first_stage_setting("color_fix")
         references = [_finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)]
-        return [r if isinstance(r, InputError) else (lq, r) for lq, r in zip(lqs, references, strict=True)]
+        return [r if isinstance(r, Exception) else (lq, r) for lq, r in zip(lqs, references, strict=True)]
 
-    def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | InputError]:
+    def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | Exception]:
         sampling = chosen.of_second_stage(self.config.sampling)
         stage = replace(
             self._stage("result", self._second_stage, sampling, chosen),
@@ -161,11 +172,11 @@ class CasSR:
         made = self._engine.diffuse(stage, images, self._tile(chosen), _report("result", chosen))
         return [self._result(pair, picture, chosen) for pair, picture in zip(pairs, made, strict=True)]
 
-    def _result(self, pair: Pair, made: np.ndarray, chosen: Options) -> Restoration | InputError:
+    def _result(self, pair: Pair, made: np.ndarray, chosen: Options) -> Restoration | Exception:
         """The second stage's picture with its colours fixed and the reference's share in it."""
         lq, reference = pair
         result = _finished("result", made, lq, chosen.color_fix or self.config.color_fix)
-        if isinstance(result, InputError):
+        if isinstance(result, Exception):
             return result
         weight = chosen.reference_weight
         if weight is None:
@@ -246,7 +257,7 @@ def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
     return size
 
 
-def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | InputError:
+def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
     """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bit; an error if it is not finite."""
     image = COLOR_FIXES[color_fix](made if made.dtype != np.uint8 else to_float(made), to_float(lq))
     if not np.isfinite(image).all():
@@ -258,11 +269,11 @@ def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str
 
 def _of_the_sound(make: Callable[[list[Any]], Sequence[Any]], outcomes: Sequence[Any]) -> list[Any]:
     """`make` applied to the outcomes that are no errors; errors stay where they are."""
-    made = iter(make([outcome for outcome in outcomes if not isinstance(outcome, InputError)]))
-    return [outcome if isinstance(outcome, InputError) else next(made) for outcome in outcomes]
+    made = iter(make([outcome for outcome in outcomes if not isinstance(outcome, Exception)]))
+    return [outcome if isinstance(outcome, Exception) else next(made) for outcome in outcomes]
 
 
-def _known(found: T | InputError) -> T:
-    if isinstance(found, InputError):
+def _known(found: T | Exception) -> T:
+    if isinstance(found, Exception):
         raise found
     return found

@@ -27,6 +27,13 @@ class BicubicCascade:
         result = resizing.bicubic(rgb, resizing.output_size(*rgb.shape[:2], scale))
         return SimpleNamespace(bicubic=result, reference=result // 2, result=result)
 
+    def restore_many(self, pictures, **settings):
+        for rgb in pictures:
+            try:
+                yield rgb if isinstance(rgb, Exception) else self.restore(rgb, **settings)
+            except Exception as error:
+                yield error
+
 
 def run(*arguments):
     return sample.main([str(argument) for argument in arguments])

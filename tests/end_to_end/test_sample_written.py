@@ -273,26 +273,21 @@ def test_results_below_the_input_are_not_taken_up(folder, cascade):
     assert [call["size"] for call in cascade.calls] == [(8, 12)] * 2
 
 
-def test_progress_bar_shows_stages_and_steps(folder, cascade, capsys):
+def test_the_bar_moves_by_the_work_done_on_the_pictures_in_hand():
     class Bar:
-        disable, desc, total, n = False, "", None, 0
+        disable, n = False, 0.0
         shown: typing.ClassVar[list] = []
 
-        def reset(self, total):
-            self.n, self.total = 0, total
+        def set_description(self, text):
+            self.shown.append((text, self.n))
 
-        def set_description(self, text, refresh):
-            self.desc = f"{text}: "
-
-        def update(self, n):
-            self.n += n
-            self.shown.append((self.desc, self.n, self.total))
-
-    report = sample.reporter(Bar(), "a.png (1/2)")
+    progress = sample.Progress(Bar())
+    progress.pictures, progress.finished = ["a", "b"], 3
     for stage in ("reference", "result"):
-        report(stage, 1, 2)
-        report(stage, 2, 2)
-    assert Bar.shown == [(f"a.png (1/2): {s}: ", n, 2) for s in ("reference", "result") for n in (1, 2)]
+        for done in (2, 4):
+            progress(stage, done, 4)
+    names = [f"restoring, {stage} {done}/4" for stage in ("reference", "result") for done in (2, 4)]
+    assert Bar.shown == list(zip(names, [3.5, 4.0, 4.5, 5.0], strict=True))
 
 
 def test_one_name_in_two_working_folders_replaces_nothing(folder, cascade, monkeypatch, capsys):

@@ -131,6 +131,32 @@ def test_a_picture_that_fails_costs_itself(one: CasSR, pictures: list[np.ndarray
         assert name in str(found[number])
 
 
+def test_a_group_that_does_not_fit_is_restored_one_by_one(one: CasSR, pictures, alone, monkeypatch):
+    """What ends a group, devices out of memory for one, costs the pictures that do not fit alone either."""
+    diffuse, calls = one._engine.diffuse, []
+
+    def limited(stage, images, *arguments):
+        calls.append(len(images[0]))
+        if len(images[0]) > 1 or images[0][0].shape[0] == 4:
+            raise MemoryError
+        return diffuse(stage, images, *arguments)
+
+    monkeypatch.setattr(one._engine, "diffuse", limited)
+    first, small, last = one.restore_many([pictures[3], pictures[2], pictures[5]])
+    assert calls == [3, 1, 1, 1]
+    assert isinstance(small, MemoryError)
+    for found, number in ((first, 3), (last, 5)):
+        assert isinstance(found, Restoration)
+        np.testing.assert_array_equal(found.result, alone[number])
+
+
+def test_an_exception_among_the_pictures_stays_in_its_place(one: CasSR, pictures, alone):
+    missing = InputError("x.png: no such file")
+    found = list(one.restore_many([pictures[5], missing]))
+    assert found[1] is missing
+    np.testing.assert_array_equal(found[0].result, alone[5])
+
+
 def test_pictures_are_taken_as_they_are_needed(one: CasSR, pictures: list[np.ndarray]):
     taken = []
 
