@@ -201,6 +201,11 @@ def test_upscale_gives_back_the_kind_it_was_given(cassr: CasSR, mode: str):
     assert result.mode == ("RGBA" if mode == "RGBA" else "RGB")
 
 
+def test_the_first_stage_has_settings_of_its_own(cassr: CasSR, rgb: np.ndarray):
+    changed = replace(cassr.config, sampling=replace(cassr.config.sampling, guidance_scale=7.0))
+    np.testing.assert_array_equal(CasSR(changed, cassr.networks).reference(rgb), cassr.reference(rgb))
+
+
 def test_upscale_of_an_array_equals_restore(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
     np.testing.assert_array_equal(cassr.upscale(rgb), restored)
     assert cassr.upscale(rgb[0:1, 0:1]).shape == (4, 4, 3)

@@ -11,6 +11,14 @@ SEVERAL_TILES = ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",
 INFERENCE = [
     *faults(
         "cassr_jax/cascade.py",
+        ("tests/test_cascade.py::test_the_first_stage_has_settings_of_its_own",),
+        (
+            "self.chosen.of_first_stage(self.cassr.config.activation_sampling)",
+            "self.chosen.of_second_stage(self.cassr.config.sampling)",
+        ),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
         CASCADE,
         ('jax.random.fold_in(seed_key(chosen.seed), name == "result")', "seed_key(chosen.seed)"),
         ('{"lq": 0, "reference": 1, "noise": None}', '{"lq": 1, "reference": 0, "noise": None}'),
@@ -22,10 +30,6 @@ INFERENCE = [
         (
             "(made if made.dtype != np.uint8 else to_float(made), to_float(lq))",
             "(to_float(lq), made if made.dtype != np.uint8 else to_float(made))",
-        ),
-        (
-            "self.chosen.of_first_stage(self.cassr.config.activation_sampling)",
-            "self.chosen.of_second_stage(self.cassr.config.sampling)",
         ),
     ),
     *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
@@ -43,7 +47,6 @@ INFERENCE = [
         "cassr_jax/sampling.py",
         CASCADE,
         ("negative, positive = jnp.split(both, 2)", "positive, negative = jnp.split(both, 2)"),
-        ("dynamic_index_in_dim(table, step, keepdims=True)", "dynamic_index_in_dim(table, 0, keepdims=True)"),
     ),
     *faults(
         "cassr_jax/sampling.py",
@@ -56,6 +59,7 @@ INFERENCE = [
     *faults(
         "cassr_jax/sampling.py",
         SEVERAL_TILES,
+        ("dynamic_index_in_dim(table, step, keepdims=True)", "dynamic_index_in_dim(table, 0, keepdims=True)"),
         ("jnp.repeat(prompts, batch, axis=0)", "jnp.concatenate([prompts] * batch)"),
     ),
     *faults(
