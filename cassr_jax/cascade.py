@@ -4,6 +4,7 @@ cassr = cassr_jax.load("tiny")
 sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whichever was given
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -82,9 +83,31 @@ class CasSR:
 
         Args:
             image: a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4); alpha is enlarged and kept.
+                For an array (B, H, W, 3) or (B, H, W, 4), an array of the results. For any other iterable of pictures,
+                of any sizes and kinds, an iterator over the results: their tiles fill the devices together, and
+                pictures are taken as they are needed.
             options: see `Options`.
+
+        Raises:
+            InputError: an option is out of range, or a picture cannot be restored.
         """
+        if isinstance(image, np.ndarray) and image.ndim == 4 and len(image):
+            return np.stack(list(self._upscaled(image, options)))
+        if _is_many(image):
+            return self._upscaled(image, options)
         return io.upscale(image, lambda rgb: self.restore(rgb, **options).result)
+
+    def _upscaled(self, images: Iterable[Any], options: Mapping[str, Any]) -> Iterator[Any]:
+        taken: deque[tuple[io.Picture, Callable[[io.Picture], Any]]] = deque()
+
+        def pictures() -> Iterator[np.ndarray]:
+            for image in images:
+                taken.append(io.as_picture(image))
+                yield io.opaque(taken[-1][0])
+
+        for outcome in self.restore_many(pictures(), **options):
+            picture, back = taken.popleft()
+            yield back(io.with_rgb(picture, _known(outcome).result))
 
     def reference(self, image: Any, **options: Any) -> Any:
         """The first stage alone: what `upscale` is guided by."""
@@ -265,6 +288,10 @@ def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str
             f"the {stage} has numbers that are not finite: the weights overflow at this precision, try float32"
         )
     return to_uint8(image)
+
+
+def _is_many(image: Any) -> bool:
+    return hasattr(image, "__iter__") and not hasattr(image, "__array__") and not isinstance(image, str | bytes)
 
 
 def _of_the_sound(make: Callable[[list[Any]], Sequence[Any]], outcomes: Sequence[Any]) -> list[Any]:

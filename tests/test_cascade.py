@@ -211,6 +211,19 @@ def test_upscale_of_an_array_equals_restore(cassr: CasSR, rgb: np.ndarray, resto
     assert cassr.upscale(rgb[0:1, 0:1]).shape == (4, 4, 3)
 
 
+def test_upscale_of_many_pictures_gives_each_in_its_place_and_kind(cassr: CasSR, rgb: np.ndarray):
+    image = Image.effect_noise((13, 10), 60).convert("RGBA")
+    results = cassr.upscale(iter([rgb, image, rgb[:5]]), seed=4)
+    first, second, third = results
+    np.testing.assert_array_equal(first, cassr.upscale(rgb, seed=4))
+    assert second.tobytes() == cassr.upscale(image, seed=4).tobytes()
+    np.testing.assert_array_equal(third, cassr.upscale(rgb[:5], seed=4))
+    batch = np.stack([rgb, 255 - rgb])
+    np.testing.assert_array_equal(cassr.upscale(batch), np.stack([cassr.upscale(each) for each in batch]))
+    with pytest.raises(InputError, match="the picture is of type str"):
+        list(cassr.upscale([rgb, "a.png"]))
+
+
 def test_the_reference_has_its_share_in_the_result(cassr: CasSR):
     rgb = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     alone = cassr.restore(rgb)
@@ -255,12 +268,12 @@ def test_pictures_of_another_kind_are_named(cassr: CasSR, rgb: np.ndarray):
     for picture in (grey, rgba, *others, *no_arrays):
         with pytest.raises(InputError, match=r"the picture is .*, expected a uint8 array \(height, width, 3\)"):
             cassr.restore(picture)
-    for picture in others:
+    for picture in (each for each in others if each.ndim != 4):
         with pytest.raises(InputError, match=r"picture array of .*: expected uint8 of \(height, width\)"):
             cassr.upscale(picture)
     for picture in no_arrays:
         with pytest.raises(InputError, match=r"the picture is of type .*, expected a PIL image or a uint8 array"):
-            cassr.upscale(picture)
+            list(cassr.upscale(picture))  # a list is taken for a list of pictures
     for picture in (grey, rgba, rgb[::2, ::-1]):
         assert cassr.upscale(picture).shape[:2] == (4 * picture.shape[0], 4 * picture.shape[1])
 

@@ -183,11 +183,21 @@ def upscale(image: Kind, restore: Restore) -> Kind:
         image: as `from_pil` or `from_array` take it; grey comes back as RGB, alpha is kept.
         restore: enlarges the colours; never sees the alpha, nor a colour hidden under it.
     """
+    picture, back = as_picture(image)
+    return back(with_rgb(picture, restore(opaque(picture))))
+
+
+def as_picture(image: Kind) -> tuple[Picture, Callable[[Picture], Kind]]:
+    """A picture of any kind, and the function that makes the same kind of a picture again.
+
+    Raises:
+        InputError: it is no picture; see `from_pil` and `from_array`.
+    """
     if isinstance(image, Picture):
-        return with_rgb(image, restore(opaque(image)))
+        return image, lambda picture: picture
     if isinstance(image, Image.Image):
-        return to_pil(upscale(from_pil(image), restore))
-    return to_array(upscale(from_array(image), restore))
+        return from_pil(image), to_pil
+    return from_array(image), to_array
 
 
 def side_by_side(images: list[np.ndarray]) -> np.ndarray:
