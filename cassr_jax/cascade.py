@@ -1,4 +1,4 @@
-"""The public face: load a cascade, give it a picture.
+"""The cascade as a Python object: load it, give it a picture.
 
 cassr = cassr_jax.load("tiny")
 sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whichever was given
@@ -36,15 +36,15 @@ _TEXTS = 8  # pairs of prompts whose embeddings are kept
 T = TypeVar("T")
 Pair = tuple[np.ndarray, np.ndarray]  # the LQ image and the reference, (H, W, 3) uint8 each
 StageName = Literal["reference", "result"]
-"""A stage is called by what it makes."""
+"""The stages are named after what they make."""
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """What came of one picture; (H, W, 3) uint8 each.
+    """The pictures made from one input, (H, W, 3) uint8 each.
 
-    `bicubic` is the input enlarged, `reference` what the first stage made of it, `result` the second stage's picture,
-    into which the reference enters by `reference_weight`.
+    `bicubic` is the enlarged input and `reference` the first stage's picture. `result` is the second stage's picture,
+    mixed with the reference by `reference_weight`.
     """
 
     bicubic: np.ndarray
@@ -57,12 +57,13 @@ class CasSR:
 
     Args:
         config: how both stages are sampled.
-        networks: what they are made of.
-        tokenizer: folder or hub id of CLIP's tokenizer, where the text encoder is CLIP.
-        devices: how many share the tiles of the pictures; by default all accelerators of this process, or one CPU.
+        networks: the networks of both stages.
+        tokenizer: folder or hub id of CLIP's tokenizer, if the text encoder is CLIP.
+        devices: how many devices share the tiles of the pictures; by default all accelerators of this process, or one
+            CPU.
 
     Raises:
-        InputError: there are fewer devices, or the configuration names no first stage that is known.
+        InputError: there are fewer devices, or the configuration names an unknown first stage.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class CasSR:
         self._second_stage = partial(second_stage.make_denoiser, switches=config.switches)
 
     def upscale(self, image: Any, **options: Any) -> Any:
-        """The picture restored and enlarged: a PIL image for a PIL image, an array for an array.
+        """Restores and enlarges a picture; returns a PIL image for a PIL image, an array for an array.
 
         Args:
             image: a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4); alpha is enlarged and kept.
@@ -110,15 +111,15 @@ class CasSR:
             yield back(io.with_rgb(picture, _known(outcome).result))
 
     def reference(self, image: Any, **options: Any) -> Any:
-        """The first stage alone: what `upscale` is guided by."""
+        """Runs the first stage alone; its picture is the reference that guides `upscale`."""
         return io.upscale(image, lambda rgb: _known(self._references([rgb], self._checked(options))[0])[1])
 
     def restore(self, rgb: np.ndarray, **options: Any) -> Restoration:
-        """Both stages on uint8 RGB (h, w, 3); see `Options`.
+        """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
 
         Raises:
-            InputError: an option is out of range, `rgb` is of another kind, the picture is too large, or numbers
-                overflowed on the way.
+            InputError: an option is out of range, `rgb` has another type or shape, the picture is too large, or the
+                networks' numbers overflow.
         """
         (restoration,) = self.restore_many([rgb], **options)
         return _known(restoration)
@@ -126,11 +127,11 @@ class CasSR:
     def restore_many(
         self, pictures: Iterable[np.ndarray | Exception], **options: Any
     ) -> Iterator[Restoration | Exception]:
-        """Both stages on any number of pictures of any sizes, in order; their tiles fill the devices together.
+        """Runs both stages on any number of pictures of any size; their tiles fill the devices together.
 
-        A picture's pixels are those that `restore` gives. Pictures are taken as they are needed, a few at a time. One
-        that cannot be restored gives its exception instead, and the others are restored; an exception among the
-        pictures, of one that could not be read, is given back in its place.
+        The results come in order and equal those of `restore`. Pictures are read a few at a time, as they are needed.
+        A picture that cannot be restored yields its exception, and the others are still restored. The caller may pass
+        an exception for a picture that could not be read; it is yielded in its place.
 
         Raises:
             InputError: an option is out of range.
@@ -140,25 +141,25 @@ class CasSR:
             yield from self._restored(group, chosen)
 
     def _checked(self, options: Mapping[str, Any]) -> Options:
-        """The options of a call, as far as this cascade can have them."""
+        """The options of a call, checked against this cascade."""
         chosen = Options(**options)
-        if chosen.prompt is not None:  # here, since a first stage may take long and need no prompt
+        if chosen.prompt is not None:  # checked early: a first stage may take long and need no prompt
             check_prompts(self.networks.configs["text_encoder"], [chosen.prompt])
         if chosen.fidelity is not None and second_stage.FUSION not in self.networks.configs:
-            raise InputError(f"fidelity is {chosen.fidelity}, expected None: this cascade has no fusion to weigh")
+            raise InputError(f"fidelity is {chosen.fidelity}, expected None: this cascade has no fusion")
         return chosen
 
     def _restored(self, group: Sequence[Any], chosen: Options) -> list[Restoration | Exception]:
         try:
             pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
             return _of_the_sound(partial(self._results, chosen=chosen), pairs)
-        except Exception as error:  # the devices ran out of memory, for one; alone, a picture may still fit
+        except Exception as error:  # for example out of memory on a device; a picture alone may still fit
             return [error] if len(group) == 1 else [each for rgb in group for each in self._restored([rgb], chosen)]
 
     def _groups(
         self, pictures: Iterable[np.ndarray | Exception], chosen: Options
     ) -> Iterator[list[np.ndarray | Exception]]:
-        """As many pictures as it takes to fill the devices."""
+        """Divides the pictures into groups that are just large enough to fill the devices."""
         group: list[np.ndarray | Exception] = []
         tiles = 0
         for rgb in pictures:
@@ -176,7 +177,7 @@ class CasSR:
             yield group
 
     def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
-        """(lq, reference) of each, rounded to 8 bit: on such pictures the second stage was trained."""
+        """(lq, reference) for each picture, rounded to 8 bits as in the training of the second stage."""
         lqs = [resizing.bicubic(rgb, _output_size(rgb, chosen.scale)) for rgb in pictures]
         made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
         color_fix = chosen.color_fix or self.config.first_stage_setting("color_fix")
@@ -196,7 +197,7 @@ class CasSR:
         return [self._result(pair, picture, chosen) for pair, picture in zip(pairs, made, strict=True)]
 
     def _result(self, pair: Pair, made: np.ndarray, chosen: Options) -> Restoration | Exception:
-        """The second stage's picture with its colours fixed and the reference's share in it."""
+        """The second stage's picture with its colours fixed, mixed with the reference."""
         lq, reference = pair
         result = _finished("result", made, lq, chosen.color_fix or self.config.color_fix)
         if isinstance(result, Exception):
@@ -222,7 +223,7 @@ class CasSR:
         return chosen.tile or self.config.tile
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
-        """(2, L, C): the embeddings of the negative prompt and of the prompt, made once."""
+        """The embeddings of the negative prompt and the prompt, (2, L, C), computed once."""
         prompts = sampling.prompts
         if prompts not in self._texts:
             ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, prompts)
@@ -233,7 +234,7 @@ class CasSR:
 
 
 def mesh_of_tiles(devices: int | None) -> Mesh:
-    """The devices that share the tiles of the pictures, and hold all weights each.
+    """The devices that share the tiles of the pictures; each holds all weights.
 
     Raises:
         InputError: there are fewer devices.
@@ -243,7 +244,7 @@ def mesh_of_tiles(devices: int | None) -> Mesh:
 
 @dataclass(frozen=True)
 class _FirstStageEngine:
-    """Runs networks for the first stage on lists of uint8 pictures, as one call's options say."""
+    """Runs networks for the first stage on lists of uint8 pictures, with the options of one call."""
 
     cassr: CasSR
     chosen: Options
@@ -261,15 +262,15 @@ class _FirstStageEngine:
 
 
 def _report(stage: StageName, chosen: Options) -> Callable[[int, int], None] | None:
-    """What tells the caller of this call how far a stage is."""
+    """The function that reports a stage's progress to the caller, if one is wanted."""
     return None if chosen.progress is None else partial(chosen.progress, stage)
 
 
 def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
-    """(height, width) of what is made of a picture.
+    """The size (height, width) of a picture's result.
 
     Raises:
-        InputError: it is no uint8 RGB, or what is made of it is too large.
+        InputError: the picture is not uint8 RGB, or the result would be too large.
     """
     array = isinstance(rgb, np.ndarray)
     if not array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
@@ -281,11 +282,12 @@ def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
 
 
 def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
-    """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bit; an error if it is not finite."""
+    """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite."""
     image = COLOR_FIXES[color_fix](made if made.dtype != np.uint8 else to_float(made), to_float(lq))
     if not np.isfinite(image).all():
         return InputError(
-            f"the {stage} has numbers that are not finite: the weights overflow at this precision, try float32"
+            f"the {stage} has numbers that are not finite, expected finite ones; the weights overflow at this "
+            "precision, so try float32"
         )
     return to_uint8(image)
 
@@ -295,7 +297,7 @@ def _is_many(image: Any) -> bool:
 
 
 def _of_the_sound(make: Callable[[list[Any]], Sequence[Any]], outcomes: Sequence[Any]) -> list[Any]:
-    """`make` applied to the outcomes that are no errors; errors stay where they are."""
+    """Applies `make` to the outcomes that are not errors; errors keep their places."""
     made = iter(make([outcome for outcome in outcomes if not isinstance(outcome, Exception)]))
     return [outcome if isinstance(outcome, Exception) else next(made) for outcome in outcomes]
 

@@ -1,4 +1,4 @@
-"""The names that options and fields choose from, for those who may not import what they name: it would bring JAX."""
+"""The choices of options and fields, in a module that does not import JAX."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,4 +9,4 @@ ColorFix = Literal["adain", "contrast", "wavelet", "none"]
 DType = Literal["float32", "bfloat16", "float16"]
 
 PRECISIONS: Mapping[str, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""What the option --precision calls them."""
+"""The data types by their names in the option --precision."""

@@ -1,4 +1,4 @@
-"""Configurations as Python files and as JSON, and changes to them from the command line."""
+"""Reads configurations from Python files and JSON, and changes them from the command line."""
 
 import dataclasses
 import inspect
@@ -20,17 +20,17 @@ from cassr_jax.kinds import CONFIGS
 
 T = TypeVar("T")
 
-_CLASS = "class"  # names the class of a network's configuration, where a field takes any
+_CLASS = "class"  # the JSON key for a network configuration's class, where a field accepts several
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
-    """The `config` that a file of `configs/` defines, every field checked to be of its type.
+    """The `config` that a file of `configs/` defines, with the type of every field checked.
 
     Args:
-        changes: as `override` takes them.
+        changes: changes in the form that `override` takes.
 
     Raises:
-        InputError: the file is absent, fails, or defines something else, or a change is none; the message names it.
+        InputError: the file is absent, fails, or defines something else, or a change is invalid; the message names it.
     """
     config = run_file(path, "a Python file that defines `config`").get("config")
     if not isinstance(config, TrainConfig):
@@ -41,20 +41,20 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
 
 
 def resolve(component: str, base: Path) -> str:
-    """A component's source: an existing path below `base`, the configuration's folder, or else as it stands.
+    """A component's source: an existing path below `base`, the configuration's folder, or else `component` itself.
 
-    As it stands, it is a path that starts at the working directory, or a hub id.
+    `component` itself is a path from the working directory, or a hub id.
     """
     below = base / component
     return str(below) if below.exists() else component
 
 
 def run_file(path: Path, expected: str) -> dict[str, Any]:
-    """What a Python file defines, by name.
+    """The names that a Python file defines, and their values.
 
     Args:
         path: the file.
-        expected: what it should be, for the message where there is none.
+        expected: what it should be, for the message if it is absent.
 
     Raises:
         InputError: the file is absent or fails; the message names it and the line.
@@ -67,13 +67,13 @@ def run_file(path: Path, expected: str) -> dict[str, Any]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turns whatever the Python file `path` raises within the block into an InputError with the file and the line.
+    """A block that turns every exception of the Python file `path` into an InputError with the file and the line.
 
-    The file is the user's program: all that it raises, an attempt to end this one included, is a fault of the file.
+    The file is the user's program, so anything it raises, even an attempt to exit, is a fault in that file.
     """
     try:
         yield
-    except _Named:  # by a file that this one runs
+    except _Named:  # raised by another file that this one runs
         raise
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
@@ -85,17 +85,17 @@ class _Named(InputError):
 
 
 def sibling(file: str, name: str) -> Any:
-    """What the configuration `name` beside `file` defines, as attributes: `sibling(__file__, "sd15.py").cascade`.
+    """The definitions of the file `name` beside `file`, as attributes: `sibling(__file__, "sd15.py").cascade`.
 
     Raises:
-        InputError: as `run_file`.
+        InputError: the file is absent or fails.
     """
     path = Path(file).with_name(name)
-    return types.SimpleNamespace(**run_file(path, f"the configuration that {file} takes over"))
+    return types.SimpleNamespace(**run_file(path, f"the configuration that {file} builds on"))
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """Where in the file the error arose, as far as that is known."""
+    """The line of the file where the error arose, as text; empty if unknown."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -103,13 +103,13 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def override(config: T, changes: Sequence[str]) -> T:
-    """`config` with `path.to.field=value` changes, one after the other.
+    """`config` after some changes `path.to.field=value`, applied in order.
 
-    Values are JSON, and plain text for a field of text; `null` is None where a field can be None. An entry of a mapping
+    Values are JSON, but plain text for a text field; `null` is None for a field that may be None. An entry of a mapping
     is named like a field: `components.vae=runs/vae/export/vae`.
 
     Raises:
-        InputError: an unknown field, or a value of another type than the field's own.
+        InputError: a field is unknown, or a value has another type than its field.
     """
     for change in changes:
         name, found, text = change.partition("=")
@@ -130,7 +130,7 @@ def _changed(current: Any, hint: Any, path: list[str], text: str, what: str) -> 
         return {**current, first: value}
     default = _alternatives(hint)[0]
     if current is None and isinstance(default, type) and dataclasses.is_dataclass(default):
-        current = default()  # what is not named keeps its default
+        current = default()  # its fields without a change keep their defaults
     if not dataclasses.is_dataclass(current):
         raise InputError(f"{what}: {first!r} is sought in {current!r}, which has no fields")
     hints = get_type_hints(type(current))
@@ -159,7 +159,7 @@ def _parsed(hint: Any, text: str, what: str) -> Any:
 
 
 def describe_fields(cls: type, prefix: str = "") -> str:
-    """One line for every field of a configuration and of those in it: name, default, and its comment in the source."""
+    """A line for every field of a configuration, nested ones included: name, default, and comment in the source."""
     hints, lines = get_type_hints(cls), []
     comments = _comments(cls)
     for field in dataclasses.fields(cls):
@@ -174,7 +174,7 @@ def describe_fields(cls: type, prefix: str = "") -> str:
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The comment at the end of each field's line, or else above it, or what the docstring's Attributes say."""
+    """The explanation of each field: the comment on its line, or above it, or its entry in the docstring."""
     lines = [line.strip() for line in inspect.getsource(cls).splitlines()]
     found = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE))
     found |= dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE))
@@ -187,7 +187,7 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A configuration as JSON's own types. Where a field's type leaves the class open, "class" names it."""
+    """A configuration in JSON's own types. If a field accepts several classes, "class" names the one it has."""
     hints = get_type_hints(type(config))
     return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
 
@@ -207,7 +207,7 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
     """The configuration `cls` that `to_json` wrote; absent fields keep their defaults. `what` names it in errors.
 
     Raises:
-        InputError: an unknown field, or a value of another type than the field's own.
+        InputError: a field is unknown, or a value has another type than its field.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{what} is {data!r}, expected an object with the fields of {cls.__name__}")
@@ -217,7 +217,7 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
     values = {name: _typed(hints[name], value, f"{what}: {name}") for name, value in data.items()}
     try:
         return cls(**values)
-    except (TypeError, ValueError) as error:  # a field without a default is absent, or the class's own checks
+    except (TypeError, ValueError) as error:  # a field without default is absent, or the class's own checks fail
         raise InputError(f"{what}: {error}") from error
 
 
@@ -244,7 +244,7 @@ def _typed(hint: Any, value: Any, what: str) -> Any:
 
 
 def _network(allowed: list[Any], value: Any, what: str) -> Any:
-    """The configuration of a network whose class the field's type leaves open."""
+    """The configuration of a network, for a field that accepts several classes."""
     names = [name for name, cls in CONFIGS.items() if allowed == [Any] or cls in allowed]
     found = value.get(_CLASS) if isinstance(value, Mapping) else None
     if found not in names:
@@ -253,7 +253,7 @@ def _network(allowed: list[Any], value: Any, what: str) -> Any:
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    """The types of a union but None; of any other type, itself."""
+    """The types in a union, except None; any other type stands for itself."""
     if get_origin(hint) not in (Union, types.UnionType):
         return [hint]
     return [argument for argument in get_args(hint) if argument is not type(None)]

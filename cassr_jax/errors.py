@@ -1,15 +1,15 @@
-"""What ends a program that is not a fault of its own."""
+"""Exceptions that end a program without being a fault in it."""
 
 
 class InputError(ValueError):
-    """Something given to the program cannot be used: one sentence naming it, what was found and what is expected.
+    """Something given to the program cannot be used; the message says what was found and what was expected.
 
-    The scripts print it and exit with code 2; everything else is a fault of the program and keeps its traceback.
+    The scripts print it and exit with code 2. Any other exception is a fault in the program and keeps its traceback.
     """
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and its state is saved."""
+    """A run was asked to stop, and has saved its state."""
 
     def __init__(self, step: int):
         super().__init__(f"stopped at step {step}; the same command goes on from there")

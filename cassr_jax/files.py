@@ -1,4 +1,4 @@
-"""Files that are whole or not there, JSON that may be damaged, and folders that hold links."""
+"""Files: writing them whole or not at all, reading JSON that may be damaged, and searching folders with links."""
 
 import json
 import math
@@ -14,19 +14,19 @@ from cassr_jax.errors import InputError
 
 T = TypeVar("T")
 
-JSON_DEPTH = 100  # objects and lists within each other; what is written here has fewer than 10
+JSON_DEPTH = 100  # nested objects and lists; the program itself writes fewer than 10
 _KINDS = {dict: "an object", list: "a list", object: "a value"}
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a letter alone would be a drive
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a single letter would be a drive
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[BufferedWriter]:
-    """A binary file that takes the place of `path` in one step when the block ends, and leaves nothing if it fails.
+    """A binary file that replaces `path` in one step when the block ends, and vanishes if the block fails.
 
     Raises:
         InputError: the folder or file cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # a name may be as long as it can be already
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # the name may already be as long as allowed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -40,9 +40,9 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data`, of JSON's own types, with two spaces a level; the folder is made.
+    """Write `data`, which has JSON's own types, indented by two spaces; create the folder.
 
-    NaN and the infinities become null, since JSON has no such numbers.
+    NaN and the infinities become null, since JSON cannot express them.
 
     Raises:
         InputError: the folder or file cannot be written.
@@ -60,10 +60,10 @@ def _finite(data: Any) -> Any:
 
 
 def read_json(path: Path, kind: type[T] = dict) -> T:
-    """What a JSON file holds: an object, a list where `kind` is `list`, or any value where it is `object`.
+    """The content of a JSON file: a JSON object by default, a list if `kind` is `list`, any value if it is `object`.
 
     Raises:
-        InputError: the file cannot be read, or as `parse_json`.
+        InputError: the file cannot be read, is not JSON, holds another kind of value, or is nested too deep.
     """
     try:
         text = path.read_bytes()
@@ -73,10 +73,10 @@ def read_json(path: Path, kind: type[T] = dict) -> T:
 
 
 def parse_json(text: str | bytes, where: object, kind: type[T] = dict) -> T:
-    """What a JSON text holds; `where` names it in errors.
+    """The value of a JSON text; `where` names it in errors.
 
     Raises:
-        InputError: it is not JSON, holds another kind of value, or is nested more than `JSON_DEPTH` levels deep.
+        InputError: the text is not JSON, holds another kind of value, or is nested more than `JSON_DEPTH` levels deep.
     """
     try:
         data = json.loads(text)
@@ -93,7 +93,7 @@ def parse_json(text: str | bytes, where: object, kind: type[T] = dict) -> T:
 
 
 def _depth(data: Any) -> int:
-    """How many objects and lists lie within each other; without recursion, which has its own limit."""
+    """The depth to which objects and lists are nested; computed without recursion, which has its own limit."""
     level, depth = [data], 0
     while level := [value for value in level if isinstance(value, (dict, list))]:
         depth += 1
@@ -104,13 +104,13 @@ def _depth(data: Any) -> int:
 def files_below(
     folder: Path, exclude: Path | None = None, unreadable: Callable[[OSError], object] | None = None
 ) -> Iterator[Path]:
-    """The files of a folder and of its sub-folders, sorted by name within each; links to folders are followed.
+    """The files of a folder and its sub-folders, sorted by name within each; links to folders are followed.
 
-    A folder that can be reached in several ways is searched once, so that a link to a folder above it ends there.
-    Hidden files and folders are passed over, and so is `exclude`.
+    A folder that several paths lead to is searched once, so links cannot form a loop. Hidden files and folders are
+    skipped, and so is `exclude`.
 
     Args:
-        unreadable: what to do about a folder that cannot be read, instead of raising.
+        unreadable: called with the error of a folder that cannot be read, instead of raising.
 
     Raises:
         InputError: a folder cannot be read.
@@ -130,9 +130,10 @@ def files_below(
 
 
 def check_local(path: str | os.PathLike[str], what: str) -> None:
-    """
+    """Checks that `path` is a path on this machine; `what` names it in errors.
+
     Raises:
-        InputError: `path` is an address as `gs://bucket/folder`, which no part of this package reads or writes.
+        InputError: `path` is an address such as `gs://bucket/folder`, which this package neither reads nor writes.
     """
     if _ADDRESS.match(os.fspath(path)):
-        raise InputError(f"{what} is {path}, an address, expected a path of this machine; mount or copy it first")
+        raise InputError(f"{what} is {path}, an address, expected a path on this machine; mount or copy it first")

@@ -1,4 +1,4 @@
-"""Whether the networks of a cascade fit each other: widths that one network makes and another reads."""
+"""Checks that the networks of a cascade fit each other: one must produce the widths that another reads."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,23 +10,23 @@ _IMAGE_CHANNELS = 3
 
 
 class _Pair(NamedTuple):
-    """What two networks have to have in common."""
+    """Two values, one from each of two networks, that have to be equal."""
 
     kinds: tuple[str, str]
-    names: tuple[str, str]  # of the values, as config.json has them
+    names: tuple[str, str]  # the values' names in config.json
     values: tuple[Any, Any]
 
 
 def check_fitting(configs: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Compare every network with those beside which it is to run.
+    """Compare every network with those it runs beside.
 
     Args:
-        configs: of each kind; kinds that are not there are not compared.
-        sources: where each network comes from, for messages; one that is not there is new.
+        configs: kind -> the network's configuration; absent kinds are not compared.
+        sources: kind -> where the network comes from, for messages; absent kinds are new.
 
     Raises:
-        InputError: two do not fit, or a network reads or makes other pictures than RGB; the message names both networks
-            and the values.
+        InputError: two networks do not fit, or one reads or makes pictures that are not RGB; the message names the
+            networks and the values.
     """
     for pair in _pairs(configs):
         if pair.values[0] != pair.values[1]:

@@ -1,4 +1,4 @@
-"""The kinds of network that a cascade or its training is made of: one table, one entry a kind."""
+"""The kinds of network in a cascade or its training: one table, one entry for each kind."""
 
 import re
 from collections.abc import Callable, Hashable, Mapping
@@ -30,15 +30,15 @@ from cassr_jax.weights.tensors import Weights
 
 @dataclass(frozen=True)
 class Kind:
-    """Everything that is particular to one kind of network.
+    """Everything that distinguishes one kind of network.
 
     Attributes:
-        name: what it is called in `components` and `new`, and what its parameters' names begin with.
-        makers: class of the config -> what builds the network from it. A network that is attached to a U-Net is found
-            by its own part of an `AttachedConfig`, and built from the U-Net's config and its own.
-        files: how it is read and written; None where no file holds one.
+        name: its name in `components` and `new`, and the beginning of its parameters' names.
+        makers: class of the config -> the function that builds the network from it. The config of a network attached to
+            a U-Net is an `AttachedConfig`: its own part is looked up here, and the function takes both parts.
+        files: how it is read and written; None if it is never stored in a file.
         bundled: whether a bundle gets a copy; otherwise it keeps the source's name.
-        copies_encoder: whether a new one starts from the weights of the U-Net's encoder.
+        copies_encoder: whether a new network starts with the weights of the U-Net's encoder.
     """
 
     name: str
@@ -48,29 +48,29 @@ class Kind:
     copies_encoder: bool = False
 
     def abstract(self, config: Config, dtype: DTypeLike = jnp.float32) -> tuple[nnx.GraphDef, Shapes]:
-        """Definition and shapes of the parameters by name; nothing is computed."""
+        """The network's definition and its parameters' shapes by name; nothing is computed."""
         return abstract_of(*self._maker(config), dtype=jnp.dtype(dtype))
 
     def shapes(self, config: Config) -> Shapes:
         return self.abstract(config)[1]
 
     def draw(self, config: Config, dtype: DTypeLike, key: jax.Array) -> tuple[nnx.GraphDef, Params]:
-        """Definition and freshly drawn parameters."""
+        """The network's definition and freshly drawn parameters."""
         make, *args = self._maker(config)
         return initialise(lambda rngs: make(*args, dtype=jnp.dtype(dtype), rngs=rngs), key)
 
     def open(self, source: str | Path) -> Weights:
-        """The weights of a source, such as a folder, a file or a hub id; see `Published.open`, `RRDBNetFiles.open`.
+        """The weights in a folder, a file or a hub id; see `Published.open` and `RRDBNetFiles.open`.
 
         Raises:
-            InputError: there is no such network, or it does not fit.
+            InputError: the source holds no network of this kind.
         """
         if self.files is None:
             raise InputError(f"{source}: a {self.name} cannot be read from a file, expected one among `new`")
         return self.files.open(source, self.shapes)
 
     def configuration(self, source: str | Path) -> Config:
-        """The config of a network whose weights need not be here."""
+        """The config of the network in a source, read without its weights where possible."""
         if isinstance(self.files, Published):
             return self.files.configuration(source)
         return self.open(source).config
@@ -78,13 +78,13 @@ class Kind:
     def write(
         self, folder: Path | str, config: Config, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
     ) -> None:
-        """Write a folder that `open` takes; with `dtype`, floats are cast to it."""
+        """Write a folder that `open` can read; floats are cast to `dtype` if it is given."""
         if not isinstance(self.files, Published):
             raise TypeError(f"a {self.name} is not written")
         self.files.write(folder, config, self.shapes(config), params, dtype)
 
     def _maker(self, config: Config) -> tuple[Callable[..., nnx.Module], *tuple[Hashable, ...]]:
-        """What makes the network, and its arguments besides `dtype` and `rngs`."""
+        """The function that makes the network, and its arguments besides `dtype` and `rngs`."""
         parts = (config.unet, config.own) if isinstance(config, AttachedConfig) else (config,)
         make = self.makers.get(type(parts[-1]))
         if make is None:
@@ -98,7 +98,7 @@ UNET_FILES = Published(
     configs.UNET,
     ("unet",),
     layouts.unet_layout,
-    harmless=re.compile(r"decay|num_updates|v_pred|ztsnr"),  # the last two say with which schedule it was trained
+    harmless=re.compile(r"decay|num_updates|v_pred|ztsnr"),  # the last two mark the schedule of its training
     projections=True,
 )
 _CONTROLNET = Published(
@@ -152,7 +152,7 @@ KINDS: Mapping[str, Kind] = {
             Published(
                 AttachedConfig(UNetConfig(), SCEditConfig()),
                 configs.SCEDIT,
-                ("scedit", "0_SwiftSCETuning"),  # the second is the folder in SCEdit's published archives
+                ("scedit", "0_SwiftSCETuning"),  # the second as in SCEdit's published archives
                 layouts.scedit_layout,
                 old_stem="pytorch_model",
             ),
@@ -168,7 +168,7 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 
-# Every class of a network's config by its name, as JSON names it.
+# Every class of network config, by its name in JSON.
 CONFIGS: Mapping[str, type] = {
     cls.__name__: cls for cls in (AttachedConfig, *(cls for kind in KINDS.values() for cls in kind.makers))
 }
@@ -181,5 +181,5 @@ def kind_of(name: str) -> Kind:
         InputError: there is no such kind.
     """
     if name not in KINDS:
-        raise InputError(f"{name!r} is no kind of network, expected one of {', '.join(KINDS)}")
+        raise InputError(f"{name!r} is not a kind of network, expected one of {', '.join(KINDS)}")
     return KINDS[name]

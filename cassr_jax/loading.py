@@ -1,4 +1,4 @@
-"""From a name, a folder or a configuration file to a cascade."""
+"""Loading a cascade from a name, a folder or a configuration file."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from cassr_jax.ranges import check
 from cassr_jax.schedules import agreed
 
 CASCADE_FILE = "cassr.json"
-TRAINED_FILE = "trained.json"  # beside it, where a training run wrote both: its stage, step, and which weights
+TRAINED_FILE = "trained.json"  # a training run writes it beside the cascade: its stage, its step, and which weights
 
 
 def load(
@@ -40,10 +40,11 @@ def load(
         source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, the working folder of a
             finished training run of stage `cassr`, or a Python file that defines `cascade`, a `CascadeConfig` (see
             `configs/`).
-        activation: how the reference is made: scedit, controlnet, rrdbnet or identity; by default the cascade's own.
-        change: applied to the cascade's configuration before anything is read, as an ablation does.
-        dtype: precision of the networks and of their weights, float32 (default), bfloat16 or float16.
-        devices: how many share the tiles of a picture; by default all accelerators of this process, or one CPU.
+        activation: the first stage that makes the reference: scedit, controlnet, rrdbnet or identity; by default the
+            cascade's own.
+        change: changes the cascade's configuration before anything is read; ablations use it.
+        dtype: precision of the networks and their weights: float32 (default), bfloat16 or float16.
+        devices: how many devices share the tiles of a picture; by default all accelerators of this process, or one CPU.
 
     Raises:
         InputError: the source is none of these, weights are missing, do not fit or do not know a prompt, or there are
@@ -88,7 +89,7 @@ def load(
 
 
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
-    """The configuration that a source describes, and the folder where its relative paths start."""
+    """The configuration of a cascade, and the folder where its relative paths start."""
     if not isinstance(source, (str, Path)) or not str(source):
         raise InputError(f"source is {source!r}, expected the name of a cascade, a folder or a Python file")
     path = Path(source)
@@ -119,7 +120,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
 
 
 def trained(source: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """Where a training run's working folder or export has its weights, and what it says of them; None for all else."""
+    """The folder of a training run's weights and their description; None if `source` is not from a training run."""
     for folder in (Path(source), Path(source) / "export"):
         if (folder / TRAINED_FILE).is_file():
             return folder, read_json(folder / TRAINED_FILE)

@@ -1,4 +1,4 @@
-"""One owner for a folder that several programs may be told to write into."""
+"""Locks that give a folder one owner, since several programs may be told to write into it."""
 
 import errno
 import fcntl
@@ -17,17 +17,17 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import check_local, read_json
 
 NAME = ".lock"
-# What file systems say that have no locks between hosts.
+# The errors of file systems that have no locks between hosts.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who writes into a folder.
+    """The process that writes into a folder.
 
     Attributes:
-        program: its name, as a person starts it.
-        process: its number on `host`.
+        program: the program's name, as a person starts it.
+        process: the process's number on `host`.
         host: the machine's name.
         started: when it took the folder, in UTC.
     """
@@ -45,27 +45,27 @@ class Owner:
         return f"{self.program}, process {self.process} on {self.host} since {self.started}"
 
     def may_live(self) -> bool:
-        """False where it is known to have ended: processes of other machines cannot be asked."""
+        """Whether it may still run: False only if it is known to have ended, which other machines cannot tell."""
         if self.host != socket.gethostname():
             return True
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # it lives, and is somebody else's
+        except PermissionError:  # it runs, but belongs to another user
             return True
         return True
 
 
 @contextmanager
 def claimed(folder: Path, program: str) -> Iterator[None]:
-    """Makes this process the owner of `folder`, which is made, until the block ends.
+    """Creates `folder` and makes this process its owner until the block ends.
 
-    The lock is the kernel's, on `folder/.lock`, and ends with the process however that dies. The file says who holds
-    it. Where the file system has no locks, what the file says decides alone.
+    The kernel's lock on `folder/.lock` ends with the process, however that dies; the file names its holder. On a file
+    system without locks, the file alone decides.
 
     Raises:
-        InputError: another process owns the folder, which the message names, or the folder is an address or cannot be
+        InputError: another process, which the message names, owns the folder, or the folder is an address or cannot be
             written.
     """
     check_local(folder, "the folder")
@@ -80,24 +80,24 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
     with file:
         before = _owner(path)
         if before is not None and not locked and before.may_live():
-            raise InputError(f"{folder}: {_in_use(before)}, or delete {path} if that has ended")
+            raise InputError(f"{folder}: {_in_use(before)}, or delete {path} if that process has ended")
         if before is not None and before.host != socket.gethostname():
             print(f"{folder}: taken over from {before}, which left no lock", file=sys.stderr, flush=True)
         try:
             _sign(file, path, Owner.this(program))
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is locked: whoever waits for it opens a new one
+            path.unlink(missing_ok=True)  # while it is still locked: a waiting process opens a new file
 
 
 @contextmanager
 def taking_turns(path: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block for `path`, a file that several of them read and replace.
+    """A block that only one process at a time enters for `path`, a file that several read and replace.
 
-    Where the file system has no locks, nobody waits.
+    On a file system without locks, nobody waits.
 
     Raises:
-        InputError: the file that is locked, `.NAME.lock` beside `path`, cannot be written.
+        InputError: the lock file, `.NAME.lock` beside `path`, cannot be written.
     """
     beside = path.with_name(f".{path.name}{NAME}")
     try:
@@ -113,7 +113,7 @@ def taking_turns(path: Path) -> Iterator[None]:
 
 
 def _opened(path: Path, *, wait: bool) -> tuple[IO[str], bool]:
-    """The file, and whether it is locked now: not where the file system has no locks.
+    """The open file, and whether it is locked, which a file system without locks prevents.
 
     Raises:
         BlockingIOError: another process has locked it, and `wait` is False.
@@ -122,7 +122,7 @@ def _opened(path: Path, *, wait: bool) -> tuple[IO[str], bool]:
         file = path.open("a", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # Whoever had it may have removed the file between our opening and our locking it.
+            # The previous owner may have removed the file after it was opened here and before it was locked.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file, True
@@ -143,7 +143,7 @@ def _sign(file: IO[str], path: Path, owner: Owner) -> None:
 
 
 def _owner(path: Path) -> Owner | None:
-    """Who the file says holds it; None where it says nothing, since it was just made or is damaged."""
+    """The owner that the file names; None if it is new or damaged."""
     try:
         return Owner(**read_json(path))
     except (InputError, TypeError):

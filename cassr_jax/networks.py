@@ -1,4 +1,4 @@
-"""The networks of a cascade: definitions, configurations and parameters of each kind, side by side."""
+"""The networks of a cascade: the definition, configuration and parameters of each kind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ from jax.typing import ArrayLike, DTypeLike
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
 
-# Puts a parameter, given its name `kind.path` and its values, where it is to lie. Those of a network come one after the
-# other, in the order of their names.
+# Puts a parameter on its devices, given its name `kind.path` and its values. It is called for the parameters of a
+# network in the order of their names.
 Place = Callable[[str, ArrayLike], jax.Array]
 
 
 @dataclass(frozen=True)
 class Networks:
-    """`params` holds all parameters as `kind.path`; `configs` and `graphdefs` have one entry a kind."""
+    """Some networks: `configs` and `graphdefs` by kind, and the parameters of all in `params`, named `kind.path`."""
 
     configs: dict[str, Any] = field(default_factory=dict)
     graphdefs: dict[str, nnx.GraphDef] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class Networks:
         param_dtype: DTypeLike | None = None,
         place: Place | None = None,
     ) -> "Networks":
-        """With the network `kind` from a folder, a file or a hub id; computing in `dtype`.
+        """These networks and `kind`, read from a folder, a file or a hub id, which computes in `dtype`.
 
-        Parameters are read one after the other, each cast to `param_dtype` (by default the file's own) and put in its
-        place before the next: no second copy of a network is ever held.
+        Each parameter is read, cast to `param_dtype` (by default the file's own) and placed before the next is read, so
+        no second copy of a network is ever held.
 
         Args:
-            place: by default, JAX's first device.
+            place: puts a parameter on its devices; by default on JAX's first device.
         """
         entry = kind_of(kind)
         weights = entry.open(source)
@@ -58,11 +58,11 @@ class Networks:
         place: Place | None = None,
         encoder: Mapping[str, ArrayLike] | None = None,
     ) -> "Networks":
-        """With a freshly drawn network. A ControlNet is born as a copy of the encoder beside which it stands.
+        """These networks and a freshly drawn one. A ControlNet starts as a copy of the U-Net's encoder.
 
         Args:
-            place: as in `with_read`.
-            encoder: that encoder's parameters, by default those of the `unet` here.
+            place: puts a parameter on its devices; by default on JAX's first device.
+            encoder: the parameters of that encoder; by default those of the `unet` among these networks.
         """
         entry = kind_of(kind)
         graphdef, params = entry.draw(config, dtype, key)
@@ -75,7 +75,7 @@ class Networks:
         return self._with(kind, config, graphdef, params)
 
     def with_shapes(self, kind: str, config: Any, dtype: DTypeLike) -> "Networks":
-        """With a network whose parameters are shapes alone, to reason about."""
+        """These networks and one that has only the shapes of its parameters, for planning."""
         return self._with(kind, config, *kind_of(kind).abstract(config, dtype))
 
     def _with(self, kind: str, config: Any, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
@@ -85,17 +85,17 @@ class Networks:
 
 
 def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """The modules of all kinds, to be called inside a traced function."""
+    """The modules of all kinds; call this inside a traced function."""
     return {kind: merge(graphdef, select(params, kind)) for kind, graphdef in graphdefs.items()}
 
 
 def shapes_of(kind: str, config: Any) -> Shapes:
-    """Shapes of a network's parameters by name; nothing is computed."""
+    """The shapes of a network's parameters by name; nothing is computed."""
     return kind_of(kind).shapes(config)
 
 
 def write_network(
     folder: Path, kind: str, config: Any, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
 ) -> None:
-    """One network as a folder that `with_read` takes; floats are cast to `dtype` where one is given."""
+    """Write one network as a folder that `with_read` can read; floats are cast to `dtype` if it is given."""
     kind_of(kind).write(folder, config, params, dtype)

@@ -15,27 +15,27 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Options:
-    """One call's settings; None keeps the cascade's own. `cassr_jax.ranges` has the range of each.
+    """The settings of one call; None keeps the cascade's own. `cassr_jax.ranges` holds their ranges.
 
     Attributes:
-        scale: side of the output over side of the input.
+        scale: the output's side divided by the input's.
         seed: decides the noise; the same seed gives the same pixels.
         steps: sampling steps of each stage.
         guidance_scale: classifier-free guidance of each stage; 1 switches it off.
         sampler: ddim, euler, dpmpp_2m or unipc, for both stages.
-        start: what the second stage's noise is mixed into: lq, reference or noise.
-        strength: share of the noise schedule that the second stage goes through; see `SamplingConfig`.
+        start: the picture that the second stage's noise is mixed into: lq, reference, or noise for none.
+        strength: share of the noise schedule that the second stage covers; see `SamplingConfig`.
         color_fix: adain, contrast, wavelet or none, for both stages.
         reference_weight: share of the reference in the result.
-        fidelity: how much the decoder takes from the LQ image and the reference directly, where the cascade has a
-            fusion: 0 is the plain decoder, 1 as it was trained.
+        fidelity: how much a cascade with a fusion lets its decoder take directly from the LQ image and the reference: 0
+            is the plain decoder, 1 the decoder as trained.
         tile: side of a tile in px of the output.
         prompt: describes the picture, for both stages.
-        progress: called as `progress(stage, calls done, calls in all)`; stage is "reference" or "result", and a call is
-            one of a network on the tiles that the devices take at once.
+        progress: called as `progress(stage, calls done, calls in all)`; the stage is "reference" or "result", and a
+            call runs a network on as many tiles as the devices take at once.
 
     Raises:
-        InputError: a value is out of its range, or is no choice.
+        InputError: a value is outside its range or not among its choices.
     """
 
     scale: float = 4
@@ -63,7 +63,7 @@ class Options:
             raise InputError(f"progress is {self.progress!r}, expected a function of three arguments, or None")
 
     def of_first_stage(self, sampling: SamplingConfig) -> SamplingConfig:
-        """The first stage's own settings with those in their place that concern both stages."""
+        """The first stage's settings, replaced by those options that concern both stages."""
         changes = {
             "num_steps": self.steps,
             "guidance_scale": self.guidance_scale,
@@ -73,7 +73,7 @@ class Options:
         return replace(sampling, **{name: value for name, value in changes.items() if value is not None})
 
     def of_second_stage(self, sampling: SamplingConfig) -> SamplingConfig:
-        """The second stage's own settings with these in their place."""
+        """The second stage's settings, replaced by these options."""
         changes = {"start": self.start, "strength": self.strength}
         changed = replace(sampling, **{name: value for name, value in changes.items() if value is not None})
         return self.of_first_stage(changed)

@@ -1,4 +1,4 @@
-"""Prompts to what a text encoder takes."""
+"""Prompts as the numbers that a text encoder takes."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ TextConfig = CLIPTextConfig | LearnedContextConfig
 
 
 def blank_ids(text_encoder: TextConfig, prompts: int) -> np.ndarray:
-    """What `prompt_ids` gives for so many prompts, all zero: for programs that are counted and compiled, not run."""
+    """Zeros in the shape that `prompt_ids` gives for so many prompts, for programs that are compiled but not run."""
     length = 1 if isinstance(text_encoder, LearnedContextConfig) else text_encoder.max_position_embeddings
     return np.zeros((prompts, length), np.int32)
 
 
 def prompt_ids(text_encoder: TextConfig, tokenizer: str | None, prompts: Sequence[str]) -> np.ndarray:
-    """int32 (B, 77) tokens for CLIP, (B, 1) numbers of contexts for a learned context.
+    """The prompts as int32: tokens (B, 77) for CLIP, numbers of contexts (B, 1) for a learned context.
 
     Args:
-        tokenizer: a folder or a hub id, needed for CLIP alone.
+        tokenizer: a folder or a hub id; only CLIP needs it.
 
     Raises:
-        InputError: as `check_prompts`, or CLIP's tokenizer is missing or another network's.
+        InputError: a learned context does not know a prompt, or CLIP's tokenizer is missing or another network's.
     """
     if isinstance(text_encoder, LearnedContextConfig):
         check_prompts(text_encoder, prompts)
@@ -42,9 +42,10 @@ def prompt_ids(text_encoder: TextConfig, tokenizer: str | None, prompts: Sequenc
 
 
 def check_prompts(text_encoder: TextConfig, prompts: Sequence[str]) -> None:
-    """
+    """Checks that the text encoder can take the prompts.
+
     Raises:
-        InputError: a learned context does not know one of the prompts; CLIP knows all.
+        InputError: a learned context does not know one of the prompts; CLIP takes any.
     """
     if not isinstance(text_encoder, LearnedContextConfig):
         return
@@ -55,5 +56,5 @@ def check_prompts(text_encoder: TextConfig, prompts: Sequence[str]) -> None:
 
 
 def usual_negative_prompt(text_encoder: object, usual: str) -> str:
-    """The negative prompt of a configuration that names none: a learned context knows but the empty one."""
+    """The default negative prompt: `usual` for CLIP, the empty one for a learned context, which knows no other."""
     return "" if isinstance(text_encoder, LearnedContextConfig) else usual

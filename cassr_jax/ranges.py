@@ -1,8 +1,8 @@
 """The range of every option and every field, in one table.
 
-The scripts' parsers, the configurations and the Python API all check against `RANGES`, so that a value is refused with
-the same words wherever it was given. A field that is not in the table is checked by its type alone, or holds a
-configuration whose own fields are in the table.
+The scripts' parsers, the configurations and the Python API all check against `RANGES`, so a value is refused with the
+same words wherever it was given. A field outside the table is checked by its type alone, or holds a configuration whose
+own fields are in the table.
 """
 
 import math
@@ -20,11 +20,11 @@ class Range:
     """The numbers that a field may hold.
 
     Attributes:
-        least, most: the bounds; None where there is none.
-        above: least itself is not allowed.
-        below: most itself is not allowed.
-        whole: whole numbers only.
-        optional: None is allowed too.
+        least, most: the bounds; None for no bound.
+        above: whether values must be above `least`, not equal to it.
+        below: whether values must be below `most`, not equal to it.
+        whole: whether only whole numbers are allowed.
+        optional: whether None is allowed too.
     """
 
     least: float | None = None
@@ -54,18 +54,19 @@ class Range:
         return self.most is None or not (value > self.most or (self.below and value == self.most))
 
     def check(self, name: str, value: object) -> None:
-        """
+        """Checks a value.
+
         Raises:
-            InputError: `value` is outside; the message names `name`, what was found and what was expected.
+            InputError: `value` is outside the range; the message gives `name`, what was found and what was expected.
         """
         if not self.holds(value):
             raise InputError(f"{name} is {value!r}, expected {self}")
 
     def parse(self, text: str) -> int | float:
-        """The number that `text` says, for a parser of arguments.
+        """The number that `text` spells, for an argument parser.
 
         Raises:
-            ValueError: it is no number, or outside; the message says what was expected.
+            ValueError: it is not a number, or is outside the range; the message says what was expected.
         """
         try:
             value = int(text) if self.whole else float(text)
@@ -87,7 +88,7 @@ SEED = Range(0, 2**63, below=True, whole=True)
 STEPS = Range(1, 1000, whole=True)
 GUIDANCE_SCALE = Range(-1000, 1000)
 
-# Class of a configuration, or the scripts' and the Python API's Options -> field -> range.
+# Class of a configuration, or Options for the scripts and the Python API -> field -> range.
 RANGES: Mapping[str, Mapping[str, Range]] = {
     "Options": {
         "scale": Range(0, 64, above=True),
@@ -151,14 +152,14 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Check every field of a configuration, and of the configurations within it.
+    """Check every field of a configuration, including nested configurations.
 
     Args:
         config: a dataclass whose class, or whose fields' classes, are in `RANGES`.
-        prefix: what its fields' names begin with in messages, as in `--set optimizer.b1=0.9`.
+        prefix: the beginning of its fields' names in messages, like `optimizer.` in `--set optimizer.b1=0.9`.
 
     Raises:
-        InputError: a field is outside its range; the message names it, what was found and what was expected.
+        InputError: a field is outside its range; the message gives its name, what was found and what was expected.
     """
     ranges = RANGES.get(type(config).__name__, {})
     for field in fields(config):

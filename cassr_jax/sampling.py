@@ -1,8 +1,8 @@
-"""One diffusion stage on a batch of tiles as pure functions: what every step shares, one prediction, a whole stage.
+"""A diffusion stage on a batch of tiles, as pure functions: shared embeddings, one prediction, the whole stage.
 
-A tile is a square that the networks see whole. `sample` runs a stage on tiles that have nothing to do with each other,
-inside a function that is traced: the crops of a training batch. Pictures of any size, whose tiles overlap, are the work
-of `cassr_jax.engine`, which calls the same functions.
+A tile is a square that the networks see whole. `sample` runs a stage on independent tiles, such as the crops of a
+training batch, inside a traced function. `cassr_jax.engine` calls the same functions for pictures of any size, whose
+tiles overlap.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from cassr_jax.models.vae import AutoencoderKL
 
 @dataclass(frozen=True)
 class Setting:
-    """How a stage is sampled, as far as it decides what is compiled.
+    """The settings of a stage that affect compilation.
 
     Attributes:
-        sampler: how a step is taken.
-        guided: whether the negative prompt is denoised too.
+        sampler: takes one step.
+        guided: whether the denoiser runs on the negative prompt too.
     """
 
     sampler: Sampler
@@ -44,14 +44,14 @@ class Inputs:
     """The arrays that `sample` takes; H and W are a tile's sides in pixels, h and w in latents.
 
     Attributes:
-        images: what the denoiser reads, (B, H, W, 3) in [-1, 1] each.
+        images: the images that the denoiser reads, (B, H, W, 3) in [-1, 1] each.
         start: the picture (B, H, W, 3) in [-1, 1] whose latents the noise is mixed into; None for noise alone.
         noise: (B, h, w, C) unit normal.
-        encoder_hidden_states: (2, L, C), of the negative prompt and of the prompt.
-        trajectory: timesteps and coefficients of the run.
+        encoder_hidden_states: (2, L, C), the embeddings of the negative prompt and the prompt.
+        trajectory: the timesteps and coefficients of the run.
         guidance_scale: () float32.
-        fidelity: () float32, how much the decoder takes from `images` directly, 0 to 1; without effect where the stage
-            has no fusion.
+        fidelity: () float32, how much the decoder takes directly from `images`, 0 to 1; it only affects a stage with a
+            fusion.
     """
 
     images: tuple[ArrayLike, ...]
@@ -64,10 +64,10 @@ class Inputs:
 
 
 class Embeddings(NamedTuple):
-    """What all steps and all tiles share, computed once.
+    """Embeddings that all steps and tiles share, computed once.
 
     Attributes:
-        text: keys and values for one call of the denoiser.
+        text: the keys and values for one call of the denoiser.
         temb: the time embeddings of all steps, (S, ...).
     """
 
@@ -76,7 +76,7 @@ class Embeddings(NamedTuple):
 
 
 def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
-    """Timesteps and coefficients of a run; all its steps lie below `sampling.strength` of the schedule."""
+    """The timesteps and coefficients of a run, which starts at the share `sampling.strength` of the schedule."""
     last = schedule.num_train_timesteps - 1
     first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
     return make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
@@ -85,7 +85,7 @@ def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
 def embed(
     denoiser: Denoiser, encoder_hidden_states: jax.Array, trajectory: Trajectory, batch: int, setting: Setting
 ) -> Embeddings:
-    """Text and time embeddings for calls of `batch` tiles."""
+    """The text and time embeddings for calls on `batch` tiles."""
     prompts = encoder_hidden_states if setting.guided else encoder_hidden_states[1:]
     text = denoiser.embed_text(jnp.repeat(prompts, batch, axis=0))
     return Embeddings(text, denoiser.embed_time(jnp.asarray(trajectory.timesteps)))
@@ -100,7 +100,7 @@ def predict(
     guidance_scale: ArrayLike,
     setting: Setting,
 ) -> jax.Array:
-    """One call of the denoiser on a batch of tiles: (B, h, w, C) float32 of the schedule's prediction type."""
+    """Calls the denoiser once on a batch of tiles: (B, h, w, C) float32 in the schedule's prediction type."""
     temb = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, step, keepdims=True), embeddings.temb)
     if not setting.guided:
         return denoiser(latents, temb, embeddings.text, hints).astype(jnp.float32)
@@ -112,7 +112,7 @@ def predict(
 def sample(
     vae: AutoencoderKL, denoiser: Denoiser, inputs: Inputs, setting: Setting, fusion: Fusion | None = None
 ) -> jax.Array:
-    """A whole stage on B tiles: (B, H, W, 3) float32, about [-1, 1], not clipped."""
+    """Runs a whole stage on B tiles: (B, H, W, 3) float32, about [-1, 1], not clipped."""
     latents = jnp.zeros_like(inputs.noise) if inputs.start is None else vae.encode(jnp.asarray(inputs.start))
     images = tuple(map(jnp.asarray, inputs.images))
     embeddings = embed(denoiser, inputs.encoder_hidden_states, inputs.trajectory, len(inputs.noise), setting)

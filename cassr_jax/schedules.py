@@ -1,4 +1,4 @@
-"""The noise schedule of a U-Net: it comes with the weights, and a configuration may not contradict them."""
+"""The noise schedule of a U-Net, which comes with the weights; a configuration must not contradict it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,23 @@ from cassr_jax.weights.files import read_tensors
 from cassr_jax.weights.hub import SCHEDULER
 
 _PIPELINE = "model_index.json"  # marks the folder of a whole pipeline
-_NOISE = ("_class_name", *TRAINED, *NOISE_NOT_OFFERED)  # of the fields of `scheduler_config.json`
+_NOISE = ("_class_name", *TRAINED, *NOISE_NOT_OFFERED)  # the fields of `scheduler_config.json` that fix the noise
 
 
 def agreed(configured: Schedule | None, unet: str | None, where: str) -> Schedule:
-    """The schedule to use: the configured one, else that of the U-Net's weights, else Stable Diffusion 1.5's.
+    """The schedule to use: the configured one, else the one of the U-Net's weights, else Stable Diffusion 1.5's.
 
-    How the timesteps are spaced, and where DDIM ends, is the configuration's to choose. On which noise a network was
-    trained, and what it predicts, is not.
+    A configuration may choose the spacing of the timesteps and where DDIM ends. It may not change the noise on which a
+    network was trained, nor what the network predicts.
 
     Args:
-        configured: None leaves it to the weights.
-        unet: a folder, a file or a hub id; None where the U-Net is new.
-        where: names the configuration in messages.
+        configured: the configuration's schedule; None leaves it to the weights.
+        unet: a folder, a file or a hub id; None for a new U-Net.
+        where: the configuration's name in messages.
 
     Raises:
-        InputError: the weights were trained otherwise than the configuration says, or by a schedule not offered here.
+        InputError: the weights were trained with another schedule than the configured one, or with one that this
+            program does not offer.
     """
     found = None if unet is None else _described(unet)
     if found is None:
@@ -47,13 +48,15 @@ def agreed(configured: Schedule | None, unet: str | None, where: str) -> Schedul
 
 
 def write_schedule(folder: Path, schedule: Schedule) -> None:
-    """Write the schedule into the folder that holds a `unet`, where `agreed` and torch diffusers find it."""
+    """Write the schedule into the folder that holds a `unet` folder, where `agreed` and torch diffusers find it."""
     write_json(folder / SCHEDULER, schedule.to_diffusers())
 
 
 def scheduler_file(unet: str) -> Path | None:
-    """The `scheduler_config.json` that belongs to a U-Net on this disk: in the folder that holds the U-Net's own, or
-    beside a single file in the folder of a pipeline; None where there is none."""
+    """The `scheduler_config.json` of a U-Net on this disk; None if it has none.
+
+    It lies in the folder that holds the U-Net's folder, or beside a single file in a pipeline's folder.
+    """
     path = Path(unet)
     folders = [path.parent] if path.is_file() else [path, *(path / name for name in UNET_FILES.folders)]
     homes = [folder.parent for folder in folders if UNET_FILES.config.describes(folder / "config.json")]
@@ -62,8 +65,7 @@ def scheduler_file(unet: str) -> Path | None:
 
 
 def _described(unet: str) -> tuple[dict[str, Any], str] | None:
-    """The fields of the U-Net's `scheduler_config.json`, or those that marks in a single file stand for, and what
-    holds them."""
+    """The fields of the U-Net's `scheduler_config.json`, or those implied by a file's marks, and their source."""
     path = Path(unet)
     if not path.exists():
         path = UNET_FILES.locate(unet)

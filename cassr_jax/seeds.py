@@ -1,4 +1,4 @@
-"""Seeds that a person gives."""
+"""Random keys from the seeds that a person gives."""
 
 import jax
 
@@ -6,7 +6,7 @@ from cassr_jax.ranges import SEED
 
 
 def seed_key(seed: int) -> jax.Array:
-    """A key of all 63 bits of a seed; `jax.random.key` alone takes 32.
+    """A key from all 63 bits of a seed; `jax.random.key` alone takes 32.
 
     Raises:
         InputError: the seed is negative, or has more than 63 bits.

@@ -1,6 +1,6 @@
-"""Array types with named axes, one name for one thing in the whole package.
+"""Array types with named axes; a name means the same in the whole package.
 
-Within a call every name stands for one size. Annotations cost users nothing: only the tests check them, in every call
+Within a call each name stands for one size. The annotations cost users nothing: only the tests check them
 (`tests/conftest.py`). `_` is an axis of any size, `...` any number of axes, and `#batch` either the batch or 1.
 """
 
@@ -26,9 +26,9 @@ AnyFloat = Float[Array, "..."]
 TokenIds = Int[Array | np.ndarray, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
-# What a network makes of a picture, for one of its layers; under guidance two examples share a picture.
+# A picture's features for one layer of the denoiser; under guidance two examples share a picture.
 Hint = Float[Array, "pictures _ _ _"]
-Timesteps = Real[Array, "batch"]  # whole but for Euler's, which may lie between two
+Timesteps = Real[Array, "batch"]  # whole numbers, except that Euler's may lie between two
 
 # A sampling run
 Step = Int[Array, ""]

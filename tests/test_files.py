@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path):
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", "gs:/bucket/run", "s3://b", "https://x.org/a", "hf+x.y-z:/a"])
 def test_an_address_is_no_path(path):
-    with pytest.raises(InputError, match=r"--workdir is .*, an address, expected a path of this machine"):
+    with pytest.raises(InputError, match=r"--workdir is .*, an address, expected a path on this machine"):
         check_local(path, "--workdir")
 
 

@@ -93,7 +93,7 @@ def test_without_locks_of_the_file_system_the_file_decides(tmp_path, monkeypatch
         assert read_json(tmp_path / NAME)["process"] == os.getpid()
     for host, process in ((socket.gethostname(), os.getppid()), ("elsewhere", 1)):
         left_by(tmp_path, host, process)
-        own(tmp_path, rf"process {process} on {host}.*, or delete .*\.lock if that has ended")
+        own(tmp_path, rf"process {process} on {host}.*, or delete .*\.lock if that process has ended")
         assert read_json(tmp_path / NAME)["host"] == host
 
 
@@ -119,7 +119,7 @@ def test_a_disk_too_full_for_the_owners_name_leaves_no_lock(tmp_path, monkeypatc
 def test_an_address_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given in ("gs://bucket/run", Path("gs://bucket/run")):
-        own(given, r"the folder is gs:/+bucket/run, an address, expected a path of this machine")
+        own(given, r"the folder is gs:/+bucket/run, an address, expected a path on this machine")
     assert list(tmp_path.iterdir()) == []
 
 

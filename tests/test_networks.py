@@ -91,7 +91,7 @@ def test_another_kind_of_network_is_one_entry(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "config", "message"),
     [
-        ("unnet", UNET, "'unnet' is no kind of network, expected one of vae, unet, text_encoder, "),
+        ("unnet", UNET, "'unnet' is not a kind of network, expected one of vae, unet, text_encoder, "),
         ("controlnet", UNET, "controlnet: its config is a UNetConfig, expected a ControlNetConfig"),
         ("text_encoder", UNET, "text_encoder: its config is a UNetConfig, expected a CLIPTextConfig or Learned"),
     ],

@@ -1,8 +1,8 @@
 """First stages: the ways to make the reference that guides the second stage, one file each.
 
-A first stage is an object (`interface.FirstStage`) that says what it is called, which networks it needs and trains, and
-how it makes a reference. Everything else in the program asks that object. To add one, write its file, name it in
-`NAMES`, and give a network that is new an entry in the table of networks.
+A first stage is an object (`interface.FirstStage`) that states its name, the networks it needs and trains, and how it
+makes a reference. The rest of the program asks that object. To add one, write its file, name it in `NAMES`, and add any
+new network to the table in `cassr_jax.kinds`.
 """
 
 from importlib import import_module
@@ -17,7 +17,7 @@ NAMES = ("scedit", "controlnet", "rrdbnet", "identity")
 
 
 def first_stage(name: str) -> "FirstStage":
-    """The first stage of that name. Its file is imported only now, so that `NAMES` can be read without JAX.
+    """The first stage of that name. Only now is its file imported, so `NAMES` can be read without JAX.
 
     Raises:
         InputError: no first stage has that name.

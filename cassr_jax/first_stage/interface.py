@@ -1,4 +1,4 @@
-"""What a first stage declares, and what it may ask of whoever runs it."""
+"""The interface of a first stage, and of the engine that runs its networks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ Pictures = Any  # np.ndarray or jax.Array (B, H, W, 3)
 class Engine(Protocol):
     """Runs networks for a first stage; all pictures are in [-1, 1].
 
-    The cascade's engine works on one photograph of any size, in tiles. The one that prepares training pairs works on a
+    The cascade's engine works on photographs of any size, in tiles. The engine that prepares training pairs works on a
     batch of crops inside a traced function.
     """
 
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[Pictures, ...]) -> Pictures:
-        """Sample as the configuration says; the denoiser reads `images`, (B, H, W, 3) each. Returns (B, H, W, 3)."""
+        """Sample with a denoiser that reads `images`, (B, H, W, 3) each. Returns (B, H, W, 3)."""
         ...
 
     def enlarge(self, kind: str, lr: Pictures, lq: Pictures) -> Pictures:
-        """Apply the network `kind`, which enlarges, to `lr` (B, h, w, 3). Returns pictures of the size of `lq`."""
+        """Enlarge `lr` (B, h, w, 3) with the network `kind`. Returns pictures of the size of `lq`."""
         ...
 
 
@@ -36,11 +36,11 @@ class FirstStage:
         name: the value of `activation` in a configuration, and of `--activation`.
         reference: (engine, lr (B, h, w, 3), lq (B, H, W, 3)) -> the reference (B, H, W, 3) before its colour fix.
         networks: the kinds of network that it needs besides those of the second stage.
-        trains: those among them that the training stage of the same name trains; empty where nothing is trained here.
-        make_denoiser: what that training stage trains, put together; None where nothing is trained here.
-        batch_name: the name under which a training batch of the second stage holds the reference.
-        color_fix: gives the reference the colours of the LQ image, unless a configuration says otherwise.
-        reference_weight: share of the reference in the result, 0 to 1, unless a configuration says otherwise.
+        trains: the kinds among them that the training stage of the same name trains; empty if there is none.
+        make_denoiser: builds the denoiser which that training stage trains; None if there is none.
+        batch_name: the reference's name in a training batch of the second stage.
+        color_fix: gives the reference the colours of the LQ image, unless a configuration chooses another fix.
+        reference_weight: share of the reference in the result, 0 to 1, unless a configuration chooses another share.
     """
 
     name: str
@@ -54,12 +54,12 @@ class FirstStage:
 
     @property
     def diffuses(self) -> bool:
-        """Whether it is Stable Diffusion: it then needs that, a prompt and noise besides its own networks."""
+        """Whether it samples with Stable Diffusion, and so needs its networks, a prompt and noise."""
         return self.make_denoiser is not None
 
 
 def diffusion_stage(name: str, network: str, make_denoiser: MakeDenoiser) -> FirstStage:
-    """A first stage that is Stable Diffusion with one trained `network` beside it, which reads the LQ image."""
+    """A first stage made of Stable Diffusion and one trained `network`, which reads the LQ image."""
 
     def reference(engine: Engine, lr: Pictures, lq: Pictures) -> Pictures:
         del lr

@@ -1,6 +1,6 @@
-"""A published super-resolution network as the first stage: Real-ESRGAN (arXiv 2107.10833), BSRGAN or an heir of them.
+"""A published super-resolution network as the first stage: Real-ESRGAN (arXiv 2107.10833), BSRGAN or a descendant.
 
-The paper allows it, to save the training of a first stage. Its published programs fix no colours.
+The paper allows this to save the training of a first stage. The published programs have no colour fix.
 """
 
 from cassr_jax.first_stage.interface import Engine, FirstStage, Pictures

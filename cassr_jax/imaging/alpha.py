@@ -1,7 +1,7 @@
-"""Colours beside an alpha: what a network is shown of them, and how what it makes of them goes back beside the alpha.
+"""Pictures with transparency: the colours a network is shown, and the colours that go back beside the alpha.
 
-A colour counts only as far as it shows. Interpolated as it stands, what hides under a faint alpha (black in a shadow, a
-palette's key colour) would darken or fringe everything beside it, so colours are resized multiplied by their alpha.
+A colour counts only as far as it is visible. A colour hidden under a faint alpha (black in a shadow, a palette's key
+colour) would darken or fringe its neighbours when interpolated, so colours are multiplied by their alpha first.
 """
 
 import cv2
@@ -9,15 +9,15 @@ import numpy as np
 
 from cassr_jax.imaging.resizing import bicubic, resized
 
-REACH = 4  # px: bicubic reads 2 to each side, and what a network makes of an edge lies within as many
+REACH = 4  # px: bicubic reads 2 to each side, and a network's response to an edge reaches about 2 more
 
 
 def shown(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 that shows no edge where the colours show none: what a network is given.
+    """The colours a network is given, (H, W, 3) uint8, without edges that only hidden colours would cause.
 
-    A pixel that is fainter than the strongest within `REACH` is laid over the mean of what shows around it, by its
-    share of that strongest alpha; one that does not show takes the colour of the nearest one that does. A picture with
-    nothing visible keeps what it has.
+    A pixel that is fainter than the strongest within `REACH` is blended with the mean of the visible colours around
+    it, in proportion to its share of that strongest alpha. An invisible pixel takes the colour of the nearest visible
+    one. A picture with nothing visible is returned unchanged.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -30,16 +30,16 @@ def shown(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colours and alpha of the result, uint8 (H, W, 3) and (H, W).
+    """The colours and alpha of the result, uint8 (H, W, 3) and (H, W).
 
-    What a network has added to the colours that it was given is added to the bicubic enlargement of the colours
-    multiplied by their alpha. Where all is opaque that is exactly what the network made. Alpha is enlarged bicubically;
-    where it is flat (0, say) over the 4x4 pixels that bicubic looks at it stays exactly what it was.
+    The detail that the network added to its input is added to the bicubic enlargement of the colours multiplied by
+    their alpha. An opaque picture comes back exactly as the network made it. Alpha is enlarged bicubically, and stays
+    exactly the same where it is flat over the 4x4 pixels that bicubic reads.
 
     Args:
         alpha: (h, w) uint8.
-        rgb: (h, w, 3) uint8, the colours that stood beside it.
-        made: (H, W, 3) uint8, what a network made of `shown(rgb, alpha)`.
+        rgb: (h, w, 3) uint8, the colours beside that alpha.
+        made: (H, W, 3) uint8, the network's output for `shown(rgb, alpha)`.
     """
     size = made.shape[0], made.shape[1]
     enlarged = bicubic(alpha, size)

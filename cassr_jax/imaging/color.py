@@ -1,8 +1,8 @@
 """Colour fixes: the restored picture's detail with the low-resolution picture's colours.
 
-Pure functions on NumPy or JAX arrays alike (whichever is given is what comes back), traceable under `jit`. Pictures are
-(H, W, C) or (B, H, W, C) floats in any range; each needs memory for three more pictures, its result among them. `adain`
-and `wavelet` follow StableSR (arXiv 2305.07015, its script `wavelet_color_fix`), which the peers took over.
+Pure functions of NumPy or JAX arrays that return the kind they were given, traceable under `jit`. Pictures are
+(H, W, C) or (B, H, W, C) floats in any range; each fix needs memory for three more pictures, its result included.
+`adain` and `wavelet` follow StableSR (arXiv 2305.07015, its script `wavelet_color_fix`), as similar programs do.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ CONTRAST_EPSILON = 1e-6
 
 
 def none(image: Array, source: Array) -> Array:
-    """The image as it is."""
+    """The image unchanged."""
     del source
     return image
 
 
 def adain(image: Array, source: Array) -> Array:
-    """Gives each channel of `image` the mean and standard deviation of that channel of `source`.
+    """Gives each channel of `image` the mean and standard deviation of the same channel of `source`.
 
-    Adaptive instance normalisation (arXiv 1703.06868): unbiased variance over the picture, plus 1e-5. A single pixel
-    has no variance; it becomes the source's colour.
+    This is adaptive instance normalisation (arXiv 1703.06868), with the unbiased variance over the picture plus 1e-5.
+    A single pixel has no variance and takes the source's colour.
     """
 
     def adapted(image: Array, source: Array) -> Array:
@@ -36,20 +36,20 @@ def adain(image: Array, source: Array) -> Array:
 
 
 def wavelet(image: Array, source: Array, levels: int = WAVELET_LEVELS) -> Array:
-    """High frequencies of `image` plus low frequencies of `source`, of the same shape.
+    """The high frequencies of `image` plus the low frequencies of `source`, which has the same shape.
 
-    Split by an undecimated (à trous) decomposition: `levels` binomial blurs [1 2 1] x [1 2 1] / 16 with holes of 1, 2,
-    4, ... pixels, borders repeated. The blur is linear, so high(image) + low(source) = image + low(source - image).
+    An undecimated (à trous) decomposition separates them: `levels` binomial blurs [1 2 1] x [1 2 1] / 16 with taps 1,
+    2, 4, ... pixels apart and borders repeated. It is linear: high(image) + low(source) = image + low(source - image).
     """
     return _by_channel(lambda image, source: image + _blurred(source - image, levels), image, source)
 
 
 def contrast(image: Array, source: Array) -> Array:
-    """Takes back the contrast that `image` has gained over `source`, and gives it the source's mean colour.
+    """Removes the contrast that `image` has gained over `source`, and gives it the source's mean colour.
 
-    The gain is the slope of the one against the other, each around its mean and blurred until the source has its
-    detail too: [1 2 1] / 4 with holes of 1 and 2 pixels, borders repeated; over all channels. A gain below 1 is left:
-    noise that was taken away looks the same.
+    The gain is the slope of `image` against `source` over all channels, with means subtracted and both blurred to the
+    detail they share: [1 2 1] / 4 with taps 1 and 2 pixels apart and borders repeated. A gain below 1 is left alone,
+    because denoising looks the same.
     """
     xp = image.__array_namespace__()
 
@@ -57,7 +57,7 @@ def contrast(image: Array, source: Array) -> Array:
         return xp.mean(x, axis=(-3, -2), keepdims=True)
 
     def products(image: Array, source: Array) -> Array:
-        """(..., 2, 1, 1): the blurred source against the image and against itself."""
+        """(..., 2, 1, 1): the blurred source's products with the blurred image and with itself."""
         low, wanted = (_blurred(x - mean(x), 2) for x in (image, source))
         return xp.concatenate([xp.sum(x * wanted, axis=(-3, -2), keepdims=True) for x in (low, wanted)], axis=-3)
 
@@ -76,14 +76,14 @@ COLOR_FIXES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _by_channel(function: Callable[[Array, Array], Array], image: Array, source: Array) -> Array:
-    """`function` of one channel of both after the other: a third of the memory."""
+    """Applies `function` to one channel at a time, which takes a third of the memory."""
     xp = image.__array_namespace__()
     channels = [slice(i, i + 1) for i in range(image.shape[-1])]
     return xp.concatenate([function(image[..., i], source[..., i]) for i in channels], axis=-1)
 
 
 def _mean_and_std(image: Array) -> tuple[Array, Array]:
-    """(..., 1, 1, C) each."""
+    """The mean and standard deviation of each channel, (..., 1, 1, C) each."""
     xp = image.__array_namespace__()
     freedom = 1 if image.shape[-3] * image.shape[-2] > 1 else 0
     variance = xp.var(image, axis=(-3, -2), keepdims=True, ddof=freedom)
@@ -97,7 +97,7 @@ def _blurred(image: Array, levels: int) -> Array:
 
 
 def _blur(image: Array, axis: int, radius: int) -> Array:
-    """[1 2 1] / 4 with taps `radius` apart along one axis; the border pixel repeated however far a tap reaches."""
+    """Blurs along one axis by [1 2 1] / 4 with taps `radius` pixels apart, repeating the border pixel."""
     xp = image.__array_namespace__()
     size = image.shape[axis]
     position = xp.arange(size)

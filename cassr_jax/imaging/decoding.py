@@ -1,4 +1,4 @@
-"""Pillow, strict and quiet, with every way in which it fails made one error."""
+"""Decoding with Pillow, strictly and quietly; every failure becomes the same kind of error."""
 
 import contextlib
 import os
@@ -10,15 +10,16 @@ from PIL import ImageFile, UnidentifiedImageError
 
 from cassr_jax.errors import InputError
 
-MAX_INPUT_PIXELS = 2**26  # 67 million; read from the header, before a byte of the picture is decoded
+MAX_INPUT_PIXELS = 2**26  # 67 million; checked against the header, before any pixel is decoded
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
-"""What Pillow may open. Not all it can: its EPS reader starts another program, others guess without a signature."""
+"""The formats Pillow may open. Others are left out: its EPS reader starts a program, and some readers only guess."""
 
 
 def check_size(name: str | os.PathLike[str], width: int, height: int) -> None:
-    """
+    """Checks a picture's size before it is decoded.
+
     Raises:
-        InputError: a picture of that size has no pixels, or more than MAX_INPUT_PIXELS.
+        InputError: it has no pixels, or more than MAX_INPUT_PIXELS.
     """
     if width * height > MAX_INPUT_PIXELS:
         raise InputError(
@@ -29,11 +30,11 @@ def check_size(name: str | os.PathLike[str], width: int, height: int) -> None:
 
 
 class _StrictAndQuiet:
-    """While anyone is inside: Pillow refuses what is cut short, and warns of nothing.
+    """A context in which Pillow refuses truncated files and gives no warnings.
 
-    Other libraries are fond of switching `LOAD_TRUNCATED_IMAGES` on, which fills a missing half with grey; Pillow's
-    warnings are of sizes, which are checked here, and of metadata, which are not used. Both switches are the process's,
-    so of several threads the first one in sets them and the last one out restores them.
+    Some libraries switch `LOAD_TRUNCATED_IMAGES` on, which fills the missing part with grey. Pillow's warnings concern
+    sizes, which are checked here, and metadata, which are not used. Both settings belong to the whole process, so the
+    first thread to enter sets them and the last to leave restores them.
     """
 
     def __init__(self) -> None:
@@ -63,12 +64,12 @@ _strict_and_quiet = _StrictAndQuiet()
 
 @contextlib.contextmanager
 def strictly(name: str | os.PathLike[str]) -> Iterator[None]:
-    """A block that decodes `name`, strictly and quietly.
+    """A context for decoding `name`, strictly and quietly.
 
-    A damaged file makes a decoder raise nearly any built-in exception, so all of them become one.
+    A damaged file makes a decoder raise nearly any built-in exception, so all of them become an InputError.
 
     Raises:
-        InputError: the block raised anything but a lack of memory.
+        InputError: the block raised anything but MemoryError.
     """
     try:
         with _strict_and_quiet:

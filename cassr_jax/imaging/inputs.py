@@ -1,4 +1,4 @@
-"""Which pictures a command line means, and which output each one gets."""
+"""The pictures that a command line names, and the output of each."""
 
 import os
 from collections import Counter
@@ -33,7 +33,7 @@ READABLE_SUFFIXES = frozenset(
         ".j2k",
     ]
 )
-# Not read here, yet a person who has them must hear of it rather than miss them in the output.
+# Pictures that cannot be read here. They are reported, so that nobody finds them missing from the output later.
 OTHER_SUFFIXES = frozenset(
     [
         ".heic",
@@ -84,11 +84,11 @@ OTHER_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Input:
-    """A picture to read, and where below the output folder its results go: `output / f"{stem}.png"`.
+    """A picture to read, and where its result goes: `output / f"{stem}.png"`.
 
     Attributes:
         path: the file.
-        stem: relative, without suffix, may hold sub-folders ("holiday/beach").
+        stem: a relative path without suffix, possibly with sub-folders ("holiday/beach").
     """
 
     path: Path
@@ -97,12 +97,12 @@ class Input:
 
 @dataclass(frozen=True)
 class Found:
-    """What files and folders stand for.
+    """What was found among the given files and folders.
 
     Attributes:
-        pictures: in a fixed order, no two with the same stem.
-        passed_over: files of the folders whose names end like those of pictures in formats that are not read.
-        unreadable: for each folder that cannot be read, its name and why.
+        pictures: the pictures in a fixed order, each with a stem of its own.
+        passed_over: pictures in the folders whose formats cannot be read, judged by their names.
+        unreadable: a line for each folder that cannot be read, saying why.
     """
 
     pictures: list[Input]
@@ -111,19 +111,19 @@ class Found:
 
 
 def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[str] | None = None) -> Found:
-    """The pictures that files and folders stand for.
+    """The pictures in the given files and folders.
 
-    A file is taken whatever its name. A folder is searched with all its sub-folders, links to folders too, for names
-    that end like a picture's; hidden files and everything else in it is passed over. A file met twice counts once.
+    A file is accepted whatever its name. A folder and its sub-folders, including linked ones, are searched for names
+    with a picture's suffix; hidden files and everything else are ignored. A file found twice counts once.
 
-    The stem is the name below the given folder without its suffix. Where two would share one (a.jpg and a.png, or the
-    same name on a file system that ignores case) they keep the suffix (a_jpg, a_png); where that is not enough (x/a.png
-    and y/a.png from folders x and y) the given folder's name goes before it (x/a); then a number follows.
+    The stem is the path below the given folder without its suffix. Pictures that would share a stem (a.jpg and a.png,
+    or names that differ only in case) keep their suffix (a_jpg, a_png). If they still clash (x/a.png and y/a.png from
+    folders x and y), the given folder's name is put in front (x/a); in the end they are numbered.
 
     Args:
         inputs: files and folders.
-        exclude: a folder not to search, the output folder, so that a second run does not take up the first one's
-            results. An input that is this folder itself is searched all the same.
+        exclude: a folder not to search. Passing the output folder keeps a second run from restoring the results of the
+            first. An input that is this very folder is searched all the same.
 
     Raises:
         InputError: an input does not exist, is neither file nor folder, or no picture was found.
@@ -135,7 +135,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
         check_local(text, "an input")
         given = Path(text)
         if not text:
-            raise InputError("an input is the empty text, expected the name of a file or folder")
+            raise InputError("an input is empty, expected the name of a file or folder")
         if given.is_dir():
             files = list(_files_below(given, exclude, unreadable))
             pictures = [path for path in files if path.suffix.lower() in READABLE_SUFFIXES]
@@ -148,9 +148,9 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
         elif given.is_file():
             found.setdefault(given.resolve(), (given, Path(given.name), _named(given).parent.name))
         elif given.exists():
-            raise InputError(f"{given}: neither a file nor a folder")
+            raise InputError(f"{given}: is neither a file nor a folder, expected picture files or folders")
         else:
-            raise InputError(f"{given}: no such file or folder")
+            raise InputError(f"{given}: no such file or folder, expected picture files or folders")
     if not found:
         raise InputError("no input given, expected picture files or folders")
     stems = _distinct([_candidates(below, folder) for _, below, folder in found.values()])
@@ -159,7 +159,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
 
 
 def _named(path: Path) -> Path:
-    """The absolute path under the names that were given: a link's target may be called after a hash."""
+    """The absolute path with links kept: a link's target may have a meaningless name."""
     return Path(os.path.abspath(path))
 
 
@@ -183,12 +183,12 @@ def _no_picture(others: Sequence[Path]) -> str:
 def _candidates(below: Path, folder: str) -> list[str]:
     plain = below.with_suffix("").as_posix()
     with_suffix = plain + below.suffix.replace(".", "_")
-    folder = folder or "root"  # the root folder has no name, and a name that begins with a slash would lead out
+    folder = folder or "root"  # the root folder has no name, and a leading slash would leave the output folder
     return [plain, with_suffix, f"{folder}/{plain}", f"{folder}/{with_suffix}"]
 
 
 def _distinct(candidates: list[list[str]]) -> list[str]:
-    """For each input the first of its candidates that no other input wants at the same level, numbered at the end."""
+    """The first candidate of each input that no other input claims at the same level; remaining clashes get numbers."""
     level = [0] * len(candidates)
     while True:
         stems = [names[at] for names, at in zip(candidates, level, strict=True)]

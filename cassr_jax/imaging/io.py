@@ -1,6 +1,6 @@
-"""Pictures in and out: any file a person has becomes 8-bit RGB plus alpha, and what is written is whole or not there.
+"""Reading and writing pictures: every format becomes 8-bit RGB plus alpha, and files are written whole or not at all.
 
-No JAX here, so that a script can name every unreadable file before it pays for loading networks.
+This module does without JAX, so a script can report unreadable files before it loads any networks.
 """
 
 import io
@@ -39,7 +39,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture of each EXIF orientation upright; 1 and anything unknown is upright already."""
+"""The transpose that turns a picture of each EXIF orientation upright; 1 and unknown values need none."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Picture:
     """One still picture, upright (its EXIF orientation applied).
 
     Attributes:
-        rgb: (H, W, 3) uint8. Where alpha is 0 the colour is whatever the file held: see `opaque`.
-        alpha: (H, W) uint8, or None for a picture that has none.
-        icc: the colour profile of `rgb`, written back with the result; None stands for sRGB.
-        format: Pillow's name of the file's format ("PNG"), None for a picture from memory.
-        frames: how many frames or pages the source has; only the first (or current) one is here.
-        warnings: a line for each thing of the file that is lost.
+        rgb: (H, W, 3) uint8. Where alpha is 0 the colour is whatever the file holds: see `opaque`.
+        alpha: (H, W) uint8, or None for a picture without alpha.
+        icc: the colour profile of `rgb`, saved with the result; None means sRGB.
+        format: Pillow's name for the file's format ("PNG"), None for a picture from memory.
+        frames: the number of frames or pages in the source, of which this is the first (or current) one.
+        warnings: a line for each property of the file that is lost.
     """
 
     rgb: np.ndarray
@@ -64,11 +64,11 @@ class Picture:
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
-    """The picture in a file, its first frame if it is an animation (`frames` then tells how many there are).
+    """The picture in a file; of an animation, the first frame (`frames` is their number).
 
     Raises:
-        InputError: the file is missing, empty, no picture, of a refused format, a camera's raw file, cut short, or
-            larger than MAX_INPUT_PIXELS.
+        InputError: the file is missing, empty, cut short, larger than MAX_INPUT_PIXELS, a camera's raw file, or not a
+            picture in a supported format.
     """
     path = Path(path)
     try:
@@ -102,13 +102,13 @@ def _decoded(data: bytes, path: Path) -> Picture:
 def from_pil(image: Image.Image, name: str = "") -> Picture:
     """The current frame of an open Pillow image, of any mode but LAB.
 
-    32-bit and floating-point samples are taken for 8 or 16 bits, or 0 to 1, by their largest value.
+    The largest value of 32-bit and floating-point samples decides whether they count as 8 bits, 16 bits or 0 to 1.
 
     Args:
-        name: what to call it in an error; by default its file name, if it has one.
+        name: the picture's name in errors; by default its file name, if it has one.
 
     Raises:
-        InputError: it is cut short, too large, or its samples have no agreed range.
+        InputError: the image is cut short or too large, or its samples have no agreed range.
     """
     name = name or str(getattr(image, "filename", "") or "picture")
     with strictly(name):
@@ -119,7 +119,7 @@ def from_array(image: np.ndarray) -> Picture:
     """A picture from a uint8 array: (H, W) or (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB, (H, W, 4) RGBA.
 
     Raises:
-        InputError: another type or shape.
+        InputError: the array has another type or shape.
     """
     if not hasattr(image, "__array__"):
         raise InputError(f"the picture is of type {type(image).__name__}, expected a PIL image or a uint8 array")
@@ -144,12 +144,12 @@ def from_array(image: np.ndarray) -> Picture:
 
 
 def to_array(picture: Picture) -> np.ndarray:
-    """(H, W, 3) uint8, or (H, W, 4) where there is an alpha."""
+    """The picture as uint8 (H, W, 3), or (H, W, 4) if it has an alpha."""
     return picture.rgb if picture.alpha is None else np.dstack([picture.rgb, picture.alpha])
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """RGB, or RGBA where there is an alpha; the colour profile goes along as `info["icc_profile"]`."""
+    """The picture as a Pillow image, RGB or RGBA; `info["icc_profile"]` is its colour profile."""
     image = Image.fromarray(to_array(picture))
     if picture.icc is not None:
         image.info["icc_profile"] = picture.icc
@@ -157,12 +157,12 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def opaque(picture: Picture) -> np.ndarray:
-    """(H, W, 3) uint8: the colours as they show, for whoever reads no alpha; see `alpha.shown`."""
+    """The colours for a network that sees no alpha, (H, W, 3) uint8; see `alpha.shown`."""
     return picture.rgb if picture.alpha is None else shown(picture.rgb, picture.alpha)
 
 
 def with_rgb(picture: Picture, rgb: np.ndarray) -> Picture:
-    """The picture with `rgb` (H, W, 3) uint8, made of `opaque(picture)`, for its colours; see `alpha.beside`."""
+    """The picture with new colours `rgb` (H, W, 3) uint8, made from `opaque(picture)`; see `alpha.beside`."""
     if picture.alpha is None:
         return replace(picture, rgb=rgb)
     colors, enlarged = beside(picture.alpha, picture.rgb, rgb)
@@ -180,8 +180,8 @@ def upscale(image: Kind, restore: Restore) -> Kind:
     """Restores a picture of any kind and returns the same kind: Pillow image, uint8 array or Picture.
 
     Args:
-        image: as `from_pil` or `from_array` take it; grey comes back as RGB, alpha is kept.
-        restore: enlarges the colours; never sees the alpha, nor a colour hidden under it.
+        image: anything that `from_pil` or `from_array` takes; grey comes back as RGB, alpha is kept.
+        restore: enlarges the colours; it never sees the alpha, nor a colour hidden under it.
     """
     picture, back = as_picture(image)
     return back(with_rgb(picture, restore(opaque(picture))))
@@ -201,15 +201,15 @@ def as_picture(image: Kind) -> tuple[Picture, Callable[[Picture], Kind]]:
 
 
 def side_by_side(images: list[np.ndarray]) -> np.ndarray:
-    """uint8 (H, W, 3) pictures of one height in a row, left to right."""
+    """Pictures of equal height, uint8 (H, W, 3), joined from left to right."""
     return np.concatenate(images, axis=1)
 
 
 def check_writable(path: str | os.PathLike[str], height: int, width: int, alpha: np.ndarray | None = None) -> str:
-    """Pillow's name of the format that `path`'s suffix asks for, if that format can hold such a picture.
+    """Pillow's name for the format that the suffix of `path` means, once it is known to hold the picture.
 
     Raises:
-        InputError: an unknown suffix, a side above what the format allows, or transparency in JPEG.
+        InputError: the suffix is unknown, a side is longer than the format allows, or JPEG would lose transparency.
     """
     suffix = Path(path).suffix
     if suffix.lower() not in OUTPUT_FORMATS:
@@ -225,12 +225,12 @@ def check_writable(path: str | os.PathLike[str], height: int, width: int, alpha:
 
 
 def write(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Writes PNG, JPEG (quality 95, full colour) or WebP (quality 95), by the path's suffix; makes its folder.
+    """Writes PNG, JPEG (quality 95, full colour) or WebP (quality 95), by the path's suffix; creates its folder.
 
-    The file appears whole or not at all: it is written beside its place and moved there.
+    The file appears whole or not at all: it is written under another name and then moved.
 
     Raises:
-        InputError: as `check_writable`, or the file system refuses.
+        InputError: the format cannot hold the picture (see `check_writable`), or the file cannot be written.
     """
     path = Path(path)
     height, width = picture.rgb.shape[:2]
@@ -241,12 +241,12 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
 
 
 def _settled(image: Image.Image, name: str, frames: int | None = None) -> Picture:
-    """The current frame, decoded, upright, its colours settled; Pillow counts the frames unless they are given."""
+    """The current frame, decoded, upright, in the colours it is worked on; Pillow counts the frames by default."""
     check_size(name, image.width, image.height)
     stored = raw_mode(image)
     image.load()
     format, counted = image.format, frames or getattr(image, "n_frames", 1)
-    if format == "MPO":  # a phone's photograph with previews behind it, a still to everyone
+    if format == "MPO":  # a phone's photograph followed by previews, which everyone regards as a still
         format, counted = "JPEG", 1
     image = _upright(image)
     rgb, alpha = rgb_and_alpha(image, stored, name)
@@ -257,6 +257,6 @@ def _settled(image: Image.Image, name: str, frames: int | None = None) -> Pictur
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # metadata too damaged to parse says nothing about the pixels
+    except Exception:  # damaged metadata say nothing about the pixels
         turn = None
     return image if turn is None else image.transpose(turn)

@@ -1,4 +1,4 @@
-"""JPEG files that lack no pixel, yet their end."""
+"""JPEG files that lack their end marker but no pixels."""
 
 import io
 
@@ -8,10 +8,10 @@ SIGNATURE = b"\xff\xd8\xff"
 
 
 def with_end(jpeg: bytes) -> bytes | None:
-    """A JPEG whose end marker is missing, or written over by something else, with the marker; None if more is missing.
+    """The file with its missing or overwritten end marker restored; None if more than the marker is missing.
 
-    Two copies go on after the picture's last byte with complementary bits. The decoded pictures are equal only if no
-    pixel depends on those.
+    Two copies are extended with complementary bits after the picture's last byte. They decode to equal pictures only
+    if no pixel depends on those bits.
     """
     scans, end = _scans(jpeg)
     if end is None or not scans:
@@ -25,9 +25,9 @@ def with_end(jpeg: bytes) -> bytes | None:
 
 
 def _scans(jpeg: bytes) -> tuple[list[tuple[int, int]], int | None]:
-    """Where the headers of a JPEG's scans lie, and where the last one's samples end; None if the end marker is there.
+    """Where the scans' headers lie, and where the samples of the last scan end; None if the end marker is there.
 
-    The file may be damaged anywhere: what is no marker ends the search.
+    The file may be damaged anywhere, so the search ends at the first bytes that are not a marker.
     """
     at, scans, end = 2, [], None
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
@@ -45,7 +45,7 @@ def _scans(jpeg: bytes) -> tuple[list[tuple[int, int]], int | None]:
 
 
 def _end_of_samples(jpeg: bytes, at: int) -> int:
-    """Where the next marker stands that is none of those within samples: escaped 255, restarts."""
+    """Where the next marker is that ends the samples; an escaped 255 and a restart marker do not."""
     while (at := jpeg.find(b"\xff", at)) >= 0:
         following = jpeg[at + 1 : at + 2]
         if following != b"\0" and not b"\xd0" <= following <= b"\xd7":

@@ -1,9 +1,9 @@
-"""`manifest.json` beside the results: which picture became which file, with what settings.
+"""`manifest.json` beside the results: which picture became which file, with which settings.
 
-It is what lets a second run skip finished pictures without taking one picture's result for another's, and keeps any run
-from overwriting a file that is not its own. While runs are under way, what they add stands in `manifest.jsonl`, a line
-for an entry, so that a picture costs as little in a folder of many as in one of few, and a run that is killed loses at
-most the line that it was writing. Several runs may share a folder.
+It lets a second run skip finished pictures without mistaking one picture's result for another's, and keeps a run from
+overwriting files that are not its own. A run under way appends its entries to `manifest.jsonl`, one line each, so an
+entry costs little even in a large folder, and a killed run loses at most the line it was writing. Several runs may
+share a folder.
 """
 
 import hashlib
@@ -21,24 +21,24 @@ from cassr_jax.locks import Owner, taking_turns
 NAME = "manifest.json"
 JOURNAL = "manifest.jsonl"
 VERSION = 1
-LONGEST_NAME = 255  # bytes in a file's name, on every common file system
+LONGEST_NAME = 255  # bytes, the limit on every common file system
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture.
+    """The manifest's record of one picture.
 
     Attributes:
-        input: the file's real path.
+        input: the picture's real path.
         sha256: the digest of its content.
         outputs: kind ("result", "reference", "compare") -> file, relative to the output folder.
-        settings: everything that decides the pixels, the seed and the weights among it.
+        settings: everything that decides the pixels, including the seed and the weights.
         status: "pending", "done" or "failed".
         error: why it failed.
         seconds: how long it took.
-        written: kind -> digest of the file's content, once it is done.
-        run: who works on it, the fields of an `Owner`.
-        earlier: files that earlier runs wrote of the same picture, and that are in no output of this one.
+        written: kind -> digest of the written file's content, once the picture is done.
+        run: the run that works on it, as the fields of an `Owner`.
+        earlier: files that earlier runs wrote for the same picture and that this entry's outputs do not include.
     """
 
     input: str
@@ -53,23 +53,23 @@ class Entry:
     earlier: list[str] = field(default_factory=list)
 
     def same_picture(self, other: "Entry") -> bool:
-        """By path, since a picture may have been edited, or by content, since it may have been moved."""
+        """Whether both have the same path (the picture may have been edited) or content (it may have been moved)."""
         return self.input == other.input or self.sha256 == other.sha256
 
 
 class Manifest:
-    """The entries of one output folder, by the result's file. Every change reaches the disk at once."""
+    """The entries of one output folder, by result file. Every change is written to disk at once."""
 
     def __init__(self, folder: Path, program: str = "sample.py"):
-        """Reads what the folder has.
+        """Reads the folder's manifest, if it has one.
 
         Raises:
-            InputError: its manifest is damaged or of another program.
+            InputError: the manifest is damaged or belongs to another program.
         """
         self.folder, self.path, self.journal = folder, folder / NAME, folder / JOURNAL
         self._run = asdict(Owner.this(program))
         self.entries: dict[str, Entry] = {}
-        self._owners: dict[str, Entry] = {}  # by any of its files, as a file system sees them that ignores case
+        self._owners: dict[str, Entry] = {}  # by each file's name, ignoring case as some file systems do
         if self.path.exists() or self.journal.exists():
             with taking_turns(self.path):  # another run may be moving the journal into the manifest
                 self._read()
@@ -84,10 +84,10 @@ class Manifest:
             self._append(entries)
 
     def claim(self, wanted: Sequence[Entry]) -> list[str | None]:
-        """Makes the files of each entry this run's, unless they are somebody else's.
+        """Claims the files of each entry for this run, unless they belong to another.
 
         Returns:
-            For each entry why it may not be written, or None if it may.
+            For each entry, the reason why it may not be written, or None if it may.
 
         Raises:
             InputError: the journal cannot be written, or another run has damaged the manifest.
@@ -105,10 +105,10 @@ class Manifest:
         return reasons
 
     def compact(self) -> None:
-        """Moves the journal, other runs' entries too, into `manifest.json`.
+        """Moves the journal, including other runs' entries, into `manifest.json`.
 
         Raises:
-            InputError: it cannot be written; then the journal stays.
+            InputError: the manifest cannot be written; the journal is kept.
         """
         with taking_turns(self.path):
             self._read()
@@ -123,7 +123,7 @@ class Manifest:
         return replace(entry, status="done", seconds=round(seconds, 2), written=written)
 
     def finished(self, wanted: Entry) -> bool:
-        """Whether this very picture was restored with these very settings, and each file is as it was written."""
+        """Whether the same picture was restored with the same settings, and its files are unchanged."""
         entry = self.entries.get(wanted.outputs["result"])
         if entry is None or entry.status != "done":
             return False
@@ -134,10 +134,10 @@ class Manifest:
         )
 
     def place(self, file: str) -> Path:
-        """Where a file of the output folder lies.
+        """The path of a file in the output folder.
 
         Raises:
-            InputError: that is outside the folder, through a link or by its name, or a name is too long.
+            InputError: its name or a link leads outside the folder, or a name is too long.
         """
         path = self.folder / file
         if not path.parent.resolve().is_relative_to(self.folder.resolve()):
@@ -176,7 +176,7 @@ class Manifest:
         return entry.run is not None and all(entry.run[name] == self._run[name] for name in ("host", "process"))
 
     def _with_earlier(self, entry: Entry) -> Entry:
-        """The entry with the files that earlier runs wrote of the same picture: they stay this program's own."""
+        """The entry with the files that earlier runs wrote for the same picture, which still belong to this program."""
         before = self.entries.get(entry.outputs["result"])
         if before is None or not before.same_picture(entry):
             return entry
@@ -222,7 +222,7 @@ class Manifest:
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file's content, hexadecimal.
+    """The SHA-256 of a file's content, in hexadecimal.
 
     Raises:
         InputError: it cannot be read.
@@ -239,7 +239,7 @@ def _entry(line: bytes) -> Entry:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether a line of the journal was written to its end: JSON that is cut is no JSON."""
+    """Whether a line of the journal was written to its end: truncated JSON does not parse."""
     try:
         json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How much memory a picture needs, known before any work."""
+"""The memory a picture needs, estimated before any work starts."""
 
 import os
 from contextlib import suppress
@@ -7,18 +7,18 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 
 COPIES = 20
-"""How many pictures of the output's size, in float32 RGB, are held at once; `tests/end_to_end` measures it."""
+"""How many float32 RGB pictures of the output's size are held at once; `tests/end_to_end` measures it."""
 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
 def need(height: int, width: int) -> int:
-    """Bytes for a picture of that size of output, besides the networks."""
+    """The bytes that an output of that size needs, besides the networks."""
     return COPIES * 3 * 4 * height * width
 
 
 def installed() -> int | None:
-    """Bytes that this machine has, or that its container may use; None where the system does not say."""
+    """The bytes of memory in this machine, or allowed to its container; None if the system does not say."""
     found = [int(text) for text in map(_text, LIMITS) if text.isdecimal()]
     with suppress(AttributeError, ValueError, OSError):  # not every system has them
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -26,9 +26,10 @@ def installed() -> int | None:
 
 
 def check(height: int, width: int) -> None:
-    """
+    """Checks that there is memory for an output of that size.
+
     Raises:
-        InputError: a picture of that size of output needs more than the machine has.
+        InputError: it needs more than the machine has.
     """
     present = installed()
     if present is not None and need(height, width) > present:

@@ -1,4 +1,4 @@
-"""Colour profiles: what becomes of each, since the picture that is written is RGB."""
+"""Colour profiles: which are kept and which are converted, since results are always RGB."""
 
 import io
 from functools import lru_cache
@@ -7,27 +7,27 @@ import numpy as np
 from PIL import Image, ImageCms
 from PIL.ExifTags import IFD
 
-GREY, CMYK, RGB = b"GRAY", b"CMYK", b"RGB "  # how a profile names the colours that it describes
+GREY, CMYK, RGB = b"GRAY", b"CMYK", b"RGB "  # the colour spaces in a profile's header
 
 
 def colors_of(icc: bytes) -> bytes:
-    """GREY, CMYK, RGB or another name of four bytes."""
+    """The colour space that a profile describes: GREY, CMYK, RGB or another name of four bytes."""
     return icc[16:20]
 
 
 @lru_cache(maxsize=16)
 def grey_to_rgb(icc: bytes) -> np.ndarray | None:
-    """(256, 3) uint8: the sRGB colour of each grey of a profile; None if the profile is damaged."""
+    """The sRGB colour of each grey of a profile, (256, 3) uint8; None if the profile is damaged."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     converted = _converted(ramp, icc)
     return None if converted is None else np.asarray(converted)[0]
 
 
 def cmyk_to_rgb(image: Image.Image) -> Image.Image:
-    """By the embedded profile if there is a sound one, else by (1 - ink)(1 - black).
+    """Converts by the embedded profile if there is a sound one, otherwise by (1 - ink)(1 - black).
 
-    Pillow reads every four-channel JPEG as inverted, with the Adobe marker or without, and so does every common writer
-    store it; hence no picture turns into its negative.
+    Pillow takes every four-channel JPEG for inverted, with or without the Adobe marker. All common writers store them
+    inverted, so no picture turns into its negative.
     """
     icc = image.info.get("icc_profile")
     converted = _converted(image, icc) if isinstance(icc, bytes) and colors_of(icc) == CMYK else None
@@ -35,14 +35,14 @@ def cmyk_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def settle(rgb: np.ndarray, image: Image.Image) -> tuple[np.ndarray, bytes | None, list[str]]:
-    """Converts colours that RGB files cannot say, and keeps the profiles that they can.
+    """Converts colours whose profile an RGB file cannot carry, and keeps the profiles that it can.
 
     Args:
-        rgb: (H, W, 3) uint8, what was made of `image`; CMYK is converted already.
-        image: its mode says what the file holds, its `info` the profile.
+        rgb: (H, W, 3) uint8, the colours of `image`; CMYK is already converted.
+        image: its mode tells which colours the file holds, and its `info` holds the profile.
 
     Returns:
-        The colours, the profile that describes them (None for sRGB), and a line for each thing that is lost.
+        The colours, the profile that describes them (None for sRGB), and a line for each property that is lost.
     """
     icc = image.info.get("icc_profile")
     if not isinstance(icc, bytes) or not icc:
@@ -63,15 +63,15 @@ def settle(rgb: np.ndarray, image: Image.Image) -> tuple[np.ndarray, bytes | Non
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Whether a camera says so in the only way it can without a profile (DCF 2.0)."""
+    """Whether the EXIF marks the picture as Adobe RGB, as cameras do without a profile (DCF 2.0)."""
     try:
         return image.getexif().get_ifd(IFD.Interop).get(1) == "R03"
-    except Exception:  # metadata too damaged to parse says nothing about the pixels
+    except Exception:  # damaged metadata say nothing about the pixels
         return False
 
 
 def _converted(image: Image.Image, icc: bytes) -> Image.Image | None:
-    """In sRGB; None if the profile is damaged or of another kind."""
+    """The image in sRGB; None if the profile is damaged or of another kind."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -1,4 +1,4 @@
-"""The one way in which pictures are resized here, and how large they may become."""
+"""Resizing: the one way to do it in this package, and the largest size allowed."""
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """(height, width) after scaling, rounded, at least 1 px.
 
     Raises:
-        InputError: the scale is not a positive number, or the result has more than MAX_OUTPUT_PIXELS.
+        InputError: the scale is not a positive number, or the result has more pixels than MAX_OUTPUT_PIXELS.
     """
     if not 0 < scale < float("inf"):
         raise InputError(f"scale {scale}: expected a positive number")
@@ -26,17 +26,17 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes uint8 (h, w) or (h, w, 3) to size (height, width): the one upscaling that makes the LQ image.
+    """Resizes uint8 (h, w) or (h, w, 3) to size (height, width); the LQ image is made by this function.
 
-    Pillow's BICUBIC (a = -0.5, mirror-free borders, antialiased when it shrinks), which is what SeeSR, PASD, DiffBIR
-    and OSEDiff feed their networks; OpenCV's and torch's have a = -0.75 and overshoot more.
+    It is Pillow's BICUBIC (a = -0.5, no mirrored borders, antialiased when shrinking), which SeeSR, PASD, DiffBIR and
+    OSEDiff also use for their networks' input. OpenCV and torch have a = -0.75, which overshoots more.
     """
     height, width = size
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes float (h, w, C) to size (height, width) as `bicubic` does, without rounding."""
+    """Resizes float (h, w, C) to size (height, width) like `bicubic`, without rounding."""
     height, width = size
     if image.shape[:2] == (height, width):
         return image

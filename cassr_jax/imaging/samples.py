@@ -1,4 +1,4 @@
-"""Samples of any depth and meaning as 8-bit RGB and alpha."""
+"""Conversion of samples of any depth and meaning to 8-bit RGB and alpha."""
 
 import os
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ WHITE_IS_ZERO, SIGNED = 0, 2  # values of two of them
 
 @dataclass(frozen=True)
 class Meaning:
-    """What numbers mean that a decoder gives as they stand in the file.
+    """What the samples of a file mean, for a decoder that gives them unscaled.
 
     Attributes:
-        bits: of a sample in the file, None where only the array's type says it.
-        signed: whether negative samples can be stored, if `bits` is known.
-        white: the largest value that the file declares, None where it declares none.
+        bits: the bits of a sample, None if only the array's type tells.
+        signed: whether the type has negative samples, if `bits` is known.
+        white: the largest value that the file declares, None if it declares none.
         white_is_zero: whether 0 is white.
     """
 
@@ -33,7 +33,7 @@ class Meaning:
 
     @classmethod
     def of_tags(cls, tags: Mapping[int, Any]) -> "Meaning":
-        """From a TIFF's tags, by their numbers."""
+        """The meaning that a TIFF's tags, by number, give its samples."""
         return cls(
             bits=_first(tags.get(BITS_PER_SAMPLE)),
             signed=_first(tags.get(SAMPLE_FORMAT)) == SIGNED,
@@ -43,11 +43,10 @@ class Meaning:
 
 
 def to_8_bits(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) -> np.ndarray:
-    """uint8 of the shape of `samples`, which are of any integer or floating type.
+    """Samples of any integer or floating type as uint8 of the same shape.
 
     Raises:
-        InputError: negative, infinite or undefined samples, or a type whose range nobody agreed on with values beyond
-            those of 8 and 16 bits.
+        InputError: a sample is negative, infinite or NaN, or exceeds 8 and 16 bits in a type without an agreed range.
     """
     white = _white(samples, meaning, name)
     if samples.dtype.kind == "u" and samples.dtype.itemsize <= 2:
@@ -58,15 +57,15 @@ def to_8_bits(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str
 
 
 def rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """(H, W, 3) and (H, W) or None, uint8.
+    """The colours (H, W, 3) and alpha (H, W) or None of an image, uint8.
 
     Args:
-        image: of any mode but LAB and HSV's kin, which have no agreed range.
-        raw_mode: how the file stores its samples, from `raw_mode`.
-        name: what to call it in an error.
+        image: an image of any mode but LAB and its relatives, which have no agreed range.
+        raw_mode: how the file stores its samples, from the function `raw_mode`.
+        name: the picture's name in errors.
 
     Raises:
-        InputError: samples have no agreed range.
+        InputError: the samples have no agreed range.
     """
     transparent = image.info.get("transparency")
     if image.mode.startswith("I") or image.mode == "F":
@@ -78,7 +77,7 @@ def rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndar
     if image.mode in ("L", "RGB") and transparent is not None:
         image.info["transparency"] = _in_8_bits(transparent, raw_mode)
     if image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image  # Pillow goes no shorter way
+        straight = image.convert("LA") if image.mode == "La" else image  # Pillow has no direct conversion
         rgba = np.array(straight.convert("RGBA"))
         return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
     if image.mode == "CMYK":
@@ -87,7 +86,7 @@ def rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndar
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the file stores its samples ("RGB;16B", "YCCK"); "" where Pillow does not tell, as for an image in memory."""
+    """How the file stores its samples ("RGB;16B", "YCCK"); "" if Pillow does not tell, as for an image in memory."""
     if _is_unmarked_ycck(image):
         return "YCCK"
     args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else ""
@@ -103,14 +102,14 @@ def _meaning(image: Image.Image) -> Meaning:
 
 
 def _white(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) -> int:
-    """The value that is white, or black where white is zero."""
+    """The sample value of white, or of black if white is zero."""
     least, most = samples.min(), samples.max()
     bits = meaning.bits or 8 * samples.dtype.itemsize
     found = f"{name}: {bits}-bit samples from {least:g} to {most:g}"
     if not (np.isfinite(least) and np.isfinite(most) and least >= 0):  # NaN is not >= 0 either
         raise InputError(f"{found}, expected numbers from 0; save it with 8 or 16 bits")
-    # A declared maximum that is no power of two less one is a statistic, of which the standard says that it must not
-    # change how a picture looks.
+    # A declared maximum other than a power of two minus one is a statistic. The standard forbids that to change how a
+    # picture looks.
     if meaning.white is not None and meaning.white & (meaning.white + 1) == 0 and max(most, 1) <= meaning.white:
         return meaning.white
     real = samples.dtype.kind == "f"
@@ -122,7 +121,7 @@ def _white(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) 
     whole = 2 ** (bits - signed) - 1
     if not real and most > whole // 2:
         return whole
-    # Wider types are most often containers for 8 or 16 bits.
+    # Wider types usually contain 8 or 16 bits.
     if not real or np.array_equal(samples, np.rint(samples)):
         for white in (2**8 - 1, 2**16 - 1):
             if most <= white:
@@ -132,19 +131,19 @@ def _white(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) 
 
 
 def _scaled(samples: np.ndarray, white: int) -> np.ndarray:
-    """Rounded, and cut at 255, which only the places of a table that no sample takes exceed."""
+    """Samples scaled to 255, rounded and clipped; only unused places of a lookup table exceed 255."""
     return np.minimum(np.rint(samples * np.float32(255 / white)), 255).astype(np.uint8)
 
 
 def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple[int, ...]:
-    """A PNG's transparent colour, which Pillow leaves in the file's own bits, scaled as Pillow scales the samples."""
+    """A PNG's transparent colour, scaled as Pillow scales the samples: Pillow leaves it in the file's own bits."""
     if isinstance(transparent, tuple):
         return tuple(value >> 8 for value in transparent) if "16" in raw_mode else transparent
     return transparent * {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if isinstance(transparent, int) else transparent
 
 
 def _is_unmarked_ycck(image: Image.Image) -> bool:
-    """A JPEG of four channels with no Adobe marker to say whether they are CMYK or YCCK, subsampled as only YCCK is."""
+    """Whether a JPEG without Adobe marker is YCCK: four channels, subsampled as CMYK never is."""
     if image.format != "JPEG" or image.mode != "CMYK" or "adobe" in image.info:
         return False
     samples = [horizontal * vertical for _, horizontal, vertical, _ in getattr(image, "layer", [])]
@@ -152,7 +151,7 @@ def _is_unmarked_ycck(image: Image.Image) -> bool:
 
 
 def _inks(image: Image.Image) -> Image.Image:
-    """The CMYK of a YCCK picture: the decoder took brightness and two colour differences for ink and inverted them."""
+    """The CMYK of a YCCK picture, whose brightness and colour differences the decoder inverted as if they were ink."""
     *inverted, black = image.split()
     inks = Image.merge("YCbCr", [ImageChops.invert(channel) for channel in inverted]).convert("RGB")
     mixed = Image.merge("CMYK", (*inks.split(), black))

@@ -1,4 +1,4 @@
-"""What stands in a file beside its pixels: read where it says something of them, and no reason to refuse a picture."""
+"""The metadata of a file: used where they describe the pixels, and no reason to refuse a picture where damaged."""
 
 import struct
 import zlib
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # those that Pillow needs besides the critical ones
+PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # chunks that Pillow needs besides the critical ones
 LARGEST_PROFILE = 2**26  # bytes, unpacked
-WEBP_METADATA = 0x0C  # the features of a file that say that it has EXIF or XMP
+WEBP_METADATA = 0x0C  # the feature bits for EXIF and XMP
 SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 SRGB_GAMMA = 45455
-# Codes of ITU-T H.273 that mean sRGB, nearly sRGB, or nothing.
+# Codes of ITU-T H.273 for sRGB, nearly sRGB, or unspecified colours.
 PRIMARIES, TRANSFERS = (1, 2), (1, 2, 6, 13, 14, 15)
 NOT_SRGB = "its colours are not sRGB ({}) and are taken for it"
 
@@ -24,11 +24,12 @@ class Chunk(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """
+    """A file prepared for decoding, and what its metadata say.
+
     Attributes:
-        data: the file, with nothing in it that a decoder could refuse without need.
-        icc: a colour profile that Pillow does not see.
-        warnings: a line for each thing that is lost.
+        data: the file without damaged metadata that a decoder would refuse.
+        icc: a colour profile that Pillow does not find.
+        warnings: a line for each property that is lost.
     """
 
     data: bytes
@@ -37,7 +38,7 @@ class Sides(NamedTuple):
 
 
 def sides(data: bytes) -> Sides:
-    """Of a file of any format."""
+    """Reads and mends the metadata of a file of any format."""
     if data.startswith(PNG_SIGNATURE):
         return _of_png(data)
     if data[4:12] == b"jP  \r\n\x87\n":
@@ -65,7 +66,7 @@ def _of_png(data: bytes) -> Sides:
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
-    """A PNG's chunks up to its end, the last of them perhaps cut."""
+    """A PNG's chunks up to its end; the last one may be cut short."""
     at = len(PNG_SIGNATURE)
     while at < len(data):
         (length,) = struct.unpack(">I", data[at : at + 4].rjust(4, b"\xff"))
@@ -79,7 +80,7 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def _png_colors(chunks: dict[bytes, bytes]) -> tuple[bytes | None, list[str]]:
-    """The profile, and what is lost, by the standard's order of precedence."""
+    """The profile and the warnings, by the standard's order of precedence."""
     if (codes := chunks.get(b"cICP")) is not None and len(codes) == 4:
         return None, _of_codes(codes[0], codes[1])
     if (profile := chunks.get(b"iCCP")) is not None:
@@ -112,13 +113,13 @@ def _of_codes(primaries: int, transfer: int) -> list[str]:
 
 def _of_jpeg2000(data: bytes) -> Sides:
     for start, end in _boxes(data, 0, len(data), (b"jp2h", b"colr")):
-        if data[start] in (2, 3) and end > start + 3:  # a profile, of a restricted kind or of any
+        if data[start] in (2, 3) and end > start + 3:  # a profile, restricted or not
             return Sides(data, data[start + 3 : end])
     return Sides(data)
 
 
 def _of_webp(data: bytes) -> Sides:
-    """Without the metadata behind the pixels, if they are cut."""
+    """The file without the metadata after the pixels, if those are cut short."""
     at = 12
     while at + 8 <= len(data):
         name, end = data[at : at + 4], at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
@@ -134,13 +135,13 @@ def _of_webp(data: bytes) -> Sides:
 def _of_avif(data: bytes) -> Sides:
     found = [data[start:end] for start, end in _boxes(data, 0, len(data), (b"meta", b"iprp", b"ipco", b"colr"))]
     codes = [struct.unpack(">HH", body[4:8]) for body in found if body[:4] == b"nclx" and len(body) >= 8]
-    if not codes or any(body[:4] in (b"prof", b"rICC") for body in found):  # a profile goes before
+    if not codes or any(body[:4] in (b"prof", b"rICC") for body in found):  # a profile takes precedence
         return Sides(data)
     return Sides(data, None, tuple(_of_codes(*codes[0])))
 
 
 def _boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
-    """Where the contents of the boxes at `path` lie (ISO 14496-12; JPEG 2000 has the same)."""
+    """The ranges of the contents of the boxes at `path` (ISO 14496-12; JPEG 2000 has the same boxes)."""
     while start + 8 <= end:
         size, header = int.from_bytes(data[start : start + 4], "big"), 8
         if size == 1:

@@ -1,7 +1,7 @@
-"""TIFF files: which of their pages is the photograph, and samples that Pillow does not decode as they are.
+"""TIFF files: the page that is the photograph, and samples that Pillow does not decode correctly.
 
-Pillow decodes samples of up to 8 bits, and 16-bit ones in compressions for which tifffile needs another package. All
-others it refuses, shortens to 8 bits, or, divided into planes or in the other byte order, takes for something else.
+Pillow decodes samples of up to 8 bits, and 16-bit ones in compressions for which tifffile needs another package. It
+refuses all others, cuts them to 8 bits, or misreads them if they are in planes or in the other byte order.
 """
 
 import logging
@@ -20,7 +20,7 @@ from cassr_jax.imaging.decoding import check_size
 from cassr_jax.imaging.samples import BITS_PER_SAMPLE, Meaning, to_8_bits
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Tags by their numbers, and their values.
+# Tag numbers, each followed by its values.
 SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
 OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
 ORIENTATION, PROFILE, DNG_VERSION = 0x0112, 34675, 50706
@@ -29,15 +29,15 @@ UNSIGNED, UNDEFINED = 1, 4  # sample formats
 UNCOMPRESSED, CONTIGUOUS = 1, 1
 ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it reports what it tolerates; errors it raises
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what it tolerates, and raises errors
 
 
 @contextmanager
 def photograph(path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """The photograph in a file, and how many there are: thumbnails and masks are none.
+    """The first photograph in a file, and their number; thumbnails and masks do not count.
 
     Raises:
-        InputError: a camera's raw file, or samples that nothing here decodes.
+        InputError: it is a camera's raw file, or its samples cannot be decoded.
     """
     _refuse_raw(path, raw=_is_canon_raw(path))
     with TiffFile(path) as file:
@@ -89,10 +89,10 @@ def _tag(page: TiffPage, number: int) -> Any:
 
 
 def _decoded(path: Path, page: TiffPage) -> Image.Image | None:
-    """The page in 8 bits, with its profile and orientation; None if it is left to Pillow.
+    """The page in 8 bits, with its profile and orientation; None if Pillow has to decode it.
 
     Raises:
-        InputError: neither decodes it.
+        InputError: neither tifffile nor Pillow can decode it.
     """
     bits, unsigned = _most_bits(page), page.sampleformat in (UNSIGNED, UNDEFINED)
     if page.photometric not in (*GREYS, RGB) or (bits <= 8 and unsigned and not page.is_subifd):
@@ -122,7 +122,7 @@ def _kind(page: TiffPage) -> str:
 
 
 def _unpacked(page: TiffPage) -> np.ndarray:
-    """Uncompressed samples of a number of bits that is no whole number of bytes; each row begins with a byte."""
+    """Uncompressed samples whose bits do not fill whole bytes; each row begins on a byte."""
     bits, planar = _most_bits(page), page.planarconfig != CONTIGUOUS
     if planar or page.is_tiled or page.fillorder != 1 or bits > 31:
         raise NotImplementedError
@@ -138,7 +138,7 @@ def _unpacked(page: TiffPage) -> np.ndarray:
 
 
 def _in_8_bits(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, 2 to 4) uint8, as Pillow takes them, of (H, W, C) samples."""
+    """Samples (H, W, C) as uint8 (H, W) or (H, W, 2 to 4), as Pillow takes them."""
     meaning = Meaning.of_tags({tag.code: tag.value for tag in page.tags})
     colors = 3 if page.photometric == RGB else 1
     picture = to_8_bits(samples[..., :colors], meaning, path)

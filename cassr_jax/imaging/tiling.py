@@ -1,8 +1,8 @@
-"""Planes larger than the network's field: cut into overlapping tiles, merged with Gaussian weights.
+"""Overlapping tiles of a plane too large for the network, and their merging with Gaussian weights.
 
-The grid is made of Python integers only, so that under `jit` it is static, and gathering and merging are plain indexing
-with constant indices, on JAX or NumPy arrays alike (whichever is given is what comes back). As in MultiDiffusion
-(arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015).
+This is MultiDiffusion (arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015). A grid holds only Python
+integers, so it is static under `jit`, and gathering and merging are plain indexing with constant indices. Both take
+JAX or NumPy arrays and return the kind they were given.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ GAUSSIAN_VARIANCE = 0.01  # of the window, in tiles squared
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tiles of one plane lie: a grid, row by row, every pixel inside at least one.
+    """The positions of a plane's tiles, in rows and columns that cover every pixel.
 
     Attributes:
-        height, width: of the plane.
-        tile: side of the square tiles. A plane that is smaller counts as extended to it at the bottom and right.
-        overlap: of neighbours, at least; the last of a row or column overlaps more, so as to end at the border.
-        tops, lefts: first row or column of each row or column of tiles.
+        height, width: the plane's size.
+        tile: the side of the square tiles. A smaller plane counts as extended to it at the bottom and right.
+        overlap: the least overlap of neighbours; the last tile of a row or column may overlap more, to end at the
+            border.
+        tops, lefts: the first pixel row of each row of tiles, and the first pixel column of each column.
     """
 
     height: int
@@ -45,7 +46,7 @@ class Grid:
         return tuple((top, left) for top in self.tops for left in self.lefts)
 
     def scaled(self, factor: int) -> "Grid":
-        """The same grid for a plane `factor` times larger: the pixels of a grid over latents."""
+        """The same grid on a plane `factor` times larger: from latents to pixels."""
         return Grid(
             height=self.height * factor,
             width=self.width * factor,
@@ -57,10 +58,10 @@ class Grid:
 
 
 def grid(height: int, width: int, tile: int, overlap: int) -> Grid:
-    """Grid of side `tile` over height x width, neighbours overlapping by `overlap` or more.
+    """A grid of tiles with side `tile` over height x width, neighbours overlapping by at least `overlap`.
 
     Raises:
-        InputError: an empty plane, or an overlap that is not in [0, tile).
+        InputError: the plane or tile is empty, or the overlap is not in [0, tile).
     """
     if min(height, width, tile) < 1 or not 0 <= overlap < tile:
         raise InputError(
@@ -71,13 +72,13 @@ def grid(height: int, width: int, tile: int, overlap: int) -> Grid:
 
 
 def gaussian_weights(tile: int) -> np.ndarray:
-    """(tile,) float32, positive: the window along one side; a tile's weights are its outer product with itself."""
+    """The positive window along one side, (tile,) float32; its outer product with itself weights a tile."""
     position = (np.arange(tile) - (tile - 1) / 2) / tile
     return np.exp(-(position**2) / (2 * GAUSSIAN_VARIANCE)).astype(np.float32)
 
 
 def gather(x: Array, tiles: Grid) -> Array:
-    """Cuts (B, H, W, C) into (B * N, t, t, C), N tiles of the first picture first; a small plane repeats its border."""
+    """Cuts (B, H, W, C) into tiles (B * N, t, t, C), picture by picture; a small plane repeats its border."""
     rows = np.minimum(np.add.outer(tiles.tops, np.arange(tiles.tile)), tiles.height - 1)  # (Ny, t)
     columns = np.minimum(np.add.outer(tiles.lefts, np.arange(tiles.tile)), tiles.width - 1)  # (Nx, t)
     cut = x[:, rows][:, :, :, columns]  # (B, Ny, t, Nx, t, C)
@@ -85,13 +86,13 @@ def gather(x: Array, tiles: Grid) -> Array:
 
 
 def merge(x: Array, tiles: Grid, weights: np.ndarray | None = None) -> Array:
-    """The weighted mean of (B * N, t, t, C) where tiles overlap: (B, H, W, C), of the tiles' dtype.
+    """Merges tiles (B * N, t, t, C) into planes (B, H, W, C) of the same dtype by their weighted mean.
 
-    Weights are normalised along each axis on its own (the grid is a product of rows and columns), and each result
-    gathers the few tiles that cover it: no scatter, so the sum has one order on every device. Works in float32.
+    The grid is a product of rows and columns, so each axis is normalised by itself. Each pixel gathers the few tiles
+    that cover it; without a scatter, the order of the sum is the same on every device. The mean is taken in float32.
 
     Args:
-        x: as `gather` stacks them.
+        x: tiles in the order of `gather`.
         tiles: the grid.
         weights: (t,) positive window along a side, by default `gaussian_weights`.
     """
@@ -104,10 +105,10 @@ def merge(x: Array, tiles: Grid, weights: np.ndarray | None = None) -> Array:
 
 
 def axis_weights(starts: tuple[int, ...], size: int, window: np.ndarray) -> np.ndarray:
-    """(N, t) float32: each tile's share along one axis, summing to 1 over the tiles at every position inside the plane.
+    """Each tile's share along one axis, (N, t) float32; at every position of the plane the shares add up to 1.
 
-    For summing tiles one by one into a canvas: `canvas[top:top + t, left:left + t] += rows[i] x columns[j] x tile`,
-    cut at the border of a plane smaller than the tile.
+    Tiles can thus be summed into a canvas one by one: `canvas[top:top + t, left:left + t] += rows[i] x columns[j] x
+    tile`, cut at the border of a plane smaller than the tile.
     """
     positions = np.add.outer(np.asarray(starts), np.arange(len(window)))  # (N, t)
     total = np.bincount(positions.ravel(), np.tile(window.astype(np.float64), len(starts)), max(starts) + len(window))
@@ -121,13 +122,13 @@ def _starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
 
 
 def _overlap_mean(x: Array, starts: tuple[int, ...], size: int, window: np.ndarray) -> Array:
-    """(B, N, t, ...) -> (B, size, ...), the weighted mean over the tiles that cover each position."""
+    """The weighted mean of the tiles that cover each position, (B, N, t, ...) -> (B, size, ...)."""
     share = axis_weights(starts, size, window)
     tile = len(window)
     covering = [[n for n, start in enumerate(starts) if start <= p < start + tile] for p in range(size)]
     merged = x.__array_namespace__().zeros((x.shape[0], size, *x.shape[3:]), np.float32)
     for k in range(max(map(len, covering))):
-        # The k-th tile over each position; where there are fewer, the first once more with weight 0.
+        # The k-th tile over each position; positions with fewer tiles repeat their first with weight 0.
         index = np.array([tiles[k] if k < len(tiles) else tiles[0] for tiles in covering])
         offset = np.arange(size) - np.take(starts, index)
         weight = np.where([k < len(tiles) for tiles in covering], share[index, offset], 0).astype(np.float32)

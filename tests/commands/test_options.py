@@ -87,7 +87,7 @@ def test_an_address_is_refused_where_a_path_is_asked_for(arguments, capsys, tmp_
         importlib.import_module(program).main(rest)
     assert exit.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "gs://bucket/run, an address, expected a path of this machine; mount or copy it first" in error
+    assert "gs://bucket/run, an address, expected a path on this machine; mount or copy it first" in error
     assert list(tmp_path.iterdir()) == []
 
 

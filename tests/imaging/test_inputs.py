@@ -104,7 +104,7 @@ def test_the_root_folder_gives_no_absolute_name():
 
 def test_the_empty_text_is_not_the_working_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(InputError, match="empty text"):
+    with pytest.raises(InputError, match="an input is empty, expected"):
         find([""])
 
 
