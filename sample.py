@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Super-resolve photographs: python sample.py photo.jpg --output restored
 
-First everything that can be wrong with the arguments and the files is found, then the networks are loaded, then one
-picture after the other is restored. A picture that fails costs one line on stderr, not the run.
+The program first checks all arguments and files, then loads the networks, then restores the pictures. A picture that
+fails costs one line on stderr, not the run.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from cassr_jax.imaging.inputs import Input, count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
 PROGRAM = "sample.py"
-AHEAD = 4  # pictures that are read before their turn, or wait to be written
-INTERRUPTED = "interrupted; what is finished is kept, and the same command with --resume goes on from there"
+AHEAD = 4  # pictures that are read early, and pictures that wait to be written
+INTERRUPTED = "interrupted; finished pictures are kept, and the same command with --resume goes on from there"
 SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -41,19 +41,20 @@ EPILOG = """
 examples:
   python sample.py photo.jpg                          output/photo.png, four times as wide and high
   python sample.py holiday/ --output out --compare    every picture of a folder and its sub-folders
-  python sample.py holiday/ --output out --resume     goes on where that run was stopped
+  python sample.py holiday/ --output out --resume     the rest of them, after a run that was stopped
   python sample.py photo.jpg --seed 7 --steps 20      another variation, with fewer steps
 
-exit code: 0 all pictures are restored, 2 an argument is wrong or at least one picture failed (one line each on stderr),
-130 Ctrl-C. An animation gives its first frame, with a warning. The memory that the largest picture needs is said before
-work starts; a picture that needs more than the machine has is refused. Transparency and the colour profile are kept,
-other metadata are not. DIR/manifest.json records the settings, seed and files of every picture.
+exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least one picture failed (one line each on
+stderr), 130 after Ctrl-C. Only the first frame of an animation is restored, with a warning. The program states how much
+memory the largest picture needs before work starts, and refuses pictures that need more than the machine has.
+Transparency and the colour profile are kept, other metadata are not. DIR/manifest.json records the settings, seed and
+files of every picture.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to restore; `size` is its result's, (height, width)."""
+    """A picture to restore; `size` is the size of its result, (height, width)."""
 
     path: Path
     entry: Entry
@@ -65,18 +66,18 @@ class Restored(NamedTuple):
     """A picture that went through the cascade."""
 
     job: Job
-    picture: Any  # as it was read
-    outcome: Any  # what was made of it, or the exception that ended it
-    seconds: float  # since it was read
+    picture: Any  # the input
+    outcome: Any  # the restoration, or the exception that ended it
+    seconds: float  # from reading the input to the outcome
 
 
 class Progress:
-    """One bar over all pictures, moved by the share of the work that is done on those in hand."""
+    """A progress bar over all pictures, which also shows how far the current ones are."""
 
     def __init__(self, bar: tqdm):
         self.bar = bar
         self.finished = 0
-        self.pictures: Sized = ()  # those in hand
+        self.pictures: Sized = ()  # the current ones
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self.bar.disable:
@@ -87,7 +88,7 @@ class Progress:
 
 
 class Faults:
-    """What is wrong with single pictures: one line each, and in the end the exit code."""
+    """Reports what is wrong with single pictures, one line each, and decides the exit code."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -109,19 +110,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     faults = Faults()
 
-    # 1. What there is to do, and every file that cannot be done.
+    # 1. Find the pictures, and report every file that cannot be restored.
     found = find(args.inputs, exclude=args.output)
     for reason in found.unreadable:
         faults.add(reason.partition(":")[0], reason)
     if found.passed_over:
-        warn(f"warning: passed over, in formats that are not read: {count_suffixes(found.passed_over)}")
+        warn(f"warning: passed over, in formats that cannot be read: {count_suffixes(found.passed_over)}")
     manifest = Manifest(args.output)
     prompts = read_prompts(args.prompts, [item.stem for item in found.pictures]) if args.prompts else {}
     jobs = plan(found.pictures, prompts, args, manifest, faults)
     if not jobs:
         return faults.exit_code
 
-    # 2. The networks. Only now: JAX alone takes seconds to import.
+    # 2. Load the networks, only now because JAX alone takes seconds to import.
     keep_compiled_functions()
     import cassr_jax
     from cassr_jax.commands.fingerprint import fingerprint
@@ -137,24 +138,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (run := trained(args.config)) is not None:
         say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
 
-    # 3. The pictures. While the devices work on some, the next are read and the finished ones written.
+    # 3. Restore the pictures. While the devices work, the next pictures are read and the finished ones written.
     try:
         with tqdm(total=len(jobs), desc="restoring", unit="picture", disable=None, leave=False) as bar:
             progress = Progress(bar)
             restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, progress))
             write = partial(write_and_record, args=args, manifest=manifest, faults=faults)
             for _ in overlapped(write, restored, ahead=AHEAD):
-                pass  # each of them says what became of it
+                pass  # writing a picture reports its outcome
     finally:
         record(manifest.compact, manifest, faults)
     return faults.exit_code
 
 
 def keep_compiled_functions() -> None:
-    """What JAX compiles, seconds of work, is kept for the next run; JAX reads these variables when it is imported."""
+    """Has JAX keep its compiled functions for the next run; it reads these variables when it is imported."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # neither HOME nor a user that the system knows
+    except RuntimeError:  # HOME is not set, and the system does not know the user
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "cassr_jax" / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
@@ -163,7 +164,7 @@ def keep_compiled_functions() -> None:
 def plan(
     inputs: Sequence[Input], prompts: Mapping[str, str], args: argparse.Namespace, manifest: Manifest, faults: Faults
 ) -> list[Job]:
-    """The pictures that can be restored, each read once to its end; the others are faults."""
+    """The pictures that can be restored, found by reading each completely; the others become faults."""
     jobs = []
     for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
         try:
@@ -189,7 +190,7 @@ def plan(
 
 
 def announcement(jobs: Sequence[Job]) -> str:
-    """One line that says how much there is to do, and what it needs."""
+    """A line that states how many pictures there are and how much memory they need."""
     height, width = max((job.size for job in jobs), key=lambda size: size[0] * size[1])
     needed = memory.in_words(memory.need(height, width))
     pictures = "1 picture" if len(jobs) == 1 else f"{len(jobs)} pictures, the largest"
@@ -199,7 +200,7 @@ def announcement(jobs: Sequence[Job]) -> str:
 def claim(
     jobs: Sequence[Job], settings: dict[str, Any], args: argparse.Namespace, manifest: Manifest, faults: Faults
 ) -> list[Job]:
-    """The pictures that are not finished yet and whose files nobody else has; from now on they are this run's."""
+    """Claims for this run the pictures that are not finished and whose files belong to nobody else."""
     jobs = [
         replace(job, entry=replace(job.entry, settings=settings | ({"prompt": job.prompt} if args.prompts else {})))
         for job in jobs
@@ -218,7 +219,7 @@ def claim(
 
 
 def record(write: Callable[[], None], manifest: Manifest, faults: Faults) -> bool:
-    """Whether the manifest could be written; a full disk is no reason to lose the pictures that still fit."""
+    """Writes to the manifest, and says whether that worked; a full disk must not end the run."""
     try:
         write()
     except InputError as error:
@@ -228,22 +229,22 @@ def record(write: Callable[[], None], manifest: Manifest, faults: Faults) -> boo
 
 
 def reason_of(error: Exception) -> str:
-    """One line for a person about what ended a picture."""
+    """A line that tells a person why a picture failed."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return "does not fit into memory; a smaller --tile or --scale needs less, and so does --precision bf16"
-    return f"{type(error).__name__}: {error}; this is a fault of the program, and the manifest has its traceback"
+    return f"{type(error).__name__}: {error}; this is a fault in the program, and the manifest has its traceback"
 
 
 def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
-    """The pictures that go through the networks together: those with the same prompt."""
+    """Groups the pictures by prompt; each group goes through the networks together."""
     for prompt in dict.fromkeys(job.prompt for job in jobs):
         yield [job for job in jobs if job.prompt == prompt]
 
 
 def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
-    """Reads and restores pictures of one prompt; they come in order, a few at a time."""
+    """Reads and restores pictures with the same prompt, a few at a time; yields them in order."""
     taken: deque[tuple[Job, io.Picture | Exception, float]] = deque()
 
     def pictures() -> Iterator[np.ndarray | Exception]:
@@ -264,7 +265,7 @@ def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress:
 
 
 def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
-    """What the function makes of its argument, or the exception that it raises."""
+    """The result of the function, or the exception that it raises."""
     try:
         return function(argument)
     except Exception as error:
@@ -272,7 +273,7 @@ def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Manifest, faults: Faults) -> None:
-    """Writes what came of one picture, and says so; whatever went wrong is a fault of this picture alone."""
+    """Writes and reports the outcome of one picture; an error becomes a fault of this picture alone."""
     job, outcome = restored.job, restored.outcome
     if not isinstance(outcome, Exception):
         outcome = attempt(partial(write, args=args, manifest=manifest), restored)
@@ -304,12 +305,12 @@ def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> di
     if args.save_reference:
         outputs["reference"] = f"{item.stem}_reference{suffix}"
     if args.compare:
-        outputs["compare"] = f"{item.stem}_compare.png"  # three times as wide: too wide for WebP sooner
+        outputs["compare"] = f"{item.stem}_compare.png"  # three pictures in a row are soon too wide for WebP
     return outputs
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What decides the pixels, besides the weights; null is the configuration's own value."""
+    """The settings that decide the pixels, besides the weights; null means the configuration's own value."""
     try:
         program = version("cassr-jax")
     except PackageNotFoundError:
@@ -340,7 +341,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_options(parser, "scale", "seed", "config")
     parser.add_argument(
-        "--resume", action="store_true", help="skip the pictures that the output folder has with the same settings"
+        "--resume", action="store_true", help="skip pictures that are already in the output folder with these settings"
     )
 
     files = parser.add_argument_group("what is written")
@@ -348,27 +349,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--format",
         choices=[*SUFFIXES, "keep"],
         default="png",
-        help="format of the results; keep writes JPEG for JPEG and WebP for WebP, else PNG (default: png)",
+        help="format of the results; keep writes JPEG for JPEG, WebP for WebP, and PNG for all others (default: png)",
     )
     files.add_argument(
-        "--save-reference", action="store_true", help="write the first stage's picture too, as NAME_reference"
+        "--save-reference", action="store_true", help="also write the first stage's picture, as NAME_reference"
     )
     files.add_argument(
         "--compare",
         action="store_true",
-        help="write bicubic enlargement, reference and result in a row too, as NAME_compare.png",
+        help="also write bicubic enlargement, reference and result in a row, as NAME_compare.png",
     )
 
-    sampling = parser.add_argument_group("sampling", "An option that is left out is what the configuration says.")
+    sampling = parser.add_argument_group("sampling", "By default the configuration decides.")
     add_options(sampling, "activation", *SAMPLING, "prompts", "devices", "precision")
     args = parser.parse_args(argv)
     output = args.output.resolve()
     if args.output.exists() and not args.output.is_dir():
         parser.error(f"--output {args.output}: is a file, expected a folder")
     if any(Path(given).is_dir() and Path(given).resolve() == output for given in args.inputs):
-        parser.error(f"--output {args.output}: is an input folder too, expected another")
+        parser.error(f"--output {args.output}: is an input folder too, expected another folder")
     if args.config.endswith(".py") and not Path(args.config).is_file():
-        parser.error(f"--config {args.config}: no such file")
+        parser.error(f"--config {args.config}: no such file, expected a Python file that defines `cascade`")
     return args
 
 

@@ -3,7 +3,7 @@
 
     python train.py --config configs/tiny_vae.py --workdir runs/vae
 
-The same command again takes the run up where it stopped. The result lies in WORKDIR/export.
+The same command continues a run that was stopped. The trained weights are written to WORKDIR/export.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from cassr_jax.commands.running import command, ended_after, say
 from cassr_jax.ranges import COUNT, FROM_ZERO
 
 PROGRAM = "train.py"
-INTERRUPTED = "interrupted before it had saved; the same command goes on from the checkpoint before"
+INTERRUPTED = "interrupted before it had saved; the same command goes on from the last checkpoint"
 
 
 @command(PROGRAM, interrupted=INTERRUPTED)
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
 
-    # Only now: JAX alone takes seconds to import.
+    # Imported only now, because JAX alone takes seconds.
     from cassr_jax.config_files import read_config
     from cassr_jax.sharding.mesh import join_processes
     from cassr_jax.sharding.strategies import STRATEGIES
@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(compile_for(config, arguments.compile_for))
         return 0
 
-    # After the configuration was read: a process that ends by itself leaves the others waiting.
+    # Only now that the configuration is known to be sound: a process that ends alone leaves the others waiting.
     if arguments.distributed is not None:
         late = (
             f"--distributed: not all processes came within {arguments.join_timeout} s, expected one with each number; "
-            "start them all, or give them longer by --join-timeout"
+            "start them all, or give them more time with --join-timeout"
         )
         with ended_after(arguments.join_timeout, late, PROGRAM):
             join_processes(arguments.distributed, arguments.join_timeout)
@@ -63,35 +63,35 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
     add = parser.add_argument
-    add("-h", "--help", nargs=0, action=Help, help="this, and every field of a configuration")
+    add("-h", "--help", nargs=0, action=Help, help="show this, and every field of a configuration")
     add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
-    add("--workdir", type=local_path, help="where checkpoints, logs and the export are written")
-    add("--steps", type=int, help="train to this step instead of the configuration's last")
+    add("--workdir", type=local_path, help="folder for checkpoints, logs and the export")
+    add("--steps", type=int, help="train up to this step, in place of the configuration's num_steps")
     add_options(parser, "set")
     add(
         "--allow-change",
         nargs="+",
         default=[],
         metavar="FIELD",
-        help="take up a run although this field, which decides the examples that it meets, is not as it was",
+        help="continue a run although these fields, which decide its examples, have changed",
     )
     add(
         "--from-step",
         type=number(FROM_ZERO),
         metavar="N",
-        help="take up the run at this checkpoint instead of the newest; later ones are moved to WORKDIR/set_aside",
+        help="continue from this checkpoint instead of the newest; later ones are moved to WORKDIR/set_aside",
     )
-    add("--export", type=local_path, metavar="DIR", help="write the newest checkpoint's weights, do not train")
+    add("--export", type=local_path, metavar="DIR", help="write the newest checkpoint's weights to DIR; do not train")
     add("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
 
     devices = parser.add_argument_group("devices").add_argument
-    devices("--strategy", choices=("dp", "fsdp", "fsdp_tp"), help="how devices share the step")
+    devices("--strategy", choices=("dp", "fsdp", "fsdp_tp"), help="how devices share a training step")
     devices(
         "--distributed",
         nargs="*",
         metavar="WHERE",
-        help="run as one of several processes. Alone: as the cluster says (TPU pod, Slurm, MPI). With three words, "
-        "HOST:PORT N I: the address of process 0, how many there are, and which of them this is",
+        help="run as one of several processes. Without a value, the cluster is asked for them (TPU pod, Slurm, MPI). "
+        "Otherwise give HOST:PORT N I: the address of process 0, the number of processes, and this one's number",
     )
     devices(
         "--join-timeout",
@@ -103,7 +103,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     devices(
         "--compile-for",
         metavar="SLICE",
-        help="compile for a TPU slice, as v5e:2x4, without one; print what each chip holds and does",
+        help="compile a step for a TPU slice such as v5e:2x4, which need not be here, and print what each chip holds "
+        "and does",
     )
     arguments = parser.parse_args(argv)
     if not (arguments.workdir or arguments.compile_for):
@@ -114,12 +115,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def steps(text: str) -> tuple[int, int]:
     first, found, last = text.partition(":")
     if not (found and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not A:B, two steps with A before B")
+        raise argparse.ArgumentTypeError(f"{text!r}, expected A:B, two steps with A before B")
     return int(first), int(last)
 
 
 class Help(argparse.Action):
-    """--help, followed by the fields of a configuration; they are read only when they are asked for."""
+    """The action of --help: prints the help and the fields of a configuration, which are imported only here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from cassr_jax.config import TrainConfig

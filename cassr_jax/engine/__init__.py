@@ -1,7 +1,7 @@
-"""The engine that runs a cascade's networks on pictures of any size, with every device busy and nothing compiled twice.
+"""The engine runs a cascade's networks on pictures of any size; it keeps every device busy and compiles nothing twice.
 
 - `layout`: where the tiles of a picture lie, and which tiles share a position.
-- `waves`: pictures that go through the networks together, and which device has which tile.
-- `programs`: the compiled functions. They see tiles of a few fixed sizes; numbers and places of tiles are data.
-- `engine`: a stage on many pictures: cut, run, blend.
+- `waves`: pictures that go through the networks together, and the device of each of their tiles.
+- `programs`: the compiled functions. Tiles have a few fixed sizes; their numbers and places are data.
+- `engine`: a whole stage on many pictures: cut, run, blend.
 """

@@ -1,8 +1,8 @@
-"""Runs the networks of a cascade on pictures of any size: their tiles fill the devices together.
+"""Runs the networks of a cascade on pictures of any size, whose tiles fill the devices together.
 
-Pictures whose tiles are of one size go through a stage as a wave. On the host a wave is cut, one call's tiles at a
-time, and its decoded tiles are blended; on the devices are the networks, and of the pictures only the latents and what
-the denoiser made of the images. What a picture becomes depends on nothing but itself.
+Pictures whose tiles have the same size go through a stage as a wave. The host cuts a wave, one call's tiles at a time,
+and blends the decoded tiles. The devices hold the networks, the latents, and what the denoiser has computed from the
+images. No picture's result depends on the others.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,12 +35,12 @@ from cassr_jax.models.moments import Moments
 from cassr_jax.networks import Networks
 from cassr_jax.sampling import Setting
 
-_LEAST_NOISE = 2**16  # values; a larger picture draws a power of four
-_RUNS = 16  # ways to sample whose embeddings are kept: pictures may have prompts of their own
-_MOST_REPORTS = 20  # of a sampling loop: each one waits for the devices
+_LEAST_NOISE = 2**16  # values drawn at least; a larger picture draws 4, 16, ... times as many
+_RUNS = 16  # runs whose embeddings are kept: pictures may have prompts of their own
+_MOST_REPORTS = 20  # progress reports of a sampling loop; each one waits for the devices
 
 Report = Callable[[int, int], None]
-"""Called as report(calls done, calls in all); a call is one of a network on all devices."""
+"""A progress function, called as report(calls done, calls in all); a call runs a network on all devices."""
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -48,17 +48,18 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Stage:
-    """One diffusion stage.
+    """A diffusion stage and its settings.
 
     Attributes:
-        make_denoiser: puts the denoiser together; the same function for the same stage, since programs are kept by it.
-        sampling: how it is sampled.
-        trajectory: of `sampling` on the cascade's schedule.
-        encoder_hidden_states: (2, L, C), of the negative prompt and of the prompt.
-        start: number of the image whose latents the noise is mixed into; None for noise alone.
-        noise_key: decides the noise.
-        fusion: kind of network that the decoder is guided through; None for the plain decoder.
-        fidelity: how much it takes from the images, 0 to 1.
+        make_denoiser: builds the denoiser. A stage must always pass the same function, which is a key of the compiled
+            programs.
+        sampling: how the stage is sampled.
+        trajectory: the run of `sampling` on the cascade's schedule.
+        encoder_hidden_states: (2, L, C), the embeddings of the negative prompt and the prompt.
+        start: index of the image whose latents the noise is mixed into; None for noise alone.
+        noise_key: the random key of the noise.
+        fusion: the kind of network that guides the decoder; None for the plain decoder.
+        fidelity: how much a fusion takes from the images, 0 to 1.
     """
 
     make_denoiser: MakeDenoiser
@@ -72,13 +73,13 @@ class Stage:
 
 
 class Engine:
-    """The networks of a cascade on its devices.
+    """The networks of a cascade on their devices.
 
     Args:
-        networks: what runs.
-        mesh: of one axis, `programs.TILES`: the devices that share the tiles.
+        networks: the networks to run.
+        mesh: the devices that share the tiles, along the one axis `programs.TILES`.
         overlap: share of a tile's side that neighbours have in common.
-        at_once: tiles in a call of a network, on each device.
+        at_once: tiles on each device in one call of a network.
     """
 
     def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int):
@@ -96,10 +97,10 @@ class Engine:
     def diffuse(
         self, stage: Stage, images: tuple[Sequence[np.ndarray], ...], tile: int, report: Report | None = None
     ) -> list[np.ndarray]:
-        """A stage on pictures: (H, W, 3) float32 for each, about [-1, 1], not clipped.
+        """Runs a stage on pictures; gives (H, W, 3) float32 for each, about [-1, 1], not clipped.
 
         Args:
-            images: what the denoiser reads: for every image that it takes, (H, W, 3) uint8 of each picture.
+            images: the images that the denoiser reads; each is a sequence over the pictures, (H, W, 3) uint8.
             tile: largest side of a tile in px.
         """
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
@@ -116,10 +117,10 @@ class Engine:
     def enlarge(
         self, kind: str, pictures: Sequence[np.ndarray], tile: int, report: Report | None = None
     ) -> list[np.ndarray]:
-        """A network that enlarges, on (h, w, 3) uint8: (h scale, w scale, 3) float32 in [-1, 1] for each.
+        """Enlarges pictures (h, w, 3) uint8 with a network; gives (h scale, w scale, 3) float32 in [-1, 1] for each.
 
         Args:
-            tile: largest side of a tile in px of what is made.
+            tile: largest side of a tile in px of the output.
         """
         scale = self._configs[kind].scale
         side = max(tile // scale // 8, 2) * 8
@@ -145,12 +146,12 @@ class Engine:
         make: Callable[[list[int | None]], jax.Array],
         counter: "Counter",
     ) -> list[np.ndarray]:
-        """The pictures of a wave from their tiles, which `make` makes of a call's numbers: (H, W, 3) float32 each.
+        """Blends the pictures of a wave, (H, W, 3) float32 each, from the tiles that `make` computes call by call.
 
-        While the tiles of one call come from the devices, those of the next are being made.
+        The devices compute the tiles of the next call while those of the last are copied to the host.
         """
         tiles, blends = wave.tiles(), [Blend(each) for each in wave.layouts]
-        for numbers, found in _ahead(calls, make):
+        for numbers, found in _started_early(calls, make):
             counter.add(1, found)
             for number, tile in zip(numbers, np.asarray(found), strict=True):
                 if number is not None:
@@ -159,10 +160,10 @@ class Engine:
         return [blend.picture for blend in blends]
 
     def layout(self, size: tuple[int, ...], tile: int) -> Layout:
-        """Where the tiles of a picture of size (H, W) lie, the largest of `tile` px a side.
+        """The layout of a picture of size (H, W) in tiles of at most `tile` px a side.
 
         Raises:
-            InputError: such a tile is less than one of the U-Net's coarsest positions.
+            InputError: the tile is smaller than one of the U-Net's coarsest positions.
         """
         factor = self._configs["vae"].factor
         unit = factor * 2 ** (len(self._configs["unet"].block_out_channels) - 1)
@@ -171,7 +172,7 @@ class Engine:
         return layout(size[0], size[1], tile_sizes(tile, unit, factor, self._overlap), unit, self._overlap)
 
     def put(self, tiles: Sequence[Any], cut: Callable[[Any], np.ndarray], side: int) -> jax.Array:
-        """One call's tiles on the devices: (devices x at_once, side, side, 3) uint8, black where a place is empty."""
+        """Puts one call's tiles on the devices: (devices x at_once, side, side, 3) uint8, black in empty places."""
         pixels = np.zeros((len(tiles), side, side, 3), np.uint8)
         for i, tile in enumerate(tiles):
             if tile is not None:
@@ -179,7 +180,7 @@ class Engine:
         return self.programs.divided(pixels)
 
     def run_of(self, stage: Stage) -> Run:
-        """What all pictures of a stage share, on the devices: computed once for a way to sample."""
+        """What all pictures of a stage share, on the devices; computed once for each denoiser and sampling."""
         key = (stage.make_denoiser, stage.sampling)
         if key not in self._runs:
             everywhere = partial(jax.device_put, device=NamedSharding(self.programs.mesh, PartitionSpec()))
@@ -194,10 +195,10 @@ class Engine:
 
 @dataclass(frozen=True)
 class Passage:
-    """One wave on its way through a stage: `read`, `denoise` and `decode`, one after the other.
+    """The passage of one wave through a stage: `read`, then `denoise`, then `decode`.
 
     Attributes:
-        images: what the denoiser reads: for every image that it takes, (H, W, 3) uint8 of each picture of the wave.
+        images: the images that the denoiser reads; each is a sequence over the wave's pictures, (H, W, 3) uint8.
     """
 
     engine: Engine
@@ -211,7 +212,7 @@ class Passage:
         return self.decode(self.denoise(self.read()))
 
     def read(self) -> State:
-        """What the networks make of every tile before the first step."""
+        """The state before the first step, for which the networks have read every tile."""
         programs, stage, seats = self.engine.programs, self.stage, self.wave.seats
         kept = None
         for call in range(seats.calls):
@@ -230,7 +231,7 @@ class Passage:
         return State(carry, programs.divided(np.zeros_like(noise)), kept["hints"], shared)
 
     def denoise(self, state: State) -> jax.Array:
-        """The sampling loop; returns the latents of all tiles."""
+        """Runs the sampling loop; returns the latents of all tiles."""
         stage, seats, run = self.stage, self.wave.seats, self.engine.run_of(self.stage)
         setting = Setting.of(stage.sampling)
         calls = seats.calls * len(stage.trajectory.timesteps)
@@ -240,12 +241,12 @@ class Passage:
         return state.carry.latents
 
     def decode(self, latents: jax.Array) -> list[np.ndarray]:
-        """The pictures, (H, W, 3) float32 each, about [-1, 1], not clipped.
+        """The decoded pictures, (H, W, 3) float32 each, about [-1, 1], not clipped.
 
-        A picture of one tile is normalised by its own moments, as in training. The tiles of a larger one go by those
-        of a view of the whole, so that neighbours fit. The encoder and the denoiser go by each tile's own moments in
-        any case: by those of a view, a photograph in small tiles came nearer to the one in one tile, and a plain ramp
-        went further off.
+        A picture of one tile is normalised by its own moments, as in training. The tiles of a larger picture use the
+        moments of a view of the whole, so that neighbours fit. The encoder and the denoiser always use each tile's own
+        moments. With those of a view, a photograph in small tiles came closer to the same photograph in one tile, but a
+        plain ramp moved further away.
         """
         wave, width = self.wave, self.wave.seats.width
         moments = self._moments(latents)
@@ -255,7 +256,7 @@ class Passage:
             images = () if self.stage.fusion is None else self._put(numbers)
             known = [moments[picture] for picture in wave.pictures_of(numbers) if picture in moments]
             given = None
-            if known:  # all of a call's tiles or none; an empty place is given anything
+            if known:  # either all of a call's tiles have moments or none; empty places get arbitrary ones
                 known += [known[0]] * (width - len(known))
                 given = self.engine.programs.divided(jax.tree.map(lambda *each: np.stack(each), *known))
             return self._decoded(latents, places, images, given)[0]
@@ -263,7 +264,7 @@ class Passage:
         return self.engine.blended(wave, wave.calls_of_decoder, call, self.counter)
 
     def _moments(self, latents: jax.Array) -> dict[int, list[Moments]]:
-        """For each picture of several tiles, the moments of every normalisation of the decoder on a view of it."""
+        """The moments of the decoder's normalisations on a view of each picture of several tiles, by picture."""
         wave, found = self.wave, {}
         for chosen in in_calls(wave.of_several_tiles, wave.seats.width):
             places = [None if p is None else view(wave.layouts[p], wave.first_tile(p)) for p in chosen]
@@ -291,28 +292,28 @@ class Passage:
         return self.engine.programs.decode(taken, images, fidelity, given, self.stage.fusion)
 
     def _put(self, numbers: Sequence[int | None]) -> tuple[jax.Array, ...]:
-        """One call's tiles of all images on the devices."""
+        """Puts one call's tiles of all images on the devices."""
         return tuple(
             self.engine.put(numbers, partial(self.wave.cut, own), self.wave.size.pixels) for own in self.images
         )
 
 
 class Counter:
-    """Counts calls of networks for whoever wants to know."""
+    """Counts calls of networks and reports them, if a report is wanted."""
 
     def __init__(self, total: int, report: Report | None):
         self.report, self._total, self._done = report, total, 0
 
     def add(self, calls: int, made: Any) -> None:
-        """Count some calls, once what they made is there."""
+        """Count some calls; a report waits until their results are there."""
         self._done += calls
         if self.report is not None:
             jax.block_until_ready(made)
             self.report(self._done, self._total)
 
 
-def _ahead(calls: Iterable[T], make: Callable[[T], Made]) -> Iterator[tuple[T, Made]]:
-    """(call, what `make` makes of it), the next one always begun before one is handed out."""
+def _started_early(calls: Iterable[T], make: Callable[[T], Made]) -> Iterator[tuple[T, Made]]:
+    """Pairs of a call and its result `make(call)`; the next call is always started before a pair is handed out."""
     waiting: tuple[T, Made] | None = None
     for call in calls:
         coming = (call, make(call))
@@ -324,7 +325,7 @@ def _ahead(calls: Iterable[T], make: Callable[[T], Made]) -> Iterator[tuple[T, M
 
 
 def _normal(key: jax.Array, count: int) -> np.ndarray:
-    """(count,) float32, the beginning of one endless sequence; few lengths are ever drawn, so little is compiled."""
+    """The first values (count,) float32 of one endless sequence; only few lengths are drawn, so few are compiled."""
     drawn = _LEAST_NOISE
     while drawn < count:
         drawn *= 4

@@ -1,7 +1,7 @@
-"""Where the tiles of a picture lie, and which tiles share a position, as arrays: no shape depends on a picture's size.
+"""The positions of a picture's tiles, and the tiles that share a position, in arrays whose shapes fit every picture.
 
-The networks are compiled for a few sizes of tile. A picture that fits into one of them is a single tile, extended at
-the bottom and right by its border; a larger one is covered by overlapping tiles of the largest size. NumPy only.
+The networks are compiled for a few sizes of tile. A picture that fits into one of them becomes a single tile, extended
+at the bottom and right by its border; a larger one is covered by overlapping tiles of the largest size. NumPy only.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ import numpy as np
 
 from cassr_jax.imaging import tiling
 
-SMALLEST = 4  # a tile's side in the U-Net's coarsest positions: seeing a single one, a network drifts in colour
+SMALLEST = 4  # least side of a tile in the U-Net's coarsest positions: with a single one, colours drift
 
 
 @dataclass(frozen=True)
 class TileSize:
-    """A size that the networks are compiled for.
+    """A size of tile for which the networks are compiled.
 
     Attributes:
-        side: in latents.
+        side: the tile's side in latents.
         factor: pixels per latent along a side.
-        covers: how many tiles along one axis may share a position; 1 where a picture is a single tile.
+        covers: how many tiles along one axis may share a position; 1 if a picture is a single tile.
     """
 
     side: int
@@ -36,13 +36,13 @@ class TileSize:
 
 
 def tile_sizes(tile: int, unit: int, factor: int, overlap: float) -> tuple[TileSize, ...]:
-    """The sizes of tile for a configuration, smallest first; the last one is for pictures of several tiles too.
+    """The sizes of tile for a configuration, smallest first; pictures of several tiles use the last one.
 
     Args:
         tile: the largest side in pixels, at least `unit`.
-        unit: pixels of one of the U-Net's coarsest positions: sides are multiples of it.
+        unit: pixels of one of the U-Net's coarsest positions; sides are multiples of it.
         factor: pixels per latent.
-        overlap: share of a side that neighbours have in common, at least.
+        overlap: least share of a side that neighbours have in common.
     """
     largest = tile - tile % unit
     half = max(-(-largest // 2 // unit) * unit, min(SMALLEST * unit, largest))
@@ -54,12 +54,12 @@ def tile_sizes(tile: int, unit: int, factor: int, overlap: float) -> tuple[TileS
 
 @dataclass(frozen=True)
 class Layout:
-    """One picture's tiles.
+    """The tiles of one picture.
 
     Attributes:
-        height, width: of the picture in pixels.
-        size: of its tiles.
-        grid: of its tiles over a plane of latents that holds the picture and is at least a tile each way.
+        height, width: the picture's size in pixels.
+        size: the size of its tiles.
+        grid: the tiles' positions in a plane of latents that holds the picture and is at least one tile each way.
     """
 
     height: int
@@ -76,11 +76,11 @@ class Layout:
         return self.grid.scaled(self.size.factor)
 
     def cut(self, picture: np.ndarray, tile: int) -> np.ndarray:
-        """One tile of the picture (height, width, C), its border repeated where the tile reaches beyond it."""
+        """One tile of the picture (height, width, C); the border is repeated where the tile reaches beyond it."""
         return _cut(picture, *self.pixels.corners[tile], self.size.pixels)
 
     def cut_source(self, source: np.ndarray, tile: int) -> np.ndarray:
-        """The same of what a network enlarges by `factor`: (height / factor, width / factor, C)."""
+        """The same tile of the picture before a network enlarges it: (height / factor, width / factor, C)."""
         return _cut(source, *self.grid.corners[tile], self.size.side)
 
 
@@ -90,7 +90,7 @@ def _cut(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
 
 
 def layout(height: int, width: int, sizes: tuple[TileSize, ...], unit: int, overlap: float) -> Layout:
-    """The layout of a picture of height x width pixels in the smallest size that holds it, or in several tiles."""
+    """The layout of a height x width picture in one tile of the smallest size that holds it, or in several tiles."""
     longer = max(height, width)
     size = next((size for size in sizes if longer <= size.pixels), sizes[-1])
     rows, columns = (max(-(-side // unit) * unit, size.pixels) // size.factor for side in (height, width))
@@ -102,9 +102,9 @@ class Axis(NamedTuple):
     """The tiles that share each position along one axis, and their weights; (tiles, side, covers) each.
 
     Attributes:
-        tile: number of a tile along the axis.
-        offset: where in that tile the position lies.
-        weight: its share; they sum to 1.
+        tile: the number of a tile along the axis.
+        offset: the position within that tile.
+        weight: that tile's share; the shares of a position add up to 1.
     """
 
     tile: np.ndarray
@@ -113,16 +113,16 @@ class Axis(NamedTuple):
 
 
 def share_axis(starts: tuple[int, ...], side: int, covers: int) -> Axis:
-    """Which tiles share the positions of every tile of an axis, in the order in which they lie.
+    """The tiles that share the positions of every tile along an axis, in order.
 
-    Where fewer than `covers` do, the first is named again with weight 0: a number that is not finite stays in its own
-    picture.
+    A position that fewer than `covers` tiles share repeats the first with weight 0. A number that is not finite thus
+    stays in its own picture.
     """
     first = np.asarray(starts)
     position = np.add.outer(first, np.arange(side))  # (tiles, side), in the plane
     offset = position[..., None] - first  # (tiles, side, tiles)
     inside = (offset >= 0) & (offset < side)
-    order = np.argsort(~inside, axis=-1, kind="stable")[..., :covers]  # those that cover it come first, in order
+    order = np.argsort(~inside, axis=-1, kind="stable")[..., :covers]  # covering tiles first, in order
     if order.shape[-1] < covers:
         order = np.concatenate([order, np.repeat(order[..., :1], covers - order.shape[-1], axis=-1)], axis=-1)
     known = np.take_along_axis(inside, order, axis=-1) & (np.arange(covers) < inside.sum(-1)[..., None])
@@ -134,12 +134,12 @@ def share_axis(starts: tuple[int, ...], side: int, covers: int) -> Axis:
 
 
 class Sharing(NamedTuple):
-    """For every tile of a wave, where the values lie whose mean its latents are; N tiles of one size.
+    """For each of a wave's N tiles of one size, the places of the values whose mean gives its latents.
 
     Attributes:
-        rows, columns: (N, side, covers) each, numbers counted within the tile's picture.
-        first: (N,) the number in the wave of the first tile of its picture.
-        across: (N,) how many tiles a row of its picture has.
+        rows, columns: (N, side, covers) each; tiles are counted within the picture.
+        first: (N,) the number, in the wave, of the first tile of the same picture.
+        across: (N,) the number of tiles in a row of the picture.
     """
 
     rows: Axis
@@ -149,7 +149,7 @@ class Sharing(NamedTuple):
 
 
 def sharing(layouts: Sequence[Layout]) -> Sharing:
-    """The sharing of the tiles of several pictures, one picture after the other; all tiles are of one size."""
+    """The sharing of the tiles of several pictures, picture by picture; all tiles have the same size."""
     side, covers = layouts[0].size.side, layouts[0].size.covers
     rows, columns, first, across = [], [], [], []
     begin = 0
@@ -166,7 +166,7 @@ def sharing(layouts: Sequence[Layout]) -> Sharing:
 
 
 class Places(NamedTuple):
-    """Positions in the tiles of a wave: a tile's number, row and column, (..., h, w) int32 each."""
+    """Positions in the tiles of a wave: tile number, row and column, (..., h, w) int32 each."""
 
     tile: np.ndarray
     row: np.ndarray
@@ -180,10 +180,10 @@ def whole_tile(number: int, side: int) -> Places:
 
 
 def view(each: Layout, first: int) -> Places:
-    """The positions of a view of a whole picture in one tile, at even distances; `first` is its first tile's number.
+    """Evenly spaced positions that show a whole picture in one tile; `first` is the number of its first tile.
 
-    They are picked, not averaged: noise stays as strong as it was. The decoder's normalisations go by such a view where
-    a picture has several tiles.
+    The values are picked, not averaged, so noise keeps its strength. The decoder's normalisations use this view of a
+    picture of several tiles.
     """
     side = each.size.side
 
@@ -201,7 +201,7 @@ def view(each: Layout, first: int) -> Places:
 
 
 def view_of_pixels(each: Layout, picture: np.ndarray) -> np.ndarray:
-    """The same view of the picture's pixels: (side, side, C)."""
+    """The same view in the picture's pixels: (side, side, C)."""
     side = each.size.pixels
     rows, columns = (
         np.minimum((2 * np.arange(side) + 1) * size // (2 * side), own - 1)

@@ -1,8 +1,8 @@
-"""The compiled functions of the engine: each sees tiles of a fixed size, and numbers and places of tiles are data.
+"""The compiled functions of the engine: tiles have a fixed size, and their numbers and places are data.
 
-A wave is a fixed number of places for tiles, divided evenly among the devices (`State`). What a call of a network is
-given is always `at_once` tiles a device; how many calls there are is data too, and empty places cost nothing. So a
-function is compiled once for a size of tile, whatever the pictures.
+A wave has a fixed number of places for tiles, divided evenly among the devices (`State`). A call of a network always
+takes `at_once` tiles on each device. The number of calls is data too, and empty places cost nothing. So a function is
+compiled once for each size of tile, whatever the pictures.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,13 +34,13 @@ MakeDenoiser = Callable[[Mapping[str, Any]], Denoiser]
 
 
 class State(NamedTuple):
-    """What the devices hold of a wave of N tiles of one size: (N, ...) each, divided among them.
+    """A wave of N tiles of one size during sampling: arrays (N, ...) divided among the devices.
 
     Attributes:
         carry: the sampler's state. Every tile has its own copy of the latents that it shares.
-        output: the network's predictions for the step in hand, as far as they are made.
-        hints: what the denoiser made of the images.
-        sharing: whose mean each position's prediction is.
+        output: the network's predictions for the current step, as far as they are computed.
+        hints: the denoiser's embeddings of the images.
+        sharing: the tiles whose mean gives the prediction at each position.
     """
 
     carry: Carry
@@ -58,11 +58,11 @@ class Run(NamedTuple):
 
 
 class Order(NamedTuple):
-    """How the tiles of a wave are divided: int32 each.
+    """How the tiles of a wave are divided among the devices: int32 each.
 
     Attributes:
-        share: tiles of each device; the first `share` are the first device's.
-        calls: of a network, to be through with a device's share once.
+        share: the number of tiles for each device; the first `share` tiles are the first device's.
+        calls: the number of calls in which a network gets through a device's share.
     """
 
     share: ArrayLike
@@ -70,12 +70,12 @@ class Order(NamedTuple):
 
 
 class Programs:
-    """The compiled functions over some networks, on the devices of a mesh of one axis.
+    """The compiled functions of some networks, on the devices of a mesh with one axis.
 
     Args:
-        graphdefs, params: of the networks; the parameters lie on all devices.
+        graphdefs, params: the networks; every device holds all parameters.
         mesh: the devices.
-        at_once: tiles in a call of a network, on each device.
+        at_once: tiles on each device in one call of a network.
     """
 
     def __init__(self, graphdefs: Mapping[str, nnx.GraphDef], params: Params, mesh: Mesh, at_once: int):
@@ -85,18 +85,18 @@ class Programs:
         self._functions: dict[Any, Callable[..., Any]] = {}
 
     def count(self) -> dict[str, int]:
-        """How many programs were compiled so far, by function."""
+        """The number of programs compiled so far, by function."""
         found: dict[str, int] = {}
         for (name, *_), function in self._functions.items():
             found[name] = found.get(name, 0) + function._cache_size()
         return found
 
     def divided(self, tree: Any) -> Any:
-        """The arrays of a tree on the devices, divided along their first axis."""
+        """Puts the arrays of a tree on the devices, divided along their first axis."""
         return jax.device_put(tree, NamedSharding(self.mesh, _DIVIDED))
 
     def encode_text(self, ids: np.ndarray) -> jax.Array:
-        """Embeddings of prompts, (prompts, tokens) int32 -> (prompts, tokens, channels)."""
+        """Embeds prompts: (prompts, tokens) int32 -> (prompts, tokens, channels)."""
 
         def run(params: Params, ids: jax.Array) -> jax.Array:
             return self._module("text_encoder", params)(ids)
@@ -106,7 +106,7 @@ class Programs:
     def embed(
         self, make: MakeDenoiser, encoder_hidden_states: jax.Array, trajectory: Trajectory, setting: Setting
     ) -> Embeddings:
-        """What all steps and all tiles share."""
+        """Computes the embeddings that all steps and tiles share."""
 
         def run(params: Params, states: jax.Array, trajectory: Trajectory) -> Embeddings:
             return embed(make(self._modules(params)), states, trajectory, self.at_once, setting)
@@ -115,7 +115,7 @@ class Programs:
         return program(self._params, encoder_hidden_states, trajectory)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Latents of tiles: uint8 (devices x at_once, H, W, 3) -> (devices x at_once, h, w, C)."""
+        """Encodes tiles: uint8 (devices x at_once, H, W, 3) -> latents (devices x at_once, h, w, C)."""
 
         def run(params: Params, images: jax.Array) -> jax.Array:
             return self._module("vae", params).encode(to_float(images))
@@ -123,7 +123,7 @@ class Programs:
         return self._compiled(("encode",), run, ".t")(self._of("vae"), images)
 
     def hints(self, make: MakeDenoiser, images: tuple[jax.Array, ...]) -> Any:
-        """What the denoiser makes of tiles of its images, uint8 (devices x at_once, H, W, 3) each."""
+        """Computes the denoiser's embeddings of tiles of its images, uint8 (devices x at_once, H, W, 3) each."""
 
         def run(params: Params, images: tuple[jax.Array, ...]) -> Any:
             return make(self._modules(params)).embed_images(*map(to_float, images))
@@ -131,7 +131,7 @@ class Programs:
         return self._compiled(("hints", make), run, ".t")(self._params, images)
 
     def places(self, like: Any, capacity: int) -> Any:
-        """Zeros for what calls make: a tree like what one call makes, with `capacity` tiles on each device."""
+        """Zeros to hold the results of all calls: like the result of one call, with `capacity` tiles on each device."""
 
         def run(like: Any) -> Any:
             return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), like)
@@ -139,7 +139,7 @@ class Programs:
         return self._compiled(("places", capacity), run, "t")(like)
 
     def put(self, places: Any, made: Any, call: int) -> Any:
-        """`places` with what a call has made in its place; `places` are used up."""
+        """Writes the result of one call into `places`, which are donated."""
 
         def run(places: Any, made: Any, call: jax.Array) -> Any:
             at = call * self.at_once
@@ -152,7 +152,7 @@ class Programs:
     def begin(
         self, latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order
     ) -> Carry:
-        """The sampler's state before the first step; `latents` and `noise` are used up."""
+        """The sampler's state before the first step; `latents` and `noise` are donated."""
 
         def run(latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order) -> Carry:
             return begin(start_latents(trajectory, _shared(latents, sharing, order), noise))
@@ -162,8 +162,11 @@ class Programs:
     def denoise(
         self, make: MakeDenoiser, run: Run, state: State, order: Order, first: int, last: int, setting: Setting
     ) -> State:
-        """The sampling loop over its units first <= i < last: unit `step * order.calls + call` is one call of the
-        network on every device, and the last one of a step takes the step. Its carry and output are used up."""
+        """Runs the units first <= i < last of the sampling loop; the state's carry and output are donated.
+
+        Unit `step * order.calls + call` is one call of the network on every device; the last unit of a step takes the
+        step.
+        """
 
         def loop(
             params: Params,
@@ -200,7 +203,7 @@ class Programs:
         return state._replace(carry=carry, output=output)
 
     def take(self, latents: jax.Array, places: Places, order: Order) -> jax.Array:
-        """The latents of a wave at some places: (devices x at_once, h, w, C)."""
+        """Picks the latents of a wave at some places: (devices x at_once, h, w, C)."""
 
         def run(latents: jax.Array, places: Places, order: Order) -> jax.Array:
             side = latents.shape[1]
@@ -217,14 +220,13 @@ class Programs:
         moments: list[Moments] | None,
         fusion: str | None,
     ) -> tuple[jax.Array, list[Moments]]:
-        """Tiles decoded: (devices x at_once, H, W, 3) float32, about [-1, 1], and, if they went by their own moments,
-        these.
+        """Decodes tiles: (devices x at_once, H, W, 3) float32, about [-1, 1], and their own moments if these were used.
 
         Args:
             latents: (devices x at_once, h, w, C).
-            images: tiles of the stage's images for the fusion, uint8; none without one.
-            moments: of a view of each tile's picture; None for the tiles' own.
-            fusion: its kind; None for the plain decoder.
+            images: tiles of the stage's images for the fusion, uint8; empty without one.
+            moments: the moments of a view of each tile's picture; None for the tiles' own.
+            fusion: the kind of network that guides the decoder; None for the plain decoder.
         """
 
         def run(
@@ -245,7 +247,7 @@ class Programs:
         return program(params, latents, images, moments, fidelity)
 
     def enlarge(self, kind: str, images: jax.Array) -> jax.Array:
-        """Tiles through a network that enlarges: uint8 (devices x at_once, h, w, 3) -> float32 in [-1, 1]."""
+        """Enlarges tiles with a network: uint8 (devices x at_once, h, w, 3) -> float32 in [-1, 1]."""
 
         def run(params: Params, images: jax.Array) -> jax.Array:
             made = self._module(kind, params)(images.astype(jnp.float32) / 255)
@@ -260,7 +262,7 @@ class Programs:
         return merge_all(self._graphdefs, params)
 
     def _of(self, kind: str) -> Params:
-        """The parameters of one network, by their whole names."""
+        """The parameters of one network, under their full names."""
         if kind not in self._selected:
             prefix = f"{kind}."
             self._selected[kind] = {name: x for name, x in self._params.items() if name.startswith(prefix)}
@@ -275,13 +277,14 @@ class Programs:
         result: str = "t",
         donate: tuple[int, ...] = (),
     ) -> Callable[..., Any]:
-        """`function` on every device, compiled once for a key and the shapes of its arguments.
+        """`function` on every device, compiled once for each key and set of argument shapes.
 
         Args:
-            key: a name, and what else decides what is traced.
-            arguments: a letter for each: t for tiles, divided among the devices, a point for what all devices have.
-            result: likewise.
-            donate: numbers of the arguments that are used up.
+            key: a name, and everything else that affects tracing.
+            arguments: a character for each argument: t for tiles, divided among the devices, a point for a whole copy
+                on every device.
+            result: the same for the results.
+            donate: the numbers of the donated arguments.
         """
         if key not in self._functions:
             specs = tuple(_DIVIDED if letter == "t" else _EVERYWHERE for letter in arguments)
@@ -290,23 +293,23 @@ class Programs:
                 mesh=self.mesh,
                 in_specs=specs,
                 out_specs=_DIVIDED if result == "t" else _EVERYWHERE,
-                check_vma=False,  # what all devices have and what is divided meet in the loop's state
+                check_vma=False,  # the loop's state mixes divided arrays with whole copies
             )
             self._functions[key] = jax.jit(mapped, donate_argnums=donate)
         return self._functions[key]
 
 
 def _index(number: ArrayLike, order: Order, capacity: int) -> jax.Array:
-    """Where the tiles of these numbers lie in the wave, of which each device has `capacity` places."""
+    """The places of tiles in the wave, by their numbers; each device has `capacity` places."""
     device, slot = jnp.divmod(number, order.share)
     return device * capacity + slot
 
 
 def _shared(values: jax.Array, sharing: Sharing, order: Order) -> jax.Array:
-    """(N, side, side, C) of this device's tiles -> the weighted mean of all tiles that share each position.
+    """The weighted mean of all tiles that share each position of this device's tiles, (N, side, side, C).
 
-    Gathers the few tiles that cover it in the order in which they lie, so that the sum is the same on every device,
-    whatever other pictures there are.
+    The few tiles that cover a position are gathered in a fixed order, so the sum is the same on every device and beside
+    any other pictures.
     """
     rows, columns = sharing.rows, sharing.columns
     covers = rows.tile.shape[-1]

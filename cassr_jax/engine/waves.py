@@ -1,6 +1,6 @@
-"""Waves: pictures that go through the networks together, and which of their tiles lies on which device.
+"""Waves: pictures that go through the networks together, and the device of each of their tiles.
 
-What is cut and blended here is on the host.
+Cutting and blending happen on the host.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from cassr_jax.engine.layout import Layout, TileSize
 from cassr_jax.engine.programs import Order
 from cassr_jax.imaging import tiling
 
-PLACES = 128  # tiles that a wave has room for on all devices together; a larger picture has four times as many, ...
+PLACES = 128  # places for tiles in a wave, over all devices; a larger picture gets 4, 16, ... times as many
 
 
 @dataclass(frozen=True)
 class Seats:
-    """Which tile of a wave lies where: each device has a share of consecutive tiles, and `capacity` places."""
+    """The places of a wave's tiles: each device has `capacity` places and takes a share of consecutive tiles."""
 
     count: int
     devices: int
@@ -39,7 +39,7 @@ class Seats:
 
     @property
     def capacity(self) -> int:
-        """Places on each device: for one of a few sizes of wave."""
+        """Places on each device; a wave has one of a few sizes."""
         places = PLACES
         while places < self.share * self.devices:
             places *= 4
@@ -50,7 +50,7 @@ class Seats:
         return Order(np.int32(self.share), np.int32(self.calls))
 
     def of_call(self, call: int) -> list[int | None]:
-        """Numbers of the tiles that a call is given, device by device; None where a place stays empty."""
+        """The numbers of the tiles in a call, device by device; None for an empty place."""
         slots = range(call * self.at_once, (call + 1) * self.at_once)
         numbers = (
             device * self.share + slot if slot < self.share else None
@@ -60,7 +60,7 @@ class Seats:
         return [number if number is not None and number < self.count else None for number in numbers]
 
     def placed(self, values: np.ndarray) -> np.ndarray:
-        """(count, ...) in the order of tiles -> (devices x capacity, ...) as they lie on the devices."""
+        """Values in the order of tiles, (count, ...) -> in the order of places, (devices x capacity, ...)."""
         device, slot = np.divmod(np.arange(self.count), self.share)
         places = np.zeros((self.devices * self.capacity, *values.shape[1:]), values.dtype)
         places[device * self.capacity + slot] = values
@@ -69,12 +69,12 @@ class Seats:
 
 @dataclass(frozen=True)
 class Wave:
-    """Pictures whose tiles are of one size.
+    """Pictures whose tiles have the same size.
 
     Attributes:
-        numbers: which of the caller's pictures they are; below, pictures are counted within the wave.
-        layouts: of each picture.
-        seats: where the tiles lie, one picture's after the other's.
+        numbers: the pictures' numbers in the caller's list; everywhere else, pictures are counted within the wave.
+        layouts: the layout of each picture.
+        seats: the places of the tiles, picture by picture.
     """
 
     numbers: tuple[int, ...]
@@ -90,7 +90,7 @@ class Wave:
         return [(picture, tile) for picture, each in enumerate(self.layouts) for tile in range(each.count)]
 
     def tiles(self) -> list[tuple[int, int]]:
-        """(picture, tile within it) for the number of each tile."""
+        """(picture, tile within the picture) for each tile number."""
         return self._tiles
 
     @property
@@ -100,7 +100,7 @@ class Wave:
 
     @cached_property
     def calls_of_decoder(self) -> list[list[int | None]]:
-        """Numbers of the tiles in each of its calls: those of pictures of one tile, then the others."""
+        """The tile numbers in each of the decoder's calls: first the pictures of one tile, then the others."""
         several = set(self.of_several_tiles)
         single = [number for number, (picture, _) in enumerate(self._tiles) if picture not in several]
         others = [number for number, (picture, _) in enumerate(self._tiles) if picture in several]
@@ -120,15 +120,15 @@ class Wave:
         return self.layouts[picture].cut(pictures[picture], tile)
 
     def cut_source(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
-        """A tile of pictures that a network enlarges by the layouts' factor."""
+        """The same tile of the pictures before a network enlarges them by the layouts' factor."""
         picture, tile = self._tiles[number]
         return self.layouts[picture].cut_source(pictures[picture], tile)
 
     def cut_latents(self, values: Callable[[int], np.ndarray], channels: int) -> np.ndarray:
-        """Planes of latents cut into tiles as they lie on the devices: (places, h, w, channels).
+        """Cuts planes of latents into tiles in the order of places: (places, h, w, channels).
 
         Args:
-            values: the first n values of a plane, row by row.
+            values: gives the first n values of a plane, row by row.
         """
         cuts = []
         for each in self.layouts:
@@ -139,13 +139,13 @@ class Wave:
 
 
 def in_calls(numbers: Sequence[int], width: int) -> list[list[int | None]]:
-    """Numbers in calls of `width`, the last one filled up with empty places."""
+    """Divides numbers into calls of `width`; empty places fill up the last one."""
     calls: list[list[int | None]] = [[*numbers[begin : begin + width]] for begin in range(0, len(numbers), width)]
     return [call + [None] * (width - len(call)) for call in calls]
 
 
 def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
-    """Pictures by the size of their tiles, as many together as there is room for."""
+    """Groups pictures by the size of their tiles, as many in a wave as fit."""
     found: list[list[int]] = []
     for size in sorted({each.size for each in layouts}, key=lambda size: size.side):
         room = 0
@@ -163,7 +163,7 @@ def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
 
 
 class Blend:
-    """A picture that is put together from its tiles: their mean by Gaussian weights where they overlap."""
+    """A picture assembled from its tiles, which are averaged by Gaussian weights where they overlap."""
 
     def __init__(self, each: Layout):
         self._layout = each
@@ -173,7 +173,7 @@ class Blend:
         self._columns = tiling.axis_weights(each.pixels.lefts, each.pixels.width, window)
 
     def add(self, number: int, tile: np.ndarray) -> None:
-        """Add one tile, (H, W, 3); the order in which they come must be the same every time."""
+        """Add one tile, (H, W, 3); tiles must always be added in the same order."""
         top, left = self._layout.pixels.corners[number]
         part = self.picture[top : top + len(tile), left : left + len(tile)]
         cut = tile[: part.shape[0], : part.shape[1]]

@@ -206,7 +206,7 @@ def test_a_fault_of_the_program_costs_one_picture_and_leaves_its_traceback(folde
     assert outputs() == ["c.png"]
     first, second = capsys.readouterr().err.splitlines()
     assert "a.png: does not fit into memory" in first
-    assert "b.png: ZeroDivisionError: by nought; this is a fault of the program" in second
+    assert "b.png: ZeroDivisionError: by nought; this is a fault in the program" in second
     assert "Traceback" in manifest()["b.png"]["error"]
 
 

@@ -56,6 +56,6 @@ def test_a_process_that_never_comes_is_one_sentence(number, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "train.py: --distributed: not all processes came within 1 s, expected one with each number; start them all, or "
-        "give them longer by --join-timeout\n"
+        "give them more time with --join-timeout\n"
     )
     assert not (tmp_path / "run").exists()
