@@ -110,7 +110,7 @@ def test_a_cascades_weights_go_to_every_device_at_once(tmp_path: Path, monkeypat
     cassr = cassr_jax.load(folder, dtype="bfloat16", devices=8)
     watch.look()
     params = cassr.networks.params
-    everywhere = NamedSharding(cassr._mesh, PartitionSpec())
+    everywhere = NamedSharding(cassr._engine.programs.mesh, PartitionSpec())
     assert {value.sharding for value in params.values()} == {everywhere}
     assert watch.peak <= sum(value.nbytes for value in params.values()) + watch.largest
 
