@@ -14,6 +14,7 @@ from dataclasses import replace
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command, ended_after, say
 from cassr_jax.ranges import COUNT, FROM_ZERO
+from cassr_jax.sharding.strategies import STRATEGIES
 
 PROGRAM = "train.py"
 INTERRUPTED = "interrupted before it had saved; the same command goes on from the last checkpoint"
@@ -26,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Imported only now, because JAX alone takes seconds.
     from cassr_jax.config_files import read_config
     from cassr_jax.sharding.mesh import join_processes
-    from cassr_jax.sharding.strategies import STRATEGIES
     from cassr_jax.training.compile_ahead import compile_for
     from cassr_jax.training.loop import train
 
@@ -85,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
 
     devices = parser.add_argument_group("devices").add_argument
-    devices("--strategy", choices=("dp", "fsdp", "fsdp_tp"), help="how devices share a training step")
+    devices("--strategy", choices=STRATEGIES, help="how devices share a training step")
     devices(
         "--distributed",
         nargs="*",

@@ -10,9 +10,11 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
+from cassr_jax.choices import DType
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--dtype",
         default="float16",
-        choices=("float32", "float16", "bfloat16"),
+        choices=get_args(DType),
         help="precision of the weights (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)

@@ -1,6 +1,7 @@
 """Files of prompts, which give each picture a description of its own."""
 
 import json
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from cassr_jax.files import parse_json
 
 def read_prompts(file: Path, names: Collection[str], others: Collection[str] = ()) -> dict[str, str]:
     """Read the prompts of pictures: a JSON object of names and prompts (`.json`), or lines of NAME, a tab, PROMPT.
+
+    A name may be written in another Unicode normal form than the picture's: file systems differ in theirs.
 
     Args:
         file: the file; text in UTF-8.
@@ -26,7 +29,7 @@ def read_prompts(file: Path, names: Collection[str], others: Collection[str] = (
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     pairs = _from_json(text, file) if file.suffix.lower() == ".json" else _from_lines(text, file)
-    prompts = _unique(pairs, file)
+    prompts = _unique(_as_spelled(pairs, {*names, *others}), file)
     example = min(names, default="")
     if not prompts:
         raise InputError(f"{file}: holds no prompt, expected one for every picture, such as {example}")
@@ -50,13 +53,23 @@ def _from_json(text: str, file: Path) -> list[tuple[str, Any]]:
 
 def _from_lines(text: str, file: Path) -> list[tuple[str, str]]:
     pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not `splitlines`: U+2028 and form feeds are text
+        line = line.removesuffix("\r")
         name, tab, prompt = line.partition("\t")
         if line.strip() and not tab:
             raise InputError(f"{file}, line {number}: has no tab, expected a picture's name, a tab and its prompt")
         if tab:
             pairs.append((name, prompt))
     return pairs
+
+
+def _as_spelled(pairs: Iterable[tuple[str, Any]], names: Collection[str]) -> list[tuple[str, Any]]:
+    """The pairs with each name spelled as among `names`, where only the normal form differs."""
+    spelled = {unicodedata.normalize("NFC", name): name for name in names}
+    return [
+        (name if name in names else spelled.get(unicodedata.normalize("NFC", name), name), prompt)
+        for name, prompt in pairs
+    ]
 
 
 def _unique(pairs: Iterable[tuple[str, Any]], file: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-from PIL import ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cassr_jax.errors import InputError
 
@@ -15,14 +15,19 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000
 """The formats Pillow may open. Others are left out: its EPS reader starts a program, and some readers only guess."""
 
 
+class TooLarge(InputError):
+    """A picture has more pixels than are read, by its header alone."""
+
+
 def check_size(name: str | os.PathLike[str], width: int, height: int) -> None:
     """Checks a picture's size before it is decoded.
 
     Raises:
-        InputError: it has no pixels, or more than MAX_INPUT_PIXELS.
+        TooLarge: it has more than MAX_INPUT_PIXELS.
+        InputError: it has no pixels.
     """
     if width * height > MAX_INPUT_PIXELS:
-        raise InputError(
+        raise TooLarge(
             f"{name}: {width}x{height} is {width * height} pixels, expected at most {MAX_INPUT_PIXELS}; make it smaller"
         )
     if min(width, height) < 1:
@@ -76,6 +81,8 @@ def strictly(name: str | os.PathLike[str]) -> Iterator[None]:
             yield
     except (InputError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, before a size can be asked for
+        raise TooLarge(f"{name}: {error}; expected at most {MAX_INPUT_PIXELS} pixels; make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: no picture in a format that can be read ({', '.join(FORMATS)})") from error
     except Exception as error:

@@ -17,7 +17,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
 from cassr_jax.imaging import jpeg, tiff
 from cassr_jax.imaging.alpha import beside, shown
-from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, check_size, strictly
+from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, TooLarge, check_size, strictly
 from cassr_jax.imaging.profiles import settle
 from cassr_jax.imaging.samples import raw_mode, rgb_and_alpha
 from cassr_jax.imaging.side_chunks import sides
@@ -82,8 +82,11 @@ def read(path: str | os.PathLike[str]) -> Picture:
             return _settled(image, str(path), photographs)
     try:
         return _decoded(data, path)
+    except TooLarge:
+        raise
     except InputError:
-        whole = jpeg.with_end(data) if data.startswith(jpeg.SIGNATURE) else None
+        with strictly(path):
+            whole = jpeg.with_end(data) if data.startswith(jpeg.SIGNATURE) else None
         if whole is None:
             raise
         picture = _decoded(whole, path)
@@ -91,11 +94,12 @@ def read(path: str | os.PathLike[str]) -> Picture:
 
 
 def _decoded(data: bytes, path: Path) -> Picture:
-    beside = sides(data)
-    with strictly(path), Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:
-        if beside.icc is not None:
-            image.info["icc_profile"] = beside.icc
-        picture = _settled(image, str(path))
+    with strictly(path):
+        beside = sides(data)
+        with Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:
+            if beside.icc is not None:
+                image.info["icc_profile"] = beside.icc
+            picture = _settled(image, str(path))
     return replace(picture, warnings=(*beside.warnings, *picture.warnings))
 
 

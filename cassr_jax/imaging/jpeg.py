@@ -30,7 +30,7 @@ def _scans(jpeg: bytes) -> tuple[list[tuple[int, int]], int | None]:
     The file may be damaged anywhere, so the search ends at the first bytes that are not a marker.
     """
     at, scans, end = 2, [], None
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+    while at + 2 <= len(jpeg) and jpeg[at] == 0xFF:
         marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
         if marker == 0xD9:
             return scans, None

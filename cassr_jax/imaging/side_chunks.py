@@ -113,7 +113,7 @@ def _of_codes(primaries: int, transfer: int) -> list[str]:
 
 def _of_jpeg2000(data: bytes) -> Sides:
     for start, end in _boxes(data, 0, len(data), (b"jp2h", b"colr")):
-        if data[start] in (2, 3) and end > start + 3:  # a profile, restricted or not
+        if end > start + 3 and data[start] in (2, 3):  # a profile, restricted or not
             return Sides(data, data[start + 3 : end])
     return Sides(data)
 

@@ -1,8 +1,9 @@
 """Overlapping tiles of a plane too large for the network, and their merging with Gaussian weights.
 
-This is MultiDiffusion (arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015). A grid holds only Python
-integers, so it is static under `jit`, and gathering and merging are plain indexing with constant indices. Both take
-JAX or NumPy arrays and return the kind they were given.
+This is MultiDiffusion (arXiv 2302.08113) with StableSR's Gaussian window (arXiv 2305.07015). The cascade cuts its tiles
+by a grid's corners and sums them into a canvas on the host, by `axis_weights`. `gather` and `merge` do the same to all
+tiles of a plane at once; the evaluation's autoencoder calls them inside a compiled function, where the grid is static.
+They take JAX or NumPy arrays and return the kind they were given.
 """
 
 from dataclasses import dataclass
@@ -85,8 +86,8 @@ def gather(x: Array, tiles: Grid) -> Array:
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, tiles.tile, tiles.tile, x.shape[-1])
 
 
-def merge(x: Array, tiles: Grid, weights: np.ndarray | None = None) -> Array:
-    """Merges tiles (B * N, t, t, C) into planes (B, H, W, C) of the same dtype by their weighted mean.
+def merge(x: Array, tiles: Grid) -> Array:
+    """Merges tiles (B * N, t, t, C) into planes (B, H, W, C) of the same dtype by their mean, Gaussian-weighted.
 
     The grid is a product of rows and columns, so each axis is normalised by itself. Each pixel gathers the few tiles
     that cover it; without a scatter, the order of the sum is the same on every device. The mean is taken in float32.
@@ -94,9 +95,8 @@ def merge(x: Array, tiles: Grid, weights: np.ndarray | None = None) -> Array:
     Args:
         x: tiles in the order of `gather`.
         tiles: the grid.
-        weights: (t,) positive window along a side, by default `gaussian_weights`.
     """
-    window = gaussian_weights(tiles.tile) if weights is None else np.asarray(weights, np.float32)
+    window = gaussian_weights(tiles.tile)
     t = tiles.tile
     grid = x.reshape(-1, len(tiles.tops), len(tiles.lefts), t, t, x.shape[-1]).astype(np.float32)
     lines = _overlap_mean(grid.transpose(0, 1, 3, 2, 4, 5), tiles.tops, tiles.height, window)  # (B, H, Nx, t, C)

@@ -8,10 +8,13 @@ from typing import get_args
 
 import pytest
 
+import train
 from cassr_jax import choices, config
+from cassr_jax.commands import bundle
 from cassr_jax.commands.options import OPTIONS, SAMPLING, add_options
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.sharding.strategies import STRATEGIES
 
 
 def parse(names, *arguments, **defaults):
@@ -24,6 +27,19 @@ def test_names_are_those_of_their_registries():
     assert set(get_args(choices.Sampler)) == set(SAMPLERS)
     assert set(get_args(choices.ColorFix)) == set(COLOR_FIXES)
     assert set(choices.PRECISIONS.values()) == set(get_args(config.DType))
+
+
+def test_every_strategy_can_be_asked_for(monkeypatch):
+    monkeypatch.setitem(STRATEGIES, "halves", STRATEGIES["fsdp"])
+    for name in STRATEGIES:
+        assert train.parse(["--config", "c.py", "--workdir", "w", "--strategy", name]).strategy == name
+
+
+def test_a_bundle_is_offered_every_data_type(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bundle.main(["--config", "tiny", "--output", "x", "--dtype", "int8"])
+    offered = capsys.readouterr().err.replace("'", "")
+    assert f"choose from {', '.join(get_args(choices.DType))}" in offered
 
 
 def test_left_out_is_none_or_the_commands_own():

@@ -21,6 +21,28 @@ def test_both_forms_are_read(tmp_path):
     assert read_prompts(tmp_path / "p.tsv", ["dog"], others=["beach"]) == {"beach": "", "dog": "a dog\tand a tab"}
 
 
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    prompt = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g"
+    (tmp_path / "p.tsv").write_bytes(f"beach\t{prompt}\r\n\r\ndog\tb\n".encode())
+    assert read_prompts(tmp_path / "p.tsv", ["beach", "dog"]) == {"beach": prompt, "dog": "b"}
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("written", "there"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_name_may_have_another_normal_form_than_its_picture(tmp_path, written, there):
+    (tmp_path / "p.tsv").write_text(f"{written}\ta\n", "utf-8")
+    (tmp_path / "p.json").write_text(json.dumps({written: "a"}), "utf-8")
+    (tmp_path / "both.tsv").write_text(f"{written}\ta\n{there}\tb\n", "utf-8")
+    for name in ("p.tsv", "p.json"):
+        assert read_prompts(tmp_path / name, [there]) == {there: "a"}
+        assert read_prompts(tmp_path / name, [], others=[there]) == {there: "a"}
+    assert read_prompts(tmp_path / "both.tsv", [written, there]) == {written: "a", there: "b"}
+    with pytest.raises(InputError, match="twice, expected one prompt"):
+        read_prompts(tmp_path / "both.tsv", [there])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

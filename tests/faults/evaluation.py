@@ -27,6 +27,8 @@ EVALUATION = [
         ("prompts.keys() - {*names, *others}", "prompts.keys() - prompts.keys()"),
         ("set(names) - prompts.keys()", "prompts.keys() - set(names)"),
         ("return objects[-1]", "return objects[0]"),
+        ('text.split("\\n")', "text.splitlines()"),
+        ("name if name in names else spelled", "spelled"),
     ),
     *faults(
         "cassr_jax/options.py",

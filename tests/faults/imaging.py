@@ -40,12 +40,19 @@ IMAGING = [
         ("if primaries in PRIMARIES and transfer", "if primaries in PRIMARIES or transfer"),
         ('inside + 4 * (name == b"meta")', "inside"),
         ("size = (at - 8).to_bytes", "size = (end - 8).to_bytes"),
+        ("if end > start + 3 and data[start]", "if data[start]"),
     ),
     *faults(
         "cassr_jax/imaging/jpeg.py",
         SIDE_CHUNKS,
         ("first == second and _is_complete", "_is_complete"),
         (" and _is_complete(jpeg, scans)", ""),
+        ("while at + 2 <= len(jpeg)", "while at + 4 <= len(jpeg)"),
+    ),
+    *faults(
+        "cassr_jax/imaging/decoding.py",
+        SIDE_CHUNKS,
+        ("except Image.DecompressionBombError as error:", "except RecursionError as error:"),
     ),
     *faults(
         "cassr_jax/imaging/profiles.py",

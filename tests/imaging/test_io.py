@@ -300,7 +300,7 @@ def test_threads_leave_the_process_as_it_was(tmp_path, monkeypatch):
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), format=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]))
+@given(data=st.data(), format=st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000"]))
 def test_any_damage_gives_a_picture_or_an_input_error(tmp_path_factory, data, format):
     whole = bytearray(pictures.encoded(Image.fromarray(pictures.photograph(12, 16)), format))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -4,10 +4,14 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageFile
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io
+from cassr_jax.imaging import io, jpeg
+from cassr_jax.imaging.decoding import MAX_INPUT_PIXELS
+from cassr_jax.imaging.side_chunks import sides
 from tests.imaging import pictures
 
 PHOTOGRAPH = pictures.photograph()
@@ -115,8 +119,40 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_read_with_a_warning(tmp_path, 
     whole = read(tmp_path, data)
     picture = read(tmp_path, data[:-2] + tail)
     assert np.array_equal(picture.rgb, whole.rgb)
-    assert picture.warnings in [("its end marker is missing, but no pixel is",), ()]  # Pillow may find one behind it
+    # A baseline picture is complete with its last sample, and a trailer's zeros are read as no marker behind it.
+    unnoticed = data is BASELINE and tail is TRAILER
+    assert picture.warnings == (() if unnoticed else ("its end marker is missing, but no pixel is",))
     assert whole.warnings == ()
+
+
+@pytest.mark.parametrize("data", [BASELINE, PROGRESSIVE], ids=["baseline", "progressive"])
+def test_a_jpeg_with_its_end_marker_is_not_decoded_for_it(monkeypatch, data):
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("decoded"))
+    assert jpeg.with_end(data) is None
+
+
+@pytest.mark.parametrize("side", [9000, 50_000], ids=["over our limit", "over Pillow's limit"])
+@pytest.mark.parametrize("missing", [0, 2], ids=["whole", "without its end"])
+def test_a_jpeg_that_is_too_large_is_refused_from_its_header(tmp_path, monkeypatch, side, missing):
+    frame = BASELINE.index(b"\xff\xc0") + 5
+    data = BASELINE[:frame] + 2 * side.to_bytes(2, "big") + BASELINE[frame + 4 : len(BASELINE) - missing]
+    monkeypatch.setattr(jpeg, "with_end", lambda data: pytest.fail("decoded once more"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(InputError, match=rf"a: .*{side * side} pixels.*expected at most {MAX_INPUT_PIXELS}"):
+        read(tmp_path, data)
+
+
+def test_a_damaged_jpeg_that_turns_out_too_large_is_an_input_error(tmp_path, monkeypatch):
+    """The first reading fails for another reason; the search for the end marker meets Pillow's limit."""
+    frame = BASELINE.index(b"\xff\xc0") + 5
+    data = BASELINE[:frame] + 2 * (50_000).to_bytes(2, "big") + BASELINE[frame + 4 : -2]
+
+    def damaged(data, path):
+        raise InputError(f"{path}: damaged")
+
+    monkeypatch.setattr(io, "_decoded", damaged)
+    with pytest.raises(InputError, match=f"expected at most {MAX_INPUT_PIXELS}"):
+        read(tmp_path, data)
 
 
 @pytest.mark.parametrize("data", [BASELINE, PROGRESSIVE], ids=["baseline", "progressive"])
@@ -179,3 +215,56 @@ def test_colours_of_an_avif_that_are_not_srgb_are_told(tmp_path):
     with_profile = pictures.encoded(Image.fromarray(PHOTOGRAPH), "AVIF", icc_profile=SRGB)
     picture = read(tmp_path, with_profile)
     assert (picture.icc, picture.warnings) == (SRGB, ())
+
+
+# Damage
+
+SMALL = Image.fromarray(pictures.photograph(4, 4))
+CONTAINERS = {
+    "PNG": pictures.with_chunks(pictures.encoded(SMALL, "PNG", icc_profile=SRGB[:200]), GAMMA, WIDE),
+    "JPEG": pictures.encoded(SMALL, "JPEG"),
+    "WEBP": pictures.encoded(SMALL, "WEBP", icc_profile=SRGB[:200], exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
+    "JPEG2000": pictures.encoded(SMALL, "JPEG2000"),
+    "AVIF": pictures.encoded(SMALL, "AVIF"),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_file_cut_anywhere_has_sides(container):
+    whole = CONTAINERS[container]
+    assert sides(whole).data
+    for length in range(len(whole)):
+        assert len(sides(whole[:length]).data) <= length
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), container=st.sampled_from(sorted(CONTAINERS)))
+def test_damage_to_a_container_never_stops_the_reading_of_its_sides(data, container):
+    """Bytes after the signature change, sizes of boxes among them, and the end is cut."""
+    damaged = bytearray(CONTAINERS[container])
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(12, len(damaged) - 1))] = data.draw(st.sampled_from([0, 1, 2, 8, 127, 255]))
+    length = data.draw(st.integers(0, len(damaged)))
+    assert len(sides(bytes(damaged[:length])).data) <= length
+
+
+BOXES = st.recursive(
+    st.binary(max_size=6),
+    lambda inside: st.builds(
+        lambda name, size, parts: (size or pictures.box(name, *parts)[:4]) + name + b"".join(parts),
+        st.sampled_from([b"jp2h", b"colr", b"meta", b"iprp", b"ipco"]),
+        st.none() | st.sampled_from([0, 1, 8, 9, 2**32 - 1]).map(lambda size: size.to_bytes(4, "big")),
+        st.lists(inside, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    signature=st.sampled_from([b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x0cftypavif"]), boxes=st.lists(BOXES, max_size=4)
+)
+@example(signature=b"\0\0\0\x0cjP  \r\n\x87\n", boxes=[pictures.box(b"jp2h", pictures.box(b"colr"))])
+def test_boxes_of_any_kind_and_size_have_sides(signature, boxes):
+    data = signature + b"".join(boxes)
+    assert sides(data).data == data
