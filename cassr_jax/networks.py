@@ -1,6 +1,7 @@
 """The networks of a cascade: the definition, configuration and parameters of each kind."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,16 @@ class Networks:
         """These networks and a freshly drawn one. A ControlNet starts as a copy of the U-Net's encoder.
 
         Args:
-            place: puts a parameter on its devices; by default on JAX's first device.
+            place: puts a parameter on its devices, from the host's memory, where the network is then drawn; by default
+                it is drawn on JAX's first device and stays there.
             encoder: the parameters of that encoder; by default those of the `unet` among these networks.
         """
         entry = kind_of(kind)
-        graphdef, params = entry.draw(config, dtype, key)
-        if entry.copies_encoder:
-            encoder = encoder or select(self.params, "unet")
-            params |= {name: jnp.array(encoder[name]) for name in params if name in encoder}
+        with nullcontext() if place is None else jax.default_device(host()):
+            graphdef, params = entry.draw(config, dtype, key)
+            if entry.copies_encoder:
+                encoder = encoder or select(self.params, "unet")
+                params |= {name: jnp.array(encoder[name]) for name in params if name in encoder}
         if place is not None:
             placed = {name: place(f"{kind}.{name}", params.pop(name)) for name in sorted(params)}
             params = {name: placed[name] for name in entry.shapes(config)}
@@ -82,6 +85,14 @@ class Networks:
         return Networks(
             self.configs | {kind: config}, self.graphdefs | {kind: graphdef}, self.params | nest(kind, params)
         )
+
+
+def host() -> jax.Device | None:
+    """The processor as a device of JAX, which has the host's memory; None where JAX was told to leave it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Array]) -> dict[str, Any]:

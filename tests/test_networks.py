@@ -17,7 +17,7 @@ from cassr_jax.models.parameters import select
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
-from cassr_jax.networks import Networks, shapes_of, write_network
+from cassr_jax.networks import Networks, host, shapes_of, write_network
 from cassr_jax.weights.configs import AttachedConfig
 
 UNET = UNetConfig(
@@ -77,6 +77,18 @@ def test_parameters_are_placed_in_the_order_of_their_names(tmp_path):
     networks = Networks().with_read("scedit", str(tmp_path), "float32", place=place)
     assert names == sorted(shapes) != list(shapes)
     assert list(select(networks.params, "scedit")) == list(shapes)
+
+
+def test_the_host_is_no_device_where_jax_leaves_it_out(monkeypatch):
+    found = host()
+    assert found is not None
+    assert (found.platform, found.process_index) == ("cpu", jax.process_index())
+
+    def absent(*, backend):
+        raise RuntimeError(f"Unknown backend: '{backend}' requested")
+
+    monkeypatch.setattr(jax, "local_devices", absent)
+    assert host() is None
 
 
 def test_another_kind_of_network_is_one_entry(tmp_path, monkeypatch):

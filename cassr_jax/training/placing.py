@@ -16,6 +16,9 @@ from cassr_jax.training.masking import is_trainable
 class Placing:
     """Puts one parameter after another, so that no device ever holds a network that is to be divided.
 
+    A new network is drawn in the host's memory, unless `JAX_PLATFORMS` leaves out the processor: then it is drawn whole
+    on the first device.
+
     Trainable parameters become float32. Frozen ones are hashed as they come, and become `config.frozen_dtype`.
 
     Attributes:

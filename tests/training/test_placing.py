@@ -9,9 +9,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 import cassr_jax
 from cassr_jax.models.parameters import select
+from cassr_jax.networks import Networks
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import bytes_per_device
 from cassr_jax.sharding.strategies import FSDP
@@ -66,6 +68,28 @@ def test_a_device_never_holds_more_than_its_shards(networks: Path, placement: Pl
     share = bytes_per_device(params.values())
     assert watch.peak <= share + watch.largest
     assert share + watch.largest < whole / 2  # a whole network on the first device would be seen
+
+
+def test_a_new_network_is_never_whole_on_a_device(placement: Placement, monkeypatch):
+    """All devices here have the host's memory, so the last one stands for it, and the first one is watched."""
+    monkeypatch.setattr("cassr_jax.networks.host", lambda: jax.devices()[-1])
+    config = NETWORKS["unet"]
+    key = jax.random.key(0)
+    expected = Networks().with_new("unet", config, "float32", key).params
+    whole, largest = sum(value.nbytes for value in expected.values()), max(value.nbytes for value in expected.values())
+    watch = Watch(monkeypatch)
+
+    def place(name: str, value: ArrayLike) -> jax.Array:
+        watch.look()
+        return placement.place({name: np.asarray(value)})[name]
+
+    params = Networks().with_new("unet", config, "float32", key, place).params
+    watch.look()
+    share = bytes_per_device(params.values())
+    assert watch.peak <= share + largest < whole / 2
+    assert params.keys() == expected.keys()
+    for name, value in params.items():
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(expected[name]), err_msg=name)
 
 
 def test_each_lies_where_and_as_the_run_keeps_it(networks: Path, placement: Placement):
