@@ -20,7 +20,7 @@ BetaSchedule = Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 
-# Fields that say on which noise, and for which output, a network was trained. The others say how it is sampled.
+# Fields that describe the noise on which a network was trained, and its output. The others concern sampling.
 TRAINED = (
     "num_train_timesteps",
     "beta_start",
@@ -30,10 +30,10 @@ TRAINED = (
     "rescale_betas_zero_snr",
 )
 
-# Fields that make other noise levels than these do.
+# Fields that change the noise levels in ways that are not offered here.
 NOISE_NOT_OFFERED = ("trained_betas", "use_flow_sigmas")
 
-# What an absent field means in the files of the classes that share these noise levels: their own defaults.
+# The classes that have these noise levels, and their own defaults for fields that a file leaves out.
 _LEADING = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0}
 _LINSPACE = {**_LEADING, "timestep_spacing": "linspace"}
 _NARROW = {**_LINSPACE, "beta_start": 0.00085, "beta_end": 0.012}
@@ -81,7 +81,7 @@ class Schedule:
         set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). The other
             samplers always end at the clean x_0.
         rescale_betas_zero_snr: timestep T - 1 is pure noise, and all others are shifted along (Lin et al. 2023,
-            algorithm 1). A network that predicts the noise would have nothing to tell there.
+            algorithm 1). A network that predicts the noise would reveal nothing there.
     """
 
     num_train_timesteps: int = 1000
@@ -113,17 +113,18 @@ class Schedule:
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise InputError(
                 "rescale_betas_zero_snr is true and prediction_type 'epsilon', expected v_prediction or sample: pure "
-                "noise says nothing of x_0."
+                "noise says nothing about x_0."
             )
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any], where: str = "The scheduler config") -> "Schedule":
-        """The schedule that a diffusers `scheduler_config.json` describes, with the defaults of its class for absent
-        fields; `where` names it in messages.
+        """The schedule of a diffusers `scheduler_config.json`, which `where` names in messages.
+
+        Absent fields have the defaults of the file's class.
 
         Raises:
-            InputError: the file asks for something that changes the result and that is not offered here, or a value is
-                of another type than the field's own.
+            InputError: the file asks for something that changes the result and is not offered here, or a value has
+                another type than its field.
         """
         class_name = str(config.get("_class_name", "DDIMScheduler")).removeprefix("Flax")
         if class_name not in _ABSENT:
@@ -188,7 +189,7 @@ class Schedule:
         return signal * x0.astype(jnp.float32) + noise_level * noise.astype(jnp.float32)
 
     def implied_noise(self, x0: Latents, x_t: Latents, t: Timesteps | int) -> Latents:
-        """The noise, float32, that leads from x_0 to x_t, wherever x_t comes from."""
+        """The noise, float32, that leads from x_0 to any given x_t."""
         signal, noise_level = self._levels(t)
         return (x_t.astype(jnp.float32) - signal * x0.astype(jnp.float32)) / noise_level
 
@@ -198,7 +199,7 @@ class Schedule:
         return signal * noise.astype(jnp.float32) - noise_level * x0.astype(jnp.float32)
 
     def to_x0(self, model_output: Latents, x_t: Latents, t: Timesteps | int) -> Latents:
-        """The x_0, float32, that a network's output of this `prediction_type` stands for at x_t."""
+        """The x_0, float32, that a network's output at x_t implies, by `prediction_type`."""
         signal, noise_level = self._levels(t)
         output, x_t = model_output.astype(jnp.float32), x_t.astype(jnp.float32)
         if self.prediction_type == "epsilon":
@@ -210,7 +211,7 @@ class Schedule:
     def spaced_timesteps(
         self, num_steps: int, first_timestep: int | None = None, *, open_end: bool = False, whole: bool = True
     ) -> NumpyColumn:
-        """Timesteps of a sampling run, falling, as diffusers' `set_timesteps` places them.
+        """The falling timesteps of a sampling run, placed like those of diffusers' `set_timesteps`.
 
         Over a range of R = T timesteps:
           leading:  every (R // n)-th from 0 up, plus `steps_offset`; the last one stays short of R - 1;
@@ -220,7 +221,7 @@ class Schedule:
         With `first_timestep` the same rule runs over the truncated range R = first_timestep + 1. Hence `trailing` and
         `linspace` (two steps or more) begin exactly there, while `leading` begins up to one stride below, just as it
         begins below T - 1 at full strength. The starting latents must be as noisy as the first timestep
-        returned here, which `samplers.start_latents` sees to.
+        returned here; `samplers.start_latents` ensures this.
 
         Args:
             num_steps: n, at least 1.
@@ -229,7 +230,7 @@ class Schedule:
             whole: round `linspace` to whole timesteps.
 
         Raises:
-            InputError: the steps do not fit: there are fewer distinct timesteps in the range than steps.
+            InputError: the range has fewer distinct timesteps than steps.
         """
         if first_timestep is not None and not 0 <= first_timestep < self.num_train_timesteps:
             raise InputError(
@@ -255,7 +256,7 @@ class Schedule:
         return timesteps
 
     def timestep_range(self, first_timestep: int | None = None) -> int:
-        """R of `spaced_timesteps`: how many training timesteps a run is spread over."""
+        """The number R of training timesteps over which a run is spread; see `spaced_timesteps`."""
         return self.num_train_timesteps if first_timestep is None else first_timestep + 1
 
     def _levels(self, t: Timesteps | int) -> tuple[Float[Array, "#batch 1 1 1"], Float[Array, "#batch 1 1 1"]]:
@@ -287,7 +288,7 @@ def _alphas_cumprod(
 
 
 def _cumprod(alphas: Float32[np.ndarray, " timesteps"]) -> Float32[np.ndarray, " timesteps"]:
-    """torch's: it multiplies up in float64 and rounds every entry."""
+    """The cumulative product as torch computes it: multiplied in float64, with every entry rounded."""
     return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 

@@ -59,11 +59,11 @@ class Attention(nnx.Module):
         self.to_out = nnx.List([Linear(query_dim, query_dim, zero=zero_out, **kwargs)])
 
     def key_value(self, context: Context) -> KeyValue:
-        """Keys and values of a context (B, M, context_dim); compute them once where the context stays the same."""
+        """Keys and values of a context (B, M, context_dim); compute them once for a context that stays the same."""
         return self.to_k(context), self.to_v(context)
 
     def __call__(self, x: Tokens, key_value: KeyValue | None = None) -> Tokens:
-        """Self-attention without `key_value`."""
+        """Attention to `key_value`; without it, self-attention."""
         key, value = self.key_value(x) if key_value is None else key_value
         return self.to_out[0](dot_product_attention(self.to_q(x), key, value, self.num_heads))
 
@@ -97,7 +97,7 @@ class FeedForward(nnx.Module):
 
 @runtime_checkable
 class ImageGuide(Protocol):
-    """What attends to images inside one transformer block."""
+    """The image attentions of one transformer block."""
 
     def attend_reference(self, x: Tokens) -> Tokens: ...
 
@@ -105,7 +105,7 @@ class ImageGuide(Protocol):
 
 
 class BasicTransformerBlock(nnx.Module):
-    """Self-attention, text cross-attention, feed-forward, each a pre-norm residual branch.
+    """Self-attention, text cross-attention and feed-forward, each a pre-norm residual branch.
 
     A guide adds the two image attentions of CasSR around the self-attention.
     """

@@ -26,7 +26,7 @@ class CLIPTextConfig:
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"  # or "gelu", the exact one, as OpenCLIP's encoders have it
+    hidden_act: str = "quick_gelu"  # or "gelu", the exact one, as in OpenCLIP's encoders
     layer_norm_eps: float = 1e-5
 
 
@@ -124,7 +124,7 @@ class CLIPTextEmbeddings(nnx.Module):
     def __call__(self, ids: TokenIds) -> Float[Array, "batch tokens hidden"]:
         length = ids.shape[1]
         if length > self.max_length:
-            raise ValueError(f"{length} tokens given, the text encoder has positions for {self.max_length}")
+            raise ValueError(f"found {length} tokens, expected at most {self.max_length}, one for each position")
         return self.token_embedding(jnp.asarray(ids)) + self.position_embedding(jnp.arange(length))
 
 
@@ -156,7 +156,7 @@ ContextIds = Int[Array | np.ndarray, "batch *one"]
 
 @dataclass(frozen=True)
 class LearnedContextConfig:
-    """Context 0 stands for the empty prompt, context 1 for `prompt`, the one that it is trained with."""
+    """The config of a learned context: context 0 is the empty prompt, context 1 is `prompt`, used in training."""
 
     num_contexts: int = 2
     num_tokens: int = 8
@@ -165,15 +165,15 @@ class LearnedContextConfig:
 
     @property
     def prompts(self) -> tuple[str, str]:
-        """What each context stands for, in their order."""
+        """The prompts that the contexts stand for, in order."""
         return "", self.prompt
 
 
 class LearnedContext(nnx.Module):
-    """A table of contexts that stands for a text encoder where the prompts are fixed.
+    """A table of contexts that replaces a text encoder if the prompts are fixed.
 
-    ids (B,) or (B, 1) int32, below `num_contexts` -> (B, num_tokens, hidden_size). The start is unit normal, the size
-    of the normalised output of CLIP that it replaces. An id out of range gives NaN, never another prompt's context.
+    ids (B,) or (B, 1) int32, below `num_contexts` -> (B, num_tokens, hidden_size). It starts as unit normal, the scale
+    of CLIP's normalised output. An id out of range gives NaN, never another prompt's context.
     """
 
     def __init__(self, config: LearnedContextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):

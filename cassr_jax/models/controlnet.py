@@ -1,4 +1,4 @@
-"""ControlNet: the U-Net's encoder again, reading an image beside the latents (diffusers' `ControlNetModel`)."""
+"""ControlNet: a copy of the U-Net's encoder that also reads an image (diffusers' `ControlNetModel`)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,17 +14,17 @@ from cassr_jax.typing import FeatureList, FeatureMap, Images, Latents, TimeEmbed
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """What a ControlNet has beyond the encoder whose widths it shares. The hint net halves its input between widths."""
+    """The config of a ControlNet beyond the encoder's own. The hint net halves its input between widths."""
 
     conditioning_channels: int = 3
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
 
 
 class ControlNetOutput(NamedTuple):
-    """`features` are the encoder's own, before the zero convolutions; `residuals` and `middle` come after them.
+    """The output of a ControlNet: `features` before the zero convolutions, `residuals` and `middle` after them.
 
     Keys and values of the image attention must be made from `features`: the residuals are zero in an untrained network,
-    and no gradient would pass them.
+    and no gradient would pass through them.
     """
 
     features: FeatureList

@@ -1,4 +1,4 @@
-"""Denoisers: the networks of one stage combined into what a sampler or a training step calls.
+"""Denoisers: the networks of one stage, combined for use by a sampler or a training step.
 
 All denoisers share one interface, divided by how often each part has to run:
 
@@ -7,8 +7,8 @@ All denoisers share one interface, divided by how often each part has to run:
     temb = denoiser.embed_time(timesteps)                # once for all steps: (S,), or (N,) in training
     prediction = denoiser(latents, temb, text, hints)    # every step: (N, h, w, 4)
 
-N is B, or 2B with classifier-free guidance, where the negative prompts come first. What depends on the images alone is
-computed for B. A single time embedding, (1, C), serves a whole batch.
+N is B, or 2B with classifier-free guidance, where the negative prompts come first. Values that depend on the images
+alone are computed for B. A single time embedding, (1, C), serves a whole batch.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from cassr_jax.typing import Hint, Images, Latents, TextEmbedding, TimeEmbedding
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """What all denoisers offer. The embeddings are trees of arrays, of each denoiser's own kind."""
+    """The interface of all denoisers. The embeddings are trees of arrays, whose form depends on the denoiser."""
 
     def embed_text(self, encoder_hidden_states: TextEmbedding) -> PyTree[Array]: ...
 
@@ -156,7 +156,7 @@ class CasSRDenoiser:
 
 
 def _unit_range(images: Images) -> Images:
-    """Images moved from [-1, 1] to [0, 1], the range in which the hint networks read them."""
+    """Images mapped from [-1, 1] to [0, 1], the range that the hint networks expect."""
     return (images + 1) / 2
 
 

@@ -1,7 +1,7 @@
-"""A discriminator that looks at pictures through a frozen network's features, for an adversarial loss.
+"""A discriminator that judges pictures by a frozen network's features, for an adversarial loss.
 
-Sauer et al. 2021, "Projected GANs Converge Faster" (arXiv 2111.01007): what a network trained on ImageNet sees of a
-picture is so much easier to judge that small heads suffice, and few pictures.
+It follows Sauer et al. 2021, "Projected GANs Converge Faster" (arXiv 2111.01007): the features of a network trained on
+ImageNet are so much easier to judge that small heads and few pictures suffice.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from cassr_jax.typing import FeatureMap, Features
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """`feature_channels` are those of the layers that are judged; the default's are VGG16's, as LPIPS compares them."""
+    """`feature_channels` has the widths of the judged layers, by default the layers of VGG16 that LPIPS compares."""
 
     feature_channels: tuple[int, ...] = (64, 128, 256, 512, 512)
     hidden_channels: int = 64
 
 
 class Discriminator(nnx.Module):
-    """One head for each layer of features, every one a map of logits."""
+    """One head for each layer of features; each gives a map of logits."""
 
     def __init__(self, config: DiscriminatorConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.config = config

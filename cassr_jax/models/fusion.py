@@ -1,9 +1,9 @@
-"""Fusion: the autoencoder's decoder sees what its encoder saw of the pictures that guide it.
+"""Fusion: guides the autoencoder's decoder with the encoder's features of other pictures.
 
-StableSR's controllable feature wrapping (arXiv 2305.07015, section 3.3): F <- F + w C(F, E), where F are the decoder's
-features at one level, E the encoder's of the guides at the same level, and C is a small network. StableSR's only guide
-is the LQ image, and it fuses at 2 and 4 px; a second guide and the full resolution are ours. So is the start: C ends in
-zeros, and the untrained decoder is the plain one bit for bit.
+This is StableSR's controllable feature wrapping (arXiv 2305.07015, section 3.3): F <- F + w C(F, E), where F are the
+decoder's features at one level, E the encoder's features of the guides at the same level, and C is a small network.
+StableSR's only guide is the LQ image, and it fuses at 2 and 4 px; a second guide and the full resolution are ours. The
+start is ours too: C ends in zeros, and the untrained decoder is the plain one bit for bit.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _SLOPE = 0.2
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """The default is StableSR's place in Stable Diffusion 1.5's autoencoder, with the LQ image as the one guide.
+    """The config of a fusion; the default is StableSR's, in Stable Diffusion 1.5's autoencoder with one guide.
 
     Attributes:
         block_out_channels: widths of the autoencoder, shallowest first.
@@ -45,7 +45,7 @@ class FusionConfig:
 
 
 class ResidualBlock(nnx.Module):
-    """x + conv(leaky_relu(conv(x))), without normalisation, so that tiles fit."""
+    """x + conv(leaky_relu(conv(x))), without normalisation, which would make tiles differ."""
 
     def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv1 = Conv(features, features, 3, dtype=dtype, rngs=rngs)
@@ -56,7 +56,7 @@ class ResidualBlock(nnx.Module):
 
 
 class FusionBlock(nnx.Module):
-    """What is added to the decoder's features at one level; zero before training."""
+    """The term added to the decoder's features at one level; zero before training."""
 
     def __init__(self, features: int, config: FusionConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv_in = Conv((1 + config.num_guides) * features, features, 3, dtype=dtype, rngs=rngs)
@@ -79,14 +79,14 @@ class Fusion(nnx.Module):
         self.blocks = nnx.List([FusionBlock(widths[s], config, dtype=dtype, rngs=rngs) for s in config.strides])
 
     def bind(self, guides: Sequence[FeatureList], weight: float | Scalar = 1.0) -> Fuse:
-        """The function that `AutoencoderKL.decode` takes.
+        """The function for `AutoencoderKL.decode` that adds the guides' features.
 
         Args:
-            guides: `AutoencoderKL.features` of each guide, of the pictures that will be decoded.
-            weight: 0 for the plain decoder to 1, as trained.
+            guides: `AutoencoderKL.features` of each guide.
+            weight: from 0, the plain decoder, to 1, the decoder as trained.
 
         Raises:
-            ValueError: there are fewer or more guides than the network has.
+            ValueError: the number of guides is not the network's.
         """
         if len(guides) != self.config.num_guides:
             raise ValueError(f"{len(guides)} guides, expected {self.config.num_guides}")
@@ -109,10 +109,10 @@ def decode_guided(
     guides: Sequence[Images],
     weight: float | Scalar = 1.0,
 ) -> Images:
-    """The images of scaled latents, not clipped; the plain decoder's without a `fusion`.
+    """Decodes scaled latents to images, not clipped; without a `fusion` by the plain decoder.
 
-    `guides` are the pictures that the second stage reads, in [-1, 1], the LQ image first. Those that the
-    fusion has no place for, at the end, are left out.
+    `guides` are the pictures that the second stage reads, in [-1, 1], the LQ image first. A fusion with fewer guides
+    takes the first ones.
     """
     if fusion is None:
         return vae.decode(latents)

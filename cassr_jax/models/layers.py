@@ -1,4 +1,4 @@
-"""Layers that every network here is built from, NHWC, each with an explicit dtype.
+"""The layers of which all networks here are built, in NHWC, each with an explicit dtype.
 
 `dtype` is the precision of the computation; parameters are cast to it when they are used, so float32 parameters never
 promote bfloat16 activations. Attribute names are those of diffusers.
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32
 from cassr_jax.models.moments import Moments, moments
 from cassr_jax.typing import AnyFloat, Features, TimeEmbedding, Timesteps
 
-# Marks on values, by which a training step can choose what it keeps for the backward pass; without effect otherwise.
+# Names of values, by which a training step chooses what it keeps for the backward pass; otherwise without effect.
 BLOCK_OUTPUT = "block_output"
 NETWORK_INPUT = "network_input"
 
@@ -24,7 +24,7 @@ _UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Identity(nnx.Module):
-    """Holds a place in a list whose numbering is fixed by a published checkpoint (there, a dropout)."""
+    """A placeholder (for a dropout) in a list whose numbering a published checkpoint fixes."""
 
     def __call__(self, x: AnyFloat) -> AnyFloat:
         return x
@@ -77,15 +77,15 @@ class LayerNorm(nnx.LayerNorm):
     """Layer normalisation over the last axis, eps 1e-5 (torch's default); statistics in float32."""
 
     def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        # The plain variance: torch computes it so, and E[x^2] - E[x]^2 loses digits that parity needs.
+        # The plain variance, as in torch: E[x^2] - E[x]^2 loses digits that parity needs.
         super().__init__(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation of (B, ..., C); statistics in float32, its input's own or those given by `models.moments`.
+    """Group normalisation of (B, ..., C); statistics in float32, the input's own or those given by `models.moments`.
 
-    The two moments are taken per channel and combined per group afterwards: the reduction then runs along contiguous
-    memory, 2.4 times faster on a CPU than reducing a (B, H, W, groups, C / groups) view.
+    The moments are taken per channel and then combined per group. The reduction thus runs along contiguous memory, 2.4
+    times faster on a CPU than over a (B, H, W, groups, C / groups) view.
     """
 
     def __init__(self, groups: int, features: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -105,7 +105,7 @@ class GroupNorm(nnx.Module):
 
         def measure() -> Moments:
             mean_c = jnp.mean(wide, axis=spatial)  # (B, C)
-            # Centred per channel, so that nothing cancels where a channel's mean is far above its deviation.
+            # Centred per channel, so that no digits cancel if a channel's mean is far above its deviation.
             var_c = jnp.mean(jnp.square(wide - jnp.expand_dims(mean_c, spatial)), axis=spatial)
             grouped = mean_c.reshape(batch, self.groups, -1)
             mean = jnp.mean(grouped, axis=-1, keepdims=True)  # (B, G, 1)
@@ -160,7 +160,7 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Doubles height and width by repeating pixels, then a convolution.
 
-    With `shape`, (H, W), the result is cropped to it: a skip of odd size came from rounding up on the way down.
+    With `shape`, (H, W), the result is cropped to it, since skips of odd size are rounded up on the way down.
     """
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -176,7 +176,7 @@ class Upsample(nnx.Module):
 def timestep_embedding(timesteps: Timesteps, dim: int) -> Float32[Array, "batch {dim}"]:
     """Sinusoidal embedding as Stable Diffusion takes it, cosines first.
 
-    diffusers' `get_timestep_embedding(flip_sin_to_cos=True, downscale_freq_shift=0)`.
+    It equals diffusers' `get_timestep_embedding(flip_sin_to_cos=True, downscale_freq_shift=0)`.
     """
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies

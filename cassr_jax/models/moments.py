@@ -1,15 +1,15 @@
 """Group normalisation by moments that were measured elsewhere.
 
-Cut into tiles, a picture would be normalised tile by tile, each by its own mean and variance: a tile of plain sky would
-have its little contrast stretched to that of all others, and neighbours would not fit. Instead the network runs once on
-a small view of the whole, where the moments of every normalisation are recorded, and then on the tiles with those:
+If every tile of a picture were normalised by its own mean and variance, the faint contrast of plain sky would be
+stretched to that of all other tiles, and neighbours would not fit. Instead the network first runs on a small view of
+the whole, which records the moments of every normalisation, and then on the tiles with those moments:
 
     with recorded() as moments:
         network(view)
     with given(moments):
         network(tiles)
 
-What is traced within such a block is meant, in the order in which the network calls its normalisations.
+The blocks affect whatever is traced inside them, in the order in which the network calls its normalisations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,13 +32,13 @@ _source: ContextVar[_Source] = ContextVar("source", default=lambda measure: meas
 
 
 def moments(measure: Callable[[], Moments]) -> Moments:
-    """What a normalisation goes by: its input's own moments, which `measure` computes, or the given ones."""
+    """The moments for a normalisation: those of its input, which `measure` computes, or given ones."""
     return _source.get()(measure)
 
 
 @contextmanager
 def recorded() -> Iterator[list[Moments]]:
-    """A list that grows by the moments of each normalisation as it runs; nothing else changes."""
+    """A block that gives a list, to which each normalisation adds its moments; nothing else changes."""
     record: list[Moments] = []
 
     def measured(measure: Callable[[], Moments]) -> Moments:
@@ -51,7 +51,7 @@ def recorded() -> Iterator[list[Moments]]:
 
 @contextmanager
 def given(record: Sequence[Moments]) -> Iterator[None]:
-    """Normalisations take their moments from the record, one after the other, all of them.
+    """A block in which the normalisations take their moments from the record, in order.
 
     Raises:
         ValueError: there were fewer or more normalisations than moments.

@@ -24,7 +24,7 @@ from cassr_jax.typing import FeatureMap, KeyValue, Tokens
 
 @dataclass(frozen=True)
 class GuidanceSwitches:
-    """The ways by which the two images reach the U-Net: all of them in CasSR, fewer in its ablations."""
+    """Switches for the ways in which the two images reach the U-Net: all on in CasSR, some off in ablations."""
 
     reference_attention: bool = True
     lr_attention: bool = True
@@ -63,7 +63,7 @@ class ImageAttentionPair(nnx.Module):
 
 @dataclass(frozen=True)
 class BoundGuide:
-    """A pair of image attentions with the keys and values of this step's images; None where switched off."""
+    """A pair of image attentions with the keys and values of this step's images; None for one switched off."""
 
     pair: ImageAttentionPair
     reference: KeyValue | None
@@ -77,7 +77,7 @@ class BoundGuide:
 
 
 class MultipleAttention(nnx.Module):
-    """`up_blocks[i][j]` belongs to the j-th transformer of the U-Net's up block i."""
+    """The image attentions of a U-Net; `up_blocks[i][j]` belongs to the j-th transformer of its up block i."""
 
     def __init__(self, unet: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = unet

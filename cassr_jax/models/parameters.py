@@ -1,7 +1,7 @@
-"""Modules as a pair of a static definition and a flat mapping of arrays.
+"""Modules as pairs of a static definition and a flat mapping of arrays.
 
 Every parameter has one name, its dotted path in the module (`down_blocks.0.resnets.1.conv1.kernel`). Weight files,
-training masks and sharding rules all speak of these names, so no other part of the program has to walk a module.
+training masks and sharding rules all use these names, so no other part of the program has to walk a module.
 """
 
 import functools
@@ -24,7 +24,7 @@ def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
 
 
 def merge(graphdef: nnx.GraphDef[M], params: Mapping[str, jax.Array]) -> M:
-    """The module again, to be called inside a traced function. Inverse of `split`."""
+    """Put a module together again, inside a traced function. Inverse of `split`."""
     tree: dict = {}
     for name, value in params.items():
         *parents, last = (int(part) if part.isdigit() else part for part in name.split("."))
@@ -43,8 +43,7 @@ def abstract(factory: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Shapes]
 
 @functools.lru_cache(maxsize=64)
 def abstract_of(make: Callable[..., Any], *args: Hashable, dtype: np.dtype) -> tuple[nnx.GraphDef, Shapes]:
-    """`abstract` of `make(*args, dtype=dtype, rngs=rngs)`, worked out once: whoever reads weights needs the shapes, and
-    whoever computes with them the definition."""
+    """`abstract` of `make(*args, dtype=dtype, rngs=rngs)`, computed once for reading weights and for using them."""
     return abstract(lambda rngs: make(*args, dtype=dtype, rngs=rngs))
 
 
@@ -55,7 +54,7 @@ def initialise(factory: Callable[[nnx.Rngs], M], key: jax.Array) -> tuple[nnx.Gr
 
 
 class _Keys:
-    """Gives one new key a call, as `nnx.Rngs` does for `rngs.params()`.
+    """Gives a new key at each call, as `nnx.Rngs` does for `rngs.params()`.
 
     `nnx.Rngs` counts in a traced array: building a network under `eval_shape` then takes time that grows with the
     square of the number of parameters, 9 s instead of 1 s for an RRDBNet.

@@ -39,8 +39,8 @@ def lpips(
 ) -> Distances:
     """Learned perceptual distance of images in [-1, 1]; 0 for equal images.
 
-    `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other. The two batches pass
-    through the network apart from each other, so that the gradient with respect to one costs nothing for the other.
+    `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other. The batches pass
+    through the network separately, so the gradient with respect to one costs nothing for the other.
     """
     return lpips_between(params, *(lpips_features(params, x, net, precision) for x in (a, b)))
 
@@ -48,7 +48,7 @@ def lpips(
 def lpips_features(
     params: Params, images: Pictures, net: Backbone = "alexnet", precision: lax.PrecisionLike = lax.Precision.HIGHEST
 ) -> FeatureList:
-    """The five layers that LPIPS compares, of images in [-1, 1]."""
+    """The five layers of features that LPIPS compares, from images in [-1, 1]."""
     return features(params, (jnp.asarray(images, jnp.float32) - _LPIPS_SHIFT) / _LPIPS_SCALE, net, precision)
 
 
@@ -74,12 +74,12 @@ def dists(
 def dists_features(
     params: Params, images: Pictures, precision: lax.PrecisionLike = lax.Precision.HIGHEST
 ) -> FeatureList:
-    """The six layers that DISTS compares, the first of them the images in [0, 1] themselves.
+    """The six layers of features that DISTS compares; the first are the images themselves, in [0, 1].
 
     Args:
         params: `dists_weights()`.
-        images: in [-1, 1].
-        precision: of the convolutions.
+        images: the images, in [-1, 1].
+        precision: the precision of the convolutions.
     """
     x = (jnp.asarray(images, jnp.float32) + 1) / 2
     return [x, *_vgg(params, (x - _MEAN) / _STD, _l2_pool, precision)]
@@ -107,7 +107,7 @@ def features(
     net: Backbone = "alexnet",
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
 ) -> FeatureList:
-    """As `lpips_features`, of images that are normalised already."""
+    """Like `lpips_features`, for images that are already normalised."""
     if net == "vgg16":
         return _vgg(params, x, _max_pool_2, precision)
     result = []
@@ -156,7 +156,7 @@ def _max_pool_2(x: Features) -> Float[Array, "batch height//2 width//2 channels"
 
 
 def _l2_pool(x: Features) -> Float[Array, "batch (height+1)//2 (width+1)//2 channels"]:
-    """Root of the locally weighted mean square, stride 2; the 5-tap Hanning window without its zero ends."""
+    """The root of the locally weighted mean square, stride 2; the window is a 5-tap Hanning without its zero ends."""
     window = np.hanning(5)[1:-1]
     weights = (np.outer(window, window) / np.sum(window) ** 2).astype(np.float32)
     h, w = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
@@ -166,5 +166,5 @@ def _l2_pool(x: Features) -> Float[Array, "batch (height+1)//2 (width+1)//2 chan
 
 
 def _unit(x: Features) -> Features:
-    """Divided by its length over the channels; finite, gradient too, where all of them are zero."""
+    """Divides by the length over the channels; value and gradient are finite even if all of them are zero."""
     return x * lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-20)

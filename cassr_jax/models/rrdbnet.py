@@ -1,4 +1,4 @@
-"""RRDBNet, the network of ESRGAN (Wang et al. 2018), BSRGAN and Real-ESRGAN: a super-resolution by one pass.
+"""RRDBNet, the one-pass super-resolution network of ESRGAN (Wang et al. 2018), BSRGAN and Real-ESRGAN.
 
 Attribute paths equal those of basicsr's `RRDBNet`.
 """
@@ -32,14 +32,14 @@ def leaky_relu(x: Features) -> Features:
 
 
 def upsample(x: Features) -> Float[Array, "batch 2*height 2*width channels"]:
-    """Twice the size, repeating pixels."""
+    """Doubles the size by repeating pixels."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def pixel_unshuffle(
     x: Features, factor: int
 ) -> Float[Array, "batch height//{factor} width//{factor} channels*{factor}**2"]:
-    """Squares of `factor` pixels folded into channels, in torch's order."""
+    """Folds squares of `factor` pixels into channels, in torch's order."""
     batch, height, width, channels = x.shape
     if height % factor or width % factor:
         raise ValueError(f"image of {height}x{width} pixels, expected multiples of {factor}")
@@ -48,7 +48,7 @@ def pixel_unshuffle(
 
 
 class ResidualDenseBlock(nnx.Module):
-    """Five convolutions, each fed by all before it."""
+    """Five convolutions, each of which reads the output of all before it."""
 
     def __init__(self, config: RRDBNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         feat, grow = config.num_feat, config.num_grow_ch
@@ -59,7 +59,7 @@ class ResidualDenseBlock(nnx.Module):
         self.conv5 = Conv(feat + 4 * grow, feat, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Features) -> Features:
-        # Splitting the kernels by input, which spares the concatenations, was no faster on a CPU.
+        # Splitting the kernels by input, to avoid the concatenations, was no faster on a CPU.
         h = x
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             h = jnp.concatenate([h, leaky_relu(conv(h))], axis=-1)
@@ -67,7 +67,7 @@ class ResidualDenseBlock(nnx.Module):
 
 
 class RRDB(nnx.Module):
-    """Three dense blocks and a residual around them."""
+    """Three dense blocks with a residual connection around them."""
 
     def __init__(self, config: RRDBNetConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.rdb1 = ResidualDenseBlock(config, dtype=dtype, rngs=rngs)
@@ -81,7 +81,7 @@ class RRDB(nnx.Module):
 class RRDBNet(nnx.Module):
     """RGB in [0, 1], (B, H, W, 3) -> (B, scale H, scale W, 3), about [0, 1] and not clipped.
 
-    This range is its checkpoints' own, unlike that of the diffusion networks here ([-1, 1]).
+    The checkpoints expect this range; the diffusion networks have [-1, 1].
     """
 
     def __init__(self, config: RRDBNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
@@ -105,8 +105,8 @@ class RRDBNet(nnx.Module):
         return self.conv_last(leaky_relu(self.conv_hr(h)))
 
     def _blocks(self, x: Features) -> Features:
-        # One loop over stacked parameters instead of 23 copies of the same code: compiles in 1 s instead of 10, and
-        # runs as fast.
+        # One loop over stacked parameters, not 23 copies of the same code: it compiles in 1 s instead of 10 and runs as
+        # fast.
         graphdef = nnx.graphdef(self.body[0])
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(nnx.state(block) for block in self.body))
         return jax.lax.scan(lambda h, state: (nnx.merge(graphdef, state)(h), None), x, stacked)[0]

@@ -1,6 +1,6 @@
-"""SCEdit's tuners: a frozen U-Net is steered by editing its skips (arXiv 2312.11392).
+"""SCEdit's tuners, which steer a frozen U-Net by editing its skips (arXiv 2312.11392).
 
-Names are those of the published weights (modelscope/scepter): tuner 0 belongs to the deepest skip.
+The names are those of the published weights (modelscope/scepter): tuner 0 belongs to the deepest skip.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,11 @@ from cassr_jax.typing import FeatureList, FeatureMap, Features, Images
 
 @dataclass(frozen=True)
 class SCEditConfig:
-    """`hint_channels`: widths of the hint encoder, which halves its input between them, so three halvings for a VAE of
-    factor 8. `ratio`: hidden width of a tuner over its skip's."""
+    """The config of SCEdit.
+
+    `hint_channels` are the widths of the hint encoder, which halves its input between them, three times for a VAE of
+    factor 8. `ratio` is the hidden width of a tuner divided by its skip's width.
+    """
 
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)
     ratio: float = 1.0
@@ -27,7 +30,7 @@ class SCEditConfig:
 
 
 class TunerOp(nnx.Module):
-    """W2 GELU(W1 x), the exact GELU, W2 zero at the start."""
+    """W2 GELU(W1 x) with the exact GELU; W2 is zero at the start."""
 
     def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
         hidden = int(features * ratio)
@@ -39,8 +42,10 @@ class TunerOp(nnx.Module):
 
 
 class SCTuner(nnx.Module):
-    """The tuner of one skip: skip + W2 GELU(W1 skip) alone, skip + scale * (hint + W2 GELU(W1 (skip + hint)))
-    with a hint."""
+    """The tuner of one skip.
+
+    Without a hint it gives skip + W2 GELU(W1 skip), with one skip + scale * (hint + W2 GELU(W1 (skip + hint))).
+    """
 
     def __init__(self, features: int, ratio: float, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.tuner_op = TunerOp(features, ratio, dtype=dtype, rngs=rngs)
@@ -52,7 +57,7 @@ class SCTuner(nnx.Module):
 
 
 class CSCTuner(nnx.Module):
-    """SCEdit with an image as condition: a hint encoder, one hint for every skip, one tuner for every skip."""
+    """SCEdit with an image as condition: a hint encoder, and a hint and a tuner for every skip."""
 
     def __init__(self, unet: UNetConfig, config: SCEditConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
@@ -63,7 +68,7 @@ class CSCTuner(nnx.Module):
             convs.append(Conv(widths[i - 1], widths[i], 3, stride=2, **kwargs))
             if i < len(widths) - 1:
                 convs.append(Conv(widths[i], widths[i], 3, **kwargs))
-        # Numbered as in the published sequence, where the activations stand between the convolutions.
+        # Numbered as in the published sequence, which has activations between the convolutions.
         self.pre_hint_blocks = nnx.List([layer for conv in convs for layer in (conv, Identity())][:-1])
         dense, before = [], widths[-1]
         for channels, down in unet.skips:
@@ -76,7 +81,7 @@ class CSCTuner(nnx.Module):
         )
 
     def hints(self, images: Images) -> FeatureList:
-        """Images in [0, 1] -> one hint for every skip, shallowest first. Does not depend on the step."""
+        """Images in [0, 1] -> a hint for every skip, shallowest first; the same for all steps."""
         convs = self.pre_hint_blocks[::2]
         x = convs[0](images)
         for conv in convs[1:]:
@@ -88,7 +93,7 @@ class CSCTuner(nnx.Module):
         return hints
 
     def __call__(self, skips: Sequence[FeatureMap], hints: Sequence[FeatureMap]) -> FeatureList:
-        """Edited skips, shallowest first."""
+        """The edited skips, shallowest first."""
         tuners = list(self.lsc_tuner_blocks)[::-1]
         scale = self.config.control_scale
         return [tuner(skip, hint, scale) for tuner, skip, hint in zip(tuners, skips, hints, strict=True)]

@@ -1,13 +1,13 @@
-"""Stable Diffusion's U-Net (diffusers' `UNet2DConditionModel`), open where CasSR and SCEdit reach in.
+"""Stable Diffusion's U-Net (diffusers' `UNet2DConditionModel`), divided where CasSR and SCEdit intervene.
 
-The network is called in its two halves, so that what lies between them is in plain sight:
+The network is called in two halves, so the changes between them are in plain sight:
 
     h, skips = unet.encode(latents, temb, text)            # the frozen half
     skips = tuner(skips, hints)                            # SCEdit edits skips,
     skips = [s + r for s, r in zip(skips, residuals)]      # a ControlNet adds to them,
     output = unet.decode(h, skips, temb, text, guides)     # and image guides attend inside the up blocks.
 
-What does not depend on the latents (`embed_time`, `text_key_values`) is computed outside, once for all steps.
+Values that do not depend on the latents (`embed_time`, `text_key_values`) are computed outside, once for all steps.
 """
 
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ _EPS = 1e-5
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Widths of the U-Net; the defaults are Stable Diffusion 1.5's. Names as in diffusers' config.json.
+    """Widths of the U-Net, named as in diffusers' config.json; the defaults are Stable Diffusion 1.5's.
 
-    `attention_head_dim` is the number of heads: the published name is wrong and kept, so that published files read.
+    `attention_head_dim` is the number of heads: the published name is wrong, but published files use it.
     """
 
     in_channels: int = 4
@@ -78,12 +78,12 @@ class UNetConfig:
 
     @property
     def skip_channels(self) -> tuple[int, ...]:
-        """Channels of every skip, in the order in which the down path makes them."""
+        """The channels of every skip, in the order of the down path."""
         return tuple(channels for channels, _ in self.skips)
 
     @property
     def skips(self) -> tuple[tuple[int, bool], ...]:
-        """(channels, made by a downsampler) of every skip, in the order in which the down path makes them."""
+        """(channels, whether a downsampler makes it) of every skip, in the order of the down path."""
         result = [(self.block_out_channels[0], False)]
         for i, width in enumerate(self.block_out_channels):
             result += [(width, False)] * self.layers_per_block
@@ -93,7 +93,7 @@ class UNetConfig:
 
     @property
     def up_transformers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """For every up block, the (width, index of the skip consumed) of each of its transformers."""
+        """(width, index of the consumed skip) of each transformer, by up block."""
         index = len(self.skips)
         result = []
         for kind, width in zip(self.up_block_types, reversed(self.block_out_channels), strict=True):
@@ -104,7 +104,7 @@ class UNetConfig:
 
 
 class TextKeyValues(NamedTuple):
-    """Keys and values of the text for every transformer, by block."""
+    """The text's keys and values for every transformer, by block."""
 
     down: list[list[KeyValue]]
     mid: list[KeyValue]
@@ -112,7 +112,7 @@ class TextKeyValues(NamedTuple):
 
 
 class _Block(nnx.Module):
-    """Resnets, each followed by a transformer where the block has them."""
+    """Resnets, each followed by a transformer if the block has transformers."""
 
     def __init__(
         self, in_channels: Sequence[int], out_channels: int, attend: bool, config: UNetConfig,
@@ -201,7 +201,7 @@ class UpBlock(_Block):
         text: list[KeyValue],
         guides: Sequence[ImageGuide | None],
     ) -> FeatureMap:
-        """Takes its skips from the end of the list; what is left there are the skips of the blocks above."""
+        """Takes its skips from the end of the list; the blocks above find theirs in the rest."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
             if text:
@@ -213,7 +213,7 @@ class UpBlock(_Block):
 
 
 class UNetEncoder(nnx.Module):
-    """The half that the U-Net and the ControlNet have in common: conv_in, time, down blocks, mid block."""
+    """The half that the U-Net and the ControlNet share: conv_in, time embedding, down blocks, mid block."""
 
     def __init__(self, config: UNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
@@ -288,7 +288,7 @@ class UNet(UNetEncoder):
         text: TextKeyValues,
         guides: Sequence[Sequence[ImageGuide | None]] | None = None,
     ) -> Latents:
-        """`guides`: for every up block, one for each of its transformers (none for a block without)."""
+        """The prediction from the middle and the skips; `guides` holds one for each transformer, by up block."""
         left = list(skips)
         for i, block in enumerate(self.up_blocks):
             h = block(h, left, temb, text.up[i], guides[i] if guides else ())

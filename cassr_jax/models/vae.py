@@ -16,13 +16,13 @@ from cassr_jax.typing import FeatureList, Features, Images, Latents
 
 _EPS = 1e-6
 
-# What changes the decoder's features at one level, given the level's stride in pixels and the features.
+# Changes the decoder's features at one level, given the level's stride in pixels and the features.
 Fuse = Callable[[int, Features], Features]
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Widths of the autoencoder; the defaults are Stable Diffusion 1.5's. Names as in diffusers' config.json."""
+    """Widths of the autoencoder, named as in diffusers' config.json; the defaults are Stable Diffusion 1.5's."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -85,7 +85,7 @@ class DownBlock(nnx.Module):
             self.downsamplers = nnx.List([Downsample(out_channels, asymmetric=True, **kwargs)])
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The features of this level, and what the next one is given."""
+        """The features of this level, and the input of the next one."""
         for resnet in self.resnets:
             x = resnet(x)
         return x, self.downsamplers[0](x) if hasattr(self, "downsamplers") else x
@@ -132,7 +132,7 @@ class Encoder(nnx.Module):
         return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
 
     def features(self, x: Images) -> FeatureList:
-        """The features of every level before they are halved; shallowest first."""
+        """The features of every level before downsampling, shallowest first."""
         return self._down(x)[0]
 
     def _down(self, x: Images) -> tuple[FeatureList, jax.Array]:
@@ -171,8 +171,10 @@ def _unchanged(stride: int, x: Features) -> Features:
 
 
 class AutoencoderKL(nnx.Module):
-    """The whole autoencoder. Images are RGB in [-1, 1]; `encode` multiplies latents by `scaling_factor` and `decode`
-    divides by it."""
+    """The whole autoencoder.
+
+    Images are RGB in [-1, 1]; `encode` multiplies latents by `scaling_factor`, and `decode` divides by it.
+    """
 
     def __init__(self, config: VAEConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         kwargs = {"dtype": dtype, "rngs": rngs}
@@ -192,10 +194,9 @@ class AutoencoderKL(nnx.Module):
         return self.moments(images)[0] * self.config.scaling_factor
 
     def features(self, images: Images) -> FeatureList:
-        """What the encoder sees of the images at every level, before it is halved; shallowest first."""
+        """The encoder's features of the images at every level before downsampling, shallowest first."""
         return self.encoder.features(images)
 
     def decode(self, latents: Latents, fuse: Fuse | None = None) -> Images:
-        """The images of scaled latents, not clipped. `fuse` changes the features of every level before they are doubled
-        in size."""
+        """The images of scaled latents, not clipped; `fuse` changes the features of every level before upsampling."""
         return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor), fuse)

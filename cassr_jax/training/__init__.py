@@ -1,1 +1,1 @@
-"""What trains, one step of it, checkpoints, and the loop around them."""
+"""Training: the stages, one step, checkpoints, and the loop around them."""

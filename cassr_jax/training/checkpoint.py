@@ -1,7 +1,7 @@
-"""Saving and taking up again: state, data iterator, step and what the run stands on as one Orbax checkpoint.
+"""Checkpoints: state, data iterator, step and the run's description, saved together with Orbax.
 
-A checkpoint that cannot be read costs the steps since the one before, never the run: the older one is taken, and what
-is newer is moved to `set_aside`, since a folder that holds later steps takes no earlier ones.
+A damaged checkpoint costs the steps since the one before, never the run: the older one is restored, and newer ones are
+moved to `set_aside`, since a folder that holds later steps accepts no earlier ones.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Origins = Mapping[str, Mapping[str, str]]  # kind -> {"source", "sha256"}
 
 
 class Digests:
-    """A hash of each network's parameters: names, types and values, those of a network in the order of their names."""
+    """A hash of each network's parameters (names, types and values), which are added in the order of their names."""
 
     def __init__(self) -> None:
         self._of_kind: dict[str, Any] = {}
@@ -42,10 +42,7 @@ class Digests:
         digest.update(np.ascontiguousarray(value).view(np.uint8).data)
 
     def origins(self, config: TrainConfig) -> Origins:
-        """Where each network came from, and its hash.
-
-        Frozen weights are not written with a checkpoint; this is what it holds in their place.
-        """
+        """The source and hash of each network; a checkpoint holds these in place of frozen weights."""
         return {
             kind: {"source": config.components.get(kind, f"new, seed {config.seed}"), "sha256": digest.hexdigest()}
             for kind, digest in self._of_kind.items()
@@ -53,7 +50,7 @@ class Digests:
 
 
 def origins(config: TrainConfig, params: Mapping[str, jax.Array]) -> Origins:
-    """`Digests.origins` of parameters that are all there."""
+    """The source and hash of each network, from all its parameters."""
     digests = Digests()
     for name in sorted(params):
         digests.add(name, np.asarray(params[name]))
@@ -62,12 +59,12 @@ def origins(config: TrainConfig, params: Mapping[str, jax.Array]) -> Origins:
 
 @dataclass(frozen=True)
 class Saved:
-    """What one checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        state: laid out as it was asked for.
+        state: the training state, in the requested layout.
         data: the data iterator's state.
-        run: what `Checkpoints` was given as `run` by the run that saved it.
+        run: the description of the run that saved it; see `Checkpoints`.
     """
 
     step: int
@@ -77,18 +74,17 @@ class Saved:
 
 
 class _Damaged(Exception):
-    """A checkpoint cannot be read; the reason in a few words."""
+    """A checkpoint cannot be read; the message gives the reason in a few words."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, below `workdir/checkpoints`: the newest `keep`, and the `best` of lowest loss.
+    """The checkpoints of one run in `workdir/checkpoints`: the newest `keep`, and the `best` ones of lowest loss.
 
-    Writing is asynchronous, and a checkpoint appears under its name only when it is complete: a run killed at any
-    moment, or a full disk, leaves the one before it usable.
+    Writing is asynchronous, and a checkpoint gets its name only when it is complete. If the run is killed or the disk
+    is full, the checkpoint before remains usable.
 
     Args:
-        run: JSON's own types, saved with every checkpoint: the configuration (which holds the seed), and `frozen`, the
-            `origins` of the weights that are not in the checkpoint.
+        run: the run's description in JSON's own types, saved with every checkpoint; see `resume.Account`.
 
     Raises:
         InputError: the folder cannot be read.
@@ -97,7 +93,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int, best: int = 0, run: Mapping[str, Any] | None = None):
         self.run = dict(run or {})
         folder = (workdir / "checkpoints").absolute()
-        # The manager reads the metrics of every step before anything else, and ends where it cannot.
+        # The manager first reads the metrics of every step, and fails on a damaged file.
         _set_aside([path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")])
         kept: list[Any] = [policies.LatestN(keep)]
         if best:
@@ -122,10 +118,10 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, state: TrainState, data_state: Any, loss: float | None = None) -> None:
-        """Begin to write a checkpoint; `loss` is the mean since the one before, by which the best are kept.
+        """Start writing a checkpoint; `loss`, the mean since the one before, decides which are kept as the best.
 
         Raises:
-            InputError: the folder holds later steps, or this or the last checkpoint could not be written.
+            InputError: the folder holds later steps, or this checkpoint or the one before could not be written.
         """
         step = int(state.step)
         if step == self.latest_step:
@@ -141,7 +137,7 @@ class Checkpoints:
             raise InputError(f"{self.manager.directory}: holds step {self.latest_step}, a save at {step} was refused")
 
     def name(self, step: int) -> str:
-        """What a message calls a checkpoint."""
+        """A checkpoint's name in messages."""
         return f"{self.manager.directory}: step {step}"
 
     def restore(
@@ -150,15 +146,15 @@ class Checkpoints:
         accept: Callable[[str, Mapping[str, Any]], None] = lambda name, run: None,
         from_step: int | None = None,
     ) -> Saved:
-        """The newest checkpoint that can be read, with a warning about each newer one; all processes have to ask.
+        """Reads the newest intact checkpoint and warns about damaged newer ones; every process must call this.
 
         Args:
             like: shapes and layout of the state.
-            accept: called with a checkpoint's name and its `run`; raises an InputError if it is not to be taken up.
-            from_step: take this checkpoint and no other one.
+            accept: called with a checkpoint's name and its `run`; raises an InputError to refuse it.
+            from_step: read this checkpoint and no other.
 
         Raises:
-            InputError: none can be read, there is none of `from_step`, or it holds other parameters than `like`.
+            InputError: no checkpoint can be read, `from_step` does not exist, or the parameters differ from `like`.
         """
         steps = sorted(self.manager.all_steps(), reverse=True)
         if from_step is not None and from_step not in steps:
@@ -180,11 +176,11 @@ class Checkpoints:
         raise InputError(f"{'; '.join(damaged)}; expected {rest}")
 
     def _read(self, step: int, like: TrainState, accept: Callable[[str, Mapping[str, Any]], None]) -> Saved:
-        """One checkpoint; in every process or in none.
+        """Reads one checkpoint, in all processes or in none.
 
         Raises:
             _Damaged: it cannot be read.
-            InputError: it is not accepted, or holds other parameters than `like`.
+            InputError: it is not accepted, or its parameters differ from `like`.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with _readable():
@@ -208,7 +204,7 @@ class Checkpoints:
                 )
 
     def set_aside_after(self, step: int) -> None:
-        """Move all later checkpoints out of the way, so that the run can go on from `step`; all processes have to ask.
+        """Move all later checkpoints away, so that the run can go on from `step`; every process must call this.
 
         Raises:
             InputError: they cannot be moved.
@@ -222,7 +218,7 @@ class Checkpoints:
 
     @contextmanager
     def _written(self) -> Iterator[None]:
-        """An error of writing, of this checkpoint or of the one begun before it, in one sentence."""
+        """A block whose errors in writing, of this checkpoint or the one before, become one InputError."""
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
@@ -232,7 +228,7 @@ class Checkpoints:
             ) from error
 
     def wait(self) -> None:
-        """Until the last save lies on disk.
+        """Wait until the last save is on disk.
 
         Raises:
             InputError: it could not be written.
@@ -243,7 +239,7 @@ class Checkpoints:
             self._complete, self._writing = self._writing, None
 
     def limit_loss(self, step: int, most: int) -> None:
-        """Before a step: wait for the save that is being written, if a kill could else cost more than `most` steps.
+        """Before a step, wait for a save under way if a kill could otherwise cost more than `most` steps.
 
         Raises:
             InputError: it could not be written.
@@ -265,7 +261,7 @@ def _loss(metrics: Mapping[str, float]) -> float:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Whatever a library raises of a damaged file, in any process, is `_Damaged` in all of them."""
+    """A block in which any error about a damaged file, in any process, becomes `_Damaged` in all of them."""
     reason = ""
     quieten_readers()
     try:
@@ -292,10 +288,10 @@ def _is_damaged_json(file: Path) -> bool:
 
 
 def _set_aside(checkpoints: list[Path]) -> None:
-    """Move the folders of checkpoints beside others of their names; all processes have to ask, the first one moves.
+    """Move checkpoints to `set_aside`, under free names; every process must call this, and the first one moves.
 
     Raises:
-        InputError: one cannot be moved.
+        InputError: a checkpoint cannot be moved.
     """
     reason = ""
     for path in checkpoints if jax.process_index() == 0 else []:

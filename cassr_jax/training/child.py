@@ -1,4 +1,4 @@
-"""Work in a process of its own, for libraries that end the whole process where they fail."""
+"""Work in a process of its own, for libraries that end the whole process when they fail."""
 
 import multiprocessing
 import os
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Died(Exception):
-    """The process ended before its work; in a few words how, and what it said last."""
+    """The process ended before its work was done; the message says how, and quotes its last words."""
 
 
 def in_child(work: Callable[..., T], *args: Any) -> T:
-    """`work(*args)`, computed in a new process; function, arguments and result can be pickled.
+    """Computes `work(*args)` in a new process; the function, its arguments and its result must be picklable.
 
     Raises:
         Exception: whatever `work` raises.
@@ -57,7 +57,7 @@ def _end(code: int) -> str:
 
 
 def _said(errors: Path) -> str:
-    """The line of a failed check, which comes before a trace of the stack, or else the last line."""
+    """The line of a failed check, which precedes the stack trace, or else the last line."""
     lines = errors.read_text("utf-8", "replace").splitlines() if errors.is_file() else []
     failed = [line for line in lines if line.startswith("F") and "] " in line]
     line = failed[0].partition("] ")[2] if failed else next(filter(None, map(str.strip, reversed(lines))), "no word")

@@ -1,4 +1,4 @@
-"""A training step compiled for devices that are not here, from shapes alone."""
+"""Compiles a training step for devices that are not here, from shapes alone."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ Shape = jax.ShapeDtypeStruct
 
 
 def topology_devices(name: str) -> Sequence[Any]:
-    """The devices of a TPU slice, as `v5e:2x4`; the package libtpu is enough, no TPU is needed.
+    """The devices of a TPU slice such as `v5e:2x4`; this needs the package libtpu but no TPU.
 
     Raises:
-        InputError: libtpu is not installed, or knows no such slice.
+        InputError: libtpu is not installed, or does not know the slice.
     """
-    # Read by libtpu when it is loaded: ask no metadata server, mind no lock of another process.
+    # libtpu reads these when it is loaded: do not ask a metadata server, ignore the locks of other processes.
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
@@ -45,7 +45,7 @@ def topology_devices(name: str) -> Sequence[Any]:
         os.environ.setdefault(variable, value)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except Exception as error:  # libtpu's own kinds, of which some have no other base
+    except Exception as error:  # some of libtpu's exceptions have no other base class
         raise InputError(
             f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu` "
             f"({str(error).splitlines()[0]})"
@@ -53,12 +53,12 @@ def topology_devices(name: str) -> Sequence[Any]:
 
 
 def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered, dict[str, Any]]:
-    """The step of `config`, and the shapes of what the devices of `placement` hold between steps; nothing is computed.
+    """The lowered step of `config`, and the shapes that the devices hold between steps; nothing is computed.
 
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
     """
-    # The weights need not be here, and no cost depends on their schedule.
+    # The weights need not be here, and their schedule does not affect the cost.
     schedule = config.schedule or Schedule()
     config = replace(config, data=replace(config.data, resident=False), schedule=schedule)
     check_division(config, placement)
@@ -78,23 +78,23 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
 
 
 def compile_for(config: TrainConfig, topology: str) -> str:
-    """What a step of `config` asks of each chip of a TPU slice: bytes, FLOPs and collectives.
+    """An account of what a step of `config` costs each chip of a TPU slice: bytes, FLOPs and collectives.
 
     Raises:
         InputError: there is no such slice, the batch or the mesh does not divide, a network is missing, or the
-            compiler, which runs in a process of its own, ended it.
+            compiler, which runs in a process of its own, crashed.
     """
     try:
         return in_child(_compiled, config, topology)
     except Died as error:
         raise InputError(
-            f"{topology}: the compiler did not come to its end ({error}); expected a slice that it knows, such as "
-            "v5e:2x4, and memory enough"
+            f"{topology}: the compiler did not finish ({error}); expected a slice that it knows, such as v5e:2x4, and "
+            "enough memory"
         ) from error
 
 
 def _compiled(config: TrainConfig, topology: str) -> str:
-    jax.config.update("jax_platforms", "cpu")  # libtpu is there to compile, not to be looked for a TPU
+    jax.config.update("jax_platforms", "cpu")  # libtpu only compiles here; JAX must not look for a TPU
     placement = Placement.of(config.strategy, topology_devices(topology))
     lowered, held = lower(config, placement)
     mesh = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
@@ -112,7 +112,7 @@ def _held(state: TrainState, frozen: Params) -> dict[str, Any]:
 
 
 def _networks(config: TrainConfig) -> Networks:
-    """Networks whose parameters are shapes."""
+    """The stage's networks, with shapes in place of parameters."""
     networks = Networks()
     for kind in networks_of(config):
         network = config.new[kind] if kind in config.new else kind_of(kind).configuration(config.components[kind])
@@ -122,7 +122,7 @@ def _networks(config: TrainConfig) -> Networks:
 
 
 def _batch(config: TrainConfig, placement: Placement) -> Mapping[str, Shape]:
-    """As data without prepared latents give it."""
+    """The shapes of a batch without prepared latents."""
     side = config.data.crop_size
     image = partial(Shape, dtype=np.uint8, sharding=placement.examples)
     return {name: image((config.batch_size, side, side, 3)) for name in read_by(config, "hr")}

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the trained networks as folders, and the cascade that they belong to."""
+"""The export of a run: the trained networks as folders, and the cascade that they belong to."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,7 +29,7 @@ from cassr_jax.training.setup import open_sets, sample_batch
 from cassr_jax.training.stages import DISCRIMINATOR, activation_of, stage_named
 from cassr_jax.training.state import TrainState
 
-PICTURES_FILE = "scaling_pictures.npz"  # what a new autoencoder's scaling factor is measured on
+PICTURES_FILE = "scaling_pictures.npz"  # the pictures on which a new autoencoder's scaling factor is measured
 
 
 def export(
@@ -40,14 +40,13 @@ def export(
     folder: Path,
     pictures: Callable[[], Batch],
 ) -> Path:
-    """Write what the stage trained, one folder a component, as `CascadeConfig.components` names them.
+    """Write the networks that the stage trained, each into a folder named as in `CascadeConfig.components`.
 
-    These are the averaged weights where there is an average; `trained.json` says so. Stage `cassr` completes a cascade:
-    its folder is one that `cassr_jax.load` takes, with the frozen networks named by their sources, or written too where
-    they are new.
+    If there is an average of the weights, it is what is written; `trained.json` says which. Stage `cassr` completes a
+    cascade, whose folder `cassr_jax.load` can read: it names the sources of frozen networks, and holds new ones itself.
 
     Args:
-        pictures: gives those that `kept_pictures` does; asked for a new autoencoder alone.
+        pictures: gives the pictures of `kept_pictures`; called only for a new autoencoder.
     """
     averaged = bool(config.optimizer.ema_decay)
     trained = gathered(state.ema if averaged else state.params)
@@ -75,12 +74,12 @@ def export(
 
 
 def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPool | None = None) -> Batch:
-    """The pictures whose latents a new autoencoder's scaling factor is to bring to unit size; none for other runs.
+    """The pictures on which a new autoencoder's scaling factor is measured; none for other runs.
 
-    They are drawn once, and kept with the run, so that its export needs no training data.
+    They are drawn once and kept with the run, so its export needs no training data.
 
     Raises:
-        InputError: they have to be drawn from data that cannot be read, or the file is damaged or cannot be written.
+        InputError: the data to draw them from cannot be read, or the file is damaged or cannot be written.
     """
     if "vae" not in stage_named(config.stage).trains or "vae" not in config.new:
         return {}
@@ -116,6 +115,6 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
 
 
 def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Mapping[str, Any]) -> float:
-    """One over the standard deviation of the latents, so that a diffusion model sees them at unit size."""
+    """One over the standard deviation of the latents, with which a diffusion model sees them at unit size."""
     mean, logvar = jax.jit(lambda params, hr: merge(graphdef, params).moments(to_float(hr)))(params, batch["hr"])
     return float(1 / jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))))

@@ -1,10 +1,10 @@
-"""The work of a training step counted twice: by hand from the configurations, part by part, and in the traced program.
+"""The work of a training step, counted twice: by hand from the configurations, and in the traced program.
 
-Only products count, convolutions and matrices: two FLOPs a multiplication. Forward, a layer costs F. Backward it costs
-F again if a gradient passes to its input, and F again if its weights train; a product of two activations, as in
-attention, F for each of the two that a gradient reaches. What a gradient does not reach costs F and no more: the
-encoder of the frozen U-Net, the autoencoder's, the text encoder. What is computed again to save memory is not counted
-by hand.
+Only the products of convolutions and matrices count, with two FLOPs for each multiplication. A layer costs F forward.
+Backward it costs F again if a gradient passes to its input, and F again if its weights train. A product of two
+activations, as in attention, costs F for each of the two that a gradient reaches. Parts that no gradient reaches cost F
+alone: the frozen U-Net's encoder, the autoencoder's encoder, the text encoder. The count by hand omits work that is
+repeated to save memory.
 """
 
 import math
@@ -24,7 +24,7 @@ from cassr_jax.models.vae import VAEConfig
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of a part: forward, and backward towards its inputs and towards its weights."""
+    """The FLOPs of a part: forward, backward to its inputs, and backward to its weights."""
 
     forward: float = 0.0
     inputs: float = 0.0
@@ -43,27 +43,27 @@ class Work:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a gradient does in a part: whether the part's weights train, and whether it has to reach its input."""
+    """The way of the gradient through a part: whether the weights train, and whether it must reach the input."""
 
     trains: bool = False
     onwards: bool = False
 
     @property
     def inside(self) -> "Pass":
-        """The pass in a later layer of the same part, through which a gradient must reach the earlier layers."""
+        """The pass in a later layer of the part, through which the gradient must reach the earlier layers."""
         return Pass(self.trains, self.onwards or self.trains)
 
 
 def step_work(config: TrainConfig, kinds: Mapping[str, Any], *, latents: bool) -> dict[str, Work]:
-    """Work by part of one example of stage `scedit` or `cassr`, trained as in the paper (no `start_fraction`).
+    """The work of one example, by part, in stage `scedit` or `cassr` trained as in the paper (no `start_fraction`).
 
     Args:
         config: the stage; `data.crop_size` is the side of the pictures.
-        kinds: the configuration of every network, as `Networks.configs`.
-        latents: whether the data hold the target's latents, so that the autoencoder has nothing to do.
+        kinds: the configuration of every network, as in `Networks.configs`.
+        latents: whether the data hold the target's latents, which spares the autoencoder.
 
     Raises:
-        InputError: another stage.
+        InputError: the stage is another one.
     """
     unet, vae, text = kinds["unet"], kinds["vae"], kinds["text_encoder"]
     side = config.data.crop_size
@@ -101,7 +101,7 @@ def _equation(equation: Any) -> float:
     if name == "conv_general_dilated":
         kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
         taps = math.prod(kernel[i] for i in numbers.rhs_spec[1:])
-        # A strided convolution's gradient puts zeros between its inputs; nobody has to multiply those.
+        # A strided convolution's gradient puts zeros between its inputs, which need no multiplication.
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / math.prod(params["lhs_dilation"])
     times = params["length"] if name == "scan" else 1
     return times * sum(map(traced_flops, core.jaxprs_in_params(params)))
@@ -113,7 +113,7 @@ def _product(multiplications: float, through: Pass) -> Work:
 
 
 def _attend(queries: int, keys: int, channels: int, *, to_queries: bool, to_keys: bool) -> Work:
-    """Q K^T and the weighted sum of V; a gradient to the queries passes the weights of the sum too."""
+    """Q K^T and the weighted sum of V; a gradient to the queries also passes through the sum's weights."""
     flops = 2.0 * 2 * queries * keys * channels
     return Work(flops, flops * ((to_queries or to_keys) + to_keys))
 
@@ -126,7 +126,7 @@ def _resnet(area: int, before: int, after: int, temb: int, through: Pass) -> Wor
 
 
 def _transformer(area: int, width: int, tokens: int, context: int, through: Pass) -> Work:
-    """A gradient goes to the text's keys and values only as far as their weights train."""
+    """A transformer, where a gradient reaches the text's keys and values only to train their weights."""
     inside = through.inside
     linears = (
         3 + 1 + 2 + 12 + 1
@@ -175,7 +175,7 @@ def _decoder(unet: UNetConfig, rows: int, tokens: int, through: Pass) -> Work:
 
 
 def _convolutions(widths: list[tuple[int, int, int]], through: Pass) -> Work:
-    """3x3 convolutions one after the other: (area of the output, channels in, channels out) each."""
+    """Successive 3x3 convolutions, each given as (area of the output, channels in, channels out)."""
     work = Work()
     for area, before, after in widths:
         work += _product(area * 9 * before * after, through)
@@ -200,7 +200,7 @@ def _scedit(unet: UNetConfig, own: Any, side: int) -> Work:
 
 
 def _controlnet(unet: UNetConfig, own: Any, side: int, rows: int, tokens: int) -> Work:
-    """The text's keys and values are made once for both images, and so is the time embedding."""
+    """The ControlNet on both images, which share the text's keys and values and the time embedding."""
     trained = Pass(trains=True)
     hints = own.conditioning_embedding_out_channels
     layers = [(side**2, own.conditioning_channels, hints[0])]
@@ -225,7 +225,7 @@ def _controlnet(unet: UNetConfig, own: Any, side: int, rows: int, tokens: int) -
 
 
 def _multiple_attention(unet: UNetConfig, rows: int) -> Work:
-    """Two attentions in every transformer of the up blocks, whose keys and values are made of an image's feature."""
+    """Two attentions in every transformer of the up blocks, with keys and values from an image's feature."""
     trained, work = Pass(True, True), Work()
     for block, transformers in enumerate(unet.up_transformers):
         area = (rows >> (len(unet.up_transformers) - 1 - block)) ** 2
@@ -254,7 +254,7 @@ def _vae_encoder(vae: VAEConfig, side: int) -> Work:
 
 def _text(text: CLIPTextConfig | LearnedContextConfig) -> Work:
     if isinstance(text, LearnedContextConfig):
-        return Work()  # looked up
+        return Work()  # a lookup has no products
     length, width = text.max_position_embeddings, text.hidden_size
     layer = _product(length * (4 * width**2 + 2 * width * text.intermediate_size), Pass())
     layer += _attend(length, length, width, to_queries=False, to_keys=False)

@@ -1,4 +1,4 @@
-"""What happens to a run whose numbers stop being finite."""
+"""The guard that ends a run whose numbers are no longer finite."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from cassr_jax.sharding.placement import gathered
 
 
 class Guard:
-    """Stops a run after `limit` skipped updates in a row, and leaves what is needed to see why in `folder`."""
+    """Stops a run after `limit` skipped updates in a row, and writes a dump for the diagnosis into `folder`."""
 
     def __init__(self, limit: int, folder: Path):
         self.limit = limit
@@ -23,20 +23,20 @@ class Guard:
 
     @property
     def next_may_end(self) -> bool:
-        """Whether the run ends if one more update is skipped: its parameters must still be there when that is known."""
+        """Whether one more skipped update ends the run; the dump then needs parameters that still exist."""
         return self.in_a_row + 1 >= self.limit
 
     def check(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> None:
-        """Take note of a step; every process has to.
+        """Take note of a step; every process must call this.
 
         Args:
-            step: the number of the step.
-            batch: this process's part of what the step was made on.
-            metrics: the step's own.
-            params: the parameters after the step, which a skipped update has left as they were.
+            step: the step's number.
+            batch: this process's part of the step's batch.
+            metrics: the step's metrics.
+            params: the parameters after the step, which a skipped update leaves unchanged.
 
         Raises:
-            InputError: too many updates in a row were skipped; names the step, the records and the dump.
+            InputError: too many updates in a row were skipped; the message names the step, the records and the dump.
         """
         self.in_a_row = self.in_a_row + 1 if metrics["skipped"] else 0
         if self.in_a_row < self.limit:
@@ -49,7 +49,7 @@ class Guard:
         )
 
     def _dump(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> Path:
-        """One file for each process, with its part of the batch; the first one's holds the parameters."""
+        """Writes a file for each process with its part of the batch; the first process adds the parameters."""
         whole = gathered(params)
         arrays: dict[str, Any] = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}
         if jax.process_index() == 0:

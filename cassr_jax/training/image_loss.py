@@ -1,4 +1,4 @@
-"""How far a decoded picture is from the target: pixel by pixel, and as a frozen VGG16 sees the two."""
+"""The distance between a decoded picture and its target, by pixels and by the features of a frozen VGG16."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,20 +12,20 @@ from cassr_jax.models.perceptual import lpips_between, lpips_features
 from cassr_jax.training.stages import DISCRIMINATOR
 
 Metrics = dict[str, jax.Array]
-Features = Sequence[jax.Array]  # of VGG16's layers, (B, h, w, C) each; sides and channels differ
+Features = Sequence[jax.Array]  # the features of VGG16's layers, (B, h, w, C) each; sides and channels differ
 
 
 def needs_lpips(config: TrainConfig) -> bool:
-    """Whether the stage's loss reads LPIPS's weights, `lpips.*`, beside the networks'."""
+    """Whether the stage's loss needs LPIPS's weights, `lpips.*`, beside the networks."""
     return _looks(config.loss) and bool(config.stage == "vae" or config.loss.image_weight)
 
 
 def image_loss_of(
     config: LossConfig, graphdefs: Mapping[str, nnx.GraphDef], params: Params, decoded: jax.Array, images: jax.Array
 ) -> tuple[jax.Array, Metrics]:
-    """L1 + LPIPS on VGG16 + adversary, of pictures (B, S, S, 3) in [-1, 1]; what has no weight is left out.
+    """L1 + LPIPS on VGG16 + adversarial loss of pictures (B, S, S, 3) in [-1, 1]; terms without weight are left out.
 
-    With an adversary, its own loss is part of the sum: no gradient of either reaches the other's parameters.
+    The discriminator's own loss is part of the sum; no gradient of one side reaches the other's parameters.
     """
     loss = l1 = jnp.mean(jnp.abs(decoded - images))
     metrics = {"l1": l1, "lpips": jnp.zeros(())}
@@ -46,9 +46,9 @@ def image_loss_of(
 def adversarial_losses(
     graphdef: nnx.GraphDef, params: Params, fake: Features, real: Features
 ) -> tuple[jax.Array, jax.Array]:
-    """(what the discriminator finds wrong with `fake`, its own hinge loss), each the mean over its heads.
+    """(the adversarial loss of `fake`, the discriminator's own hinge loss), each the mean over its heads.
 
-    Each layer of an example is divided by its root mean square in `real`, so that all layers are judged at one size.
+    Each layer of an example is divided by its root mean square in `real`, which gives all layers the same size.
     """
     size = [jax.lax.rsqrt(jnp.mean(jnp.square(x), (1, 2, 3), keepdims=True) + 1e-12) for x in real]
     fake, real = ([x * s for x, s in zip(features, size, strict=True)] for features in (fake, real))

@@ -1,4 +1,4 @@
-"""What a run says of itself while it runs: means over steps, as JSON lines and for TensorBoard."""
+"""The logs of a run: means over steps, as JSON lines and for TensorBoard."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-# Dense bfloat16 FLOP/s of one device as `jax.Device.device_kind` names it, from the makers' data sheets.
+# Peak of dense bfloat16 FLOP/s of a device, by `jax.Device.device_kind`, from the makers' data sheets.
 PEAK_FLOPS: Mapping[str, float] = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -28,11 +28,11 @@ PEAK_FLOPS: Mapping[str, float] = {
 
 
 class Meter:
-    """Collects the metrics of steps and sums them up.
+    """Collects the metrics of steps and summarises them.
 
     Args:
-        batch_size: pictures of one step, over all devices.
-        device_kind: for the peak; utilisation is left out where it is unknown.
+        batch_size: pictures in one step, over all devices.
+        device_kind: decides the peak; without a known peak, utilisation is left out.
     """
 
     def __init__(self, batch_size: int, device_kind: str):
@@ -56,18 +56,18 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """For data."""
+        """A block whose time counts as waiting for data."""
         before = time.perf_counter()
         yield
         self._waited += time.perf_counter() - before
 
     def loss_since_last(self) -> float | None:
-        """Mean loss since this was last asked; None where no update was made."""
+        """The mean loss since the last call; None if no update was made."""
         losses, self._losses = self._losses, []
         return float(np.mean(losses)) if losses else None
 
     def summary(self) -> dict[str, float]:
-        """Means since the last summary. Skipped updates are counted, and are in no mean but that of time."""
+        """Means since the last summary. Skipped updates are counted, but enter no mean except that of time."""
         steps, self._steps = self._steps, []
         waited, self._waited = self._waited, 0.0
         before, self._since = self._since, time.perf_counter()
@@ -106,7 +106,7 @@ class Logs:
             self._board.add_scalar(name, value, step)
 
     def show(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture (H, W, 3) uint8."""
+        """Add a picture (H, W, 3) uint8 to TensorBoard."""
         if self._writes:
             self._board.add_image(name, picture, step, dataformats="HWC")
 

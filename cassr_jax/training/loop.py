@@ -51,17 +51,17 @@ def train(
     from_step: int | None = None,
     allow_changes: Sequence[str] = (),
 ) -> Path:
-    """Run or take up `config` in `workdir`; returns the folder of exported weights, `workdir/export`.
+    """Start or continue the run `config` in `workdir`; returns the folder of exported weights, `workdir/export`.
 
-    `workdir/config.json` holds the configuration, `workdir/changes.jsonl` what it was before, `workdir/metrics.jsonl`
-    and `workdir/tensorboard` the means of every `log_every` steps, `workdir/previews` the pictures. A run that is done
-    already is exported again.
+    `workdir/config.json` holds the configuration, `workdir/changes.jsonl` its changes, `workdir/metrics.jsonl` and
+    `workdir/tensorboard` the means of every `log_every` steps, and `workdir/previews` pictures. A finished run is
+    exported again.
 
     Args:
         export_to: write the newest checkpoint's weights to this folder instead of training.
-        profile: first and last step, of which `workdir/profile` gets a trace.
-        from_step: take up this checkpoint instead of the newest; later ones are set aside.
-        allow_changes: fields of `resume.STREAM` that may differ from those of the run that is taken up.
+        profile: the first step to trace into `workdir/profile`, and the step after the last.
+        from_step: continue from this checkpoint instead of the newest; later ones are set aside.
+        allow_changes: fields of `resume.STREAM` that may have changed since the run was last started.
 
     Raises:
         InputError: a network or an entry of the batches is missing, a field is out of range, `workdir` holds the run of
@@ -69,7 +69,7 @@ def train(
             one cannot be written, or too many updates in a row were not finite.
         Stopped: the process was asked to stop by SIGTERM, SIGINT or SIGHUP; the state is saved.
     """
-    # First, since a process that ended by itself would leave the others waiting.
+    # This comes first, since a process that ends alone leaves the others waiting.
     asked = {"workdir": str(workdir), "export_to": str(export_to), "profile": profile, "from_step": from_step}
     check_agreement({"config": to_json(config), "allow_changes": [*allow_changes], **asked})
     config = with_schedule(config)
@@ -95,7 +95,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run works with and does not change."""
+    """The parts of a run that do not change."""
 
     config: TrainConfig
     placement: Placement
@@ -103,20 +103,20 @@ class _Run:
     prompt_ids: np.ndarray | None
     frozen: Params
     step: Step
-    account: dict[str, Any]  # what its checkpoints say of it
+    account: dict[str, Any]  # its description in checkpoints
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Where a run's batches come from."""
+    """The source of a run's batches."""
 
     run: _Run
     sets: Records | ResidentPool
-    stream: Any  # an endless iterator over batches, whose state can be taken and set
-    pool: Batch | None  # all records on the devices, where they are resident
+    stream: Any  # an endless iterator over batches, whose state can be read and set
+    pool: Batch | None  # all records on the devices, if they are resident
 
     def next_batch(self) -> tuple[Batch, Batch]:
-        """This process's part of a batch, and the batch as it lies on the devices."""
+        """This process's part of a batch, and the batch on the devices."""
         if self.pool is not None:
             return {}, self.pool
         batch = next(self.stream)
@@ -132,7 +132,7 @@ def _train(
     profile: tuple[int, int] | None,
     allow_changes: Sequence[str],
 ) -> TrainState:
-    """The state after the last step; where a checkpoint was read, the run goes on from there."""
+    """Trains to the last step, from a checkpoint if one was read; returns the final state."""
     config, start, changes = run.config, int(state.step), []
     checkpoints.run = run.account | {"contents": fingerprint_sets(config.data.weights())}
     if saved is not None:
@@ -168,9 +168,9 @@ def _steps(
 ) -> TrainState:
     """Save, next batch, step, in this order, until the last step or until the run is asked to stop.
 
-    A checkpoint holds the state before a step and the data's state before that step's batch is drawn, so that a run
-    taken up there draws the same batch again. Saved after the batch was drawn, that batch would be lost; saved while
-    the step runs, its arrays would be overwritten.
+    A checkpoint holds the state before a step and the data's state before that step's batch is drawn, so a run that
+    continues from it draws the same batch again. A save after the batch was drawn would lose that batch; a save during
+    the step would find its arrays overwritten.
     """
     config, start, compiled = run.config, int(state.step), None
     for step in monitor.steps(start):
@@ -219,7 +219,7 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
 
 @contextmanager
 def _opened(run: _Run) -> Iterator[_Data]:
-    """The run's data; whatever happens, their worker processes end with the block."""
+    """A block with the run's data; its worker processes end with the block, whatever happens."""
     sets = open_sets(run.config)
     with closing(open_data(run.config, sets)) as stream:
         pool = None
@@ -246,11 +246,13 @@ def _check(config: TrainConfig, workdir: Path) -> None:
     if loss.start == "noise":
         raise InputError("loss.start is noise, expected lq or reference: all other examples start from noise")
     if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
-        raise InputError("loss.image_weight is set, but loss.start_fraction gives no example to decode")
+        raise InputError(
+            f"loss.start_fraction is {loss.start_fraction}, expected more: loss.image_weight needs examples to decode"
+        )
     if bool(loss.adversarial_weight) != (DISCRIMINATOR in config.new):
         raise InputError(
             f"loss.adversarial_weight is {loss.adversarial_weight} and new holds {', '.join(config.new) or 'nothing'}, "
             f"expected a {DISCRIMINATOR} where the weight is above 0, and there alone"
         )
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: a file, expected a folder for checkpoints, logs and the export")
+        raise InputError(f"{workdir}: is a file, expected a folder for checkpoints, logs and the export")

@@ -1,5 +1,7 @@
-"""What trains. One predicate over parameter names splits every tree: gradients, optimizer state and averages exist for
-the trainable part only."""
+"""The predicate over parameter names that decides what trains.
+
+It splits every tree: gradients, optimizer state and averages exist for the trainable part only.
+"""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -15,6 +17,6 @@ def is_trainable(name: str, stage: str) -> bool:
 
 
 def partition(params: Mapping[str, T], stage: str) -> tuple[dict[str, T], dict[str, T]]:
-    """(trainable, frozen), disjoint, together all of `params`."""
+    """Splits `params` into (trainable, frozen)."""
     trainable = {name: value for name, value in params.items() if is_trainable(name, stage)}
     return trainable, {name: value for name, value in params.items() if name not in trainable}

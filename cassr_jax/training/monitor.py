@@ -1,4 +1,4 @@
-"""What is seen of a run while it trains: its bar, metrics, previews and trace, and the guard on its numbers."""
+"""The view of a run while it trains: its bar, metrics, previews and trace, and the guard on its numbers."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ from cassr_jax.training.state import TrainState
 
 
 class Monitor:
-    """Follows a run one step behind: what a step gave is read while the device works on the next one.
+    """Follows a run one step behind: a step's results are read while the device works on the next step.
 
     Args:
-        preview: makes a picture of all parameters; None for none.
-        traced: the steps that `workdir/profile` gets a trace of.
+        preview: makes a picture from all parameters; None for none.
+        traced: the steps to trace into `workdir/profile`.
     """
 
     def __init__(self, config: TrainConfig, workdir: Path, preview: Preview | None, traced: range):
@@ -38,7 +38,7 @@ class Monitor:
         self._bar: Any = None
 
     def steps(self, start: int) -> Iterator[int]:
-        """The steps that are left, with a bar in the first process."""
+        """The remaining steps, with a progress bar in the first process."""
         total, first_process = self._config.num_steps, jax.process_index() == 0
         steps = range(start, total)
         self._bar = tqdm(steps, initial=start, total=total, unit="step", mininterval=5, disable=not first_process)
@@ -49,7 +49,7 @@ class Monitor:
             yield step
 
     def begin(self, flops: float) -> None:
-        """The step is compiled: time counts from here, and each device does so many FLOPs a step."""
+        """Start the clock, once the step is compiled; `flops` is the work of a step on each device."""
         self._meter.begin(flops)
 
     def waiting(self) -> AbstractContextManager[None]:
@@ -57,22 +57,22 @@ class Monitor:
         return self._meter.waiting()
 
     def loss_since_last(self) -> float | None:
-        """Mean loss since this was last asked; None where no update was made."""
+        """The mean loss since the last call; None if no update was made."""
         return self._meter.loss_since_last()
 
     def before_step(self, state: TrainState) -> None:
-        """The next step overwrites the state's arrays, which a dump of the guard would show."""
+        """Settle the running step if the guard might need the state's arrays, which the next step overwrites."""
         if self._guard.next_may_end:
             self.settle(state)
 
     def after_step(
         self, step: int, batch: Batch, metrics: Metrics, state: TrainState, frozen: Mapping[str, Any], damaged: int
     ) -> None:
-        """Take note of a step that has been begun, write what is due, and end the run where its numbers did.
+        """Take note of a started step, write the logs and previews that are due, and end a run that is not finite.
 
         Args:
             state: the state after the step.
-            damaged: records left out so far.
+            damaged: the number of records left out so far.
 
         Raises:
             InputError: too many updates in a row were not finite.
@@ -95,7 +95,7 @@ class Monitor:
                 self._logs.show(done, "preview", picture)
 
     def settle(self, state: TrainState) -> None:
-        """Wait for the step that is running, and look at what it gave."""
+        """Wait for the running step, and take in its results."""
         if self._running is None:
             return
         (step, batch, metrics), self._running = self._running, None
@@ -114,7 +114,7 @@ class Monitor:
 
 
 def traced_steps(asked: tuple[int, int] | None, left: range) -> range:
-    """The steps to trace: what the run still has of those that were asked for; says so where that is not all.
+    """The requested steps that the run still has; prints a line if that is not all of them.
 
     Args:
         asked: the first step, and the one after the last; None for no trace.

@@ -1,11 +1,11 @@
-"""What each stage minimises: pure functions of parameters, a batch and one key for each example.
+"""The losses of the stages: pure functions of parameters, a batch and one key for each example.
 
 Batches hold uint8 images (B, S, S, 3): `hr`, and for the conditioned stages `lq` (the low-resolution image upsampled to
-the same size) and `reference`. Where the target was encoded beforehand, `latents` (B, s, s, C) stands instead of `hr`,
-the mean of its distribution, and `latents_std`, of the same shape, beside it where a sample is drawn in every step.
+the same size) and `reference`. If the target was encoded beforehand, `latents` (B, s, s, C) takes the place of `hr`. It
+is the mean of the latents; `latents_std`, of the same shape, is beside it if a sample is drawn in every step.
 
-An example's random numbers come from its own key: they are the same wherever and in whatever part of a batch it is
-worked on. A loss is the mean over examples, so that equal parts of a batch average to the whole.
+An example's random numbers come from its own key, so they depend neither on the device nor on the part of the batch. A
+loss is the mean over examples, so equal parts of a batch average to the whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,13 +27,13 @@ from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.training.image_loss import Metrics, image_loss_of
 from cassr_jax.training.stages import denoiser_and_pictures, start_read
 
-Batch = Mapping[str, Any]  # name -> array, of NumPy until it is traced
+Batch = Mapping[str, Any]  # name -> array, a NumPy array until it is traced
 Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
 GraphDefs = Mapping[str, nnx.GraphDef]
 
 
 def make_objective(config: TrainConfig, graphdefs: GraphDefs, prompt_ids: np.ndarray | None) -> Objective:
-    """The loss of `config.stage`. `prompt_ids` (2, ...) are the tokens of the empty prompt and of `config.prompt`."""
+    """The loss of `config.stage`; `prompt_ids` (2, ...) are the tokens of the empty prompt and `config.prompt`."""
     if config.stage == "vae":
         return partial(_vae_loss, config, graphdefs)
     return partial(_diffusion_loss, config, graphdefs, prompt_ids)
@@ -50,7 +50,7 @@ def _vae_loss(
     mean, logvar = vae.moments(images)
     latents = _sampled(mean, jnp.exp(0.5 * logvar), sample_keys)
     if loss_config.latent_noise:
-        # A decoder that has seen slightly wrong latents forgives those that a diffusion model makes.
+        # A decoder trained on slightly wrong latents copes better with those of a diffusion model.
         level = loss_config.latent_noise * jax.lax.stop_gradient(jnp.std(mean, axis=(1, 2), keepdims=True))
         latents = latents + level * _normal(noise_keys, mean.shape)
     decoded = vae.decode(latents * vae.config.scaling_factor).astype(jnp.float32)
@@ -69,9 +69,9 @@ def _diffusion_loss(
 ) -> tuple[jax.Array, Metrics]:
     """|| target - network(x_t, t, text, images) ||^2 at uniformly drawn timesteps (the paper's equation 5).
 
-    A model that samples in a few steps meets, in the first of them, the noised latents of the LQ image or of the
-    reference, not those of the target: `start_fraction` of the examples are of that kind. Their target is the one
-    that leads to the same x_0. `image_weight` adds what the decoded x_0 lacks as a picture.
+    In its first step, a model that samples in a few steps meets the noised latents of the LQ image or the reference,
+    not those of the target. `start_fraction` of the examples are of this kind; their target is the output that leads to
+    the same x_0. `image_weight` adds the loss of the decoded x_0 as a picture.
     """
     settings, schedule = config.loss, config.known_schedule
     modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
@@ -126,5 +126,5 @@ def _sampled(mean: jax.Array, std: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Unit normal (B, ...), each example of its own key."""
+    """Unit normal (B, ...), each example drawn with its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)

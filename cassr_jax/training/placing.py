@@ -1,4 +1,4 @@
-"""Where a run's parameters go as they are read or drawn: straight to their shards, in the type that they will have."""
+"""Placing of a run's parameters as they are read or drawn: straight to their shards, in their final type."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from cassr_jax.training.masking import is_trainable
 
 
 class Placing:
-    """Puts one parameter after another, so that no device ever holds a network that is to be divided.
+    """Puts parameters on the devices one by one, so that no device ever holds the whole of a divided network.
 
     A new network is drawn in the host's memory, unless `JAX_PLATFORMS` leaves out the processor: then it is drawn whole
     on the first device.
@@ -22,9 +22,9 @@ class Placing:
     Trainable parameters become float32. Frozen ones are hashed as they come, and become `config.frozen_dtype`.
 
     Attributes:
-        digests: of the frozen parameters.
-        encoder: the U-Net's parameters from which a new network starts, as they came, on the host; the U-Net's own may
-            have lost digits by then. Empty where nothing starts from them.
+        digests: hashes of the frozen parameters.
+        encoder: the parameters of the U-Net from which a new network starts, on the host in their original precision,
+            which the U-Net itself may have lost. Empty if nothing starts from them.
     """
 
     def __init__(self, config: TrainConfig, placement: Placement):
@@ -35,7 +35,7 @@ class Placing:
         self._copied = {name for kind, network in copies.items() for name in kind_of(kind).shapes(network)}
 
     def __call__(self, name: str, value: ArrayLike) -> jax.Array:
-        """Put the parameter `kind.path`; those of a kind have to come in the order of their names."""
+        """Place the parameter `kind.path`; the parameters of a kind must come in the order of their names."""
         kind, _, path = name.partition(".")
         array: Any = np.asarray(value)
         if kind == "unet" and path in self._copied:

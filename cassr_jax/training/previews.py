@@ -1,4 +1,4 @@
-"""Pictures of what a run can do so far: the same examples and the same noise every time."""
+"""Previews that show what a run can do so far, always with the same examples and noise."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ _NUM_STEPS = 20
 
 
 def sampling_of(config: TrainConfig) -> SamplingConfig:
-    """How what `config` trains is to be sampled: from the timestep and in the steps that its examples were made for."""
+    """How to sample the model that `config` trains: with the first timestep and the steps of its examples."""
     loss, last = config.loss, config.known_schedule.num_train_timesteps - 1
     if loss.start_fraction:
         strength = loss.start_timestep / last
@@ -39,8 +39,11 @@ def sampling_of(config: TrainConfig) -> SamplingConfig:
 def make_preview(
     config: TrainConfig, networks: Networks, prompt_ids: np.ndarray | None, sets: Records | ResidentPool
 ) -> Preview:
-    """A function of all parameters: rows of examples, (N * S, K * S, 3) uint8, LQ | reference | output | HR side by
-    side as far as the data hold them. The autoencoder shows its reconstruction, stage `base` a picture from noise."""
+    """A function from all parameters to a picture of N rows of examples, (N * S, K * S, 3) uint8.
+
+    A row is LQ | reference | output | HR, as far as the data hold them. The output is the autoencoder's reconstruction,
+    in stage `base` a picture from noise.
+    """
     count, size = config.preview_count, config.data.crop_size
     batch = {name: np.asarray(value) for name, value in sample_batch(config, count, sets).items() if name != "record"}
     sampling = sampling_of(config)

@@ -1,4 +1,4 @@
-"""What the processes of one run have to agree on before it begins."""
+"""Agreement among the processes of a run before it begins."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from cassr_jax.locks import claimed
 
 
 def gather_texts(text: str) -> list[str]:
-    """Every process's text, in their order; all have to ask."""
+    """The texts of all processes, in order; every process must call this."""
     if jax.process_count() == 1:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
@@ -25,13 +25,13 @@ def gather_texts(text: str) -> list[str]:
 
 
 def check_agreement(settings: Mapping[str, Any]) -> None:
-    """Refuse processes that were told different things, in every one of them with the same words.
+    """Refuse processes with different settings; the error is the same in all of them.
 
     Args:
-        settings: what this process was told, of JSON's own types.
+        settings: this process's settings, in JSON's own types.
 
     Raises:
-        InputError: two processes differ; names the field and both values.
+        InputError: two processes differ; the message names the field and both values.
     """
     first, *others = map(json.loads, gather_texts(json.dumps(settings)))
     for number, other in enumerate(others, 1):
@@ -46,10 +46,10 @@ def check_agreement(settings: Mapping[str, Any]) -> None:
 
 @contextmanager
 def claimed_together(folder: Path, program: str) -> Iterator[None]:
-    """`claimed` by the first process, for all of them.
+    """A block in which the first process owns `folder` for all of them; see `claimed`.
 
     Raises:
-        InputError: in every process, as `claimed` does.
+        InputError: the folder cannot be claimed; every process gets the error.
     """
     with ExitStack() as stack:
         refused = ""

@@ -1,4 +1,4 @@
-"""One damaged file, one report: Orbax's other readers, which end after the failing one, print a traceback each."""
+"""One report for one damaged file: without this, each of Orbax's other readers prints a traceback of its own."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from functools import cache
 
 @cache
 def quieten_readers() -> None:
-    """From now on what is left of a failed read ends in silence; whoever asked for it was told why it failed."""
+    """Silence the remaining readers of a failed read from now on; its caller has already got the reason."""
     report = sys.unraisablehook
 
     def report_others(unraisable: "sys.UnraisableHookArgs") -> None:

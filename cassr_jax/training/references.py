@@ -1,7 +1,7 @@
-"""Training pairs made once: crops, their degraded versions, the latents of the targets, and references.
+"""Training pairs made beforehand: crops, their degraded versions, the latents of the targets, and references.
 
-Each device of this machine has its share of every batch. A file of records is complete or not there, so that a run that
-was stopped goes on where it was. A file beside the records says what they were made with; other settings are refused.
+Each device of this machine makes its share of every batch. A file of records is either complete or absent, so the same
+command continues a run that was stopped. A file beside the records holds their settings; other settings are refused.
 """
 
 import math
@@ -54,11 +54,11 @@ Make = Callable[[Modules, Mapping[str, jax.Array]], dict[str, jax.Array]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What completes a record.
+    """The settings by which records are completed.
 
     Attributes:
-        first_stage: makes the references; None for records without.
-        sampling: how a first stage that diffuses samples.
+        first_stage: makes the references; None for records without references.
+        sampling: how a diffusion first stage samples.
         color_fix: how the references get the colours of the LQ image.
         latents: whether the mean and the deviation of the target's latents are stored.
     """
@@ -114,11 +114,11 @@ class _Engine:
 
 
 def make_maker(networks: Networks, config: TrainConfig, recipe: Recipe) -> Make:
-    """What completes a batch.
+    """The function that completes a batch.
 
     Returns:
-        A function of modules and of a batch, uint8 `lr`, `hr` and `lq`, and unit `noise` for a first stage that
-        diffuses. It gives `latents` and `latents_std`, scaled and float16, and `reference` in [-1, 1].
+        A function of modules and a batch of uint8 `lr`, `hr` and `lq`, with unit `noise` for a diffusion first stage.
+        It gives `latents` and `latents_std`, scaled and float16, and `reference` in [-1, 1].
     """
     first, ids = recipe.first_stage, None
     if recipe.needs_noise:
@@ -142,7 +142,7 @@ def make_maker(networks: Networks, config: TrainConfig, recipe: Recipe) -> Make:
 
 
 def mesh_for(batch_size: int) -> Mesh:
-    """This machine's devices as axis `data`: as many of them as divide the batch."""
+    """A mesh of this machine's devices along the axis `data`: as many as divide the batch."""
     devices = jax.local_devices()
     used = max(count for count in range(1, len(devices) + 1) if batch_size % count == 0)
     if used < len(devices):
@@ -151,7 +151,7 @@ def mesh_for(batch_size: int) -> Mesh:
 
 
 def over(mesh: Mesh, networks: Networks, make: Make) -> Callable[[Params, Mapping[str, Any]], dict[str, jax.Array]]:
-    """`make` jitted, given parameters: every device makes its share of the batch, and no other one's."""
+    """`make` as a jitted function of parameters and a batch, of which every device completes its share."""
     share = PartitionSpec("data")
     return jax.jit(
         jax.shard_map(
@@ -159,17 +159,17 @@ def over(mesh: Mesh, networks: Networks, make: Make) -> Callable[[Params, Mappin
             mesh=mesh,
             in_specs=(PartitionSpec(), share),
             out_specs=share,
-            check_vma=False,  # what the sampler's loop carries starts as a constant and ends as a share
+            check_vma=False,  # the state of the sampler's loop starts as a constant and ends divided
         )
     )
 
 
 def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path) -> None:
-    """Write `records` records below `output`; where prepared records are completed, at most as many as there are.
+    """Write `records` records below `output`; when prepared records are completed, no more than there are.
 
     Raises:
-        InputError: the configuration degrades nothing, or lacks a network; its prepared records hold no pairs; `output`
-            holds records that other settings made, or another run writes there.
+        InputError: the configuration has no degradation or lacks a network, its prepared records hold no pairs,
+            `output` holds records made with other settings, or another run writes there.
     """
     prepared = _open_prepared(config, output)
     if prepared is not None:
@@ -197,10 +197,10 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
     for index in tqdm(range(math.ceil(records / size / per_file)), unit="file"):
         path, first = output / f"{index:05d}{SUFFIX}", index * per_file
         count = min(per_file * size, records - first * size)
-        # A file with fewer records than are now asked for was the last one of a smaller set.
+        # A file with fewer records than now requested was the last one of a smaller set.
         if path.exists() and count_records(path) >= count:
             continue
-        # Every file has a stream of its own, so that making it needs none of the files before.
+        # Every file has a stream of its own, so making it needs none of the files before.
         numbers = range(first, first + math.ceil(count / size))
         if prepared is not None:
             stream = (_batched(prepared, number, size) for number in numbers)
@@ -215,7 +215,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
 def _make_complete(
     config: TrainConfig, networks: Networks, recipe: Recipe
 ) -> Callable[[Batch, int], dict[str, np.ndarray]]:
-    """A function of a batch and its number that gives what its records hold."""
+    """A function of a batch and its number that gives the contents of its records."""
     if not recipe.latents and recipe.first_stage is None:
         return lambda batch, number: {name: batch[name] for name in _KEPT}
     mesh = mesh_for(config.batch_size)
@@ -241,7 +241,7 @@ def _make_complete(
 
 
 def _open_prepared(config: TrainConfig, output: Path) -> PreparedSource | None:
-    """The records that are to be completed; None where the data are pictures."""
+    """The prepared records to complete; None if the data are pictures."""
     paths = [path for path in config.data.weights() if record_files(Path(path))]
     if not paths:
         return None
@@ -259,7 +259,7 @@ def _open_prepared(config: TrainConfig, output: Path) -> PreparedSource | None:
 
 
 def _batched(source: PreparedSource, number: int, size: int) -> Batch:
-    """Batch `number` of the records, the last one filled up with its last record."""
+    """Batch `number` of the records; the last batch is filled up with its last record."""
     chosen = [source[min(index, len(source) - 1)] for index in range(number * size, (number + 1) * size)]
     if len(shapes := {record["hr"].shape for record in chosen}) > 1:
         raise InputError(f"{source.files[0].parent}: holds hr of {', '.join(map(str, shapes))}, expected one size")
@@ -273,7 +273,7 @@ def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[s
 
 
 def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[str, Any]:
-    """What decides the records. Pictures and weights count by their contents, since a path may hold others by now."""
+    """The settings that decide the records; pictures and weights count by content, since a path's may change."""
     data = {name: value for name, value in to_json(config.data).items() if name not in (*SPEED, "resident")}
     data["contents"] = fingerprint_sets(config.data.weights())
     names = ("schedule", "batch_size", "seed", "dtype")
@@ -290,7 +290,7 @@ def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[s
 
 
 def _check_made_with(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write what the records are made with, or refuse to go on with what was made with something else."""
+    """Write the settings of the records, or refuse to continue records that were made with others."""
     if not file.is_file():
         write_json(file, settings)
         return

@@ -1,4 +1,4 @@
-"""Where a run is taken up: whether it is the same run, and what its configuration has become since."""
+"""Checks before a run continues: whether it is the same run, and which settings have changed."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.training.processes import flat
 
 Account = Mapping[str, Any]
-"""What a checkpoint says of its run, of JSON's own types.
+"""A checkpoint's description of its run, in JSON's own types.
 
 `config` is the configuration, `frozen` the `origins` of the weights that are not in the checkpoint, and `contents` the
 fingerprint of the training data.
@@ -20,12 +20,12 @@ fingerprint of the training data.
 
 CONTENTS = "data.contents"
 STREAM = ("seed", "activation", *(f"data.{f.name}" for f in fields(DataConfig) if f.name not in SPEED), CONTENTS)
-"""What decides which examples a run meets, and in which order."""
+"""The fields that decide which examples a run meets, and in which order."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One field that is no longer as it was."""
+    """A field that has changed."""
 
     field: str
     before: Any
@@ -36,14 +36,15 @@ class Change:
 
     @property
     def permission(self) -> str | None:
-        """The name under which it has to be allowed; None where it needs no permission."""
+        """The name under which the change must be allowed; None if it needs no permission."""
         return next((name for name in STREAM if f"{self.field}.".startswith(f"{name}.")), None)
 
 
 def check_permissions(allowed: Sequence[str]) -> None:
-    """
+    """Checks the names given to --allow-change.
+
     Raises:
-        InputError: `allowed` names something that needs no permission, or that does not exist.
+        InputError: a name needs no permission or does not exist.
     """
     if unknown := [name for name in allowed if name not in STREAM]:
         raise InputError(f"--allow-change: found {unknown[0]!r}, expected some of {', '.join(STREAM)}")
@@ -53,7 +54,7 @@ def check_same_run(where: str, before: Account, *, now: Account) -> None:
     """Refuse a checkpoint of another stage, of other networks, or on other frozen weights.
 
     Raises:
-        InputError: it is one; `where` names it.
+        InputError: the checkpoint, named by `where`, is of such a run.
     """
     for name in ("stage", "new"):
         found, expected = (account.get("config", {}).get(name) for account in (before, now))
@@ -70,16 +71,16 @@ def check_same_run(where: str, before: Account, *, now: Account) -> None:
 
 
 def changes_between(before: Account, now: Account) -> list[Change]:
-    """Every field of the configuration that differs, and whether the data do."""
+    """The fields of the configuration that differ, and the data's contents if they do."""
     old, new = (flat(account["config"]) | {CONTENTS: account.get("contents")} for account in (before, now))
     return [Change(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def check_stream(where: str, changes: Iterable[Change], allowed: Sequence[str]) -> None:
-    """Refuse changes after which the run would meet other examples than it would have.
+    """Refuse changes that would alter the examples of the run.
 
     Raises:
-        InputError: such changes are not among `allowed`; names them.
+        InputError: such a change is not among `allowed`; the message names it.
     """
     refused = [change for change in changes if change.permission not in (None, *allowed)]
     if refused:
@@ -91,7 +92,7 @@ def check_stream(where: str, changes: Iterable[Change], allowed: Sequence[str]) 
 
 
 def log_changes(file: Path, step: int, changes: Sequence[Change]) -> None:
-    """Add a line for each change to `file`, and say it."""
+    """Add a line for each change to `file`, and print it."""
     if not changes:
         return
     time = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

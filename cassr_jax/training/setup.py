@@ -1,4 +1,4 @@
-"""What a run is put together from: its networks, its stream of batches, and what a stage reads of a batch."""
+"""The parts of a run: its networks, its stream of batches, and the entries of a batch that a stage reads."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -23,11 +23,11 @@ from cassr_jax.weights.perceptual import lpips_weights
 
 
 def networks_of(config: TrainConfig) -> list[str]:
-    """The kinds that the stage uses, those that are read first. Other components are those of the exported cascade.
+    """The kinds of network that the stage uses, existing ones first. Other components belong to the exported cascade.
 
     Raises:
-        InputError: one of them is neither read nor new, an autoencoder is missing where pictures are to be encoded or
-            decoded, or the exported cascade would lack its first stage's network.
+        InputError: a network is neither in `components` nor in `new`, an autoencoder is missing where pictures must be
+            encoded or decoded, or the exported cascade would lack its first stage's network.
     """
     stage = stage_named(config.stage)
     needed = (*stage.trains, *stage.needs)
@@ -59,10 +59,10 @@ def networks_of(config: TrainConfig) -> list[str]:
 
 
 def with_schedule(config: TrainConfig) -> TrainConfig:
-    """The configuration with the schedule of the U-Net that is read, which its own may not contradict.
+    """The configuration with the schedule of the U-Net's weights, which its own must not contradict.
 
     Raises:
-        InputError: it does, or the weights' schedule is not offered here.
+        InputError: the two contradict each other, or this program does not offer the weights' schedule.
     """
     stage = stage_named(config.stage)
     read = "unet" in (*stage.trains, *stage.needs) and "unet" not in config.new
@@ -71,7 +71,7 @@ def with_schedule(config: TrainConfig) -> TrainConfig:
 
 
 def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
-    """Everything the stage uses, read or new, each parameter as `placing` puts it; by default as it comes."""
+    """All networks of the stage, existing or new; `placing` puts each parameter on the devices if it is given."""
     networks, encoder = Networks(), None if placing is None else placing.encoder
     for kind in networks_of(config):
         if kind in config.new:
@@ -90,7 +90,7 @@ def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
 def parameters_of(
     config: TrainConfig, networks: Networks, place: Place | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(trainable, frozen) of all that the loss reads: the networks', and LPIPS's weights where it needs them."""
+    """(trainable, frozen) parameters that the loss reads: the networks', and LPIPS's weights if it needs them."""
     trainable, frozen = partition(networks.params, config.stage)
     if needs_lpips(config):
         put = place or (lambda _, array: jnp.asarray(array))
@@ -100,12 +100,12 @@ def parameters_of(
 
 
 def open_sets(config: TrainConfig) -> Records | ResidentPool:
-    """The run's sets, opened and looked through once; every stream of their records is drawn from them."""
+    """The run's sets, opened and indexed once; every stream of records draws from them."""
     return ResidentPool(config.data.path, config.data.crop_size) if config.data.resident else open_records(config.data)
 
 
 def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Any:
-    """An endless iterator over this process's parts of the batches, whose state can be taken and set."""
+    """An endless iterator over this process's parts of the batches, whose state can be read and set."""
     if isinstance(sets, ResidentPool):
         return sets
     processes = jax.process_count()
@@ -120,7 +120,7 @@ def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Any:
 
 
 def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -> Batch:
-    """`size` examples as the run meets them, of a stream apart from its own, which neither moves nor is waited for."""
+    """`size` examples like the run's, from a separate stream that leaves the run's own alone."""
     if isinstance(sets, ResidentPool):
         return dict(draw(sets.pool, seed_key(config.seed), size, config.data.crop_size))
     stream = batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets)
@@ -129,16 +129,16 @@ def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -
 
 
 def read_by(config: TrainConfig, target: str) -> set[str]:
-    """The names of what the stage reads of a batch, whose target is `hr` or `latents`."""
+    """The names of the entries that the stage reads from a batch, whose target is `hr` or `latents`."""
     started = {start_read(config)} if config.loss.start_fraction and config.stage != "vae" else set()
     return {target, *pictures_read(config)} | started | ({"hr"} if config.loss.image_weight else set())
 
 
 def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
-    """What the stage reads of a batch: its images, and `latents` or, where these are not prepared, `hr`.
+    """The entries that the stage reads from a batch: its images, and `latents` if they are prepared, otherwise `hr`.
 
     Raises:
-        InputError: the data do not give what the stage reads, or there is no autoencoder to make the latents.
+        InputError: the data lack an entry that the stage reads, or there is no autoencoder to make the latents.
     """
     target = "latents" if config.stage != "vae" and "latents" in batch else "hr"
     needed = read_by(config, target) | ({"latents_std"} & batch.keys() if target == "latents" else set())

@@ -1,4 +1,4 @@
-"""Being asked to stop: by a preempted machine, a closed terminal, or a person."""
+"""Signals that ask a run to stop, from a preempted machine, a closed terminal or a person."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextmanager
 def watch_signals() -> Iterator[Callable[[int], bool]]:
-    """Gives `asked(step)`: whether the run is to save and stop after `step` steps.
+    """A block that gives `asked(step)`, whether the run should save and stop after `step` steps.
 
-    A second SIGINT is a KeyboardInterrupt at once. A signal that is ignored, as SIGHUP is under `nohup`, stays so.
-    Several processes have to stop after the same step: `jax.distributed` watches SIGTERM, and agrees on one.
+    A second SIGINT raises KeyboardInterrupt at once. An ignored signal, like SIGHUP under `nohup`, stays ignored.
+    Several processes must stop after the same step; `jax.distributed` watches SIGTERM and agrees on one.
     """
     together = jax.process_count() > 1
     received: list[int] = []

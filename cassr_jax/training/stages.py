@@ -1,4 +1,4 @@
-"""The stages of training: what each trains, which networks it needs, and what it reads of a batch.
+"""The stages of training: what each trains, which networks it needs, and what it reads from a batch.
 
 The autoencoder, the base model and the second stage are here. Every first stage that trains something adds a stage of
 its own name.
@@ -15,7 +15,7 @@ from cassr_jax.first_stage import NAMES, all_first_stages, first_stage
 from cassr_jax.first_stage.interface import FirstStage, Modules
 from cassr_jax.models.denoisers import BaseDenoiser, Denoiser
 
-# Trains along with any stage for the stage's sake, and is not exported.
+# Trained beside any stage, for that stage's loss, and not exported.
 DISCRIMINATOR = "discriminator"
 
 
@@ -24,13 +24,13 @@ class TrainingStage:
     """One stage of training.
 
     Attributes:
-        trains: the kinds of network that it changes; they are what it exports.
-        needs: those that it reads besides.
-        uses: those that it reads besides where the configuration names them.
-        reads: the pictures that its denoiser reads of a batch, in order.
-        make_denoiser: what it trains, put together; None for the autoencoder, which denoises nothing.
+        trains: the kinds of network that it trains and exports.
+        needs: further kinds that it reads.
+        uses: further kinds that it reads if the configuration names them.
+        reads: the pictures in a batch that its denoiser reads, in order.
+        make_denoiser: builds the denoiser that it trains; None for the autoencoder, which does not denoise.
         completes: whether its export is a whole cascade.
-        decodes: whether it trains what decodes, so that nothing but a decoded picture's loss reaches it.
+        decodes: whether it trains part of the decoder, which only the loss of a decoded picture reaches.
     """
 
     trains: tuple[str, ...]
@@ -90,7 +90,7 @@ def activation_of(config: TrainConfig) -> FirstStage:
     """The first stage whose references the second stage learns from.
 
     Raises:
-        InputError: the configuration names none, or one that is unknown.
+        InputError: the configuration names no first stage, or an unknown one.
     """
     if config.activation is None:
         raise InputError(
@@ -101,12 +101,12 @@ def activation_of(config: TrainConfig) -> FirstStage:
 
 
 def pictures_read(config: TrainConfig) -> tuple[str, ...]:
-    """The names under which a batch holds what the denoiser reads, in the denoiser's order."""
+    """The names, in a batch, of the pictures that the denoiser reads, in the denoiser's order."""
     return tuple(_held_as(config, name) for name in stage_named(config.stage).reads)
 
 
 def start_read(config: TrainConfig) -> str:
-    """The name under which a batch holds the pictures whose latents a sampler's first step begins with."""
+    """The name, in a batch, of the pictures whose latents a sampler's first step starts from."""
     return _held_as(config, config.loss.start)
 
 
@@ -117,7 +117,7 @@ def _held_as(config: TrainConfig, name: str) -> str:
 def denoiser_and_pictures(
     config: TrainConfig, modules: Modules, batch: Mapping[str, Any]
 ) -> tuple[Denoiser, tuple[Any, ...]]:
-    """The networks of the stage put together, and the uint8 pictures (B, S, S, 3) that they read.
+    """The denoiser of the stage, and the uint8 pictures (B, S, S, 3) that it reads.
 
     Raises:
         InputError: the stage has no denoiser.

@@ -1,4 +1,4 @@
-"""What a training step changes, as one pytree."""
+"""The training state, which a step updates, as one pytree."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from cassr_jax.sharding.placement import Placement
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`params` and `ema` hold the trainable parameters only, float32; `step` counts updates, the skipped ones too."""
+    """The trainable parameters `params` and their average `ema`, float32; `step` also counts skipped updates."""
 
     step: jax.Array
     params: Params
@@ -27,7 +27,7 @@ class TrainState:
 
 
 def abstract_state(params: Params, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
-    """Shapes, types and layout of a state, of parameters or their shapes; nothing is computed."""
+    """The shapes, types and layout of a state, from parameters or their shapes; nothing is computed."""
     state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -37,7 +37,7 @@ def abstract_state(params: Params, optimizer: optax.GradientTransformation, plac
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
-    """The state before the first update, made in its layout from parameters that every process holds whole."""
+    """The state before the first update, created in its layout from parameters that every process holds whole."""
     layout = placement.stored(abstract_state(params, optimizer, placement))
     return jax.jit(lambda params: TrainState.create(params, optimizer), out_shardings=layout)(placement.place(params))
 
@@ -48,7 +48,7 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     start, warmup = (0.0 if config.warmup_steps else peak), max(config.warmup_steps, 1)
     if config.decay == "constant":
         return optax.warmup_constant_schedule(start, peak, warmup)
-    # A run that ends within its warm-up has no step left to fall in.
+    # A run that ends within its warm-up has no steps left for the decay.
     return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(num_steps, warmup + 1), peak / 100)
 
 

@@ -29,16 +29,15 @@ def make_step(
     state: TrainState,
     frozen: Params,
 ) -> Step:
-    """`step(state, frozen, batch) -> (state, metrics)`, jitted; of `state` and `frozen` only shapes are read here.
+    """The jitted function `step(state, frozen, batch) -> (state, metrics)`; only the shapes of the arguments are read.
 
-    The state is donated, the frozen parameters are not differentiated. The gradient is the mean over
-    `config.accumulate` parts of the batch, one after the other, which is that of the whole batch. With
-    `config.data.resident`, the batch is a set that lies on every device, from which the step draws its own.
+    The state is donated, and the frozen parameters are not differentiated. The gradient is the mean over
+    `config.accumulate` parts of the batch, computed in turn, and equals that of the whole batch. With
+    `config.data.resident`, the batch is a whole set on every device, from which the step draws its examples.
 
-    All randomness is derived from (seed, step, number of the example in the batch): a run taken up at a step draws what
-    it would have drawn, on any number of devices and processes, in any number of parts. Where the loss, its
-    gradient or the norm of the updated parameters is not finite, the step is counted and all else stays as it was; the
-    metric `skipped` is then 1.
+    All randomness follows from (seed, step, number of the example in the batch): a run that is continued draws the same
+    numbers, on any number of devices and processes and in any number of parts. If the loss, its gradient or the norm of
+    the updated parameters is not finite, the step is counted, all else stays unchanged, and the metric `skipped` is 1.
     """
     loss_of = _with_remat(objective, config.remat)
     rate = learning_rate(config.optimizer, config.num_steps)
@@ -75,7 +74,7 @@ def make_step(
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        # The average starts as the running mean of what it has seen, so that early exports are not the initial weights.
+        # The average starts as a running mean, so that early exports are not the initial weights.
         decay = jnp.minimum(config.optimizer.ema_decay, (1 + state.step) / (10 + state.step))
         ema = cast(Params, optax.incremental_update(params, state.ema, 1 - decay))
         norm = optax.tree.norm(gradients)
@@ -105,10 +104,10 @@ def make_step(
 
 
 def check_division(config: TrainConfig, placement: Placement) -> None:
-    """
+    """Checks that the batch divides into equal parts for `accumulate` and the devices of the mesh.
+
     Raises:
-        InputError: a field is out of its range, or the batch cannot be divided into equal parts for `accumulate` and
-            the devices of the mesh.
+        InputError: it does not, or a field is outside its range.
     """
     check(config)
     parts = placement.batch_shards * config.accumulate
@@ -131,7 +130,7 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
 
 
 def _parted(x: jax.Array, parts: int) -> jax.Array:
-    """(B, ...) -> (parts, B / parts, ...), every part with examples of every device: none has to move."""
+    """(B, ...) -> (parts, B / parts, ...); every part has examples of every device, so none has to move."""
     return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
@@ -140,7 +139,7 @@ def _part(batch: Batch, keys: jax.Array, parts: int) -> tuple[Batch, jax.Array]:
 
 
 def _with_remat(objective: Objective, remat: Remat) -> Objective:
-    """The objective, of whose forward pass no more is kept for the backward one than `remat` says."""
+    """The objective, whose forward pass keeps no more for the backward pass than `remat` allows."""
     if remat == "none":
         return objective
     policy = jax.checkpoint_policies.save_only_these_names(NETWORK_INPUT, *[BLOCK_OUTPUT] * (remat == "blocks"))

@@ -1,4 +1,4 @@
-"""What a run holds, by network: said once, at its start."""
+"""The table of a run's parameters by network, printed once at its start."""
 
 import jax
 
@@ -7,7 +7,7 @@ from cassr_jax.sharding.report import bytes_per_device
 
 
 def parameter_table(trainable: Params, frozen: Params, state: object) -> str:
-    """Parameters and MiB on each device of every network, and of the whole training state."""
+    """A table of the parameters of every network, and the MiB on each device of these and the training state."""
     rows = [("network", "", "parameters", "MiB per device")]
     for role, params in (("trainable", trainable), ("frozen", frozen)):
         for kind in dict.fromkeys(name.split(".", 1)[0] for name in params):

@@ -1,1 +1,1 @@
-"""Weights in every published layout, read and written."""
+"""Reading and writing weights in every published layout."""

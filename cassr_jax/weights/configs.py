@@ -1,7 +1,7 @@
-"""config.json of every network, as diffusers and transformers write it, to this program's configs and back.
+"""Conversion between diffusers' and transformers' config.json and this program's configs.
 
-Fields that name a width are read; fields that would change the network are accepted only with the value that is built
-here; all others (sample sizes, versions, dropouts) are ignored.
+Fields that name a width are read. Fields that would change the network are accepted only with the value that this
+program builds. All others (sample sizes, versions, dropouts) are ignored.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ TextConfig = CLIPTextConfig | LearnedContextConfig
 Config = VAEConfig | FusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
 Json = dict[str, Any]
 
-_VERSION = "0.39.0"  # of diffusers, whose files these are
+_VERSION = "0.39.0"  # the version of diffusers whose format is written
 
-# What diffusers' networks can be and ours are not; the values are diffusers' own defaults, so an absent field is fine.
+# Variants that diffusers has and this program lacks. The values are diffusers' defaults, so a field may be absent.
 _ENCODER_FIXED: Json = {
     "act_fn": "silu",
     "addition_embed_type": None,
@@ -96,9 +96,9 @@ class ConfigFormat:
     """The config.json of one kind of network.
 
     Attributes:
-        classes: what its `_class_name` or `architectures` may say, our own choice first.
-        parse: the config that its fields describe.
-        write: the fields of a config.
+        classes: the allowed values of `_class_name` or `architectures`; the first one is written.
+        parse: makes a config from the fields.
+        write: makes the fields of a config.
     """
 
     classes: tuple[str, ...]
@@ -109,12 +109,12 @@ class ConfigFormat:
         """The config of a network from its config.json.
 
         Raises:
-            InputError: the file is absent or damaged, lacks a width, or describes a network that is not built here.
+            InputError: the file is absent or damaged, lacks a width, or describes a network that this program lacks.
         """
         return self.read_fields(self._json(path), str(path))
 
     def read_fields(self, data: Mapping[str, Any], where: str) -> Config:
-        """`read` of what config.json contains; `where` names it in messages."""
+        """The config of a network from the contents of its config.json; `where` names the file in messages."""
         names = _class_names(data)
         if names and not set(names) & set(self.classes):
             raise InputError(f"{where}: describes a {', '.join(names)}, expected a {self.classes[0]}")
@@ -126,7 +126,7 @@ class ConfigFormat:
             raise InputError(f"{where}: {error}") from error
 
     def describes(self, path: Path) -> bool:
-        """Whether a config.json is there and says that it belongs to this kind of network."""
+        """Whether a config.json exists and names this kind of network."""
         return path.is_file() and bool(set(_class_names(self._json(path))) & set(self.classes))
 
     def _json(self, path: Path) -> Json:
@@ -142,7 +142,7 @@ class ConfigFormat:
 
 
 class _Fields:
-    """Fields of one config.json, checked as they are taken."""
+    """The fields of one config.json, checked as they are taken."""
 
     def __init__(self, data: Mapping[str, Any], what: str):
         self.data, self.what = data, what
@@ -154,7 +154,7 @@ class _Fields:
                 raise InputError(f"{self.what}: {name} is {found!r}; only {value!r} is supported")
 
     def take(self, cls: type, **optional: Any) -> dict[str, Any]:
-        """Values for the fields of the dataclass `cls`; those in `optional` have a default."""
+        """Values for the fields of the dataclass `cls`; `optional` holds defaults for absent ones."""
         result = {}
         for field in dataclasses.fields(cls):
             if field.name not in self.data and field.name in optional:
@@ -187,7 +187,7 @@ def _is(value: Any, like: Any) -> bool:
 
 
 def _single(value: Any) -> Any:
-    """A list that says the same for every block says it once."""
+    """The common value of a list with one entry for each block; any other value is returned unchanged."""
     if isinstance(value, list) and value and all(entry == value[0] for entry in value):
         return value[0]
     return value
@@ -231,7 +231,7 @@ def _read_controlnet(fields: _Fields) -> AttachedConfig:
 
 def _write_controlnet(config: AttachedConfig) -> Json:
     widths = _fields(config.unet)
-    del widths["out_channels"], widths["up_block_types"]  # a ControlNet ends in the middle
+    del widths["out_channels"], widths["up_block_types"]  # a ControlNet ends with the middle block
     return _head("ControlNetModel") | _CONTROLNET_FIXED | widths | _fields(config.own)
 
 
@@ -261,7 +261,7 @@ def _write_fusion(config: FusionConfig) -> Json:
 
 def _read_text_encoder(fields: _Fields) -> TextConfig:
     if fields.data.get("_class_name") == "LearnedContext":
-        # Files from before the prompt was written are of the one that everything was trained with.
+        # Older files do not name the prompt; all of them were trained with the same one.
         return LearnedContextConfig(**fields.take(LearnedContextConfig, prompt=LearnedContextConfig.prompt))
     defaults = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     config = CLIPTextConfig(**fields.take(CLIPTextConfig, **defaults))

@@ -1,8 +1,8 @@
-"""Names and layouts: torch's state dicts to this program's parameters and back.
+"""Conversion of names and layouts between torch's state dicts and this program's parameters.
 
-Attribute paths equal the published names, so the mapping is mechanical: the last part of a name (`weight`) becomes what
-the module at that path calls it (`kernel`, `scale`, `embedding`), and kernels are transposed. Which of these it is, the
-module's own parameter shapes say.
+Attribute paths equal the published names, so the mapping is mechanical: the last part of a name (`weight`) becomes the
+module's own word for it (`kernel`, `scale`, `embedding`), and kernels are transposed. The shapes of the module's
+parameters decide which.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ def torch_name(name: str) -> str:
 
 
 def to_flax(name: str, array: np.ndarray, ndim: int) -> np.ndarray:
-    """A torch array in the layout of parameter `name` with `ndim` axes: OIHW -> HWIO, (out, in) -> (in, out).
+    """A torch array as a view in the layout of parameter `name` with `ndim` axes: OIHW -> HWIO, (out, in) -> (in, out).
 
-    A view, nothing is copied. 1x1 convolutions become matrices, and matrices 1x1 convolutions, where the module has
-    the other form: checkpoints have both for the same layer.
+    1x1 convolutions become matrices, and matrices 1x1 convolutions, if the module has the other form: checkpoints have
+    both for the same layer.
     """
     if not _is_kernel(name):
         return array
@@ -48,7 +48,7 @@ def to_torch(name: str, array: np.ndarray) -> np.ndarray:
 def from_torch(state: Mapping[str, np.ndarray], shapes: Shapes, *, source: str = "checkpoint") -> dict[str, np.ndarray]:
     """Parameters for a module of these `shapes` from a torch state dict, as NumPy views in the module's layout.
 
-    Raises `InputError` listing every missing, unexpected and wrongly shaped tensor; nothing is loaded by halves.
+    Raises `InputError` with a list of every missing, unexpected and wrongly shaped tensor; then nothing is loaded.
     """
     expected = {torch_name(name): torch_shapes(name, shape.shape) for name, shape in shapes.items()}
     check_tensors({name: array.shape for name, array in state.items()}, expected, source=source)
@@ -58,9 +58,9 @@ def from_torch(state: Mapping[str, np.ndarray], shapes: Shapes, *, source: str =
 def check_tensors(
     found: Mapping[str, Shape], expected: Mapping[str, tuple[Shape, ...]], *, source: str, hint: str = ""
 ) -> None:
-    """Compare named shapes with those that are right for each name, the first of them the usual one.
+    """Compare named shapes with the allowed shapes of each name, of which the first is the usual one.
 
-    Raises `InputError` listing all missing, unexpected and wrongly shaped tensors; the hint stands before the list.
+    Raises `InputError` with the hint and a list of all missing, unexpected and wrongly shaped tensors.
     """
     lines = [f"missing     {name}, expected {shapes[0]}" for name, shapes in expected.items() if name not in found]
     lines += [
@@ -76,7 +76,7 @@ def check_tensors(
 
 
 def torch_shapes(name: str, shape: Shape) -> tuple[Shape, ...]:
-    """The shapes that parameter `name` of our `shape` may have in torch, the module's own form first."""
+    """The shapes that the parameter `name` of `shape` may have in torch, the module's own form first."""
     if not _is_kernel(name):
         return (shape,)
     if len(shape) == 2:

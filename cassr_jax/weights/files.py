@@ -1,4 +1,4 @@
-"""Weight files by name: which of a folder's files to read, and the tensors of a file whatever its format."""
+"""Weight files: choosing one in a folder, and reading the tensors of a file of any format."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,10 @@ SUFFIXES = (".safetensors", ".msgpack", ".bin", ".pth", ".pt", ".ckpt")
 
 
 def read_tensors(path: Path | str) -> Tensors:
-    """The tensors of one file by the names they have in it: safetensors, an index of shards (`*.index.json`), Flax's
-    msgpack, or a file of `torch.save`, whose pickle is never run. Nothing is read before it is asked for.
+    """The tensors of one file, by their names in it; a tensor is read only on demand.
+
+    The file may be safetensors, an index of shards (`*.index.json`), Flax's msgpack, or a file of `torch.save`, whose
+    pickle is never run.
 
     Raises:
         InputError: the file, or a shard that its index names, is absent, cut short or of another format.
@@ -31,14 +33,14 @@ def read_tensors(path: Path | str) -> Tensors:
         return read_flax_msgpack(path)
     if path.suffix in SUFFIXES:
         return _weights_alone(read_torch(path))
-    raise InputError(f"{path}: a weight file ends in one of {', '.join(SUFFIXES)}")
+    raise InputError(f"{path}: is not a weight file, expected a name that ends in one of {', '.join(SUFFIXES)}")
 
 
 def weight_names(stems: Sequence[str], flax_name: str) -> list[list[str]]:
-    """Names a folder's weights may have, as glob patterns, best first; of each entry the first pattern is the one to
-    read, the others belong to it.
+    """The names that a folder's weights may have, as glob patterns, best first.
 
-    float32 comes before half precision, safetensors before all else.
+    The first pattern of an entry names the file to read; the others belong to it. float32 comes before half precision,
+    safetensors before all else.
     """
     stem, *old = stems
     return [
@@ -59,7 +61,7 @@ def find_weights(folder: Path, names: Sequence[Sequence[str]]) -> Path | None:
 
 
 def _weights_alone(tensors: Tensors) -> Tensors:
-    """A training checkpoint keeps its weights under `state_dict`, beside the optimiser's state."""
+    """The weights of a training checkpoint, which keeps them under `state_dict` beside the optimiser's state."""
     start = "state_dict."
     inner = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
     return inner or tensors

@@ -1,7 +1,7 @@
-"""Flax's msgpack files (`diffusion_flax_model.msgpack`, `flax_model.msgpack`), read one tensor at a time.
+"""A reader of Flax's msgpack files (`diffusion_flax_model.msgpack`, `flax_model.msgpack`), one tensor at a time.
 
-The format is that of `flax.serialization.to_bytes`: nested maps whose leaves are arrays, each an extension of type 1
-that holds, in msgpack again, (shape, name of the dtype, bytes). flax's own reader holds the whole file in memory twice.
+The format is that of `flax.serialization.to_bytes`: nested maps with arrays as leaves. Each array is an extension of
+type 1 that holds (shape, name of the dtype, bytes), again in msgpack. flax's own reader needs twice the file's memory.
 """
 
 import math
@@ -27,11 +27,11 @@ _MAX_NAME = 1024
 
 
 class _Damaged(Exception):
-    """What the reader met instead of what the format has there."""
+    """The file breaks the format; the message names what was found."""
 
 
 def read_flax_msgpack(path: Path | str) -> dict[str, StoredTensor]:
-    """The arrays of a file by dotted name (`down_blocks_0.resnets_0.conv1.kernel`), none of them read yet.
+    """The arrays of a file by dotted name (`down_blocks_0.resnets_0.conv1.kernel`), each to be read on demand.
 
     Raises:
         InputError: the file is absent, cut short or damaged, or holds anything but maps and arrays.
@@ -54,7 +54,7 @@ class _Reader:
         self.file, self.path, self.size = file, path, path.stat().st_size
 
     def walk(self, parents: tuple[str, ...], depth: int) -> Iterator[tuple[str, StoredTensor]]:
-        """One value: a map, or the array that stands for it."""
+        """The arrays in the next value, which is a map or a single array."""
         if depth > _MAX_DEPTH:
             raise _Damaged(f"maps nested more than {_MAX_DEPTH} deep")
         code = self._number("B")

@@ -7,7 +7,7 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 from cassr_jax.weights.files import find_weights
 
-SCHEDULER = "scheduler/scheduler_config.json"  # where a pipeline says on which noise its U-Net was trained
+SCHEDULER = "scheduler/scheduler_config.json"  # describes the noise on which a pipeline's U-Net was trained
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+))?")
 
@@ -17,18 +17,17 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch(source: str, folders: Sequence[str], files: Sequence[Sequence[str]]) -> Path:
-    """The folder, in the hub's local cache, of one network of a repository.
+    """Fetches one network of a repository; returns its folder in the hub's local cache.
 
-    Only that network's config, one file of weights, in the order of preference of a local folder, and the pipeline's
-    scheduler are fetched.
+    Only that network's config, its best file of weights and the pipeline's scheduler are fetched.
 
     Args:
-        folders: where the network may lie in the repository, best first, unless the id itself names the folder.
+        folders: the folders of the repository where the network may be, best first, unless the id names the folder.
         files: names of its weights, as `weight_names` gives them.
 
     Raises:
         InputError: the hub cannot be reached and the files are not in the cache, or the repository has none that fit.
-            It says what to do.
+            The message says what to do.
     """
     parts = _HUB_ID.fullmatch(source)
     if parts is None or ".." in source:

@@ -1,8 +1,8 @@
-"""The layouts in which a network's weights are published, told apart by the names in the file.
+"""The layouts in which a network's weights are published, recognised by the names in the file.
 
-A layout says what each parameter is called in the file. Known are diffusers' and transformers' own names, the older
-ones of the autoencoder's attention (query, key, value, proj_attn), Flax's, SCEdit's, and those of original single files
-(`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.transformer.`, `control_model.`).
+A layout gives each parameter's name in the file. The known ones are diffusers' and transformers' own names, the older
+names of the autoencoder's attention (query, key, value, proj_attn), Flax's, SCEdit's, and the names of original single
+files (`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.transformer.`, `control_model.`).
 """
 
 import logging
@@ -30,7 +30,7 @@ _VAE_HINT = (
     "(the `vae` folder of a Stable Diffusion 1.5 checkpoint) or as a file of its own"
 )
 
-# Keys by which programs mark that the tensors beside them are something else than their names say.
+# Keys by which programs mark that the tensors beside them are not plain weights.
 _PARTS_OF_CONTROLNETS = {
     "difference": "a ControlNet's difference from its Stable Diffusion",
     "lora_controlnet": "a ControlNet's low-rank difference from its Stable Diffusion",
@@ -44,7 +44,7 @@ _OTHER_UNETS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What the parameters are called in a file: `prefix` + `names[parameter]`, in Flax's axes or torch's."""
+    """The names of parameters in a file, `prefix` + `names[parameter]`, and its axes, Flax's or torch's."""
 
     names: Mapping[str, str]
     prefix: str = ""
@@ -55,7 +55,7 @@ class Layout:
         return self.prefix + self.names[parameter]
 
     def convert(self, parameter: str, array: np.ndarray, ndim: int) -> np.ndarray:
-        """A view of the file's array with the parameter's axes."""
+        """The file's array as a view with the parameter's axes."""
         if not self.flax:
             return to_flax(parameter, array, ndim)
         if array.ndim == ndim:
@@ -63,7 +63,7 @@ class Layout:
         return array[0, 0] if array.ndim > ndim else array[None, None]
 
 
-# Which layout these names are of: names in the file, shapes of the parameters, and what names the file in messages.
+# Finds the layout of a file, given the names in it, the shapes of the parameters, and the file's name in messages.
 Detect = Callable[[set[str], Shapes, str], Layout]
 
 
@@ -76,22 +76,22 @@ def match(
     harmless: re.Pattern[str] | None = None,
     hint: str = "",
 ) -> Layout:
-    """The layout of a file, once all its tensors are found to be those of the network.
+    """The layout of a file, whose tensors are checked to be those of the network.
 
     Args:
-        harmless: tensors that published files hold beside the network's parameters and that change nothing; matched
-            after the prefix.
+        harmless: matches, after the prefix, the names of tensors that published files hold beside the parameters and
+            that may be ignored.
 
     Raises:
-        InputError: wanted tensors are missing, wrongly shaped or not of a floating type, or others of a floating type
-            lie beside them; all are listed by the names in the file, after the hint.
+        InputError: parameters are missing, wrongly shaped or not floating-point, or the file holds further
+            floating-point tensors; the message lists all by their names in the file, after the hint.
     """
     layout = detect(set(tensors), shapes, source)
     expected = {layout[name]: _file_shapes(layout, name, shape.shape) for name, shape in shapes.items()}
     wanted = {name: tensor for name, tensor in tensors.items() if name in expected}
     if wrong := [f"{name} ({type_name(tensor)})" for name, tensor in wanted.items() if not is_float(tensor.dtype)]:
-        raise InputError(f"{source}: floating-point weights are expected, not {', '.join(wrong)}")
-    # Counters and the like are no weights; floats that are not wanted make it another network.
+        raise InputError(f"{source}: holds {', '.join(wrong)}, expected floating-point weights")
+    # Integers, such as counters, are not weights; further floats mean that it is another network.
     others = {
         name: tensor
         for name, tensor in tensors.items()
@@ -128,7 +128,7 @@ def _is_flax(names: set[str]) -> bool:
 
 
 def _flax(published: Mapping[str, str]) -> Layout:
-    """diffusers numbers its modules with an underscore (`down_blocks_0`)."""
+    """The layout of diffusers' Flax files, which number modules with an underscore (`down_blocks_0`)."""
     return Layout({name: re.sub(r"\.(\d+)(?=\.)", r"_\1", theirs) for name, theirs in published.items()}, flax=True)
 
 
@@ -144,7 +144,7 @@ def vae_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
 
 
 def _attention_names(published: Mapping[str, str], names: set[str], source: str) -> dict[str, str]:
-    """With the older names of the attention where the file has them; a mixture is nobody's format."""
+    """The names with the attention's older ones if the file has those; no program mixes the two."""
     old = sorted(name for name in names if _OLD_ATTENTION.search(name))
     new = sorted(name for name in names if _NEW_ATTENTION.search(name))
     if old and new:
@@ -162,7 +162,7 @@ def _attention_names(published: Mapping[str, str], names: set[str], source: str)
 
 
 def unet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
-    """Where a file holds two U-Nets, the plain one and its moving average, the plain one is taken."""
+    """The layout of a U-Net; if a file holds both the plain weights and their moving average, the plain ones."""
     _refuse_marked(names, source, "model.diffusion_model.", _OTHER_UNETS)
     if _is_flax(names):
         return _flax({name: name for name in shapes})
@@ -189,9 +189,10 @@ def controlnet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
 
 
 def _refuse_marked(names: set[str], source: str, prefix: str, marks: Mapping[str, str]) -> None:
-    """
+    """Refuses marked files.
+
     Raises:
-        InputError: the file is marked as something that cannot be read as plain weights.
+        InputError: a key marks the tensors as something other than plain weights.
     """
     for mark, meaning in marks.items():
         if {mark, prefix + mark} & names:
@@ -199,10 +200,10 @@ def _refuse_marked(names: set[str], source: str, prefix: str, marks: Mapping[str
 
 
 def text_encoder_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
-    if _is_flax(names):  # of transformers, whose modules are numbered with a dot (`layers.0`)
+    if _is_flax(names):  # transformers' Flax files number modules with a dot (`layers.0`)
         return Layout({name: name for name in shapes}, flax=True)
     prefix = "cond_stage_model.transformer."
-    # transformers 5 and some programs before it leave out the name of the one module that all others are in.
+    # transformers 5 and some programs before it leave out the name of the outermost module.
     bare = {name: theirs.removeprefix("text_model.") for name, theirs in _published(shapes).items()}
     for start in (prefix, ""):
         if any(name.startswith((f"{start}embeddings.", f"{start}encoder.layers.")) for name in names):
@@ -218,7 +219,7 @@ def text_encoder_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
 
 
 def scedit_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
-    """Scepter saves the tuners as the first of a list, some of its versions inside a `model`."""
+    """The layout of SCEdit's tuners, which scepter saves as the first of a list, in some versions inside a `model`."""
     prefixes = ("model.0.", "0.", "model.")
     prefix = next((prefix for prefix in prefixes if any(name.startswith(f"{prefix}lsc_") for name in names)), "")
     return Layout(_published(shapes), prefix)

@@ -1,4 +1,4 @@
-"""Convolution weights from ncnn's model files: the network as text (`.param`), its numbers in order (`.bin`).
+"""Convolution weights from ncnn's model files: the network as text (`.param`) and its numbers in order (`.bin`).
 
 Format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure
 """
@@ -13,7 +13,7 @@ from cassr_jax.errors import InputError
 _MAGIC = 7767517
 _FLOAT16, _FLOAT32 = 0x01306B47, 0
 _WITHOUT_WEIGHTS = {"Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp"}
-_MAX_PARAM = 16 * 2**20  # bytes; that of 23 residual-in-residual dense blocks takes 0.1 MB
+_MAX_PARAM = 16 * 2**20  # bytes; 23 residual-in-residual dense blocks take 0.1 MB
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class _Layer:
 
 
 def read_ncnn(param: Path | str, weights: Path | str | None = None) -> list[Convolution]:
-    """The convolutions of a network in file order; `weights` is the `.bin` beside `param` unless given.
+    """The convolutions of a network in file order; by default `weights` is the `.bin` beside `param`.
 
-    Arrays are read-only views of the file's bytes.
+    The arrays are read-only views of the file's bytes. Sizes are checked against the file before memory is allocated.
 
     Raises:
         InputError: a file is absent, damaged or cut short, has bytes left over, or holds a layer with weights other
-            than a convolution in float16 or float32. Sizes are checked against the file before memory is taken.
+            than a convolution in float16 or float32.
     """
     param = Path(param)
     weights = param.with_suffix(".bin") if weights is None else Path(weights)

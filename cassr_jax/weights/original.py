@@ -1,7 +1,7 @@
 """Names of the original latent diffusion programs (CompVis/stable-diffusion, lllyasviel/ControlNet).
 
-Their blocks are numbered through, diffusers' by level, so how many layers a level has decides a name. The tables are
-derived from diffusers' names themselves.
+Their blocks are numbered consecutively, diffusers' by level, so a name depends on the number of layers in each level.
+The tables are derived from diffusers' names.
 """
 
 import re
@@ -33,7 +33,7 @@ _VAE = [
 
 
 def unet_names(names: Iterable[str]) -> dict[str, str]:
-    """diffusers' name of every tensor of a U-Net -> its original one, without `model.diffusion_model.`."""
+    """diffusers' name of every U-Net tensor -> its original name, without `model.diffusion_model.`."""
     names = list(names)
     modules = _encoder(names) | {"conv_norm_out": "out.0", "conv_out": "out.2"}
     number = 0
@@ -48,12 +48,12 @@ def unet_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def controlnet_names(names: Iterable[str]) -> dict[str, str]:
-    """diffusers' name of every tensor of a ControlNet -> its original one, without `control_model.`."""
+    """diffusers' name of every ControlNet tensor -> its original name, without `control_model.`."""
     names = list(names)
     hint = "controlnet_cond_embedding"
     blocks = _count(names, rf"{hint}\.blocks\.(\d+)\.")
     modules = _encoder(names) | {"controlnet_mid_block": "middle_block_out.0", f"{hint}.conv_in": "input_hint_block.0"}
-    # An activation stands after each convolution, so they have the even numbers.
+    # An activation follows each convolution, so convolutions have the even numbers.
     modules |= {f"{hint}.blocks.{i}": f"input_hint_block.{2 * i + 2}" for i in range(blocks)}
     modules[f"{hint}.conv_out"] = f"input_hint_block.{2 * blocks + 2}"
     zero = _count(names, r"controlnet_down_blocks\.(\d+)\.")
@@ -62,12 +62,12 @@ def controlnet_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def vae_names(names: Iterable[str]) -> dict[str, str]:
-    """diffusers' name of every tensor of an autoencoder -> its original one, without `first_stage_model.`."""
+    """diffusers' name of every autoencoder tensor -> its original name, without `first_stage_model.`."""
     names = list(names)
     levels = _count(names, r"decoder\.up_blocks\.(\d+)\.")
 
     def rename(name: str) -> str:
-        # The original numbers the decoder's levels from the picture's side.
+        # The original numbers the decoder's levels starting from the picture.
         name = re.sub(r"up_blocks\.(\d+)", lambda level: f"up_blocks.{levels - 1 - int(level[1])}", name)
         for pattern, replacement in _VAE:
             name = re.sub(pattern, replacement, name)
@@ -77,7 +77,7 @@ def vae_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def ema_name(name: str) -> str:
-    """The name of the moving average of an original U-Net's tensor, without `model_ema.`: all dots are dropped."""
+    """The name of the moving average of an original U-Net's tensor, without `model_ema.`; it has no dots."""
     return f"diffusion_model.{name}".replace(".", "")
 
 
@@ -102,7 +102,7 @@ def _encoder(names: list[str]) -> dict[str, str]:
 
 
 def _layers(names: list[str], blocks: str) -> list[int]:
-    """How many resnets each of the blocks has."""
+    """The number of resnets in each of the blocks."""
     found = {
         match[1] + "." + match[2] for name in names if (match := re.match(rf"{blocks}\.(\d+)\.resnets\.(\d+)", name))
     }

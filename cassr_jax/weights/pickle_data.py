@@ -1,8 +1,8 @@
 """The data in a pickle, without running it.
 
 A pickle is a program for a stack machine that may import and call anything. This interpreter knows only the
-instructions that put data together. A global stays a name, a call is made only to the functions that the caller lists,
-and what any other call would have made is an inert placeholder.
+instructions that assemble data. A global stays a name, only the functions that the caller lists are called, and the
+result of any other call is an inert placeholder.
 """
 
 import pickletools
@@ -25,20 +25,20 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass(frozen=True)
 class Global:
-    """A global named by a pickle: its name alone, nothing is imported."""
+    """The name of a global in a pickle; nothing is imported."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Inert:
-    """Stands for what a pickle makes of anything but plain data: the name of what it would call. Nothing was called."""
+    """A placeholder for an object that is not plain data: the name of the function that the pickle would call."""
 
     name: str
 
 
 class Built:
-    """An object whose state the pickle hands over after its making."""
+    """An object whose state the pickle sets after its creation."""
 
     state: Any = None
 
@@ -49,12 +49,12 @@ def read_pickle(
     calls: Mapping[str, Callable[..., Any]],
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Read one pickle from `stream`, which is left just behind it.
+    """Read one pickle from `stream`, which is left at the pickle's end.
 
-    `calls` gives, by dotted name (`collections.OrderedDict`), the functions that may be called; `persistent` turns a
-    persistent id into an object. The state of a `Built` is stored in it; that of a dictionary is dropped (torch hangs
-    `_metadata` there). What a call of anything else would make is an `Inert`, and what would be put into that is
-    dropped, as is an entry of a dictionary whose key is neither text nor a number.
+    `calls` lists, by dotted name (`collections.OrderedDict`), the functions that may be called; `persistent` turns a
+    persistent id into an object. The state of a `Built` is stored in it; the state of a dictionary is dropped (torch
+    keeps `_metadata` there). Any other call results in an `Inert`, and anything put into that is dropped, as is an
+    entry of a dictionary whose key is neither text nor a number.
 
     Raises:
         InputError: the pickle is damaged, or uses an instruction that torch and NumPy do not. `what` names the file in
@@ -71,7 +71,7 @@ def read_pickle(
         return items
 
     def refuse(request: str) -> InputError:
-        return InputError(f"{what}: its pickle asks for {request}; only plain data and arrays are read")
+        return InputError(f"{what}: its pickle asks for {request}, expected only plain data and arrays")
 
     try:
         argument: Any
@@ -116,7 +116,7 @@ def read_pickle(
                 if not isinstance(stack[-1], dict | Inert):
                     raise refuse("an item in something other than a dictionary")
                 if isinstance(stack[-1], dict):
-                    # Other keys need hashing, which for nested tuples of a few bytes can take for ever.
+                    # Hashing other keys could take for ever: a few bytes can hold deeply nested tuples.
                     pairs = zip(items[::2], items[1::2], strict=True)
                     stack[-1].update((key, value) for key, value in pairs if isinstance(key, str | int))
             elif name == "GLOBAL":
@@ -159,8 +159,10 @@ def _inert(function: Any) -> Inert:
 
 
 def _instructions(stream: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    """The pickle's instructions. Text with an unknown escape is warned at when it is read; here it is refused later,
-    with the instruction that holds it."""
+    """The pickle's instructions, read without warnings about unknown escapes in text.
+
+    An instruction with such text is refused later.
+    """
     instructions = pickletools.genops(stream)
     while True:
         with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""Networks as they are published: config.json and weights in a folder, a single file, or a repository of the hub.
+"""Published networks: config.json and weights in a folder, a single file, or a repository of the hub.
 
-Names and layouts on disk are torch's. U-Nets, ControlNets and autoencoders written here are folders that torch
-diffusers loads, text encoders such that transformers loads.
+Names and layouts on disk are torch's. Torch diffusers loads the folders of U-Nets, ControlNets and autoencoders that
+are written here, transformers those of text encoders.
 """
 
 import logging
@@ -39,16 +39,16 @@ class Published:
     """How one kind of network is published.
 
     Attributes:
-        sd15: the config assumed for a file that comes without one.
-        config: its config.json.
-        folders: where it may lie in a folder of a whole pipeline; ours first.
-        layout: tells the known namings of its tensors apart.
-        harmless: tensors that lie beside its parameters and change nothing.
-        stem: of its weight file.
-        old_stem: of torch.save's files, where that is another one.
-        flax_name: of Flax's file.
+        sd15: the config assumed for a file without one.
+        config: the format of its config.json.
+        folders: its possible folders in a whole pipeline; the first is the one written here.
+        layout: recognises the known names of its tensors.
+        harmless: matches the names of tensors beside its parameters that may be ignored.
+        stem: the stem of its weight file's name.
+        old_stem: the stem for torch.save's files, if it differs.
+        flax_name: the name of its file in Flax's format.
         projections: whether its transformers' projections are published as 1x1 convolutions.
-        check_assumption: looks at the names in a file that comes without a config, given the file's name too.
+        check_assumption: checks the tensors of a file that comes without a config.
     """
 
     sd15: Config
@@ -68,23 +68,24 @@ class Published:
 
     @property
     def file(self) -> str:
-        """The weight file that is written."""
+        """The name of the weight file that is written."""
         return f"{self.stem}.safetensors"
 
     @property
     def files(self) -> list[list[str]]:
-        """The weight files that are read, best first, as `weight_names` gives them."""
+        """The names of weight files that can be read, best first; see `weight_names`."""
         return weight_names([self.stem, *filter(None, [self.old_stem])], self.flax_name)
 
     def open(self, source: str | Path, shapes_of: ShapesOf, config: Config | None = None) -> Weights:
-        """The weights of a source: a folder with config.json and weights, a folder that has such a one below it
-        (`controlnet/`), a weight file in diffusers', Flax's or an original layout, or a hub id (`owner/name` or
-        `owner/name:folder`). float32 files come before half precision where a folder has both.
+        """The weights of a source, checked against the network.
+
+        A source is a folder with config.json and weights, a folder that contains such a folder (`controlnet/`), a
+        weight file in diffusers', Flax's or an original layout, or a hub id (`owner/name` or `owner/name:folder`). If a
+        folder has both, float32 files are preferred to half precision.
 
         Args:
-            shapes_of: the shapes of the parameters of a network of a config.
-            config: in place of config.json; needed where there is none and the widths are not Stable Diffusion 1.5's,
-                which are assumed otherwise.
+            shapes_of: gives the shapes of a network's parameters, from its config.
+            config: replaces config.json. Without either, the widths are assumed to be Stable Diffusion 1.5's.
 
         Raises:
             InputError: nothing usable is there, the config describes a network not built here, or tensors are missing,
@@ -92,7 +93,7 @@ class Published:
         """
         path = self.locate(source)
         beside = path.parent / "config.json"
-        # A folder is what its config says; beside a file that was named alone, config.json may be something else's.
+        # A folder's config belongs to it, but a config.json beside a single file may be that of another network.
         described = self.config.describes(beside) if Path(source) == path else beside.is_file()
         tensors = read_tensors(path)
         hint = ""
@@ -114,7 +115,7 @@ class Published:
         return Weights(path, config, shapes, read)
 
     def configuration(self, source: str | Path) -> Config:
-        """The config of a network whose weights need not be here: Stable Diffusion 1.5's, where no config.json is."""
+        """The config of a network, read without its weights; Stable Diffusion 1.5's if there is no config.json."""
         files = [Path(source, folder, "config.json") for folder in ("", *self.folders)]
         return next((self.config.read(file) for file in files if self.config.describes(file)), self.sd15)
 
@@ -152,9 +153,9 @@ class Published:
         params: Mapping[str, ArrayLike],
         dtype: DTypeLike | None = None,
     ) -> None:
-        """Write `folder`/config.json and its safetensors file; with `dtype`, floats are cast to it.
+        """Write config.json and a safetensors file into `folder`; floats are cast to `dtype` if it is given.
 
-        Each file is replaced whole, never left half written. Raises `ValueError` where the parameters do not fit.
+        Each file is replaced whole, never left half written. Raises `ValueError` if the parameters do not fit.
         """
         found = {name: np.shape(value) for name, value in params.items()}
         if wrong := sorted(
@@ -168,7 +169,7 @@ class Published:
             name = names[theirs]
             return self._to_torch(name, np.asarray(params[name]).astype(types[name], copy=False))
 
-        # Broadcasting gives the shapes of the published layout without any memory.
+        # Broadcasting gives the shapes of the published layout without using memory.
         views = {
             theirs: self._to_torch(name, np.broadcast_to(np.zeros((), types[name]), found[name]))
             for theirs, name in names.items()
@@ -189,10 +190,13 @@ def _stored_type(value: ArrayLike, dtype: DTypeLike | None) -> np.dtype:
 
 
 def check_scaling_factor(tensors: Tensors, source: str) -> None:
-    """An autoencoder's scaling factor is not among its weights, and that of another family distorts all colours."""
+    """Checks the assumed scaling factor, which is not among the weights; a wrong one distorts all colours."""
     if any(name.startswith("cond_stage_model.transformer.") for name in tensors):
         return
     factor = VAEConfig().scaling_factor
     if any(name.startswith("conditioner.embedders.") for name in tensors):
-        raise InputError(f"{source}: it is of Stable Diffusion XL; its scaling_factor is not {factor}, give a config")
+        raise InputError(
+            f"{source}: is Stable Diffusion XL's and has no config.json, expected one, since its scaling_factor is not "
+            f"{factor}"
+        )
     logger.warning("%s: no config.json is beside it, so a scaling_factor of %s is assumed", source, factor)

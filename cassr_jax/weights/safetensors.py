@@ -1,8 +1,8 @@
-"""The safetensors format, read and written one tensor at a time.
+"""A reader and writer of safetensors files that handles one tensor at a time.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON: dtype, shape and offsets of every tensor)
-and the data. `safetensors.numpy` maps the file, whose pages then count as this process's memory beside the parameters,
-writes only what is in memory all at once, and in its older versions knows no bfloat16: hence our own.
+and the data. `safetensors.numpy` is not used: it maps the file, whose pages then count as this process's memory beside
+the parameters, it writes only tensors that are all in memory, and its older versions lack bfloat16.
 """
 
 import json
@@ -41,11 +41,12 @@ _MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
 
 
 def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor]:
-    """The tensors of a file by name, none of them read yet; those of a type not known here cannot be read.
+    """The tensors of a file by name, each to be read on demand; those of an unknown type cannot be read.
+
+    The header is checked against the size of the file before memory is allocated.
 
     Raises:
-        InputError: the file is absent, cut short or damaged. Everything the header says is checked against the size of
-            the file before memory is taken.
+        InputError: the file is absent, cut short or damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -87,7 +88,7 @@ def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTe
 def write_safetensors(
     path: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
 ) -> None:
-    """Write tensors of these shapes and types, asking for one after the other; the file appears only when complete."""
+    """Write tensors of these shapes and types, fetched one by one; the file appears only when complete."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     offset = 0
     for name, (shape, dtype) in shapes.items():
@@ -95,7 +96,7 @@ def write_safetensors(
         header[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers that map the file want the data aligned
+    text += b" " * (-len(text) % 8)  # readers that map the file need aligned data
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
         try:
             file.write(len(text).to_bytes(8, "little") + text)
@@ -106,7 +107,7 @@ def write_safetensors(
                 file.write(array.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # a temporary file is its owner's alone
+            os.chmod(file.name, 0o644)  # only its owner may read a temporary file
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)

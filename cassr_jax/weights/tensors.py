@@ -1,4 +1,4 @@
-"""Tensors that still lie in their file, and the layout in which they are wanted."""
+"""Tensors that are still in their file, and their conversion to the layout of a network."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 class Tensor(Protocol):
-    """Shape and type at once, the numbers on demand."""
+    """A tensor whose shape and type are known, and whose numbers are read on demand."""
 
     @property
     def shape(self) -> Shape: ...
@@ -39,7 +39,7 @@ class StoredTensor:
     dtype: np.dtype
 
     def read(self) -> np.ndarray:
-        """A fresh array; reading (not mapping) the file keeps its pages out of this process's memory."""
+        """A new array; reading the file instead of mapping it keeps its pages out of this process's memory."""
         array = aligned_empty(self.shape, self.dtype)
         with self.path.open("rb") as file:
             file.seek(self.offset)
@@ -50,7 +50,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class ForeignTensor:
-    """Something that lies among the tensors and has no form known here; whoever wants it is told what it is."""
+    """Something among the tensors whose type is unknown here; reading it raises an error that names the type."""
 
     what: str  # names it and its file
     kind: str
@@ -75,13 +75,13 @@ def type_name(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's weights where they lie: all is known to fit, and no number is read before it is asked for.
+    """A network's weights in their file, known to fit, and read on demand.
 
     Attributes:
-        path: the file that holds them.
-        config: the network's.
-        shapes: of its parameters by name.
-        fetch: the array of a parameter, in the module's axes and the file's type.
+        path: the file.
+        config: the network's config.
+        shapes: the shapes of its parameters by name.
+        fetch: reads a parameter, in the module's axes and the file's type.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class Weights:
         return contiguous(array, wide if dtype is None else jnp.dtype(dtype))
 
 
-_ALIGNMENT = 64  # bytes; JAX's CPU back end takes such an array as it is, without a copy
+_ALIGNMENT = 64  # bytes; JAX's CPU back end takes such an array without a copy
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
@@ -107,7 +107,7 @@ def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
 
 
 def contiguous(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """An aligned C-contiguous array of `dtype`: the array itself where it is one.
+    """The array as an aligned C-contiguous array of `dtype`; it is not copied if it is one already.
 
     A transposed view is copied in blocks that stay in a core's cache, 2 to 7 times faster than NumPy's own order.
     """

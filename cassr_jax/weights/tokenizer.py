@@ -1,8 +1,8 @@
 """CLIP's tokenizer, read from the `tokenizer` folder of a diffusers checkpoint.
 
-Built on the `tokenizers` library, which transformers' own fast tokenizer is made of: importing transformers takes
-seconds, and imports torch wherever torch is installed. The ids equal those of transformers' `CLIPTokenizer`, but for
-Chinese characters where that runs without ftfy: it then splits them, which CLIP's own tokenizer never did.
+It is built on the `tokenizers` library, as transformers' own fast tokenizer is, because importing transformers takes
+seconds and imports torch if that is installed. The ids equal those of transformers' `CLIPTokenizer`, except for Chinese
+characters if that runs without ftfy: it then splits them, which CLIP's own tokenizer never did.
 """
 
 import json
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_LENGTH = 77
 
-# What CLIP calls a word (Radford et al. 2021, its published tokenizer): contractions, letters, single digits, signs.
+# A word in CLIP's published tokenizer (Radford et al. 2021): contractions, letters, single digits, signs.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 CONTROLS = r"[[\p{Cc}\p{Cf}]&&[^\t\n\r]]"
 
 
 def tokenize(tokenizer: "Tokenizer", prompts: Sequence[str]) -> np.ndarray:
-    """Prompts -> ids (B, 77) int32: start, tokens, end, padding; a longer prompt is cut before its end token."""
+    """Prompts as ids (B, 77) int32: start, tokens, end, padding; a longer prompt is cut before its end token."""
     if isinstance(prompts, str) or not prompts:
         raise TypeError(f"prompts is {prompts!r}, expected a sequence of at least one string")
-    # One by one: encode_batch starts threads, and a data loader that forks afterwards would be warned at.
+    # One by one, because encode_batch starts threads, and a data loader that forks afterwards would cause a warning.
     return np.asarray([tokenizer.encode(prompt).ids for prompt in prompts], np.int32)
 
 
 def load_tokenizer(source: str | Path) -> "Tokenizer":
     """The tokenizer of a checkpoint: a diffusers folder, its `tokenizer` folder itself, or a hub id.
 
-    Needs `vocab.json` and `merges.txt`; `tokenizer_config.json` and `special_tokens_map.json` may name the padding
-    token (Stable Diffusion 1.5 pads with the end token, which is also the default). Raises `InputError` when they are
-    absent or unusable.
+    It needs `vocab.json` and `merges.txt`, and raises `InputError` if they are absent or unusable. Optionally
+    `tokenizer_config.json` and `special_tokens_map.json` name the padding token (Stable Diffusion 1.5 pads with the end
+    token, which is also the default).
     """
     folder = _tokenizer_folder(source)
     vocab = _read_vocab(folder / "vocab.json")
@@ -46,7 +46,7 @@ def load_tokenizer(source: str | Path) -> "Tokenizer":
     settings = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "special_tokens_map.json")
     pad = _token_text(settings.get("pad_token") or END)
     if pad not in vocab:
-        raise InputError(f"{folder}: the padding token {pad!r} is not in vocab.json")
+        raise InputError(f"{folder}: the padding token is {pad!r}, expected one in vocab.json")
     return _build(vocab, merges, pad, min(int(settings.get("model_max_length", MAX_LENGTH)), MAX_LENGTH))
 
 
@@ -82,7 +82,7 @@ def _tokenizer_folder(source: str | Path) -> Path:
     if path.is_dir():
         return path / "tokenizer" if (path / "tokenizer").is_dir() else path
     if path.exists() or path.is_absolute() or str(source).count("/") != 1:
-        raise InputError(f"{source}: not a checkpoint folder nor a hub id (owner/name)")
+        raise InputError(f"{source}: is neither a folder nor a hub id, expected a checkpoint folder or owner/name")
     from huggingface_hub import snapshot_download
 
     try:
@@ -141,5 +141,5 @@ def _read_text(path: Path) -> str:
 
 
 def _token_text(token: str | dict[str, Any]) -> str:
-    """Special tokens are written as their text or as an object that holds it under `content`."""
+    """The text of a special token, which files hold as it is or in an object under `content`."""
     return token if isinstance(token, str) else str(token["content"])

@@ -1,6 +1,6 @@
 """Tensors from the files of `torch.save` (`.pt`, `.pth`, `.ckpt`), without torch and without running their pickle.
 
-Both formats are read: the zip archive of torch >= 1.6 and the stream of pickles before it.
+Both formats are read: the zip archive of torch >= 1.6 and the older stream of pickles.
 """
 
 import io
@@ -34,7 +34,7 @@ _DTYPES: dict[str, np.dtype] = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MAX_PICKLE = 64 * 2**20  # bytes; that of Stable Diffusion's 1,100 tensors takes 0.3 MB
+_MAX_PICKLE = 64 * 2**20  # bytes; Stable Diffusion's 1,100 tensors take 0.3 MB
 _MAX_DEPTH, _MAX_DIMENSIONS, _MAX_ENTRIES = 8, 16, 10**6
 
 Storage = tuple[str, str, int]  # (key, name of its type, number of elements)
@@ -42,7 +42,7 @@ Storage = tuple[str, str, int]  # (key, name of its type, number of elements)
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A view of a storage, which is read when the tensor is."""
+    """A view of a storage, which is read together with the tensor."""
 
     storage: Callable[[], np.ndarray]
     dtype: np.dtype
@@ -59,7 +59,7 @@ class TorchTensor:
 
 
 class _Described:
-    """A tensor as its pickle describes it, before its storage is at hand."""
+    """A tensor as its pickle describes it, before its storage is found."""
 
     def __init__(self, storage: Storage | Inert, offset: int, shape: Shape, strides: tuple[int, ...], *_: Any):
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
@@ -73,10 +73,10 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
 
 
 def read_torch(path: Path | str) -> dict[str, Tensor]:
-    """Every tensor of a file of `torch.save` by its dotted name (`params_ema.conv_first.weight`), none read yet.
+    """Every tensor of a file of `torch.save` by its dotted name (`params_ema.conv_first.weight`), to be read on demand.
 
-    Nested dictionaries are flattened; entries that are plain data (epochs, names) are left out. Objects of any class,
-    and tensors of an unknown type, cannot be read. bfloat16 comes as `ml_dtypes.bfloat16`.
+    Nested dictionaries are flattened; plain data (epochs, names) are left out. Objects of other classes and tensors of
+    unknown types cannot be read. bfloat16 becomes `ml_dtypes.bfloat16`.
 
     Raises:
         InputError: the file is damaged, or a tensor reaches beyond its storage.
@@ -92,7 +92,7 @@ def read_torch(path: Path | str) -> dict[str, Tensor]:
 def _read_zip(path: Path) -> dict[str, Tensor]:
     what = str(path)
     try:
-        archive = zipfile.ZipFile(path)  # open for as long as there are tensors to be read from it
+        archive = zipfile.ZipFile(path)  # stays open as long as its tensors exist
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:

@@ -175,7 +175,7 @@ def test_a_config_that_asks_for_more_is_refused(field):
         ({"beta_end": "0.012"}, "beta_end is '0.012', expected a value of type float"),
         ({"num_train_timesteps": 1000.0}, "num_train_timesteps is 1000.0, expected a value of type int"),
         ({"prediction_type": "flow"}, "prediction_type is 'flow', expected one of epsilon"),
-        ({"rescale_betas_zero_snr": True}, "expected v_prediction or sample: pure noise says nothing of x_0"),
+        ({"rescale_betas_zero_snr": True}, "expected v_prediction or sample: pure noise says nothing about x_0"),
     ],
 )
 def test_a_config_with_another_kind_of_value_is_refused(fields, message):

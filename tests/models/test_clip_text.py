@@ -71,7 +71,7 @@ def test_fewer_tokens_give_the_same_beginning(golden, state):
 
 def test_rejects_what_it_cannot_encode(golden, state):
     config = golden_config(golden)
-    with pytest.raises(ValueError, match="78 tokens given, the text encoder has positions for 77"):
+    with pytest.raises(ValueError, match="found 78 tokens, expected at most 77"):
         encode(config, state, np.zeros((1, 78), np.int32))
     with pytest.raises(ValueError, match="hidden_act is 'relu'"):
         abstract(lambda rngs: CLIPTextModel(golden_config(golden, "relu"), rngs=rngs))

@@ -424,7 +424,7 @@ def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monk
         ),
         (
             {"stage": "base", "loss": LossConfig(image_weight=1.0)},
-            "loss.image_weight is set, but loss.start_fraction gives no example to decode",
+            "loss.start_fraction is 0.0, expected more: loss.image_weight needs examples to decode",
         ),
     ],
 )
@@ -453,7 +453,7 @@ def test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged(networks
 
 def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="run: a file, expected a folder"):
+    with pytest.raises(InputError, match="run: is a file, expected a folder"):
         loop.train(config, tmp_path / "run")
 
 

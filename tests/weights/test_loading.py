@@ -337,7 +337,7 @@ class TestSingleFile:
     def test_autoencoder_of_another_family_needs_a_config(self, tmp_path):
         state = original("vae", torch_state(self.vae), "first_stage_model.")
         state["conditioner.embedders.0.weight"] = np.zeros(1, np.float32)
-        with pytest.raises(InputError, match=r"Stable Diffusion XL; its scaling_factor is not 0\.18215"):
+        with pytest.raises(InputError, match=r"Stable Diffusion XL's .* its scaling_factor is not 0\.18215"):
             load_weights(save(tmp_path / "xl.safetensors", state), "vae")
 
 
@@ -417,7 +417,7 @@ def test_quantised_weights_are_refused(tmp_path):
     state = torch_state(params) | {"quant_conv.bias": np.zeros(8, np.int8)}
     config_folder(tmp_path, "vae", VAE)
     save(tmp_path / f"{STEM}.safetensors", state)
-    with pytest.raises(InputError, match=r"not quant_conv\.bias \(int8\)"):
+    with pytest.raises(InputError, match=r"holds quant_conv\.bias \(int8\), expected"):
         load_weights(tmp_path, "vae")
 
 

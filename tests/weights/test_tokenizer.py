@@ -161,7 +161,7 @@ def unknown_padding(folder: Path) -> None:
         (other_vocabulary, "not CLIP's vocabulary"),
         (break_merges, "line 3 is 'd o g'"),
         (break_merge_of_unknown, "line 2 is 'd o'"),
-        (unknown_padding, "padding token '<pad>' is not in"),
+        (unknown_padding, "padding token is '<pad>', expected"),
     ],
 )
 def test_damaged_folders(small, damage, message):
@@ -171,7 +171,7 @@ def test_damaged_folders(small, damage, message):
 
 
 def test_absent_sources(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="not a checkpoint folder nor a hub id"):
+    with pytest.raises(InputError, match="is neither a folder nor a hub id"):
         load_tokenizer(tmp_path / "nowhere")
     import huggingface_hub.constants
 
