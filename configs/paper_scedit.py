@@ -20,7 +20,7 @@ config = replace(
     data=replace(
         ours.data,
         path="",
-        # The paper names no shares. With the numbers of pictures, no set's pictures are seen more often than another's.
+        # The paper names no shares. With the numbers of pictures as weights, all pictures are seen equally often.
         mixture={
             "data/div2k": 800,
             "data/div8k": 1500,

@@ -1,4 +1,4 @@
-"""Another first stage on Stable Diffusion 1.5: a ControlNet in the place of SCEdit's tuners.
+"""Another first stage on Stable Diffusion 1.5: a ControlNet instead of SCEdit's tuners.
 
     python train.py --config configs/sd15_controlnet.py --workdir runs/sd15_controlnet
     python sample.py photo.jpg --config configs/sd15_controlnet.py

@@ -5,7 +5,7 @@
 Needs: photographs in data/train.
 Cost: 99 million trained parameters. Parameters, optimizer and gradient take 3.8 GiB of a device, activations come on
 top; an example costs 2.8 TFLOP (docs/training.md).
-Result: not run yet. configs/paper_scedit.py has the paper's values; here the learning rate is its peers'.
+Result: not run yet. configs/paper_scedit.py has the paper's values; here the learning rate is SeeSR's and PASD's.
 """
 
 from cassr_jax.config import OptimizerConfig, TrainConfig

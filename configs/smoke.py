@@ -5,7 +5,7 @@
 
 Needs: nothing but the repository. The frozen networks are drawn at random, and the LQ image is its own reference.
 Cost: about two minutes on a CPU.
-Result: noise in the place of pictures, and every file that a run leaves behind (docs/training.md).
+Result: noise instead of pictures, and every file that a run leaves behind (docs/training.md).
 """
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig

@@ -13,7 +13,7 @@ from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule
 
 # One step a stage, at the timestep that most training examples had. docs/tiny.md says why.
-# Guidance, where it is asked for, leads away from the empty prompt: the learned contexts know no negative one.
+# The empty prompt is also the negative prompt: the learned contexts know no other.
 activation_sampling = SamplingConfig(sampler="ddim", num_steps=1, guidance_scale=1.0, strength=0.2, negative_prompt="")
 sampling = replace(activation_sampling, start="reference")
 

@@ -2,7 +2,7 @@
 
     python train.py --config configs/tiny_both.py --workdir runs/both
 
-So one set of weights serves both activations.
+One set of weights then serves both first stages.
 
 Needs: what configs/tiny_sharpen.py trains, and four sets of 384 records with references (docs/tiny.md).
 Cost: 14 minutes on two CPU cores, for 160 steps of 8 crops of 128 px.

@@ -1,4 +1,4 @@
-"""The embedded model's fusion: the decoder sees the LQ image and the reference, and learns what of them is true.
+"""The embedded model's fusion: the decoder sees the LQ image and the reference, and learns what to trust in them.
 
     python train.py --config configs/tiny_fusion.py --workdir runs/fusion
 
@@ -8,7 +8,7 @@ with the target.
 Needs: the embedded networks, and pairs with Real-ESRGAN's references (`python benchmarks/tiny_second_stage.py` makes
 them, and runs this).
 Cost: 2.6 s a step of 8 crops of 96 px on two CPU cores.
-Result: none yet, 50 steps of it change next to nothing. docs/tiny.md has their figures.
+Result: none yet; 50 steps changed next to nothing. docs/tiny.md has the figures.
 """
 
 from dataclasses import replace

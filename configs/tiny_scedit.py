@@ -22,7 +22,7 @@ base = sibling(__file__, "tiny_base.py")
 config = replace(
     base.config,
     stage="scedit",
-    # The attention meets, at inference, the many positions of a large tile.
+    # At inference the attention sees the many positions of a large tile.
     data=replace(base.config.data, crop_size=192),
     components={
         "vae": "runs/vae/export/vae",

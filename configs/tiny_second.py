@@ -2,7 +2,7 @@
 
     python train.py --config configs/tiny_second.py --workdir runs/second
 
-What the fusion takes from the pictures directly, the second stage no longer has to carry: it learns what is left.
+The second stage no longer has to carry what the fusion takes directly from the pictures; it learns the rest.
 
 Needs: what configs/tiny_fusion.py trains, and its records.
 Cost: not known yet.

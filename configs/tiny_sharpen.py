@@ -2,7 +2,7 @@
 
     python train.py --config configs/tiny_sharpen.py --workdir runs/sharpen
 
-Its perceptual distance counts for most.
+The picture's perceptual distance counts most.
 
 Needs: what configs/tiny_cassr.py trains, and records with references (docs/tiny.md).
 Cost: 75 minutes on two shared CPU cores, for the 302 of its 600 steps that were taken.

@@ -2,7 +2,7 @@
 
     python train.py --config configs/tiny_vae.py --workdir runs/vae
 
-It has factor 4, so that a few widths suffice for sharp decoding, and eight channels, so that texture survives.
+With factor 4 a few widths suffice for sharp decoding, and eight channels preserve texture.
 
 Needs: the records of configs/tiny_pairs.py.
 Cost: 91 s on one H200, for 4450 steps of 16 crops of 128 px.

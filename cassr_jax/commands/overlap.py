@@ -1,4 +1,4 @@
-"""Work on the items of a stream in other threads, a few items ahead of whoever takes the results."""
+"""Work on the items of a stream in other threads, a few items ahead of the caller."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +10,10 @@ Made = TypeVar("Made")
 
 
 def overlapped(function: Callable[[T], Made], items: Iterable[T], *, ahead: int, threads: int = 1) -> Iterator[Made]:
-    """`function` of every item, in order, computed in other threads.
+    """Applies `function` to every item in other threads, and yields the results in order.
 
-    Items are taken in the caller's thread, at most `ahead` of them before the first of their results is taken. What was
-    begun is finished, whatever ends the stream.
+    Items are taken in the caller's thread, at most `ahead` of them before their first result is taken. Work that has
+    begun is finished, however the stream ends.
     """
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -151,7 +151,7 @@ class _Fields:
         for name, value in values.items():
             found = _single(self.data.get(name, value))
             if found != value:
-                raise InputError(f"{self.what}: {name} is {found!r}; only {value!r} is supported")
+                raise InputError(f"{self.what}: {name} is {found!r}, expected {value!r}")
 
     def take(self, cls: type, **optional: Any) -> dict[str, Any]:
         """Values for the fields of the dataclass `cls`; `optional` holds defaults for absent ones."""

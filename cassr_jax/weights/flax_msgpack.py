@@ -38,7 +38,7 @@ def read_flax_msgpack(path: Path | str) -> dict[str, StoredTensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file; weights in Flax's msgpack format are expected")
+        raise InputError(f"{path}: there is no such file, expected weights in Flax's msgpack format")
     with path.open("rb") as file:
         try:
             tensors = dict(_Reader(file, path).walk((), 0))

@@ -51,19 +51,19 @@ def read_ncnn(param: Path | str, weights: Path | str | None = None) -> list[Conv
     weights = param.with_suffix(".bin") if weights is None else Path(weights)
     layers = _read_layers(param)
     if not weights.is_file():
-        raise InputError(f"{weights}: there is no such file; the weights of {param.name} are expected")
+        raise InputError(f"{weights}: there is no such file, expected the weights of {param.name}")
     size = weights.stat().st_size
     least = sum(2 * layer.count + 4 * layer.out_channels * layer.has_bias for layer in layers)
     most = sum(4 + 4 * layer.count + 4 * layer.out_channels * layer.has_bias for layer in layers)
     if not least <= size <= most:
-        raise InputError(f"{weights}: {size} bytes, {param.name} needs between {least} and {most}")
+        raise InputError(f"{weights}: has {size} bytes, expected {least} to {most} for {param.name}")
     data = weights.read_bytes()
     convolutions, offset = [], 0
     for layer in layers:
         convolution, offset = _read_convolution(layer, data, offset, str(weights))
         convolutions.append(convolution)
     if offset != len(data):
-        raise InputError(f"{weights}: {len(data)} bytes, {param.name} describes {offset} of them")
+        raise InputError(f"{weights}: has {len(data)} bytes, expected {offset} for {param.name}")
     return convolutions
 
 
@@ -88,19 +88,19 @@ def _read_convolution(layer: _Layer, data: bytes, offset: int, what: str) -> tup
 
 def _read_layers(path: Path) -> list[_Layer]:
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file; a network in ncnn's text form is expected")
+        raise InputError(f"{path}: there is no such file, expected a network in ncnn's text form")
     if path.stat().st_size > _MAX_PARAM:
-        raise InputError(f"{path}: {path.stat().st_size} bytes, a network in ncnn's text form has at most {_MAX_PARAM}")
+        raise InputError(f"{path}: has {path.stat().st_size} bytes, expected at most {_MAX_PARAM} of ncnn's text form")
     try:
         lines = path.read_text("ascii").splitlines()
         if int(lines[0]) != _MAGIC:
             raise ValueError
         count = int(lines[1].split()[0])
     except (ValueError, IndexError) as error:
-        raise InputError(f"{path}: not a network in ncnn's text form, which begins with {_MAGIC}") from error
+        raise InputError(f"{path}: not a network in ncnn's text form, expected {_MAGIC} at its beginning") from error
     rows = [(number, line.split()) for number, line in enumerate(lines[2:], start=3) if line.strip()]
     if len(rows) != count:
-        raise InputError(f"{path}: {len(rows)} layers found, its second line says {count}")
+        raise InputError(f"{path}: holds {len(rows)} layers, expected {count} as in its second line")
     layers = []
     for number, fields in rows:
         if fields[0] == "Convolution":

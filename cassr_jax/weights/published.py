@@ -143,7 +143,7 @@ class Published:
         loose = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
         if loose:
             raise InputError(f"{folder}: there is no {wanted} {places}; if {', '.join(loose)} is meant, give that file")
-        raise InputError(f"{folder}: there are no weights of a {self.name}; {wanted} is expected {places}")
+        raise InputError(f"{folder}: there are no weights of a {self.name}, expected {wanted} {places}")
 
     def write(
         self,

@@ -119,7 +119,7 @@ def _name_convolutions(path: Path) -> dict[str, np.ndarray]:
     convolutions = read_ncnn(path)
     blocks, rest = divmod(len(convolutions) - len(_TAIL) - 1, 15)
     if blocks < 1 or rest:
-        raise InputError(f"{path}: {len(convolutions)} convolutions, an RRDBNet has 15 a block and 6 more")
+        raise InputError(f"{path}: holds {len(convolutions)} convolutions, expected 15 for each block and 6 more")
     body = [f"body.{b}.rdb{d}.conv{c}" for b in range(blocks) for d in (1, 2, 3) for c in range(1, 6)]
     state = {}
     for name, convolution in zip(["conv_first", *body, *_TAIL], convolutions, strict=True):

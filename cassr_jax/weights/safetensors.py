@@ -50,7 +50,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file; weights as safetensors are expected")
+        raise InputError(f"{path}: there is no such file, expected weights as safetensors")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -60,9 +60,9 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its header is not JSON; safetensors is expected") from error
+        raise InputError(f"{path}: its header is not JSON, expected safetensors") from error
     if not isinstance(header, dict):
-        raise InputError(f"{path}: its header is not a JSON object; safetensors is expected")
+        raise InputError(f"{path}: its header is not a JSON object, expected safetensors")
     start = 8 + length
     return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 

@@ -83,7 +83,7 @@ def read_torch(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file; weights written by torch.save are expected")
+        raise InputError(f"{path}: there is no such file, expected weights written by torch.save")
     if zipfile.is_zipfile(path):
         return _read_zip(path)
     return _read_legacy(path)
@@ -96,7 +96,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
-            raise InputError(f"{what}: the archive has no data.pkl; weights written by torch.save are expected")
+            raise InputError(f"{what}: the archive has no data.pkl, expected weights written by torch.save")
         root = pickles[0].removesuffix("data.pkl")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise InputError(f"{what}: the archive is compressed; torch.save never compresses")
@@ -106,7 +106,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
             raise InputError(f"{what}: its pickle is larger than {_MAX_PICKLE} bytes")
         byteorder = entries.get(f"{root}byteorder")
         if byteorder is not None and archive.read(byteorder) != b"little":
-            raise InputError(f"{what}: it was written in big-endian order; little-endian is expected")
+            raise InputError(f"{what}: it was written in big-endian order, expected little-endian")
         tree = read_pickle(io.BytesIO(archive.read(pickles[0])), what, _CALLS, _persistent)
     except _DAMAGED as error:
         raise InputError(f"{what}: the archive is damaged ({error})") from error
@@ -116,7 +116,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
         entry, dtype = entries.get(f"{root}data/{key}"), _DTYPES[kind]
         if entry is None or entry.file_size != count * dtype.itemsize:
             found = "missing" if entry is None else f"{entry.file_size} bytes long"
-            raise InputError(f"{what}: the storage {key} is {found}; {count * dtype.itemsize} are expected")
+            raise InputError(f"{what}: the storage {key} is {found}, expected {count * dtype.itemsize}")
         storages[key] = partial(_read_entry, archive, entry, dtype, what)
     return _tensors(described, storages, what)
 
@@ -137,14 +137,14 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
         try:
             data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:
-            raise InputError(f"{what}: the file is empty; weights written by torch.save are expected") from error
+            raise InputError(f"{what}: the file is empty, expected weights written by torch.save") from error
     if data[:1] != b"\x80" or read_pickle(data, what, {}) != _LEGACY_MAGIC:
         raise InputError(f"{what}: neither a zip archive nor a pickle of torch.save")
     if (version := read_pickle(data, what, {})) != _LEGACY_PROTOCOL:
-        raise InputError(f"{what}: version {version} of torch's format is unknown; {_LEGACY_PROTOCOL} is expected")
+        raise InputError(f"{what}: version {version} of torch's format is unknown, expected {_LEGACY_PROTOCOL}")
     system = read_pickle(data, what, {})
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise InputError(f"{what}: it was written in big-endian order; little-endian is expected")
+        raise InputError(f"{what}: it was written in big-endian order, expected little-endian")
     described = _flatten(read_pickle(data, what, _CALLS, _persistent), what)
     known = _storages(described, what)
     keys = read_pickle(data, what, {})
@@ -157,7 +157,7 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
         _, kind, count = known[key]
         size, start = count * _DTYPES[kind].itemsize, data.tell() + 8
         if data.read(8) != count.to_bytes(8, "little") or start + size > len(data):
-            raise InputError(f"{what}: the storage {key} is cut short; {size} bytes are expected")
+            raise InputError(f"{what}: the storage {key} is cut short, expected {size} bytes")
         storages[key] = partial(np.frombuffer, data, _DTYPES[kind], count, start)
         data.seek(start + size)
     return _tensors(described, storages, what)
@@ -192,7 +192,7 @@ def _is_size(value: Any) -> bool:
 def _flatten(tree: Any, what: str) -> dict[str, _Described | Inert]:
     if not isinstance(tree, dict):
         found = tree.name if isinstance(tree, Inert) else type(tree).__name__
-        raise InputError(f"{what}: it holds a {found}; a dictionary of tensors is expected")
+        raise InputError(f"{what}: it holds a {found}, expected a dictionary of tensors")
     result: dict[str, _Described | Inert] = {}
     pending: list[tuple[str, Any, int]] = [("", tree, 0)]
     entries = 0

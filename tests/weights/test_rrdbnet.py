@@ -157,7 +157,7 @@ def test_ncnn(tmp_path, state):
     assert config == CONFIG
     assert_same(params, {name: value.astype(np.float32) for name, value in half.items()})
     path = write_ncnn(path, [(half["conv_hr.weight"], half["conv_hr.bias"])] * 20)
-    with pytest.raises(InputError, match="20 convolutions, an RRDBNet has 15 a block and 6 more"):
+    with pytest.raises(InputError, match="holds 20 convolutions, expected 15 for each block and 6 more"):
         load_rrdbnet(path)
 
 
