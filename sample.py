@@ -62,6 +62,24 @@ class Job:
     prompt: str | None = None  # None is the cascade's own
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One machine's part of the pictures: every `count`th, from number `index` on, counted from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected I/N, such as 2/8: part 2 of 8")
+        return cls(int(index), int(count))
+
+    def of(self, pictures: Sequence[Input]) -> Sequence[Input]:
+        return pictures[self.index - 1 :: self.count]
+
+
 class Restored(NamedTuple):
     """A picture that went through the cascade."""
 
@@ -118,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(f"warning: passed over, in formats that cannot be read: {count_suffixes(found.passed_over)}")
     manifest = Manifest(args.output)
     prompts = read_prompts(args.prompts, [item.stem for item in found.pictures]) if args.prompts else {}
-    jobs = plan(found.pictures, prompts, args, manifest, faults)
+    jobs = plan(args.shard.of(found.pictures), prompts, args, manifest, faults)
     if not jobs:
         return faults.exit_code
 
@@ -342,6 +360,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(parser, "scale", "seed", "config")
     parser.add_argument(
         "--resume", action="store_true", help="skip pictures that are already in the output folder with these settings"
+    )
+
+    parser.add_argument(
+        "--shard",
+        type=Shard.parse,
+        default=Shard(),
+        metavar="I/N",
+        help="restore part I of N of the pictures; N machines that share the folders each take one part",
     )
 
     files = parser.add_argument_group("what is written")

@@ -290,6 +290,29 @@ def test_the_bar_moves_by_the_work_done_on_the_pictures_in_hand():
     assert Bar.shown == list(zip(names, [3.5, 4.0, 4.5, 5.0], strict=True))
 
 
+def test_machines_share_a_folder_by_shards(folder, cascade):
+    """Each part is somebody's, in one output folder, and a part that is started again finds its own finished."""
+    for name in "abcde":
+        flat(folder / f"{name}.png", "red")
+    for shard, count in (("2/3", 2), ("1/3", 2), ("3/3", 1)):
+        before = len(cascade.calls)
+        assert run("in", "--output", "out", "--shard", shard) == 0
+        assert len(cascade.calls) == before + count
+    assert outputs() == [f"{name}.png" for name in "abcde"]
+    assert {entry["status"] for entry in manifest().values()} == {"done"}
+    assert run("in", "--output", "out", "--shard", "2/3", "--resume") == 0
+    assert len(cascade.calls) == 5
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "1/0", "-1/2"])
+def test_a_shard_that_is_none_is_refused(folder, cascade, capsys, shard):
+    flat(folder / "a.png", "red")
+    with pytest.raises(SystemExit) as ended:
+        run("in", "--output", "out", f"--shard={shard}")
+    assert ended.value.code == 2
+    assert f"found {shard!r}, expected I/N" in capsys.readouterr().err
+
+
 def test_one_name_in_two_working_folders_replaces_nothing(folder, cascade, monkeypatch, capsys):
     for name, color in (("one", "red"), ("two", "blue")):
         flat(folder / name / "photo.png", color)
