@@ -1,14 +1,13 @@
 #!/usr/bin/env python
 """Super-resolve photographs: python sample.py photo.jpg --output restored
 
-The program first checks all arguments and files, then loads the networks, then restores the pictures. A picture that
-fails costs one line on stderr, not the run.
+The program first checks all arguments and files, then loads the networks. Then it reads, restores and writes pictures,
+all three at the same time. A picture that fails costs one line on stderr, not the run.
 """
 
 import argparse
 import os
 import sys
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
@@ -32,7 +31,7 @@ from cassr_jax.imaging.inputs import Input, count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest, sha256
 
 PROGRAM = "sample.py"
-AHEAD = 4  # pictures that are read early, and pictures that wait to be written
+AHEAD = 2  # pictures that are read early, and pictures that wait to be written
 INTERRUPTED = "interrupted; finished pictures are kept, and the same command with --resume goes on from there"
 SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
@@ -86,7 +85,6 @@ class Restored(NamedTuple):
     job: Job
     picture: Any  # the input
     outcome: Any  # the restoration, or the exception that ended it
-    seconds: float  # from reading the input to the outcome
 
 
 class Progress:
@@ -98,8 +96,6 @@ class Progress:
         self.pictures: Sized = ()  # the current ones
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.bar.disable:
-            return
         share = ((stage == "result") + done / total) / 2
         self.bar.n = round(self.finished + len(self.pictures) * share, 2)
         self.bar.set_description(f"restoring, {stage} {done}/{total}")
@@ -263,23 +259,29 @@ def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
     """Reads and restores pictures with the same prompt, a few at a time; yields them in order."""
-    taken: deque[tuple[Job, io.Picture | Exception, float]] = deque()
+    taken: deque[tuple[Job, Any]] = deque()
 
     def pictures() -> Iterator[np.ndarray | Exception]:
-        found = overlapped(partial(attempt, io.read), [job.path for job in jobs], ahead=AHEAD, threads=2)
+        found = overlapped(partial(attempt, read), [job.path for job in jobs], ahead=AHEAD, threads=2)
         for job, picture in zip(jobs, found, strict=True):
-            taken.append((job, picture, time.monotonic()))
-            yield picture if isinstance(picture, Exception) else io.opaque(picture)
+            taken.append((job, picture))
+            yield picture if isinstance(picture, Exception) else picture[1]
 
     options = {name: getattr(args, name) for name in SAMPLING}
-    progress.pictures = taken
+    progress.pictures, watched = taken, None if progress.bar.disable else progress
     outcomes = cassr.restore_many(
-        pictures(), scale=args.scale, seed=args.seed, prompt=jobs[0].prompt, progress=progress, **options
+        pictures(), scale=args.scale, seed=args.seed, prompt=jobs[0].prompt, progress=watched, **options
     )
     for outcome in outcomes:
-        job, picture, start = taken.popleft()
+        job, picture = taken.popleft()
         progress.finished += 1
-        yield Restored(job, picture, outcome, time.monotonic() - start)
+        yield Restored(job, None if isinstance(picture, Exception) else picture[0], outcome)
+
+
+def read(path: Path) -> tuple[io.Picture, np.ndarray]:
+    """A picture, and the colours that the networks are given."""
+    picture = io.read(path)
+    return picture, io.opaque(picture)
 
 
 def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
@@ -300,7 +302,7 @@ def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Man
         trace = str(outcome) if isinstance(outcome, InputError) else "".join(traceback.format_exception(outcome))
         record(lambda: manifest.put(replace(job.entry, status="failed", error=trace)), manifest, faults)
     elif record(lambda: manifest.put(outcome), manifest, faults):
-        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({restored.seconds:.1f} s)")
+        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({outcome.seconds:.1f} s)")
 
 
 def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> Entry:
@@ -314,7 +316,7 @@ def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> E
     for kind, image in images.items():
         if kind in entry.outputs:
             io.write(manifest.place(entry.outputs[kind]), image())
-    return manifest.done(entry, restored.seconds)
+    return manifest.done(entry, made.seconds)
 
 
 def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:

@@ -4,6 +4,7 @@ cassr = cassr_jax.load("tiny")
 sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whichever was given
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from cassr_jax import second_stage
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.engine.engine import Engine, Stage
 from cassr_jax.engine.programs import TILES
+from cassr_jax.engine.waves import LARGER
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.first_stage.interface import MakeDenoiser
@@ -50,6 +52,7 @@ class Restoration:
     bicubic: np.ndarray
     reference: np.ndarray
     result: np.ndarray
+    seconds: float = 0.0
 
 
 class CasSR:
@@ -72,8 +75,11 @@ class CasSR:
         self.config = config
         self.first_stage = first_stage(config.activation)
         mesh = mesh_of_tiles(devices)
-        at_once = 1 if mesh.devices.flat[0].platform == "cpu" else config.tiles_at_once  # a CPU gains nothing from more
-        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        at_once = 1 if on_cpu else config.tiles_at_once  # a CPU gains nothing from more
+        self._fill = 4 * mesh.size * at_once  # tiles in hand that keep every device busy
+        places = self._fill if on_cpu else max(self._fill, LARGER)
+        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once, places=places)
         self.networks = self._engine.networks
         self._tokenizer = tokenizer
         self._texts: dict[tuple[str, str], jax.Array] = {}
@@ -90,25 +96,32 @@ class CasSR:
             options: see `Options`.
 
         Raises:
-            InputError: an option is out of range, or a picture cannot be restored.
+            InputError: an option is out of range, or a picture cannot be restored. Of many pictures, it is raised in
+                the picture's place, and ends the iterator; `restore_many` goes on.
         """
         if isinstance(image, np.ndarray) and image.ndim == 4 and len(image):
             return np.stack(list(self._upscaled(image, options)))
         if _is_many(image):
+            self._checked(options)
             return self._upscaled(image, options)
         return io.upscale(image, lambda rgb: self.restore(rgb, **options).result)
 
     def _upscaled(self, images: Iterable[Any], options: Mapping[str, Any]) -> Iterator[Any]:
-        taken: deque[tuple[io.Picture, Callable[[io.Picture], Any]]] = deque()
+        taken: deque[tuple[io.Picture, Callable[[io.Picture], Any]] | None] = deque()
 
-        def pictures() -> Iterator[np.ndarray]:
+        def pictures() -> Iterator[np.ndarray | Exception]:
             for image in images:
-                taken.append(io.as_picture(image))
-                yield io.opaque(taken[-1][0])
+                try:
+                    taken.append(io.as_picture(image))
+                    yield io.opaque(taken[-1][0])
+                except InputError as error:
+                    taken.append(None)
+                    yield error
 
         for outcome in self.restore_many(pictures(), **options):
-            picture, back = taken.popleft()
-            yield back(io.with_rgb(picture, _known(outcome).result))
+            found, restoration = taken.popleft(), _known(outcome)
+            assert found is not None, "what was restored was a picture"
+            yield found[1](io.with_rgb(found[0], restoration.result))
 
     def reference(self, image: Any, **options: Any) -> Any:
         """Runs the first stage alone; its picture is the reference that guides `upscale`."""
@@ -143,6 +156,7 @@ class CasSR:
     def _checked(self, options: Mapping[str, Any]) -> Options:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
+        self._engine.layout((1, 1), self._tile(chosen))
         if chosen.prompt is not None:  # checked early: a first stage may take long and need no prompt
             check_prompts(self.networks.configs["text_encoder"], [chosen.prompt])
         if chosen.fidelity is not None and second_stage.FUSION not in self.networks.configs:
@@ -150,9 +164,10 @@ class CasSR:
         return chosen
 
     def _restored(self, group: Sequence[Any], chosen: Options) -> list[Restoration | Exception]:
+        start = time.monotonic()
         try:
             pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
-            return _of_the_sound(partial(self._results, chosen=chosen), pairs)
+            return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs), time.monotonic() - start)
         except Exception as error:  # for example out of memory on a device; a picture alone may still fit
             return [error] if len(group) == 1 else [each for rgb in group for each in self._restored([rgb], chosen)]
 
@@ -170,7 +185,7 @@ class CasSR:
                 group.append(rgb)
             except Exception as error:
                 group.append(error)
-            if tiles >= self._engine.fill:
+            if tiles >= self._fill:
                 yield group
                 group, tiles = [], 0
         if group:
@@ -300,6 +315,15 @@ def _of_the_sound(make: Callable[[list[Any]], Sequence[Any]], outcomes: Sequence
     """Applies `make` to the outcomes that are not errors; errors keep their places."""
     made = iter(make([outcome for outcome in outcomes if not isinstance(outcome, Exception)]))
     return [outcome if isinstance(outcome, Exception) else next(made) for outcome in outcomes]
+
+
+def _timed(outcomes: Sequence[Restoration | Exception], seconds: float) -> list[Restoration | Exception]:
+    """The outcomes of pictures that took so long together, each with its share by the size of its result."""
+    sizes = [0 if isinstance(outcome, Exception) else outcome.result.size for outcome in outcomes]
+    return [
+        outcome if isinstance(outcome, Exception) else replace(outcome, seconds=seconds * size / sum(sizes))
+        for outcome, size in zip(outcomes, sizes, strict=True)
+    ]
 
 
 def _known(found: T | Exception) -> T:

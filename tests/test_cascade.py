@@ -220,8 +220,10 @@ def test_upscale_of_many_pictures_gives_each_in_its_place_and_kind(cassr: CasSR,
     np.testing.assert_array_equal(third, cassr.upscale(rgb[:5], seed=4))
     batch = np.stack([rgb, 255 - rgb])
     np.testing.assert_array_equal(cassr.upscale(batch), np.stack([cassr.upscale(each) for each in batch]))
+    results = cassr.upscale([rgb, "a.png"])
+    np.testing.assert_array_equal(next(results), cassr.upscale(rgb))
     with pytest.raises(InputError, match="the picture is of type str"):
-        list(cassr.upscale([rgb, "a.png"]))
+        next(results)
 
 
 def test_the_reference_has_its_share_in_the_result(cassr: CasSR):

@@ -117,12 +117,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": local_path,
         "metavar": "FILE",
         "help": "a prompt for each picture, in place of the cascade's own: a JSON object of names and prompts "
-        "(*.json), or lines of a name, a tab and a prompt; names are without suffix",
+        "(*.json), or lines of a name, a tab and a prompt; names are without suffix; pictures with the same prompt go through the networks together",
     },
     "devices": {
         "type": number(COUNT),
         "metavar": "N",
-        "help": "number of devices that share the tiles of a picture (default: all accelerators, or one CPU)",
+        "help": "number of devices that share the tiles of all pictures (default: all accelerators, or one CPU)",
     },
     "precision": {
         "choices": list(PRECISIONS),

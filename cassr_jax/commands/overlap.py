@@ -12,8 +12,8 @@ Made = TypeVar("Made")
 def overlapped(function: Callable[[T], Made], items: Iterable[T], *, ahead: int, threads: int = 1) -> Iterator[Made]:
     """Applies `function` to every item in other threads, and yields the results in order.
 
-    Items are taken in the caller's thread, at most `ahead` of them before their first result is taken. Work that has
-    begun is finished, however the stream ends.
+    Items are taken in the caller's thread, at most `ahead` more of them than results. Work that has begun is finished
+    before an exception ends the stream.
     """
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads) as pool:

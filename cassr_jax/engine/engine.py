@@ -80,15 +80,17 @@ class Engine:
         mesh: the devices that share the tiles, along the one axis `programs.TILES`.
         overlap: share of a tile's side that neighbours have in common.
         at_once: tiles on each device in one call of a network.
+        places: tiles that a wave has room for, over all devices.
     """
 
-    def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int):
+    def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int, places: int):
         params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
         self.networks = replace(networks, params=params)
         self.programs = Programs(networks.graphdefs, params, mesh, at_once)
         self.fill = 4 * mesh.size * at_once
         self._runs: dict[Any, Run] = {}
-        self._configs, self._overlap, self._at_once, self._devices = networks.configs, overlap, at_once, mesh.size
+        self._configs, self._overlap = networks.configs, overlap
+        self._seating = (mesh.size, at_once, places)
 
     @property
     def latent_channels(self) -> int:
@@ -104,7 +106,7 @@ class Engine:
             tile: largest side of a tile in px.
         """
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
-        all_waves = waves(layouts, self._devices, self._at_once)
+        all_waves = waves(layouts, *self._seating)
         steps = len(stage.trajectory.timesteps)
         calls = sum(wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) for wave in all_waves)
         counter = Counter(calls, report)
@@ -126,8 +128,8 @@ class Engine:
         side = max(tile // scale // 8, 2) * 8
         sizes = (TileSize(side // 2, scale, 1), TileSize(side, scale, 2))
         layouts = [layout(scale * len(lr), scale * lr.shape[1], sizes, scale, 0.25) for lr in pictures]
-        all_waves = waves(layouts, self._devices, self._at_once)
-        counter = Counter(sum(wave.seats.calls for wave in all_waves), report)
+        all_waves = waves(layouts, *self._seating)
+        counter = Counter(sum(-(-wave.seats.count // wave.seats.width) for wave in all_waves), report)
         made: dict[int, np.ndarray] = {}
         for wave in all_waves:
             cut = partial(wave.cut_source, [pictures[number] for number in wave.numbers])
@@ -135,7 +137,7 @@ class Engine:
             def call(numbers: list[int | None], cut: Any = cut, side: int = wave.size.side) -> jax.Array:
                 return self.programs.enlarge(kind, self.put(numbers, cut, side))
 
-            calls = [wave.seats.of_call(number) for number in range(wave.seats.calls)]
+            calls = in_calls(range(wave.seats.count), wave.seats.width)
             made |= zip(wave.numbers, self.blended(wave, calls, call, counter), strict=True)
         return [made[number] for number in range(len(layouts))]
 

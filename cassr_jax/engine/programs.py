@@ -1,8 +1,8 @@
 """The compiled functions of the engine: tiles have a fixed size, and their numbers and places are data.
 
 A wave has a fixed number of places for tiles, divided evenly among the devices (`State`). A call of a network always
-takes `at_once` tiles on each device. The number of calls is data too, and empty places cost nothing. So a function is
-compiled once for each size of tile, whatever the pictures.
+takes `at_once` tiles on each device. The number of calls is data too, and networks are never called for empty places
+alone. So a function is compiled once for each size of tile, whatever the pictures.
 """
 
 from collections.abc import Callable, Mapping
@@ -132,11 +132,8 @@ class Programs:
 
     def places(self, like: Any, capacity: int) -> Any:
         """Zeros to hold the results of all calls: like the result of one call, with `capacity` tiles on each device."""
-
-        def run(like: Any) -> Any:
-            return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), like)
-
-        return self._compiled(("places", capacity), run, "t")(like)
+        places = capacity * self.mesh.size
+        return self.divided(jax.tree.map(lambda x: np.zeros((places, *x.shape[1:]), x.dtype), like))
 
     def put(self, places: Any, made: Any, call: int) -> Any:
         """Writes the result of one call into `places`, which are donated."""
@@ -157,7 +154,7 @@ class Programs:
         def run(latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order) -> Carry:
             return begin(start_latents(trajectory, _shared(latents, sharing, order), noise))
 
-        return self._compiled(("begin",), run, "ttt..")(latents, noise, sharing, trajectory, order)
+        return self._compiled(("begin",), run, "ttt..", donate=(0, 1))(latents, noise, sharing, trajectory, order)
 
     def denoise(
         self, make: MakeDenoiser, run: Run, state: State, order: Order, first: int, last: int, setting: Setting

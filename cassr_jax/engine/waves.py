@@ -13,16 +13,24 @@ from cassr_jax.engine.layout import Layout, TileSize
 from cassr_jax.engine.programs import Order
 from cassr_jax.imaging import tiling
 
-PLACES = 128  # places for tiles in a wave, over all devices; a larger picture gets 4, 16, ... times as many
+LARGER = 128  # places for a picture with more tiles than a usual wave; after that eight times as many, and so on
 
 
 @dataclass(frozen=True)
 class Seats:
-    """The places of a wave's tiles: each device has `capacity` places and takes a share of consecutive tiles."""
+    """The places of a wave's tiles: each device has `capacity` places and takes a share of consecutive tiles.
+
+    Attributes:
+        count: number of tiles in the wave.
+        devices: number of devices that share them.
+        at_once: tiles on each device in one call of a network.
+        places: places of a usual wave, over all devices.
+    """
 
     count: int
     devices: int
     at_once: int
+    places: int
 
     @property
     def width(self) -> int:
@@ -40,9 +48,9 @@ class Seats:
     @property
     def capacity(self) -> int:
         """Places on each device; a wave has one of a few sizes."""
-        places = PLACES
+        places = self.places
         while places < self.share * self.devices:
-            places *= 4
+            places = max(8 * places, LARGER)
         return -(-places // self.devices // self.at_once) * self.at_once
 
     @property
@@ -144,7 +152,7 @@ def in_calls(numbers: Sequence[int], width: int) -> list[list[int | None]]:
     return [call + [None] * (width - len(call)) for call in calls]
 
 
-def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
+def waves(layouts: Sequence[Layout], devices: int, at_once: int, places: int) -> list[Wave]:
     """Groups pictures by the size of their tiles, as many in a wave as fit."""
     found: list[list[int]] = []
     for size in sorted({each.size for each in layouts}, key=lambda size: size.side):
@@ -152,11 +160,11 @@ def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
         for number in (number for number, each in enumerate(layouts) if each.size == size):
             if layouts[number].count > room:
                 found.append([])
-                room = PLACES
+                room = places
             found[-1].append(number)
             room -= layouts[number].count
     return [
-        Wave(tuple(numbers), own, Seats(sum(each.count for each in own), devices, at_once))
+        Wave(tuple(numbers), own, Seats(sum(each.count for each in own), devices, at_once, places))
         for numbers in found
         for own in [tuple(layouts[number] for number in numbers)]
     ]

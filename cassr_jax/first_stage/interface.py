@@ -9,22 +9,25 @@ from cassr_jax.models.denoisers import Denoiser
 
 Modules = Mapping[str, Any]  # kind of network -> module
 MakeDenoiser = Callable[[Modules], Denoiser]
-Pictures = Any  # np.ndarray or jax.Array (B, H, W, 3)
+Pictures = (
+    Any  # whatever the engine works on: a first stage hands pictures to it, and computes nothing with them itself
+)
 
 
 class Engine(Protocol):
-    """Runs networks for a first stage; all pictures are in [-1, 1].
+    """Runs networks for a first stage.
 
-    The cascade's engine works on photographs of any size, in tiles. The engine that prepares training pairs works on a
-    batch of crops inside a traced function.
+    The cascade's engine works on a list of uint8 photographs of any sizes, (H, W, 3) each, and returns float32 pictures
+    in [-1, 1]. The engine that prepares training pairs works on a batch of crops (B, H, W, 3) in [-1, 1], inside a
+    traced function.
     """
 
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[Pictures, ...]) -> Pictures:
-        """Sample with a denoiser that reads `images`, (B, H, W, 3) each. Returns (B, H, W, 3)."""
+        """Sample with a denoiser that reads `images`."""
         ...
 
     def enlarge(self, kind: str, lr: Pictures, lq: Pictures) -> Pictures:
-        """Enlarge `lr` (B, h, w, 3) with the network `kind`. Returns pictures of the size of `lq`."""
+        """Enlarge `lr` with the network `kind`. Returns pictures of the size of `lq`."""
         ...
 
 
@@ -34,7 +37,7 @@ class FirstStage:
 
     Attributes:
         name: the value of `activation` in a configuration, and of `--activation`.
-        reference: (engine, lr (B, h, w, 3), lq (B, H, W, 3)) -> the reference (B, H, W, 3) before its colour fix.
+        reference: (engine, lr, lq) -> the reference, of the size of `lq`, before its colour fix.
         networks: the kinds of network that it needs besides those of the second stage.
         trains: the kinds among them that the training stage of the same name trains; empty if there is none.
         make_denoiser: builds the denoiser which that training stage trains; None if there is none.

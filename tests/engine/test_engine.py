@@ -1,5 +1,6 @@
 """The engine: sizes are data, devices share the tiles of all pictures, and company changes nothing."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import engine, waves
 from cassr_jax.errors import InputError
 from tests.random_cascade import write_random_cascade
+from tests.test_cascade import with_rrdbnet_of
 
 SIZES = ((12, 15), (9, 40), (1, 1), (16, 16), (30, 40), (8, 8), (5, 17))
 
@@ -30,7 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(folder: Path, devices: int) -> CasSR:
     """The cascade with two tiles in a call, as on an accelerator; a CPU takes one."""
     cassr = cassr_jax.load(folder, devices=devices)
-    cassr._engine = engine.Engine(cassr.networks, mesh_of_tiles(devices), overlap=cassr.config.tile_overlap, at_once=2)
+    places = 16 * devices
+    cassr._fill = 8 * devices
+    cassr._engine = engine.Engine(
+        cassr.networks, mesh_of_tiles(devices), overlap=cassr.config.tile_overlap, at_once=2, places=places
+    )
     return cassr
 
 
@@ -113,11 +119,15 @@ def test_devices_share_small_pictures(eight: CasSR, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.MonkeyPatch):
-    """A picture of more tiles than there is room for has room of its own."""
+    """A picture of more tiles than the usual wave has places for has room of its own."""
     picture = np.random.default_rng(2).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    roomy = one.restore(picture).result
-    monkeypatch.setattr(waves, "PLACES", 4)
-    np.testing.assert_array_equal(one.restore(picture).result, roomy)
+    layout = one._engine.layout((160, 240), 64)
+    assert layout.count > 4
+    capacities = [waves.Seats(layout.count, 1, 2, places).capacity for places in (4, 32)]
+    assert capacities == [128, 32]
+    expected = one.restore(picture).result
+    monkeypatch.setattr(one._engine, "_seating", (1, 2, 4))
+    np.testing.assert_array_equal(one.restore(picture).result, expected)
 
 
 def test_a_picture_that_fails_costs_itself(one: CasSR, pictures: list[np.ndarray], alone: list[np.ndarray]):
@@ -167,7 +177,7 @@ def test_pictures_are_taken_as_they_are_needed(one: CasSR, pictures: list[np.nda
 
     found = one.restore_many(source())
     next(found)
-    assert len(taken) <= 2 * one._engine.fill
+    assert len(taken) <= 2 * one._fill
     found.close()
 
 
@@ -199,8 +209,6 @@ def test_noise_depends_on_the_seed_and_the_place_alone():
 
 
 def test_networks_that_enlarge_go_in_tiles_too(folder: Path):
-    from tests.test_cascade import with_rrdbnet_of
-
     cassr = cassr_jax.load(folder)
     networks = with_rrdbnet_of(cassr.networks)
     config = replace(cassr.config, activation="rrdbnet")
@@ -210,3 +218,29 @@ def test_networks_that_enlarge_go_in_tiles_too(folder: Path):
     whole = CasSR(config, networks).reference(picture, tile=512)
     # The narrow network sees a few pixels around: within a tile nothing differs but where tiles meet.
     assert np.mean(np.abs(few.astype(int) - whole)) < 1
+
+
+def test_company_does_not_change_what_a_network_enlarges(folder: Path):
+    """The tiles of a picture lie on other devices in company, and are blended in the same order."""
+    cassr = cassr_jax.load(folder, devices=2)
+    enlarging = CasSR(replace(cassr.config, activation="rrdbnet"), with_rrdbnet_of(cassr.networks), devices=2)
+    rng = np.random.default_rng(3)
+    large = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    small = [rng.integers(0, 256, (12, 16, 3)).astype(np.uint8) for _ in range(7)]
+    alone, together = (enlarging._engine.enlarge("rrdbnet", group, 64)[0] for group in ([large], [large, *small]))
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_a_tile_that_is_too_small_is_an_option_out_of_range(one: CasSR, pictures: list[np.ndarray]):
+    with pytest.raises(InputError, match="tile is 4 px, expected at least 8"):
+        next(one.restore_many(pictures, tile=4))
+    with pytest.raises(InputError, match="tile is 4 px, expected at least 8"):
+        one.upscale(pictures, tile=4)
+
+
+def test_each_picture_has_its_share_of_the_time(one: CasSR, pictures: list[np.ndarray]):
+    start = time.monotonic()
+    found = list(one.restore_many([pictures[3], pictures[5]]))
+    seconds = [each.seconds for each in found if isinstance(each, Restoration)]
+    assert 0 < sum(seconds) < time.monotonic() - start
+    assert seconds[0] / seconds[1] == pytest.approx(4)

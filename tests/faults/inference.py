@@ -89,6 +89,57 @@ INFERENCE = [
         ("        begin += each.count\n", "        begin += 0\n"),
     ),
     *faults(
+        "cassr_jax/engine/engine.py",
+        ("tests/engine/test_engine.py::test_company_does_not_change_what_a_network_enlarges",),
+        (
+            "in_calls(range(wave.seats.count), wave.seats.width)",
+            "[wave.seats.of_call(number) for number in range(wave.seats.calls)]",
+        ),
+    ),
+    *faults(
+        "cassr_jax/engine/engine.py",
+        ("tests/engine/test_engine.py::test_company_and_place_change_no_pixel",),
+        ("jax.tree.map(lambda x, place=place: x[place], made)", "jax.tree.map(lambda x: x[0], made)"),
+    ),
+    *faults(
+        "cassr_jax/engine/engine.py",
+        ("tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[controlnet]",),
+        ("programs.encode(images[stage.start])", "programs.encode(images[0])"),
+    ),
+    *faults(
+        "cassr_jax/engine/waves.py",
+        ("tests/engine/test_engine.py::test_eight_devices_make_the_pictures_of_one",),
+        ("device * self.share + slot if slot < self.share else None", "device * self.share + slot"),
+        ("places[device * self.capacity + slot] = values", "places[: self.count] = values"),
+    ),
+    *faults(
+        "cassr_jax/engine/waves.py",
+        ("tests/test_seams.py::test_decoded_tiles_fit_whatever_is_in_them",),
+        ("self._rows[row, : part.shape[0], None, None]", "self._rows[0, : part.shape[0], None, None]"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/engine/test_engine.py::test_a_picture_that_fails_costs_itself",),
+        ("isinstance(outcome, Exception) else next(made) for", "isinstance(outcome, Exception) and next(made) for"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/engine/test_engine.py::test_a_group_that_does_not_fit_is_restored_one_by_one",),
+        ("return [error] if len(group) == 1 else", "return [error] * len(group) if group else"),
+    ),
+    *faults(
+        "sample.py",
+        ("tests/end_to_end/test_sample_written.py",),
+        ("taken.popleft()", "taken.pop()"),
+        ("pictures[self.index - 1 :: self.count]", "pictures[self.index :: self.count]"),
+    ),
+    *faults(
+        "cassr_jax/commands/overlap.py",
+        ("tests/commands/test_overlap.py",),
+        ("waiting.popleft().result()\n        while", "waiting.pop().result()\n        while"),
+        ("if len(waiting) > ahead", "if len(waiting) > 2 * ahead"),
+    ),
+    *faults(
         "cassr_jax/engine/programs.py",
         ("tests/test_seams.py::test_decoded_tiles_fit_whatever_is_in_them",),
         ("with recorded() if moments is None else given(moments) as own:", "with recorded() as own:"),
