@@ -112,8 +112,9 @@ class CasSR:
         def pictures() -> Iterator[np.ndarray | Exception]:
             for image in images:
                 try:
-                    taken.append(io.as_picture(image))
-                    yield io.opaque(taken[-1][0])
+                    picture, back = io.as_picture(image)
+                    taken.append((picture, back))
+                    yield io.opaque(picture)
                 except InputError as error:
                     taken.append(None)
                     yield error

@@ -117,7 +117,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": local_path,
         "metavar": "FILE",
         "help": "a prompt for each picture, in place of the cascade's own: a JSON object of names and prompts "
-        "(*.json), or lines of a name, a tab and a prompt; names are without suffix; pictures with the same prompt go through the networks together",
+        "(*.json), or lines of a name, a tab and a prompt; names are without suffix; "
+        "pictures with the same prompt go through the networks together",
     },
     "devices": {
         "type": number(COUNT),
