@@ -87,7 +87,7 @@ class Networks:
         )
 
 
-def host() -> jax.Device | None:
+def host() -> Any:
     """The processor as a device of JAX, which has the host's memory; None where JAX was told to leave it out."""
     try:
         return jax.local_devices(backend="cpu")[0]

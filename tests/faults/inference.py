@@ -120,7 +120,7 @@ INFERENCE = [
     *faults(
         "cassr_jax/cascade.py",
         ("tests/engine/test_engine.py::test_a_picture_that_fails_costs_itself",),
-        ("isinstance(outcome, Exception) else next(made) for", "isinstance(outcome, Exception) and next(made) for"),
+        ("[outcome if isinstance(outcome, Exception) else next(made)", "[next(made, outcome)"),
     ),
     *faults(
         "cassr_jax/cascade.py",
