@@ -125,17 +125,17 @@ def _changed(current: Any, hint: Any, path: list[str], text: str, what: str) -> 
     first, *rest = path
     if isinstance(current, Mapping):
         if rest and first not in current:
-            raise InputError(f"{what}: there is no entry {first!r}, only {', '.join(current) or 'an empty mapping'}")
+            raise InputError(f"{what}: there is no entry {first!r}, expected one of {', '.join(current) or 'none'}")
         value = _changed(current.get(first), get_args(hint)[1], rest, text, what)
         return {**current, first: value}
     default = _alternatives(hint)[0]
     if current is None and isinstance(default, type) and dataclasses.is_dataclass(default):
         current = default()  # its fields without a change keep their defaults
     if not dataclasses.is_dataclass(current):
-        raise InputError(f"{what}: {first!r} is sought in {current!r}, which has no fields")
+        raise InputError(f"{what}: {current!r} has no field {first!r}, expected nothing after a plain value")
     hints = get_type_hints(type(current))
     if first not in hints:
-        raise InputError(f"{what}: {type(current).__name__} has no field {first!r}, it has {', '.join(hints)}")
+        raise InputError(f"{what}: {type(current).__name__} has no field {first!r}, expected one of {', '.join(hints)}")
     value = _changed(getattr(current, first), hints[first], rest, text, what)
     try:
         return dataclasses.replace(current, **{first: value})  # pyright: ignore[reportArgumentType]
@@ -213,7 +213,7 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
         raise InputError(f"{what} is {data!r}, expected an object with the fields of {cls.__name__}")
     hints = get_type_hints(cls)
     if unknown := sorted(set(data) - set(hints)):
-        raise InputError(f"{what}: {cls.__name__} has no field {unknown[0]!r}, it has {', '.join(hints)}")
+        raise InputError(f"{what}: {cls.__name__} has no field {unknown[0]!r}, expected one of {', '.join(hints)}")
     values = {name: _typed(hints[name], value, f"{what}: {name}") for name, value in data.items()}
     try:
         return cls(**values)

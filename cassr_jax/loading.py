@@ -70,7 +70,7 @@ def load(
     for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks, *fusion):
         if kind not in config.components:
             raise InputError(
-                f"{source}: names no {kind} among its components, which activation {config.activation} needs"
+                f"{source}: names no {kind} among its components, expected one for activation {config.activation}"
             )
         networks = networks.with_read(
             kind,
@@ -102,17 +102,18 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
         if not (embedded / CASCADE_FILE).is_file():
             raise InputError(
-                f"{source}: neither an embedded cascade ({', '.join(embedded_names())}), nor a folder, nor a .py file"
+                f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder or a .py "
+                "file"
             )
         path = embedded
     if (exported := trained(path)) is not None:
         path, found = exported
         if found["stage"] != "cassr":
             raise InputError(
-                f"{source}: a run of stage {found['stage']}, which is a part of a cascade only; expected one of cassr"
+                f"{source}: a run of stage {found['stage']}, which trains part of a cascade, expected stage cassr"
             )
     elif (path / "checkpoints").is_dir():
-        raise InputError(f"{path}: a training run that is not exported yet; train.py does so at its end or by --export")
+        raise InputError(f"{path}: a training run without an export, expected one; train.py --export writes it")
     file = path / CASCADE_FILE
     if not file.is_file():
         raise InputError(f"{path}: holds no {CASCADE_FILE}, expected a folder with a cascade's configuration")

@@ -282,7 +282,7 @@ def test_pictures_of_another_kind_are_named(cassr: CasSR, rgb: np.ndarray):
 
 def test_loading_names_what_is_wrong(folder: Path, tmp_path: Path):
     for source, message in (
-        ("no-such-cascade", "neither an embedded cascade"),
+        ("no-such-cascade", "no-such-cascade: not found, expected an embedded cascade"),
         (tmp_path, "holds no cassr.json"),
         (tmp_path / "x.py", "no such file"),
         ("", "source is ''"),

@@ -84,6 +84,6 @@ def strictly(name: str | os.PathLike[str]) -> Iterator[None]:
     except Image.DecompressionBombError as error:  # Pillow's own limit, before a size can be asked for
         raise TooLarge(f"{name}: {error}; expected at most {MAX_INPUT_PIXELS} pixels; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: no picture in a format that can be read ({', '.join(FORMATS)})") from error
+        raise InputError(f"{name}: not a picture that can be read, expected one of {', '.join(FORMATS)}") from error
     except Exception as error:
         raise InputError(f"{name}: cannot be decoded, the file is damaged or cut short ({error})") from error

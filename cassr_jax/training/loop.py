@@ -84,7 +84,7 @@ def train(
                 state = saved.state
             folder = export_to or workdir / "export"
             if export_to is not None and saved is None:
-                raise InputError(f"{workdir}: holds no checkpoint to export")
+                raise InputError(f"{workdir}: holds no checkpoint, expected one to export; train first")
             if export_to is None and int(state.step) >= config.num_steps:
                 _say(f"{workdir}: done already, {state.step} of {config.num_steps} steps; exporting again")
                 traced_steps(profile, range(int(state.step), config.num_steps))

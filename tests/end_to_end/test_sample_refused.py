@@ -178,7 +178,7 @@ def test_weights_that_cannot_be_loaded(folder, capsys):
     flat(folder / "a.png", "red")
     assert run("in", "--output", "out", "--config", "nowhere") == 2
     assert capsys.readouterr().err.splitlines() == [
-        "sample.py: nowhere: neither an embedded cascade (tiny), nor a folder, nor a .py file"
+        "sample.py: nowhere: not found, expected an embedded cascade (tiny), a folder or a .py file"
     ]
 
 
