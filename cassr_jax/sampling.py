@@ -6,11 +6,12 @@ tiles overlap.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
@@ -19,6 +20,9 @@ from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.models.denoisers import Denoiser
 from cassr_jax.models.fusion import Fusion, decode_guided
 from cassr_jax.models.vae import AutoencoderKL
+from cassr_jax.typing import Images, Latents, PromptPair, Scalar, Step
+
+Pictures = Float[Array | np.ndarray, "batch height width 3"]
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,13 @@ class Inputs:
             fusion.
     """
 
-    images: tuple[ArrayLike, ...]
-    start: ArrayLike | None
-    noise: jax.Array
-    encoder_hidden_states: jax.Array
+    images: tuple[Pictures, ...]
+    start: Pictures | None
+    noise: Latents
+    encoder_hidden_states: PromptPair
     trajectory: Trajectory
-    guidance_scale: ArrayLike
-    fidelity: ArrayLike = 1.0
+    guidance_scale: float | Scalar
+    fidelity: float | Scalar = 1.0
 
 
 class Embeddings(NamedTuple):
@@ -71,8 +75,8 @@ class Embeddings(NamedTuple):
         temb: the time embeddings of all steps, (S, ...).
     """
 
-    text: Any
-    temb: Any
+    text: PyTree[Array]
+    temb: PyTree[Array]
 
 
 def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
@@ -83,7 +87,7 @@ def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
 
 
 def embed(
-    denoiser: Denoiser, encoder_hidden_states: jax.Array, trajectory: Trajectory, batch: int, setting: Setting
+    denoiser: Denoiser, encoder_hidden_states: PromptPair, trajectory: Trajectory, batch: int, setting: Setting
 ) -> Embeddings:
     """The text and time embeddings for calls on `batch` tiles."""
     prompts = encoder_hidden_states if setting.guided else encoder_hidden_states[1:]
@@ -94,24 +98,24 @@ def embed(
 def predict(
     denoiser: Denoiser,
     embeddings: Embeddings,
-    latents: jax.Array,
-    hints: Any,
-    step: jax.Array,
-    guidance_scale: ArrayLike,
+    latents: Latents,
+    hints: PyTree[Array],
+    step: Step,
+    guidance_scale: float | Scalar,
     setting: Setting,
-) -> jax.Array:
+) -> Latents:
     """Calls the denoiser once on a batch of tiles: (B, h, w, C) float32 in the schedule's prediction type."""
     temb = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, step, keepdims=True), embeddings.temb)
     if not setting.guided:
         return denoiser(latents, temb, embeddings.text, hints).astype(jnp.float32)
     both = denoiser(jnp.concatenate([latents] * 2), temb, embeddings.text, hints)
     negative, positive = jnp.split(both, 2)
-    return guide(negative, positive, jnp.asarray(guidance_scale))
+    return guide(negative, positive, guidance_scale)
 
 
 def sample(
     vae: AutoencoderKL, denoiser: Denoiser, inputs: Inputs, setting: Setting, fusion: Fusion | None = None
-) -> jax.Array:
+) -> Images:
     """Runs a whole stage on B tiles: (B, H, W, 3) float32, about [-1, 1], not clipped."""
     latents = jnp.zeros_like(inputs.noise) if inputs.start is None else vae.encode(jnp.asarray(inputs.start))
     images = tuple(map(jnp.asarray, inputs.images))
@@ -125,4 +129,4 @@ def sample(
         0,
         len(inputs.trajectory.timesteps),
     )
-    return decode_guided(vae, fusion, carry.latents, images, jnp.asarray(inputs.fidelity)).astype(jnp.float32)
+    return decode_guided(vae, fusion, carry.latents, images, inputs.fidelity).astype(jnp.float32)

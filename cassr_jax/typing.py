@@ -4,12 +4,15 @@ Within a call each name stands for one size. The annotations cost users nothing:
 (`tests/conftest.py`). `_` is an axis of any size, `...` any number of axes, and `#batch` either the batch or 1.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, Float64, Int, Real
+from jaxtyping import Float, Float32, Float64, Int, Key, Real, Shaped, UInt8
 
 # Pictures and latents
 Images = Float[Array, "batch height width 3"]
+Pixels = UInt8[Array, "batch height width 3"]
 Latents = Float[Array, "batch latent_height latent_width latent_channels"]
 PerImage = Float32[Array, "batch"]
 
@@ -25,6 +28,8 @@ AnyFloat = Float[Array, "..."]
 # Conditions. A single time embedding serves a whole batch.
 TokenIds = Int[Array | np.ndarray, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
+PromptIds = Int[Array | np.ndarray, "2 tokens"]  # of the negative prompt and of the prompt
+PromptPair = Float[Array, "2 tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
 # A picture's features for one layer of the denoiser; under guidance two examples share a picture.
 Hint = Float[Array, "pictures _ _ _"]
@@ -36,3 +41,9 @@ Scalar = Float[Array, ""]
 Column = Float32[Array | np.ndarray, "steps"]  # a value for every step
 Coefficient = Float32[Array | np.ndarray, "*steps"]  # of one step, or of every step
 NumpyColumn = Float64[np.ndarray, "steps"]
+
+# Training
+Examples = Mapping[str, Shaped[Array, "batch ..."]]  # a batch, its arrays by name
+HostExamples = Mapping[str, Shaped[np.ndarray, "batch ..."]]  # of this process, before they are placed
+Keys = Key[Array, "batch"]  # one for each example
+Metrics = dict[str, Scalar]

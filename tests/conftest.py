@@ -24,5 +24,10 @@ MODELS = (
     *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "fusion", "layers", "moments"),
     *("multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
 )
-CHECKED = ("cassr_jax.diffusion", *(f"cassr_jax.models.{name}" for name in MODELS))
+TRAINING = ("image_loss", "masking", "monitor", "objectives", "state", "step")
+CHECKED = (
+    *("cassr_jax.diffusion", "cassr_jax.sampling"),
+    *(f"cassr_jax.models.{name}" for name in MODELS),
+    *(f"cassr_jax.training.{name}" for name in TRAINING),
+)
 install_import_hook(CHECKED, f"{type_checks.__name__}.check")

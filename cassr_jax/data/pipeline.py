@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import SupportsInt
 
 import cv2
 import grain
@@ -28,7 +28,7 @@ from cassr_jax.ranges import FROM_ZERO
 
 _ENDLESS = 2**30  # epochs; if it were repeated without end, a batched set would have more records than a length holds
 
-Batch = dict[str, Any]  # name -> numpy array; a record is the same without the first axis
+Batch = dict[str, np.ndarray]  # a record is the same without the first axis
 Records = Callable[[int], grain.MapDataset]  # seed -> its endless stream of records
 
 
@@ -208,7 +208,7 @@ def _mixed(parts: Sequence[Sequence[int]], weights: Mapping[str, float], seed: i
 def read_prepared(source: Source[Batch], index: int, *, scale: int) -> Batch:
     """Record `index`, or another one if it is damaged, with "lq" and the number of damaged records, "skipped"."""
     _, record, skipped = read_or_replace(source, index)
-    return with_lq(record, scale) | {"skipped": np.int32(skipped)}
+    return with_lq(record, scale) | {"skipped": np.array(skipped, np.int32)}
 
 
 def with_lq(record: Batch, scale: int) -> Batch:
@@ -228,14 +228,14 @@ def visits(windows: Sequence[Windows | None]) -> np.ndarray:
 
 def record_maker(
     config: DataConfig, source: PictureSource, windows: Sequence[Windows | None]
-) -> Callable[[Any, np.random.Generator], Batch]:
+) -> Callable[[SupportsInt, np.random.Generator], Batch]:
     """The function that makes a record from the number of a picture and a random generator."""
 
-    def make(record: Any, rng: np.random.Generator) -> Batch:
+    def make(record: SupportsInt, rng: np.random.Generator) -> Batch:
         index, image, skipped = read_or_replace(source, int(record))
         found = windows[index] or find_windows(image, config.crop_size)  # it can be read now, though not before
         hr = random_crop(rng, image, config.crop_size, found, sharp=config.sharp_fraction, min_scale=config.min_scale)
-        made = {"record": np.int32(index), "skipped": np.int32(skipped)}
+        made = {"record": np.array(index, np.int32), "skipped": np.array(skipped, np.int32)}
         if config.preset is None:
             return made | {"hr": hr}
         lr, hr = degrade(hr, rng, PRESETS[config.preset], scale=config.scale)

@@ -7,7 +7,6 @@ step draws new windows and mirrorings, feed it without a copy.
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ import numpy as np
 from cassr_jax.data.prepared import PreparedSource
 from cassr_jax.errors import InputError
 
-Pool = Mapping[str, Any]  # name -> uint8 (N, s, s, 3); the sides of `lr` are 1 / scale of the others'
+Pool = Mapping[str, np.ndarray]  # name -> uint8 (N, s, s, 3); the sides of `lr` are 1 / scale of the others'
 _IMAGES = ("hr", "lr", "reference")
 
 
@@ -67,12 +66,14 @@ class ResidentPool(Iterator[Pool]):
         """Nothing is left to end."""
 
 
-def draw(pool: Pool, key: jax.Array, batch_size: int, crop_size: int) -> Pool:
+def draw(
+    pool: Mapping[str, np.ndarray | jax.Array], key: jax.Array, batch_size: int, crop_size: int
+) -> dict[str, jax.Array]:
     """Draw a batch of windows, uint8 (B, S, S, 3), mirrored and turned at random; `lr` becomes `lq`, enlarged to S.
 
     Windows start at whole pixels of the low-resolution picture, so that pairs stay in register.
     """
-    pool = jax.tree.map(jnp.asarray, pool)
+    pool = {name: jnp.asarray(images) for name, images in pool.items()}
     index_key, corner_key, turn_key = jax.random.split(key, 3)
     count, height, width = pool["hr"].shape[:3]
     index = jax.random.randint(index_key, (batch_size,), 0, count)

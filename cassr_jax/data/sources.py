@@ -8,7 +8,7 @@ from itertools import accumulate, count
 from math import gcd
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -167,7 +167,7 @@ class Joined(Sequence[T]):
     def __len__(self) -> int:
         return self.bounds[-1]
 
-    def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, index: int) -> T:  # pyright: ignore[reportIncompatibleMethodOverride]
         part, number = find_part(self.bounds, index)
         return self.sources[part][number]
 

@@ -26,6 +26,7 @@ from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import merge_all
 from cassr_jax.sampling import Embeddings, Setting, embed, predict
+from cassr_jax.typing import Scalar
 
 TILES = "tiles"  # the axis of the mesh
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(TILES)
@@ -54,7 +55,7 @@ class Run(NamedTuple):
 
     embeddings: Embeddings
     trajectory: Trajectory
-    guidance_scale: ArrayLike
+    guidance_scale: Scalar
 
 
 class Order(NamedTuple):

@@ -11,11 +11,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.strategies import Rule, Strategy
 
 T = TypeVar("T")
+Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -61,13 +64,13 @@ class Placement:
         last = shape[len(shape) - len(spec) :]
         return all(size % self.mesh.shape[axis] == 0 for size, axis in zip(last, spec, strict=True) if axis)
 
-    def stored(self, tree: Any) -> Any:
+    def stored(self, tree: PyTree[Leaf]) -> PyTree[NamedSharding]:
         """The shardings of the leaves between steps."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self.spec(_name(path), leaf.shape)), tree
         )
 
-    def used(self, tree: Any) -> Any:
+    def used(self, tree: PyTree[Leaf]) -> PyTree[NamedSharding]:
         """The shardings of the parameters while the networks run.
 
         They are gathered over `fsdp`, which divides only what is stored.
@@ -97,9 +100,9 @@ class Placement:
         """Lay out arrays that every process holds whole as they are stored between steps."""
         return jax.tree.map(_placed, tree, self.stored(tree))
 
-    def place_whole(self, tree: T) -> T:
+    def place_whole(self, tree: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Copy arrays that every process holds whole to every device."""
-        return jax.tree.map(lambda x: _placed(x, self.whole), tree)
+        return {name: _placed(value, self.whole) for name, value in tree.items()}
 
     def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Join the examples of all processes into one batch.
@@ -120,12 +123,12 @@ def gathered(tree: T) -> T:
     )
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def _name(path: jax.tree_util.KeyPath) -> str:
     names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
     return str(names[-1]) if names else ""
 
 
-def _placed(value: Any, sharding: NamedSharding) -> jax.Array:
+def _placed(value: ArrayLike, sharding: NamedSharding) -> jax.Array:
     """Lay out one array that every process holds whole.
 
     Unlike `device_put`, this does not compare the values of all processes. An array that lies there already stays.

@@ -3,11 +3,11 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 # A call is `name = TYPE kind(`. One that runs beside other work is split into `kind-start(` and an end, which is not
@@ -48,12 +48,12 @@ def _bytes(array: re.Match[str]) -> int:
     return count * max(bits // 8, 1)
 
 
-def bytes_per_device(leaves: Iterable[Any]) -> int:
+def bytes_per_device(leaves: Iterable[jax.Array | jax.ShapeDtypeStruct]) -> int:
     """The bytes that one device holds of arrays, or of arrays of these shapes, that have a sharding."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def describe(compiled: jax.stages.Compiled, held: dict[str, Any]) -> str:
+def describe(compiled: jax.stages.Compiled, held: Mapping[str, PyTree]) -> str:
     """A table of what a step needs on one device: memory, FLOPs and collectives.
 
     Args:

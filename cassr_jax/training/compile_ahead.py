@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
+from jaxtyping import PyTree
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
 from cassr_jax.kinds import kind_of
-from cassr_jax.models.parameters import Params
+from cassr_jax.models.parameters import Shapes
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
 from cassr_jax.sharding.placement import Placement
@@ -52,7 +53,7 @@ def topology_devices(name: str) -> Sequence[Any]:
         ) from error
 
 
-def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered, dict[str, Any]]:
+def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered, dict[str, PyTree]]:
     """The lowered step of `config`, and the shapes that the devices hold between steps; nothing is computed.
 
     Raises:
@@ -64,17 +65,15 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
     check_division(config, placement)
     networks = _networks(config)
     trainable, frozen = parameters_of(config, networks)
-    trainable: Any = {name: Shape(value.shape, jnp.float32) for name, value in trainable.items()}
+    shapes = {name: Shape(value.shape, jnp.float32) for name, value in trainable.items()}
     layout = placement.stored(frozen)
-    frozen: Any = {
-        name: Shape(value.shape, config.frozen_dtype, sharding=layout[name]) for name, value in frozen.items()
-    }
+    held = {name: Shape(value.shape, config.frozen_dtype, sharding=layout[name]) for name, value in frozen.items()}
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = abstract_state(trainable, optimizer, placement)
+    state = abstract_state(shapes, optimizer, placement)
     text = networks.configs.get("text_encoder")
     objective = make_objective(config, networks.graphdefs, None if text is None else blank_ids(text, 2))
-    step = make_step(objective, optimizer, config, placement, state, frozen)
-    return step.lower(state, frozen, _batch(config, placement)), _held(state, frozen)
+    step = make_step(objective, optimizer, config, placement, state, held)
+    return step.lower(state, held, _batch(config, placement)), _held(state, held)
 
 
 def compile_for(config: TrainConfig, topology: str) -> str:
@@ -102,7 +101,7 @@ def _compiled(config: TrainConfig, topology: str) -> str:
     return f"{title}\n{describe(lowered.compile(), held)}"
 
 
-def _held(state: TrainState, frozen: Params) -> dict[str, Any]:
+def _held(state: TrainState, frozen: Shapes) -> dict[str, PyTree]:
     return {
         "trained parameters": state.params,
         "optimizer": state.opt_state,

@@ -1,9 +1,8 @@
 """The export of a run: the trained networks as folders, and the cascade that they belong to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import jax
@@ -28,6 +27,7 @@ from cassr_jax.training.previews import sampling_of
 from cassr_jax.training.setup import open_sets, sample_batch
 from cassr_jax.training.stages import DISCRIMINATOR, activation_of, stage_named
 from cassr_jax.training.state import TrainState
+from cassr_jax.typing import HostExamples
 
 PICTURES_FILE = "scaling_pictures.npz"  # the pictures on which a new autoencoder's scaling factor is measured
 
@@ -87,7 +87,7 @@ def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPo
     if not file.is_file():
         batch = sample_batch(config, 64, open_sets(config) if sets is None else sets)
         with replaced(file) as stream:
-            np.savez_compressed(stream, hr=np.asarray(batch["hr"]))
+            np.savez_compressed(stream, hr=batch["hr"])
     try:
         with np.load(file) as found:
             return {"hr": found["hr"]}
@@ -114,7 +114,7 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
     )
 
 
-def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: Mapping[str, Any]) -> float:
+def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: HostExamples) -> float:
     """One over the standard deviation of the latents, with which a diffusion model sees them at unit size."""
     mean, logvar = jax.jit(lambda params, hr: merge(graphdef, params).moments(to_float(hr)))(params, batch["hr"])
     return float(1 / jnp.sqrt(jnp.var(mean) + jnp.mean(jnp.exp(logvar))))

@@ -11,6 +11,7 @@ import numpy as np
 from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import Params
 from cassr_jax.sharding.placement import gathered
+from cassr_jax.typing import HostExamples
 
 
 class Guard:
@@ -26,7 +27,7 @@ class Guard:
         """Whether one more skipped update ends the run; the dump then needs parameters that still exist."""
         return self.in_a_row + 1 >= self.limit
 
-    def check(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> None:
+    def check(self, step: int, batch: HostExamples, metrics: Mapping[str, float], params: Params) -> None:
         """Take note of a step; every process must call this.
 
         Args:
@@ -48,7 +49,7 @@ class Guard:
             f"records {records}; batch, metrics and parameters are in {file}"
         )
 
-    def _dump(self, step: int, batch: Mapping[str, Any], metrics: Mapping[str, float], params: Params) -> Path:
+    def _dump(self, step: int, batch: HostExamples, metrics: Mapping[str, float], params: Params) -> Path:
         """Writes a file for each process with its part of the batch; the first process adds the parameters."""
         whole = gathered(params)
         arrays: dict[str, Any] = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cassr_jax.config import LossConfig, TrainConfig
+from cassr_jax.models.discriminator import Discriminator
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.models.perceptual import lpips_between, lpips_features
 from cassr_jax.training.stages import DISCRIMINATOR
-
-Metrics = dict[str, jax.Array]
-Features = Sequence[jax.Array]  # the features of VGG16's layers, (B, h, w, C) each; sides and channels differ
+from cassr_jax.typing import FeatureMap, Images, Metrics, Scalar
 
 
 def needs_lpips(config: TrainConfig) -> bool:
@@ -21,8 +20,8 @@ def needs_lpips(config: TrainConfig) -> bool:
 
 
 def image_loss_of(
-    config: LossConfig, graphdefs: Mapping[str, nnx.GraphDef], params: Params, decoded: jax.Array, images: jax.Array
-) -> tuple[jax.Array, Metrics]:
+    config: LossConfig, graphdefs: Mapping[str, nnx.GraphDef], params: Params, decoded: Images, images: Images
+) -> tuple[Scalar, Metrics]:
     """L1 + LPIPS on VGG16 + adversarial loss of pictures (B, S, S, 3) in [-1, 1]; terms without weight are left out.
 
     The discriminator's own loss is part of the sum; no gradient of one side reaches the other's parameters.
@@ -44,8 +43,8 @@ def image_loss_of(
 
 
 def adversarial_losses(
-    graphdef: nnx.GraphDef, params: Params, fake: Features, real: Features
-) -> tuple[jax.Array, jax.Array]:
+    graphdef: nnx.GraphDef[Discriminator], params: Params, fake: Sequence[FeatureMap], real: Sequence[FeatureMap]
+) -> tuple[Scalar, Scalar]:
     """(the adversarial loss of `fake`, the discriminator's own hinge loss), each the mean over its heads.
 
     Each layer of an example is divided by its root mean square in `real`, which gives all layers the same size.

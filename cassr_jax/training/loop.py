@@ -13,7 +13,7 @@ import numpy as np
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.data.contents import fingerprint_sets
-from cassr_jax.data.pipeline import Records
+from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
 from cassr_jax.files import write_json
@@ -26,7 +26,7 @@ from cassr_jax.training.checkpoint import Checkpoints, Saved
 from cassr_jax.training.export import export, kept_pictures
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.monitor import Monitor, traced_steps
-from cassr_jax.training.objectives import Batch, make_objective
+from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.previews import make_preview
 from cassr_jax.training.processes import check_agreement, claimed_together
@@ -37,6 +37,7 @@ from cassr_jax.training.stages import DISCRIMINATOR
 from cassr_jax.training.state import TrainState, make_optimizer, new_state
 from cassr_jax.training.step import Step, check_division, make_step
 from cassr_jax.training.summary import parameter_table
+from cassr_jax.typing import Examples, HostExamples
 
 CONFIG_FILE = "config.json"
 CHANGES_FILE = "changes.jsonl"
@@ -112,10 +113,10 @@ class _Data:
 
     run: _Run
     sets: Records | ResidentPool
-    stream: Any  # an endless iterator over batches, whose state can be read and set
-    pool: Batch | None  # all records on the devices, if they are resident
+    stream: Batches | ResidentPool
+    pool: Examples | None  # all records on the devices, if they are resident
 
-    def next_batch(self) -> tuple[Batch, Batch]:
+    def next_batch(self) -> tuple[HostExamples, Examples]:
         """This process's part of a batch, and the batch on the devices."""
         if self.pool is not None:
             return {}, self.pool

@@ -1,21 +1,21 @@
 """The view of a run while it trains: its bar, metrics, previews and trace, and the guard on its numbers."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.imaging import io
+from cassr_jax.models.parameters import Params
 from cassr_jax.training.guard import Guard
 from cassr_jax.training.logs import Logs, Meter
-from cassr_jax.training.objectives import Batch, Metrics
 from cassr_jax.training.previews import Preview
 from cassr_jax.training.state import TrainState
+from cassr_jax.typing import HostExamples, Metrics
 
 
 class Monitor:
@@ -34,8 +34,8 @@ class Monitor:
         self._logs = Logs(workdir)
         self._guard = Guard(config.skip_limit, workdir / "nonfinite")
         self._meter = Meter(config.batch_size, jax.devices()[0].device_kind)
-        self._running: tuple[int, Batch, Metrics] | None = None  # the one step that the device may be busy with
-        self._bar: Any = None
+        self._running: tuple[int, HostExamples, Metrics] | None = None  # the one step that the device may be busy with
+        self._bar: tqdm | None = None
 
     def steps(self, start: int) -> Iterator[int]:
         """The remaining steps, with a progress bar in the first process."""
@@ -66,7 +66,13 @@ class Monitor:
             self.settle(state)
 
     def after_step(
-        self, step: int, batch: Batch, metrics: Metrics, state: TrainState, frozen: Mapping[str, Any], damaged: int
+        self,
+        step: int,
+        batch: HostExamples,
+        metrics: Metrics,
+        state: TrainState,
+        frozen: Params,
+        damaged: int,
     ) -> None:
         """Take note of a started step, write the logs and previews that are due, and end a run that is not finite.
 
@@ -87,6 +93,7 @@ class Monitor:
             self.settle(state)
             means = self._meter.summary() | ({"damaged_records": damaged} if damaged else {})
             self._logs.write(done, means)
+            assert self._bar is not None, "a step is one of `steps`"
             self._bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
         if self._preview is not None and done % self._config.preview_every == 0:
             picture = self._preview({**frozen, **state.ema})

@@ -10,13 +10,12 @@ loss is the mean over examples, so equal parts of a batch average to the whole.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Key
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
@@ -24,15 +23,15 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.fusion import decode_guided
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, merge, select
-from cassr_jax.training.image_loss import Metrics, image_loss_of
+from cassr_jax.training.image_loss import image_loss_of
 from cassr_jax.training.stages import denoiser_and_pictures, start_read
+from cassr_jax.typing import Examples, Keys, Latents, Metrics, PromptIds, Scalar
 
-Batch = Mapping[str, Any]  # name -> array, a NumPy array until it is traced
-Objective = Callable[[Params, Batch, jax.Array], tuple[jax.Array, Metrics]]
+Objective = Callable[[Params, Examples, Keys], tuple[Scalar, Metrics]]
 GraphDefs = Mapping[str, nnx.GraphDef]
 
 
-def make_objective(config: TrainConfig, graphdefs: GraphDefs, prompt_ids: np.ndarray | None) -> Objective:
+def make_objective(config: TrainConfig, graphdefs: GraphDefs, prompt_ids: PromptIds | None) -> Objective:
     """The loss of `config.stage`; `prompt_ids` (2, ...) are the tokens of the empty prompt and `config.prompt`."""
     if config.stage == "vae":
         return partial(_vae_loss, config, graphdefs)
@@ -40,8 +39,8 @@ def make_objective(config: TrainConfig, graphdefs: GraphDefs, prompt_ids: np.nda
 
 
 def _vae_loss(
-    config: TrainConfig, graphdefs: GraphDefs, params: Params, batch: Batch, keys: jax.Array
-) -> tuple[jax.Array, Metrics]:
+    config: TrainConfig, graphdefs: GraphDefs, params: Params, batch: Examples, keys: Keys
+) -> tuple[Scalar, Metrics]:
     """L1 + perceptual + KL, per pixel (Rombach et al. 2022, arXiv 2112.10752, without the adversary)."""
     loss_config = config.loss
     vae = merge(graphdefs["vae"], select(params, "vae"))
@@ -62,11 +61,11 @@ def _vae_loss(
 def _diffusion_loss(
     config: TrainConfig,
     graphdefs: GraphDefs,
-    prompt_ids: np.ndarray | None,
+    prompt_ids: PromptIds | None,
     params: Params,
-    batch: Batch,
-    keys: jax.Array,
-) -> tuple[jax.Array, Metrics]:
+    batch: Examples,
+    keys: Keys,
+) -> tuple[Scalar, Metrics]:
     """|| target - network(x_t, t, text, images) ||^2 at uniformly drawn timesteps (the paper's equation 5).
 
     In its first step, a model that samples in a few steps meets the noised latents of the LQ image or the reference,
@@ -116,15 +115,15 @@ def _diffusion_loss(
     return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
 
 
-def _split(keys: jax.Array, num: int) -> jax.Array:
+def _split(keys: Keys, num: int) -> Key[Array, "{num} batch"]:
     """Keys (B,) -> (num, B)."""
     return jax.vmap(partial(jax.random.split, num=num), out_axes=1)(keys)
 
 
-def _sampled(mean: jax.Array, std: jax.Array, keys: jax.Array) -> jax.Array:
+def _sampled(mean: Latents, std: Latents, keys: Keys) -> Latents:
     return mean + std * _normal(keys, mean.shape)
 
 
-def _normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _normal(keys: Keys, shape: tuple[int, ...]) -> Float[Array, "batch ..."]:
     """Unit normal (B, ...), each example drawn with its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)

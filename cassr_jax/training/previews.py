@@ -45,7 +45,7 @@ def make_preview(
     in stage `base` a picture from noise.
     """
     count, size = config.preview_count, config.data.crop_size
-    batch = {name: np.asarray(value) for name, value in sample_batch(config, count, sets).items() if name != "record"}
+    batch = {name: value for name, value in sample_batch(config, count, sets).items() if name != "record"}
     sampling = sampling_of(config)
     sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
 

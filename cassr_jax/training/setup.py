@@ -2,16 +2,16 @@
 
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cassr_jax.config import TrainConfig
-from cassr_jax.data.pipeline import Batch, Records, batches, open_records
+from cassr_jax.data.pipeline import Batch, Batches, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
+from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, Place
 from cassr_jax.schedules import agreed
 from cassr_jax.seeds import seed_key
@@ -19,6 +19,7 @@ from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import partition
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.stages import activation_of, pictures_read, stage_named, start_read
+from cassr_jax.typing import HostExamples
 from cassr_jax.weights.perceptual import lpips_weights
 
 
@@ -87,9 +88,7 @@ def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
     return networks
 
 
-def parameters_of(
-    config: TrainConfig, networks: Networks, place: Place | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def parameters_of(config: TrainConfig, networks: Networks, place: Place | None = None) -> tuple[Params, Params]:
     """(trainable, frozen) parameters that the loss reads: the networks', and LPIPS's weights if it needs them."""
     trainable, frozen = partition(networks.params, config.stage)
     if needs_lpips(config):
@@ -104,7 +103,7 @@ def open_sets(config: TrainConfig) -> Records | ResidentPool:
     return ResidentPool(config.data.path, config.data.crop_size) if config.data.resident else open_records(config.data)
 
 
-def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Any:
+def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Batches | ResidentPool:
     """An endless iterator over this process's parts of the batches, whose state can be read and set."""
     if isinstance(sets, ResidentPool):
         return sets
@@ -122,7 +121,7 @@ def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Any:
 def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -> Batch:
     """`size` examples like the run's, from a separate stream that leaves the run's own alone."""
     if isinstance(sets, ResidentPool):
-        return dict(draw(sets.pool, seed_key(config.seed), size, config.data.crop_size))
+        return jax.device_get(draw(sets.pool, seed_key(config.seed), size, config.data.crop_size))
     stream = batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets)
     with closing(stream):
         return next(stream)
@@ -134,7 +133,7 @@ def read_by(config: TrainConfig, target: str) -> set[str]:
     return {target, *pictures_read(config)} | started | ({"hr"} if config.loss.image_weight else set())
 
 
-def for_stage(config: TrainConfig, networks: Networks, batch: Batch) -> Batch:
+def for_stage(config: TrainConfig, networks: Networks, batch: HostExamples) -> Batch:
     """The entries that the stage reads from a batch: its images, and `latents` if they are prepared, otherwise `hr`.
 
     Raises:

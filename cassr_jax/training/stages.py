@@ -6,7 +6,10 @@ its own name.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
+
+import jax
+import numpy as np
 
 from cassr_jax import second_stage
 from cassr_jax.config import TrainConfig
@@ -14,6 +17,8 @@ from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES, all_first_stages, first_stage
 from cassr_jax.first_stage.interface import FirstStage, Modules
 from cassr_jax.models.denoisers import BaseDenoiser, Denoiser
+
+ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
 
 # Trained beside any stage, for that stage's loss, and not exported.
 DISCRIMINATOR = "discriminator"
@@ -115,8 +120,8 @@ def _held_as(config: TrainConfig, name: str) -> str:
 
 
 def denoiser_and_pictures(
-    config: TrainConfig, modules: Modules, batch: Mapping[str, Any]
-) -> tuple[Denoiser, tuple[Any, ...]]:
+    config: TrainConfig, modules: Modules, batch: Mapping[str, ArrayT]
+) -> tuple[Denoiser, tuple[ArrayT, ...]]:
     """The denoiser of the stage, and the uint8 pictures (B, S, S, 3) that it reads.
 
     Raises:

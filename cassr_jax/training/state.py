@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from cassr_jax.config import OptimizerConfig
-from cassr_jax.models.parameters import Params
+from cassr_jax.models.parameters import Params, Shapes
 from cassr_jax.sharding.placement import Placement
+from cassr_jax.typing import Step
 
 
 @jax.tree_util.register_dataclass
@@ -16,7 +17,7 @@ from cassr_jax.sharding.placement import Placement
 class TrainState:
     """The trainable parameters `params` and their average `ema`, float32; `step` also counts skipped updates."""
 
-    step: jax.Array
+    step: Step
     params: Params
     opt_state: optax.OptState
     ema: Params
@@ -26,7 +27,9 @@ class TrainState:
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.tree.map(jnp.copy, params))
 
 
-def abstract_state(params: Params, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
+def abstract_state(
+    params: Params | Shapes, optimizer: optax.GradientTransformation, placement: Placement
+) -> TrainState:
     """The shapes, types and layout of a state, from parameters or their shapes; nothing is computed."""
     state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
     return jax.tree.map(

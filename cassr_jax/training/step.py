@@ -1,24 +1,38 @@
 """One update, compiled once for a mesh of devices."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Key, Shaped
 
 from cassr_jax.config import Remat, TrainConfig
 from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
 from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
-from cassr_jax.models.parameters import Params
+from cassr_jax.models.parameters import Params, Shapes
 from cassr_jax.ranges import check
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.training.objectives import Batch, Metrics, Objective
+from cassr_jax.training.objectives import Objective
 from cassr_jax.training.state import TrainState, learning_rate
+from cassr_jax.typing import Examples, Keys, Metrics, Scalar
 
-Step = Any  # a jitted (TrainState, frozen Params, Batch) -> (TrainState, Metrics)
+Sums = tuple[Scalar, Metrics, Params]  # of the loss, its metrics and its gradient over parts of a batch
+
+
+@runtime_checkable
+class Step(Protocol):
+    """The jitted step, which may be traced ahead of time."""
+
+    def __call__(self, state: TrainState, frozen: Params, batch: Examples) -> tuple[TrainState, Metrics]: ...
+
+    def trace(self, *shapes: object) -> jax.stages.Traced: ...
+
+    def lower(self, *shapes: object) -> jax.stages.Lowered: ...
 
 
 def make_step(
@@ -27,7 +41,7 @@ def make_step(
     config: TrainConfig,
     placement: Placement,
     state: TrainState,
-    frozen: Params,
+    frozen: Params | Shapes,
 ) -> Step:
     """The jitted function `step(state, frozen, batch) -> (state, metrics)`; only the shapes of the arguments are read.
 
@@ -43,12 +57,12 @@ def make_step(
     rate = learning_rate(config.optimizer, config.num_steps)
     parts, resident = config.accumulate, config.data.resident
 
-    def gradient(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics, Params]:
+    def gradient(params: Params, frozen: Params, batch: Examples, keys: Keys) -> tuple[Scalar, Metrics, Params]:
         value_and_grad = jax.value_and_grad(lambda p: loss_of(frozen | p, batch, keys), has_aux=True)
         (loss, metrics), gradients = value_and_grad(params)
         return loss, metrics, jax.lax.with_sharding_constraint(gradients, placement.stored(gradients))
 
-    def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: Params, batch: Examples) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(seed_key(config.seed), state.step)
         if resident:
             draw_key, key = jax.random.split(key)
@@ -64,7 +78,7 @@ def make_step(
         else:
             shapes = jax.eval_shape(gradient, params, gathered, *_part(batch, keys, parts))
 
-            def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            def add(total: Sums, part: tuple[Examples, Keys]) -> tuple[Sums, None]:
                 found = gradient(params, gathered, *placement.divide(part))
                 return jax.tree.map(jnp.add, total, found), None
 
@@ -129,12 +143,14 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
         )
 
 
-def _parted(x: jax.Array, parts: int) -> jax.Array:
+def _parted(x: Shaped[Array, "batch ..."], parts: int) -> Shaped[Array, "{parts} batch//{parts} ..."]:
     """(B, ...) -> (parts, B / parts, ...); every part has examples of every device, so none has to move."""
     return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
-def _part(batch: Batch, keys: jax.Array, parts: int) -> tuple[Batch, jax.Array]:
+def _part(
+    batch: Examples, keys: Keys, parts: int
+) -> tuple[Mapping[str, Shaped[Array, "batch//{parts} ..."]], Key[Array, " batch//{parts}"]]:
     return jax.tree.map(lambda x: x[: len(x) // parts], (batch, keys))
 
 
