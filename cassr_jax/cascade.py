@@ -308,7 +308,7 @@ def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str
     return to_uint8(image)
 
 
-def _is_many(image: Any) -> bool:
+def _is_many(image: object) -> bool:
     return hasattr(image, "__iter__") and not hasattr(image, "__array__") and not isinstance(image, str | bytes)
 
 

@@ -203,7 +203,7 @@ def _plain(value: Any, hint: Any) -> Any:
     return value
 
 
-def from_json(cls: type[T], data: Any, what: str) -> T:
+def from_json(cls: type[T], data: object, what: str) -> T:
     """The configuration `cls` that `to_json` wrote; absent fields keep their defaults. `what` names it in errors.
 
     Raises:
@@ -259,7 +259,7 @@ def _alternatives(hint: Any) -> list[Any]:
     return [argument for argument in get_args(hint) if argument is not type(None)]
 
 
-def _described(hint: Any) -> str:
+def _described(hint: object) -> str:
     described = [
         f"one of {', '.join(map(str, get_args(inner)))}"
         if get_origin(inner) is Literal

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cassr_jax.errors import InputError
 
@@ -39,7 +39,7 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: object) -> None:
     """Write `data`, which has JSON's own types, indented by two spaces; create the folder.
 
     NaN and the infinities become null, since JSON cannot express them.
@@ -51,7 +51,7 @@ def write_json(path: Path, data: Any) -> None:
         file.write((json.dumps(_finite(data), indent=2, allow_nan=False) + "\n").encode())
 
 
-def _finite(data: Any) -> Any:
+def _finite(data: object) -> object:
     if isinstance(data, Mapping):
         return {name: _finite(entry) for name, entry in data.items()}
     if isinstance(data, (list, tuple)):
@@ -92,7 +92,7 @@ def parse_json(text: str | bytes, where: object, kind: type[T] = dict) -> T:
     return data
 
 
-def _depth(data: Any) -> int:
+def _depth(data: object) -> int:
     """The depth to which objects and lists are nested; computed without recursion, which has its own limit."""
     level, depth = [data], 0
     while level := [value for value in level if isinstance(value, (dict, list))]:

@@ -14,7 +14,7 @@ class _Pair(NamedTuple):
 
     kinds: tuple[str, str]
     names: tuple[str, str]  # the values' names in config.json
-    values: tuple[Any, Any]
+    values: tuple[object, object]
 
 
 def check_fitting(configs: Mapping[str, Any], sources: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
+from cassr_jax.weights.configs import Config
 
 # Puts a parameter on its devices, given its name `kind.path` and its values. It is called for the parameters of a
 # network in the order of their names.
@@ -53,7 +54,7 @@ class Networks:
     def with_new(
         self,
         kind: str,
-        config: Any,
+        config: Config,
         dtype: DTypeLike,
         key: jax.Array,
         place: Place | None = None,
@@ -77,11 +78,11 @@ class Networks:
             params = {name: placed[name] for name in entry.shapes(config)}
         return self._with(kind, config, graphdef, params)
 
-    def with_shapes(self, kind: str, config: Any, dtype: DTypeLike) -> "Networks":
+    def with_shapes(self, kind: str, config: Config, dtype: DTypeLike) -> "Networks":
         """These networks and one that has only the shapes of its parameters, for planning."""
         return self._with(kind, config, *kind_of(kind).abstract(config, dtype))
 
-    def _with(self, kind: str, config: Any, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
+    def _with(self, kind: str, config: Config, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
         return Networks(
             self.configs | {kind: config}, self.graphdefs | {kind: graphdef}, self.params | nest(kind, params)
         )
@@ -100,13 +101,13 @@ def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Ar
     return {kind: merge(graphdef, select(params, kind)) for kind, graphdef in graphdefs.items()}
 
 
-def shapes_of(kind: str, config: Any) -> Shapes:
+def shapes_of(kind: str, config: Config) -> Shapes:
     """The shapes of a network's parameters by name; nothing is computed."""
     return kind_of(kind).shapes(config)
 
 
 def write_network(
-    folder: Path, kind: str, config: Any, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
+    folder: Path, kind: str, config: Config, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
 ) -> None:
     """Write one network as a folder that `with_read` can read; floats are cast to `dtype` if it is given."""
     kind_of(kind).write(folder, config, params, dtype)

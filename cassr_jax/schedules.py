@@ -1,7 +1,6 @@
 """The noise schedule of a U-Net, which comes with the weights; a configuration must not contradict it."""
 
 from pathlib import Path
-from typing import Any
 
 from cassr_jax.diffusion.schedule import NOISE_NOT_OFFERED, TRAINED, Schedule
 from cassr_jax.errors import InputError
@@ -64,7 +63,7 @@ def scheduler_file(unet: str) -> Path | None:
     return next((home / SCHEDULER for home in homes if (home / SCHEDULER).is_file()), None)
 
 
-def _described(unet: str) -> tuple[dict[str, Any], str] | None:
+def _described(unet: str) -> tuple[dict[str, object], str] | None:
     """The fields of the U-Net's `scheduler_config.json`, or those implied by a file's marks, and their source."""
     path = Path(unet)
     if not path.exists():

@@ -28,7 +28,7 @@ AnyFloat = Float[Array, "..."]
 # Conditions. A single time embedding serves a whole batch.
 TokenIds = Int[Array | np.ndarray, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
-PromptIds = Int[Array | np.ndarray, "2 tokens"]  # of the negative prompt and of the prompt
+PromptIds = Int[Array | np.ndarray, "2 _"]  # of the negative prompt and of the prompt; one number for a learned context
 PromptPair = Float[Array, "2 tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
 # A picture's features for one layer of the denoiser; under guidance two examples share a picture.

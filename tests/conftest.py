@@ -26,7 +26,7 @@ MODELS = (
 )
 TRAINING = ("image_loss", "masking", "monitor", "objectives", "state", "step")
 CHECKED = (
-    *("cassr_jax.diffusion", "cassr_jax.sampling"),
+    *("cassr_jax.diffusion", "cassr_jax.engine.programs", "cassr_jax.sampling"),
     *(f"cassr_jax.models.{name}" for name in MODELS),
     *(f"cassr_jax.training.{name}" for name in TRAINING),
 )

@@ -47,7 +47,7 @@ class Variant:
 
     name: str
     change: Change | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)  # in place of the command line's
+    options: Mapping[str, object] = field(default_factory=dict)  # in place of the command line's
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def plot(file: Path, outcomes: Sequence[Outcome], rows: Mapping[str, Mapping[str
     """
     from matplotlib.figure import Figure
 
-    def points(coordinate: Callable[[Outcome], Any]) -> list[tuple[Any, Outcome]]:
+    def points(coordinate: Callable[[Outcome], object]) -> list[tuple[object, Outcome]]:
         return sorted(((x, o) for o in outcomes if (x := coordinate(o)) is not None), key=lambda point: point[0])
 
     columns = {

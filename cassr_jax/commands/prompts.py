@@ -4,7 +4,6 @@ import json
 import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import parse_json
@@ -43,9 +42,9 @@ def read_prompts(file: Path, names: Collection[str], others: Collection[str] = (
     return prompts
 
 
-def _from_json(text: str, file: Path) -> list[tuple[str, Any]]:
+def _from_json(text: str, file: Path) -> list[tuple[str, object]]:
     parse_json(text, file)  # an object, and not too deep to be read once more
-    objects: list[list[tuple[str, Any]]] = []
+    objects: list[list[tuple[str, object]]] = []
     # The mapping that `json` makes keeps only the last of two entries with the same name.
     json.loads(text, object_pairs_hook=lambda pairs: objects.append(pairs) or dict(pairs))
     return objects[-1]  # the outermost object ends last
@@ -63,7 +62,7 @@ def _from_lines(text: str, file: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _as_spelled(pairs: Iterable[tuple[str, Any]], names: Collection[str]) -> list[tuple[str, Any]]:
+def _as_spelled(pairs: Iterable[tuple[str, object]], names: Collection[str]) -> list[tuple[str, object]]:
     """The pairs with each name spelled as among `names`, where only the normal form differs."""
     spelled = {unicodedata.normalize("NFC", name): name for name in names}
     return [
@@ -72,7 +71,7 @@ def _as_spelled(pairs: Iterable[tuple[str, Any]], names: Collection[str]) -> lis
     ]
 
 
-def _unique(pairs: Iterable[tuple[str, Any]], file: Path) -> dict[str, str]:
+def _unique(pairs: Iterable[tuple[str, object]], file: Path) -> dict[str, str]:
     prompts: dict[str, str] = {}
     for name, prompt in pairs:
         if name in prompts:

@@ -152,7 +152,7 @@ def cropped_pairs(lr: Path, hr: Path, side: int = LR_SIDE) -> tuple[list[Planned
     return planned, {name: f"only in {lr if name in small else hr}" for name in sorted(small.keys() ^ large.keys())}
 
 
-def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[str, Any], output: Path) -> str:
+def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[str, object], output: Path) -> str:
     """Make the set at `output`, unless it exists; return a sentence on what is there.
 
     Args:

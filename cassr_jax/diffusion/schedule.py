@@ -38,7 +38,7 @@ _LEADING = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "
 _LINSPACE = {**_LEADING, "timestep_spacing": "linspace"}
 _NARROW = {**_LINSPACE, "beta_start": 0.00085, "beta_end": 0.012}
 _DISTILLED = {"steps_offset": 0, "set_alpha_to_one": True}
-_ABSENT: Mapping[str, Mapping[str, Any]] = {
+_ABSENT: Mapping[str, Mapping[str, object]] = {
     "DDIMScheduler": _LEADING,
     "DDIMParallelScheduler": _LEADING,
     "DDPMScheduler": _LEADING,
@@ -153,7 +153,7 @@ class Schedule:
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
-    def to_diffusers(self) -> dict[str, Any]:
+    def to_diffusers(self) -> dict[str, object]:
         """The `scheduler_config.json` of a DDIMScheduler, which torch diffusers and `from_diffusers` read."""
         return {"_class_name": "DDIMScheduler", "clip_sample": False, **asdict(self)}
 

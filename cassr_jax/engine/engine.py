@@ -8,12 +8,13 @@ images. No picture's result depends on the others.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.samplers import Trajectory
@@ -88,7 +89,7 @@ class Engine:
         self.networks = replace(networks, params=params)
         self.programs = Programs(networks.graphdefs, params, mesh, at_once)
         self.fill = 4 * mesh.size * at_once
-        self._runs: dict[Any, Run] = {}
+        self._runs: dict[tuple[MakeDenoiser, SamplingConfig], Run] = {}
         self._configs, self._overlap = networks.configs, overlap
         self._seating = (mesh.size, at_once, places)
 
@@ -134,7 +135,9 @@ class Engine:
         for wave in all_waves:
             cut = partial(wave.cut_source, [pictures[number] for number in wave.numbers])
 
-            def call(numbers: list[int | None], cut: Any = cut, side: int = wave.size.side) -> jax.Array:
+            def call(
+                numbers: list[int | None], cut: Callable[[int], np.ndarray] = cut, side: int = wave.size.side
+            ) -> jax.Array:
                 return self.programs.enlarge(kind, self.put(numbers, cut, side))
 
             calls = in_calls(range(wave.seats.count), wave.seats.width)
@@ -173,7 +176,7 @@ class Engine:
             raise InputError(f"tile is {tile} px, expected at least {unit}")
         return layout(size[0], size[1], tile_sizes(tile, unit, factor, self._overlap), unit, self._overlap)
 
-    def put(self, tiles: Sequence[Any], cut: Callable[[Any], np.ndarray], side: int) -> jax.Array:
+    def put(self, tiles: Sequence[int | None], cut: Callable[[int], np.ndarray], side: int) -> jax.Array:
         """Puts one call's tiles on the devices: (devices x at_once, side, side, 3) uint8, black in empty places."""
         pixels = np.zeros((len(tiles), side, side, 3), np.uint8)
         for i, tile in enumerate(tiles):
@@ -285,7 +288,11 @@ class Passage:
         return found
 
     def _decoded(
-        self, latents: jax.Array, places: list[Places | None], images: tuple[jax.Array, ...], given: Any
+        self,
+        latents: jax.Array,
+        places: list[Places | None],
+        images: tuple[jax.Array, ...],
+        given: list[Moments] | None,
     ) -> tuple[jax.Array, list[Moments]]:
         nowhere = whole_tile(0, self.wave.size.side)
         stacked = Places(*map(np.stack, zip(*(nowhere if p is None else p for p in places), strict=True)))
@@ -306,7 +313,7 @@ class Counter:
     def __init__(self, total: int, report: Report | None):
         self.report, self._total, self._done = report, total, 0
 
-    def add(self, calls: int, made: Any) -> None:
+    def add(self, calls: int, made: PyTree[Array]) -> None:
         """Count some calls; a report waits until their results are there."""
         self._done += calls
         if self.report is not None:

@@ -5,7 +5,7 @@ takes `at_once` tiles on each device. The number of calls is data too, and netwo
 alone. So a function is compiled once for each size of tile, whatever the pictures.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, PyTree
 
 from cassr_jax.diffusion.samplers import Carry, Trajectory, begin, start_latents
 from cassr_jax.engine.layout import Places, Sharing
@@ -26,10 +27,13 @@ from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import merge_all
 from cassr_jax.sampling import Embeddings, Setting, embed, predict
-from cassr_jax.typing import Scalar
+from cassr_jax.typing import Latents, Pixels, PromptIds, PromptPair, Scalar, Step
 
 TILES = "tiles"  # the axis of the mesh
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(TILES)
+
+Taken = Float[Array, "call side side latent_channels"]  # the tiles of one call
+Made = Float32[Array, "batch _ _ 3"]  # pictures of tiles
 
 MakeDenoiser = Callable[[Mapping[str, Any]], Denoiser]
 
@@ -45,8 +49,8 @@ class State(NamedTuple):
     """
 
     carry: Carry
-    output: jax.Array
-    hints: Any
+    output: Latents
+    hints: PyTree[Array]
     sharing: Sharing
 
 
@@ -83,7 +87,7 @@ class Programs:
         self.mesh, self.at_once = mesh, at_once
         self._graphdefs, self._params = graphdefs, params
         self._selected: dict[str, Params] = {}
-        self._functions: dict[Any, Callable[..., Any]] = {}
+        self._functions: dict[tuple[str, *tuple[Hashable, ...]], Callable[..., Any]] = {}
 
     def count(self) -> dict[str, int]:
         """The number of programs compiled so far, by function."""
@@ -92,54 +96,54 @@ class Programs:
             found[name] = found.get(name, 0) + function._cache_size()
         return found
 
-    def divided(self, tree: Any) -> Any:
+    def divided(self, tree: PyTree[Array | np.ndarray]) -> PyTree[Array]:
         """Puts the arrays of a tree on the devices, divided along their first axis."""
         return jax.device_put(tree, NamedSharding(self.mesh, _DIVIDED))
 
-    def encode_text(self, ids: np.ndarray) -> jax.Array:
+    def encode_text(self, ids: PromptIds) -> PromptPair:
         """Embeds prompts: (prompts, tokens) int32 -> (prompts, tokens, channels)."""
 
-        def run(params: Params, ids: jax.Array) -> jax.Array:
+        def run(params: Params, ids: PromptIds) -> PromptPair:
             return self._module("text_encoder", params)(ids)
 
         return self._compiled(("encode_text",), run, "..", result="")(self._of("text_encoder"), ids)
 
     def embed(
-        self, make: MakeDenoiser, encoder_hidden_states: jax.Array, trajectory: Trajectory, setting: Setting
+        self, make: MakeDenoiser, encoder_hidden_states: PromptPair, trajectory: Trajectory, setting: Setting
     ) -> Embeddings:
         """Computes the embeddings that all steps and tiles share."""
 
-        def run(params: Params, states: jax.Array, trajectory: Trajectory) -> Embeddings:
+        def run(params: Params, states: PromptPair, trajectory: Trajectory) -> Embeddings:
             return embed(make(self._modules(params)), states, trajectory, self.at_once, setting)
 
         program = self._compiled(("embed", make, setting), run, "...", result=".")
         return program(self._params, encoder_hidden_states, trajectory)
 
-    def encode(self, images: jax.Array) -> jax.Array:
+    def encode(self, images: Pixels) -> Latents:
         """Encodes tiles: uint8 (devices x at_once, H, W, 3) -> latents (devices x at_once, h, w, C)."""
 
-        def run(params: Params, images: jax.Array) -> jax.Array:
+        def run(params: Params, images: Pixels) -> Latents:
             return self._module("vae", params).encode(to_float(images))
 
         return self._compiled(("encode",), run, ".t")(self._of("vae"), images)
 
-    def hints(self, make: MakeDenoiser, images: tuple[jax.Array, ...]) -> Any:
+    def hints(self, make: MakeDenoiser, images: tuple[Pixels, ...]) -> PyTree[Array]:
         """Computes the denoiser's embeddings of tiles of its images, uint8 (devices x at_once, H, W, 3) each."""
 
-        def run(params: Params, images: tuple[jax.Array, ...]) -> Any:
+        def run(params: Params, images: tuple[Pixels, ...]) -> PyTree[Array]:
             return make(self._modules(params)).embed_images(*map(to_float, images))
 
         return self._compiled(("hints", make), run, ".t")(self._params, images)
 
-    def places(self, like: Any, capacity: int) -> Any:
+    def places(self, like: PyTree[Array], capacity: int) -> PyTree[Array]:
         """Zeros to hold the results of all calls: like the result of one call, with `capacity` tiles on each device."""
         places = capacity * self.mesh.size
         return self.divided(jax.tree.map(lambda x: np.zeros((places, *x.shape[1:]), x.dtype), like))
 
-    def put(self, places: Any, made: Any, call: int) -> Any:
+    def put(self, places: PyTree[Array], made: PyTree[Array], call: int) -> PyTree[Array]:
         """Writes the result of one call into `places`, which are donated."""
 
-        def run(places: Any, made: Any, call: jax.Array) -> Any:
+        def run(places: PyTree[Array], made: PyTree[Array], call: Step) -> PyTree[Array]:
             at = call * self.at_once
             return jax.tree.map(
                 lambda many, few: jax.lax.dynamic_update_slice_in_dim(many, few, at, axis=0), places, made
@@ -147,12 +151,10 @@ class Programs:
 
         return self._compiled(("put",), run, "tt.", donate=(0,))(places, made, np.int32(call))
 
-    def begin(
-        self, latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order
-    ) -> Carry:
+    def begin(self, latents: Latents, noise: Latents, sharing: Sharing, trajectory: Trajectory, order: Order) -> Carry:
         """The sampler's state before the first step; `latents` and `noise` are donated."""
 
-        def run(latents: jax.Array, noise: jax.Array, sharing: Sharing, trajectory: Trajectory, order: Order) -> Carry:
+        def run(latents: Latents, noise: Latents, sharing: Sharing, trajectory: Trajectory, order: Order) -> Carry:
             return begin(start_latents(trajectory, _shared(latents, sharing, order), noise))
 
         return self._compiled(("begin",), run, "ttt..", donate=(0, 1))(latents, noise, sharing, trajectory, order)
@@ -168,21 +170,21 @@ class Programs:
 
         def loop(
             params: Params,
-            state: tuple[Carry, jax.Array],
-            hints: Any,
+            state: tuple[Carry, Latents],
+            hints: PyTree[Array],
             sharing: Sharing,
             run: Run,
             order: Order,
-            first: jax.Array,
-            last: jax.Array,
-        ) -> tuple[Carry, jax.Array]:
+            first: Step,
+            last: Step,
+        ) -> tuple[Carry, Latents]:
             denoiser = make(self._modules(params))
 
-            def take_step(carry: Carry, output: jax.Array, step: jax.Array) -> Carry:
+            def take_step(carry: Carry, output: Latents, step: Step) -> Carry:
                 coefficients = jax.tree.map(lambda column: jnp.asarray(column)[step], run.trajectory.coefficients)
                 return setting.sampler.step(carry, coefficients, _shared(output, sharing, order))
 
-            def unit(i: jax.Array, state: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
+            def unit(i: Step, state: tuple[Carry, Latents]) -> tuple[Carry, Latents]:
                 carry, output = state
                 step, call = i // order.calls, i % order.calls
                 at = call * self.at_once
@@ -200,10 +202,10 @@ class Programs:
         carry, output = program(self._params, loop_state, state.hints, state.sharing, run, order, *limits)
         return state._replace(carry=carry, output=output)
 
-    def take(self, latents: jax.Array, places: Places, order: Order) -> jax.Array:
+    def take(self, latents: Latents, places: Places, order: Order) -> Taken:
         """Picks the latents of a wave at some places: (devices x at_once, h, w, C)."""
 
-        def run(latents: jax.Array, places: Places, order: Order) -> jax.Array:
+        def run(latents: Latents, places: Places, order: Order) -> Taken:
             side = latents.shape[1]
             whole = jax.lax.all_gather(latents, TILES, tiled=True).reshape(-1, latents.shape[-1])
             return whole[(_index(places.tile, order, len(latents)) * side + places.row) * side + places.column]
@@ -212,12 +214,12 @@ class Programs:
 
     def decode(
         self,
-        latents: jax.Array,
-        images: tuple[jax.Array, ...],
+        latents: Latents,
+        images: tuple[Pixels, ...],
         fidelity: ArrayLike,
         moments: list[Moments] | None,
         fusion: str | None,
-    ) -> tuple[jax.Array, list[Moments]]:
+    ) -> tuple[Made, list[Moments]]:
         """Decodes tiles: (devices x at_once, H, W, 3) float32, about [-1, 1], and their own moments if these were used.
 
         Args:
@@ -229,11 +231,11 @@ class Programs:
 
         def run(
             params: Params,
-            latents: jax.Array,
-            images: tuple[jax.Array, ...],
+            latents: Latents,
+            images: tuple[Pixels, ...],
             moments: list[Moments] | None,
-            fidelity: jax.Array,
-        ) -> tuple[jax.Array, list[Moments]]:
+            fidelity: Scalar,
+        ) -> tuple[Made, list[Moments]]:
             guided_by = None if fusion is None else self._module(fusion, params)
             vae, guides = self._module("vae", params), tuple(map(to_float, images))
             with recorded() if moments is None else given(moments) as own:
@@ -244,10 +246,10 @@ class Programs:
         params = self._of("vae") if fusion is None else self._of("vae") | self._of(fusion)
         return program(params, latents, images, moments, fidelity)
 
-    def enlarge(self, kind: str, images: jax.Array) -> jax.Array:
+    def enlarge(self, kind: str, images: Pixels) -> Made:
         """Enlarges tiles with a network: uint8 (devices x at_once, h, w, 3) -> float32 in [-1, 1]."""
 
-        def run(params: Params, images: jax.Array) -> jax.Array:
+        def run(params: Params, images: Pixels) -> Made:
             made = self._module(kind, params)(images.astype(jnp.float32) / 255)
             return jnp.clip(2 * made.astype(jnp.float32) - 1, -1, 1)
 
@@ -268,7 +270,7 @@ class Programs:
 
     def _compiled(
         self,
-        key: tuple[Any, ...],
+        key: tuple[str, *tuple[Hashable, ...]],
         function: Callable[..., Any],
         arguments: str,
         *,
@@ -303,7 +305,7 @@ def _index(number: ArrayLike, order: Order, capacity: int) -> jax.Array:
     return device * capacity + slot
 
 
-def _shared(values: jax.Array, sharing: Sharing, order: Order) -> jax.Array:
+def _shared(values: Latents, sharing: Sharing, order: Order) -> Latents:
     """The weighted mean of all tiles that share each position of this device's tiles, (N, side, side, C).
 
     The few tiles that cover a position are gathered in a fixed order, so the sum is the same on every device and beside

@@ -57,7 +57,7 @@ def add_sigmas(parser: Any) -> None:
     )
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that decide the cascade's pixels, besides the seed; None keeps the cascade's own setting."""
     return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
 
@@ -88,7 +88,7 @@ def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeCon
     )
 
 
-def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+def _given(changes: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in changes.items() if value is not None}
 
 

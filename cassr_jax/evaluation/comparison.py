@@ -49,7 +49,7 @@ class Measured:
     undefined: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_output(folder: Path, settings: Mapping[str, Any]) -> dict[str, Measured]:
+def open_output(folder: Path, settings: Mapping[str, object]) -> dict[str, Measured]:
     """Claim `folder` for a comparison with these settings, and read the pictures that it has already measured.
 
     Raises:
@@ -109,7 +109,7 @@ def _from_line(line: bytes, where: str) -> Measured:
         InputError: `line` is not what `_to_line` makes.
     """
 
-    def read(value: Any) -> float:
+    def read(value: object) -> float:
         if value is None:
             return math.nan
         if value in ("inf", "-inf"):
@@ -225,6 +225,6 @@ def result_file(folder: Path, case: Case, program: str) -> Path:
     return case.results[program] if program in case.results else made_file(folder, program, case.name)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

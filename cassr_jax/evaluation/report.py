@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from cassr_jax.evaluation.cascades import KINDS
 from cassr_jax.evaluation.comparison import Measured, made_file
@@ -148,7 +147,7 @@ def difference_table(differences: Differences, baseline: str) -> str:
 
 def write_report(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     found: Sequence[Measured],
     rows: Rows,
     missing: Mapping[str, str],

@@ -44,7 +44,7 @@ class Entry:
     input: str
     sha256: str
     outputs: dict[str, str]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     status: str = "pending"
     error: str | None = None
     seconds: float | None = None

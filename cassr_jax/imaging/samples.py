@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
@@ -32,7 +31,7 @@ class Meaning:
     white_is_zero: bool = False
 
     @classmethod
-    def of_tags(cls, tags: Mapping[int, Any]) -> "Meaning":
+    def of_tags(cls, tags: Mapping[int, object]) -> "Meaning":
         """The meaning that a TIFF's tags, by number, give its samples."""
         return cls(
             bits=_first(tags.get(BITS_PER_SAMPLE)),
@@ -159,6 +158,6 @@ def _inks(image: Image.Image) -> Image.Image:
     return mixed
 
 
-def _first(value: Any) -> int | None:
+def _first(value: object) -> int | None:
     first = value[0] if isinstance(value, tuple) and value else value
     return int(first) if isinstance(first, (int, float)) else None

@@ -195,7 +195,7 @@ class Checkpoints:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
         return Saved(step, found["state"], found["data"], run)
 
-    def _check_shapes(self, step: int, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    def _check_shapes(self, step: int, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
         for name in sorted(found.keys() | expected):
             if found.get(name) != expected.get(name):
                 raise InputError(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +23,7 @@ def gather_texts(text: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def check_agreement(settings: Mapping[str, Any]) -> None:
+def check_agreement(settings: Mapping[str, object]) -> None:
     """Refuse processes with different settings; the error is the same in all of them.
 
     Args:
@@ -63,7 +62,7 @@ def claimed_together(folder: Path, program: str) -> Iterator[None]:
         yield
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested settings under dotted names; an empty mapping keeps its own name."""
     found = {}
     for name, value in settings.items():

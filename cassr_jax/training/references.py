@@ -272,7 +272,7 @@ def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[s
             yield {name: value[i] for name, value in batch.items()}
 
 
-def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[str, Any]:
+def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[str, object]:
     """The settings that decide the records; pictures and weights count by content, since a path's may change."""
     data = {name: value for name, value in to_json(config.data).items() if name not in (*SPEED, "resident")}
     data["contents"] = fingerprint_sets(config.data.weights())
@@ -289,7 +289,7 @@ def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[s
     }
 
 
-def _check_made_with(file: Path, settings: Mapping[str, Any]) -> None:
+def _check_made_with(file: Path, settings: Mapping[str, object]) -> None:
     """Write the settings of the records, or refuse to continue records that were made with others."""
     if not file.is_file():
         write_json(file, settings)

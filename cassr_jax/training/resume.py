@@ -28,8 +28,8 @@ class Change:
     """A field that has changed."""
 
     field: str
-    before: Any
-    after: Any
+    before: object
+    after: object
 
     def __str__(self) -> str:
         return f"{self.field} from {self.before!r} to {self.after!r}"

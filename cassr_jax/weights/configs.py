@@ -113,7 +113,7 @@ class ConfigFormat:
         """
         return self.read_fields(self._json(path), str(path))
 
-    def read_fields(self, data: Mapping[str, Any], where: str) -> Config:
+    def read_fields(self, data: Mapping[str, object], where: str) -> Config:
         """The config of a network from the contents of its config.json; `where` names the file in messages."""
         names = _class_names(data)
         if names and not set(names) & set(self.classes):
@@ -165,7 +165,7 @@ class _Fields:
             result[field.name] = self._typed(field.name, self.data[field.name], field.default)
         return result
 
-    def _typed(self, name: str, value: Any, like: Any) -> Any:
+    def _typed(self, name: str, value: object, like: Any) -> Any:
         if isinstance(like, tuple):
             if isinstance(value, list) and value and all(_is(entry, like[0]) for entry in value):
                 return tuple(value)
@@ -178,7 +178,7 @@ class _Fields:
         return type(like)(value)
 
 
-def _is(value: Any, like: Any) -> bool:
+def _is(value: object, like: object) -> bool:
     if isinstance(like, bool | str):
         return type(value) is type(like)
     if type(value) is float and isinstance(like, float):
@@ -289,7 +289,7 @@ MULTIPLE_ATTENTION = ConfigFormat(("MultipleAttention",), _read_multiple_attenti
 FUSION = ConfigFormat(("Fusion",), _read_fusion, _write_fusion)
 
 
-def _class_names(data: Mapping[str, Any]) -> list[str]:
+def _class_names(data: Mapping[str, object]) -> list[str]:
     names = data.get("_class_name") or data.get("architectures") or []
     return [str(name) for name in names] if isinstance(names, list) else [str(names)]
 

@@ -84,12 +84,12 @@ def read_numpy_pickle(path: Path) -> dict[str, Any]:
 
 
 class _Dtype(Built):
-    def __init__(self, code: str, *_: Any):
+    def __init__(self, code: str, *_: object):
         self.code = code if isinstance(code, str) else ""
 
 
 class _Array(Built):
-    def __init__(self, kind: Global, *_: Any):
+    def __init__(self, kind: Global, *_: object):
         if kind != Global("numpy.ndarray"):
             raise TypeError("an array's kind is not numpy.ndarray")
 

@@ -154,7 +154,7 @@ def read_pickle(
     raise InputError(f"{what}: its pickle has no end")
 
 
-def _inert(function: Any) -> Inert:
+def _inert(function: object) -> Inert:
     return Inert(getattr(function, "name", type(function).__name__))
 
 

@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -67,7 +66,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
     return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor | ForeignTensor:
+def _entry(path: Path, name: str, entry: object, start: int, size: int) -> StoredTensor | ForeignTensor:
     match entry:
         case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(first), int(last)]}:
             pass
@@ -89,7 +88,7 @@ def write_safetensors(
     path: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
 ) -> None:
     """Write tensors of these shapes and types, fetched one by one; the file appears only when complete."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     offset = 0
     for name, (shape, dtype) in shapes.items():
         end = offset + math.prod(shape) * dtype.itemsize

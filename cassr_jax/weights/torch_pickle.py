@@ -61,7 +61,7 @@ class TorchTensor:
 class _Described:
     """A tensor as its pickle describes it, before its storage is found."""
 
-    def __init__(self, storage: Storage | Inert, offset: int, shape: Shape, strides: tuple[int, ...], *_: Any):
+    def __init__(self, storage: Storage | Inert, offset: int, shape: Shape, strides: tuple[int, ...], *_: object):
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
 
@@ -185,11 +185,11 @@ def _storages(described: Mapping[str, _Described | Inert], what: str) -> dict[st
     return found
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**48
 
 
-def _flatten(tree: Any, what: str) -> dict[str, _Described | Inert]:
+def _flatten(tree: object, what: str) -> dict[str, _Described | Inert]:
     if not isinstance(tree, dict):
         found = tree.name if isinstance(tree, Inert) else type(tree).__name__
         raise InputError(f"{what}: it holds a {found}, expected a dictionary of tensors")
