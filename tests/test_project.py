@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "first_stage": {"models"},
     "second_stage": {"models"},
     "kinds": {"models", "weights"},
-    "networks": {"kinds", "models"},
+    "networks": {"kinds", "models", "weights"},
     "prompts": {"models", "weights"},
     "config": {"data", "diffusion", "first_stage", "models", "sharding"},
     "config_files": {"config", "kinds"},
