@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +82,8 @@ def test_a_new_network_is_never_whole_on_a_device(placement: Placement, monkeypa
 
     def place(name: str, value: ArrayLike) -> jax.Array:
         watch.look()
-        return placement.place({name: np.asarray(value)})[name]
+        array: Any = np.asarray(value)
+        return placement.place({name: array})[name]
 
     params = Networks().with_new("unet", config, "float32", key, place).params
     watch.look()
