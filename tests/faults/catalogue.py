@@ -117,7 +117,7 @@ FAULTS = [
     ),
     *faults(
         "cassr_jax/weights/layouts.py",
-        ("tests/weights/test_loading.py",),
+        ("tests/weights/test_single_files.py",),
         ('    _refuse_marked(names, source, "control_model.", _PARTS_OF_CONTROLNETS)\n', ""),
         ('    _refuse_marked(names, source, "model.diffusion_model.", _OTHER_UNETS)\n', ""),
         ("if {mark, prefix + mark} & names", "if {mark} & names"),

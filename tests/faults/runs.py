@@ -38,7 +38,7 @@ RUNS = [
     ),
     *faults(
         "cassr_jax/training/loop.py",
-        ("tests/training/test_loop.py::test_a_change_of_what_the_run_meets_is_refused_unless_it_is_allowed",),
+        ("tests/training/test_refusals.py::test_a_change_of_what_the_run_meets_is_refused_unless_it_is_allowed",),
         ("        check_stream(checkpoints.name(saved.step), changes, allow_changes)\n", ""),
         ("            log_changes(workdir / CHANGES_FILE, start, changes)\n", ""),
         ("checkpoints.run = run.account |", "_ = run.account |"),
@@ -69,7 +69,7 @@ RUNS = [
     ),
     *faults(
         "cassr_jax/training/setup.py",
-        ("tests/training/test_loop.py::test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged",),
+        ("tests/training/test_refusals.py::test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged",),
         ('            ("preview_every", config.preview_every),\n', ""),
         ('            ("loss.image_weight", config.loss.image_weight),\n', ""),
     ),

@@ -7,7 +7,9 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from tests.training.runs import write_networks
+from cassr_jax.config import OptimizerConfig, TrainConfig
+from cassr_jax.training import loop
+from tests.training.runs import configure, write_networks, write_pictures
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,19 @@ def compiled_once(tmp_path_factory) -> Iterator[None]:
         compilation_cache.reset_cache()
         if values is settings:
             yield
+
+
+@pytest.fixture(scope="package")
+def config(tmp_path_factory, networks) -> TrainConfig:
+    """A short run of an autoencoder: its average differs from its weights, and its rate depends on the step."""
+    data = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=2, decay="cosine", ema_decay=0.9)
+    return configure("vae", networks, data, optimizer=optimizer, num_steps=7)
+
+
+@pytest.fixture(scope="package")
+def finished(config, tmp_path_factory) -> Path:
+    """The folder of that run, done."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert loop.train(config, workdir) == workdir / "export"
+    return workdir

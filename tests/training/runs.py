@@ -11,6 +11,7 @@ from PIL import Image
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.models.parameters import abstract
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
@@ -134,3 +135,18 @@ def assert_same(left: Any, right: Any) -> None:
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for (path, a), b in zip(jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=jax.tree_util.keystr(path))
+
+
+def steps_of(workdir: Path, config: TrainConfig) -> list[int]:
+    """The steps whose checkpoints a run has kept."""
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    try:
+        return sorted(checkpoints.manager.all_steps())
+    finally:
+        checkpoints.close()
+
+
+def zeros(factory, _):
+    """Stands in for `initialise` where the drawn values do not matter, because drawing takes long to compile."""
+    graphdef, shapes = abstract(factory)
+    return graphdef, {name: jnp.zeros(shape.shape) for name, shape in shapes.items()}

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,15 +12,13 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
+from cassr_jax.config import OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json, to_json
-from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import Batches, batches
 from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.locks import claimed
-from cassr_jax.models.parameters import abstract, merge, select
+from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import loop, monitor, setup
 from cassr_jax.training.checkpoint import Checkpoints
@@ -29,7 +26,7 @@ from cassr_jax.training.export import export, kept_pictures
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, write_random_cascade
-from tests.training.runs import SIDE, assert_same, configure, restore, write_pictures
+from tests.training.runs import SIDE, assert_same, configure, restore, steps_of, write_pictures, zeros
 
 
 class Interrupted(Exception):
@@ -53,12 +50,6 @@ class Watched:
         return getattr(self.stream, name)
 
 
-def zeros(factory, _):
-    """Stands in for `initialise` where the drawn values do not matter, because drawing takes long to compile."""
-    graphdef, shapes = abstract(factory)
-    return graphdef, {name: jnp.zeros(shape.shape) for name, shape in shapes.items()}
-
-
 @pytest.fixture
 def watch(monkeypatch) -> Callable[..., list]:
     """Watch the training batches of the next run; those of the export are of another size."""
@@ -74,29 +65,6 @@ def watch(monkeypatch) -> Callable[..., list]:
         return keys
 
     return start
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory, networks) -> TrainConfig:
-    """With an average that differs from the weights and a rate that depends on the step."""
-    data = write_pictures(tmp_path_factory.mktemp("data") / "pictures")
-    optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=2, decay="cosine", ema_decay=0.9)
-    return configure("vae", networks, data, optimizer=optimizer, num_steps=7)
-
-
-@pytest.fixture(scope="module")
-def finished(config, tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("finished")
-    assert loop.train(config, workdir) == workdir / "export"
-    return workdir
-
-
-def steps_of(workdir: Path, config: TrainConfig) -> list[int]:
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    try:
-        return sorted(checkpoints.manager.all_steps())
-    finally:
-        checkpoints.close()
 
 
 def test_a_finished_run_leaves_its_checkpoints_its_metrics_and_its_configuration(config, finished):
@@ -213,47 +181,6 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_
         assert_same(found, expected)
     vae = "export/vae/diffusion_pytorch_model.safetensors"
     assert (tmp_path / vae).read_bytes() == (finished / vae).read_bytes()
-
-
-def test_a_change_of_what_the_run_meets_is_refused_unless_it_is_allowed(config, finished, tmp_path, capsys):
-    workdir = shutil.copytree(finished, tmp_path / "run")
-    elsewhere = write_pictures(tmp_path / "elsewhere", 6)
-    data = replace(config.data, path=str(elsewhere), sharp_fraction=0.5, prefetch=3)
-    changed = replace(config, data=data, log_every=1)
-    with pytest.raises(InputError) as error:
-        loop.train(changed, workdir, from_step=6, allow_changes=["data.sharp_fraction"])
-    assert "step 6 was trained on another stream of examples: data.path from '" in str(error.value)
-    assert str(error.value).endswith("; expected it as it was, or --allow-change data.path data.contents")
-    assert json.loads((workdir / "config.json").read_text())["data"]["path"] == config.data.path
-    assert steps_of(workdir, config) == [6, 7]
-    loop.train(changed, workdir, from_step=6, allow_changes=["data.path", "data.contents", "data.sharp_fraction"])
-    assert "changed at step 6: data.sharp_fraction from 0.9 to 0.5\n" in capsys.readouterr().out
-    lines = [json.loads(line) for line in (workdir / "changes.jsonl").read_text().splitlines()]
-    expected = {
-        "data.path": (config.data.path, str(elsewhere)),
-        "data.prefetch": (2, 3),
-        "data.sharp_fraction": (0.9, 0.5),
-        "log_every": (2, 1),
-    }
-    assert {
-        line["field"]: (line["before"], line["after"]) for line in lines if line["field"] != "data.contents"
-    } == expected
-    assert {line["step"] for line in lines} == {6}
-    assert json.loads((workdir / "config.json").read_text())["data"]["path"] == str(elsewhere)
-    assert (workdir / "set_aside" / "step_7").is_dir()
-    loop.train(changed, workdir)  # as the newest checkpoint has it by now
-    assert len((workdir / "changes.jsonl").read_text().splitlines()) == len(lines)
-
-
-def test_pictures_that_changed_under_their_path_are_noticed(config, finished, tmp_path):
-    workdir = shutil.copytree(finished, tmp_path / "run")
-    pictures = shutil.copytree(config.data.path, tmp_path / "pictures")
-    (pictures / "1.png").unlink()
-    moved = replace(config, data=replace(config.data, path=str(pictures)))
-    with pytest.raises(
-        InputError, match=r"data\.contents from '\w{16}' to '\w{16}'; expected it as it was, or --allow-change data\.c"
-    ):
-        loop.train(moved, workdir, from_step=6, allow_changes=("data.path",))
 
 
 def test_an_export_needs_the_checkpoint_alone(config, finished, tmp_path):
@@ -394,90 +321,3 @@ def test_updates_that_stay_non_finite_end_the_run_with_what_made_them(config, tm
         assert params.keys() == setup.build(wild).params.keys()
         assert all(np.isfinite(value).all() for value in params.values())
         assert dump["batch/hr"].shape == (2, SIDE, SIDE, 3)
-
-
-def test_a_folder_in_use_is_refused_and_left_as_it_is(config, tmp_path):
-    with claimed(tmp_path, "train.py"), pytest.raises(InputError, match=r"in use by train\.py, process \d+ on "):
-        loop.train(config, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monkeypatch):
-    """The guard on transfers: what a step takes was put on the devices before."""
-    monkeypatch.setattr(loop.Placement, "place_batch", lambda placement, batch: dict(batch))
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        loop.train(config, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"stage": "base"}, "stage base needs unet, text_encoder, expected in `components` or in `new`"),
-        ({"stage": "scedit", "new": {"scedit": NETWORKS["scedit"]}}, "stage scedit needs unet, text_encoder, "),
-        ({"batch_size": 0}, "batch_size is 0, expected a whole number of at least 1"),
-        ({"num_steps": -1}, "num_steps is -1, expected a whole number of at least 1"),
-        ({"save_every": 0}, "save_every is 0, expected a whole number of at least 1"),
-        ({"max_lost_steps": 1}, "max_lost_steps is 1, expected at least save_every, which is 2"),
-        (
-            {"loss": LossConfig(start_fraction=1.5)},
-            "loss.start_fraction is 1.5, expected a number of at least 0 and",
-        ),
-        (
-            {"stage": "base", "loss": LossConfig(image_weight=1.0)},
-            "loss.start_fraction is 0.0, expected more: loss.image_weight needs examples to decode",
-        ),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(config, tmp_path, change, message):
-    with pytest.raises(InputError, match=message):
-        loop.train(replace(config, **change), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"preview_every": 2}, "preview_every is 2, which takes a vae, expected one among `components`, or 0"),
-        ({"loss": LossConfig(start_fraction=0.5)}, "loss.start_fraction is 0.5, which takes a vae"),
-        ({"loss": LossConfig(image_weight=1.0)}, "loss.image_weight is 1.0, which takes a vae"),
-    ],
-)
-@pytest.mark.parametrize("stage", ["base", "scedit", "cassr"])
-def test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged(networks, stage, changes, message):
-    lacking = configure(stage, networks, **changes)
-    del lacking.components["vae"]
-    with pytest.raises(InputError, match=message):
-        setup.networks_of(lacking)
-    setup.networks_of(replace(lacking, preview_every=0, loss=LossConfig()))
-
-
-def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="run: is a file, expected a folder"):
-        loop.train(config, tmp_path / "run")
-
-
-def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, monkeypatch):
-    workdir = shutil.copytree(finished, tmp_path / "run")
-    monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
-    other = replace(config, new={"vae": replace(NETWORKS["vae"], block_out_channels=(8, 16, 16))})
-    with pytest.raises(InputError, match=r"step 7 is of a run whose new is \{\}, expected .*, or another folder"):
-        loop.train(other, workdir)
-    assert steps_of(workdir, config) == [6, 7]
-
-
-@pytest.mark.parametrize(
-    ("stage", "preset", "without", "message"),
-    [
-        ("scedit", None, "tokenizer", "gives .*, stage scedit also needs lq"),
-        ("cassr", None, "tokenizer", "gives .*, stage cassr also needs lq, reference"),
-        ("cassr", "light", "tokenizer", "gives .*, stage cassr also needs reference"),
-        ("scedit", "light", "vae", "gives no latents, so that stage scedit needs a vae"),
-    ],
-)
-def test_data_that_lack_what_the_stage_reads_are_named(config, networks, tmp_path, stage, preset, without, message):
-    data = DataConfig(config.data.path, crop_size=SIDE, preset=preset, prefetch=2)
-    lacking = configure(stage, networks, data=data)
-    lacking.components.pop(without, None)
-    with pytest.raises(InputError, match=f"{config.data.path}: {message}"):
-        loop.train(lacking, tmp_path)

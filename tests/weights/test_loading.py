@@ -1,10 +1,8 @@
 """Checkpoints as people have them: every layout gives the same parameters, every fault a sentence that names it."""
 
-import logging
 import math
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,7 +11,6 @@ from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import shapes_of, write_network
-from cassr_jax.weights.original import ema_name, unet_names
 from tests.weights.published import (
     CONTROLNET,
     SCEDIT,
@@ -85,73 +82,6 @@ class TestAutoencoderNames:
         config = VAEConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, scaling_factor=0.13025)
         write_network(tmp_path / "vae", "vae", config, self.params)
         assert load_weights(tmp_path, "vae")[0].scaling_factor == 0.13025
-
-
-class TestMovingAverages:
-    """An original file may hold two U-Nets."""
-
-    shapes = shapes_of("unet", UNET)
-
-    def file(self, folder, *, plain=True, ema=True):
-        ones = torch_state({name: np.ones(shape.shape, np.float32) for name, shape in self.shapes.items()})
-        names = unet_names(ones)
-        state = {}
-        for theirs, value in ones.items():
-            if plain:
-                state[f"model.diffusion_model.{names[theirs]}"] = value
-            if ema:
-                state[f"model_ema.{ema_name(names[theirs])}"] = 2 * value
-        if ema:
-            state |= {"model_ema.decay": np.float32(0.9999).reshape(()), "model_ema.num_updates": np.array(7)}
-        return save(folder / "model.safetensors", state)
-
-    @pytest.mark.parametrize(
-        ("sets", "mean", "said"),
-        [
-            ({}, 1, "it holds two U-Nets; the plain weights are taken"),
-            ({"ema": False}, 1, ""),
-            ({"plain": False}, 2, ""),
-        ],
-    )
-    def test_the_plain_weights_are_taken_or_else_their_averages(self, tmp_path, caplog, sets, mean, said):
-        with caplog.at_level(logging.WARNING):
-            _, params = load_weights(self.file(tmp_path, **sets), "unet", config=UNET)
-        assert len(params) == len(self.shapes)
-        assert all(np.all(value == mean) for value in params.values())
-        assert said in caplog.text
-        assert bool(said) == bool(caplog.text)
-
-    def test_averaged_names_as_published(self):
-        assert ema_name("input_blocks.1.0.in_layers.0.weight") == "diffusion_modelinput_blocks10in_layers0weight"
-
-
-class TestMarks:
-    """A key without a parameter may say that the tensors are something else than their names say."""
-
-    controlnet = torch_state(random_component("controlnet", CONTROLNET))
-    unet = torch_state(random_component("unet", UNET))
-
-    @pytest.mark.parametrize("mark", ["difference", "control_model.difference", "lora_controlnet"])
-    @pytest.mark.parametrize("value", [np.zeros((), np.int64), np.zeros((0,), np.float32)], ids=["int", "float"])
-    def test_a_difference_is_no_controlnet(self, tmp_path, mark, value):
-        file = save(tmp_path / "control.safetensors", original("controlnet", self.controlnet, "control_model."))
-        load_weights(file, "controlnet", config=CONTROLNET)
-        save(file, original("controlnet", self.controlnet, "control_model.") | {mark: value})
-        with pytest.raises(
-            InputError, match=r"control.safetensors: its key '\w+' marks .* difference from its Stable D"
-        ):
-            load_weights(file, "controlnet", config=CONTROLNET)
-
-    @pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max", "model.diffusion_model.scaled_fp8"])
-    def test_a_unet_of_another_noise_or_to_be_scaled_is_refused(self, tmp_path, mark):
-        state = original("unet", self.unet, "model.diffusion_model.") | {mark: np.zeros((0,), np.float16)}
-        with pytest.raises(InputError, match=r"its key '[\w.]+' marks (a U-Net on EDM's noise|weights in 8 bit)"):
-            load_weights(save(tmp_path / "unet.safetensors", state), "unet", config=UNET)
-
-    def test_what_marks_another_network_is_not_looked_at(self, tmp_path):
-        marks = {"difference": np.zeros(()), "text_encoders.scaled_fp8": np.zeros((0,), np.float16)}
-        state = original("unet", self.unet, "model.diffusion_model.") | marks
-        load_weights(save(tmp_path / "unet.safetensors", state), "unet", config=UNET)
 
 
 class TestLinks:
@@ -282,65 +212,6 @@ class TestControlNetLayouts:
             load_weights(tmp_path / "empty", "controlnet")
 
 
-class TestSingleFile:
-    vae = random_component("vae", VAE)
-    unet = random_component("unet", UNET, seed=1)
-    text = random_component("text_encoder", TEXT, seed=2)
-
-    def state(self):
-        state = original("unet", torch_state(self.unet), "model.diffusion_model.")
-        vae = original("vae", torch_state(self.vae), "first_stage_model.")
-        # The original has the attention as 1x1 convolutions.
-        state |= {n: v[:, :, None, None] if ".attn_1." in n and v.ndim == 2 else v for n, v in vae.items()}
-        state |= {f"cond_stage_model.transformer.{name}": value for name, value in torch_state(self.text).items()}
-        positions = np.arange(TEXT.max_position_embeddings)[None]
-        state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = positions
-        state["alphas_cumprod"] = np.linspace(1, 0, 1000, dtype=np.float32)
-        return state
-
-    def test_all_three_networks(self, tmp_path, caplog):
-        path = save(tmp_path / "v1-5.safetensors", self.state())
-        for kind, config, params in (
-            ("unet", UNET, self.unet),
-            ("vae", VAE, self.vae),
-            ("text_encoder", TEXT, self.text),
-        ):
-            assert_same(load_weights(path, kind, config=config)[1], params)
-        assert not caplog.text
-
-    def test_missing_autoencoder_is_refused(self, tmp_path):
-        state = {name: v for name, v in self.state().items() if not name.startswith("first_stage_model.")}
-        path = save(tmp_path / "no_vae.safetensors", state)
-        with pytest.raises(InputError, match=r"no autoencoder \(no `first_stage_model\.\*`\).*give another one"):
-            load_weights(path, "vae", config=VAE)
-
-    def test_missing_decoder_is_listed(self, tmp_path):
-        state = self.state()
-        gone = [name for name in state if name.startswith("first_stage_model.decoder.")]
-        path = save(tmp_path / "half_vae.safetensors", {name: v for name, v in state.items() if name not in gone})
-        with pytest.raises(InputError, match="give another one") as error:
-            load_weights(path, "vae", config=VAE)
-        assert all(f"missing     {name}" in str(error.value) for name in gone)
-
-    def test_missing_text_encoder_is_refused(self, tmp_path):
-        state = {name: v for name, v in self.state().items() if not name.startswith("cond_stage_model.")}
-        with pytest.raises(InputError, match="no text encoder"):
-            load_weights(save(tmp_path / "a.safetensors", state), "text_encoder", config=TEXT)
-
-    def test_bare_autoencoder_states_its_scaling_factor(self, tmp_path, caplog):
-        path = save(tmp_path / "vae.safetensors", original("vae", torch_state(self.vae), ""))
-        with pytest.raises(InputError, match=r"Stable Diffusion 1\.5"):
-            load_weights(path, "vae")
-        assert "scaling_factor of 0.18215 is assumed" in caplog.text
-        assert_same(load_weights(path, "vae", config=VAE)[1], self.vae)
-
-    def test_autoencoder_of_another_family_needs_a_config(self, tmp_path):
-        state = original("vae", torch_state(self.vae), "first_stage_model.")
-        state["conditioner.embedders.0.weight"] = np.zeros(1, np.float32)
-        with pytest.raises(InputError, match=r"Stable Diffusion XL's .* its scaling_factor is not 0\.18215"):
-            load_weights(save(tmp_path / "xl.safetensors", state), "vae")
-
-
 def test_text_encoder_as_flax_numbers_it(tmp_path):
     params = random_component("text_encoder", TEXT)
     config_folder(tmp_path, "text_encoder", TEXT)
@@ -368,19 +239,6 @@ def test_text_encoder_without_the_name_of_its_only_module(tmp_path, prefix):
     assert f"{prefix}embeddings.token_embedding.weight" in state
     state |= {f"{prefix}embeddings.position_ids": np.arange(77)[None]}
     assert_same(load_weights(save(tmp_path / "text.safetensors", state), "text_encoder", config=TEXT)[1], params)
-
-
-def test_what_is_not_wanted_does_not_decide(tmp_path):
-    """A counter beside the U-Net, and a text encoder in 8 bit."""
-    params, text = random_component("unet", UNET), random_component("text_encoder", TEXT)
-    state = original("unet", torch_state(params), "model.diffusion_model.")
-    state |= {"model.diffusion_model.steps": np.array(7, np.uint64)}
-    eighth = {name: value.astype(ml_dtypes.float8_e4m3fn) for name, value in torch_state(text).items()}
-    state |= {f"cond_stage_model.transformer.{name}": value for name, value in eighth.items()}
-    path = save(tmp_path / "model.safetensors", state)
-    assert_same(load_weights(path, "unet", config=UNET)[1], params)
-    read = load_weights(path, "text_encoder", config=TEXT, dtype="float32")[1]
-    assert_same(torch_state(read), {name: value.astype(np.float32) for name, value in eighth.items()})
 
 
 @pytest.mark.parametrize("prefix", ["", "0.", "model.", "model.0."])
