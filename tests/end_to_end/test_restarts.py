@@ -95,6 +95,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, compiled):
     assert (tmp_path / "export" / "cassr.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path, compiled):
     process = start(tmp_path, compiled, program=("-c", FULL))
     _, error = process.communicate(timeout=300)
