@@ -67,6 +67,10 @@ INFERENCE = [
         SEVERAL_TILES,
         ("jax.tree.map(cut, hints)", "jax.tree.map(lambda x: x[: self.at_once], hints)"),
         ("done = call == order.calls - 1", "done = call == 0"),
+    ),
+    *faults(
+        "cassr_jax/engine/programs.py",
+        ("tests/engine/test_programs.py",),
         ("down[:, :, None] * across + right", "down[:, :, None] + across * right"),
         (
             "rows.weight[:, :, None, k] * columns.weight[:, None, :, m]",
