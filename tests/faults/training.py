@@ -88,6 +88,7 @@ TRAINING = [
     *faults(
         "cassr_jax/training/step.py",
         (STEP + "test_the_average_follows_the_weights",),
+        ("new, old = (params, opt_state, ema), (state", "new, old = (params, opt_state, state.ema), (state"),
         ("(1 + state.step) / (10 + state.step)", "(1 + state.step) / (2 + state.step)"),
         (
             "optax.incremental_update(params, state.ema, 1 - decay)",
@@ -100,7 +101,6 @@ TRAINING = [
         (STEP + "test_what_is_not_finite_leaves_all_but_the_count_as_it_was",),
         ("            & jnp.isfinite(optax.tree.norm(jax.lax.optimization_barrier(params)))\n", ""),
         ("            & jnp.isfinite(norm)\n", ""),
-        ("new, old = (params, opt_state, ema), (state", "new, old = (params, opt_state, state.ema), (state"),
         ("TrainState(state.step + 1, *kept)", "TrainState(state.step + finite, *kept)"),
     ),
     *faults(

@@ -95,7 +95,7 @@ def test_the_state_is_donated_and_nothing_else():
     [
         (OptimizerConfig(learning_rate=0.1, warmup_steps=1, b1=1.0), BATCH),  # 0 / 0 in the update alone
         (OPTIMIZER, BATCH | {"x": np.float32([1, np.nan])}),
-        (OPTIMIZER, BATCH | {"x": np.float32([1, 1e25])}),  # the gradient overflows in its square
+        (OPTIMIZER, BATCH | {"x": np.float32([1, 9e18])}),  # loss and gradient are finite, the gradient's norm is not
     ],
     ids=["update", "loss", "gradient"],
 )
