@@ -177,8 +177,13 @@ class CasSR:
     ) -> Iterator[list[np.ndarray | Exception]]:
         """Divides the pictures into groups that are just large enough to fill the devices."""
         group: list[np.ndarray | Exception] = []
-        tiles = 0
-        for rgb in pictures:
+        tiles, source = 0, iter(pictures)
+        while True:
+            try:
+                rgb = next(source)
+            except Exception as error:  # the end, or a fault of the caller's: the pictures given so far are restored
+                ended = error
+                break
             try:
                 if isinstance(rgb, Exception):
                     raise rgb
@@ -191,6 +196,8 @@ class CasSR:
                 group, tiles = [], 0
         if group:
             yield group
+        if not isinstance(ended, StopIteration):
+            raise ended
 
     def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
         """(lq, reference) for each picture, rounded to 8 bits as in the training of the second stage."""

@@ -168,6 +168,19 @@ def test_an_exception_among_the_pictures_stays_in_its_place(one: CasSR, pictures
     np.testing.assert_array_equal(found[0].result, alone[5])
 
 
+def test_a_source_that_fails_loses_no_picture_that_it_gave(one: CasSR, pictures, alone):
+    def source():
+        yield pictures[5]
+        raise OSError("the disk is gone")
+
+    found = one.restore_many(source())
+    first = next(found)
+    assert isinstance(first, Restoration)
+    np.testing.assert_array_equal(first.result, alone[5])
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(found)
+
+
 def test_pictures_are_taken_as_they_are_needed(one: CasSR, pictures: list[np.ndarray]):
     taken = []
 

@@ -113,7 +113,6 @@ INFERENCE = [
     *faults(
         "cassr_jax/engine/waves.py",
         ("tests/engine/test_engine.py::test_eight_devices_make_the_pictures_of_one",),
-        ("device * self.share + slot if slot < self.share else None", "device * self.share + slot"),
         ("places[device * self.capacity + slot] = values", "places[: self.count] = values"),
     ),
     *faults(
