@@ -157,9 +157,12 @@ class Manifest:
         for kind, file in wanted.outputs.items():
             owner, path = self._owners.get(file.casefold()), self.folder / file
             will_hold = None
-            if owner is not None and owner.status == "pending" and owner.run and Owner(**owner.run).may_live():
-                will_hold = f"{path}: will hold the result of {owner.input} ({Owner(**owner.run)}), {advice}"
-                if not self._is_this_run(owner):
+            if owner is not None and owner.status == "pending" and (run := self._run_of(owner)) and run.may_live():
+                will_hold = f"{path}: will hold the result of {owner.input} ({run}), {advice}"
+                # Nobody can tell whether a run on another machine, or in a container that is gone, is still alive. If
+                # it is, both write the same bytes.
+                same = owner.sha256 == wanted.sha256 and owner.settings == wanted.settings
+                if not self._is_this_run(owner) and not (same and run.host != self._run["host"]):
                     return will_hold
             own = owner is not None and (owner.outputs.get(kind) == file or file in owner.earlier)
             if owner is not None and own and owner.same_picture(wanted):
@@ -171,6 +174,15 @@ class Manifest:
             if will_hold is not None:
                 return will_hold
         return None
+
+    def _run_of(self, entry: Entry) -> Owner | None:
+        try:
+            return Owner(**entry.run) if entry.run else None
+        except TypeError as error:
+            raise InputError(
+                f"{self.path}: {entry.outputs.get('result')} has a run {entry.run!r}, expected a program, process, "
+                "host and start; delete this entry"
+            ) from error
 
     def _is_this_run(self, entry: Entry) -> bool:
         return entry.run is not None and all(entry.run[name] == self._run[name] for name in ("host", "process"))

@@ -145,6 +145,33 @@ def test_another_living_run_keeps_its_picture_to_itself(tmp_path):
     assert Manifest(tmp_path).claim([dataclasses.replace(ENTRY, settings={"seed": 1})]) == [None]
 
 
+def test_a_run_on_another_machine_may_be_gone_so_its_picture_can_be_taken_over(tmp_path):
+    """A container that starts again has another name. Who takes a picture over writes the same bytes, or is refused."""
+    mine = entry(1)
+    elsewhere = Manifest(tmp_path)
+    elsewhere._run = elsewhere._run | {"host": "pod-1"}
+    assert elsewhere.claim([mine]) == [None]
+    for changes in ({"settings": {"seed": 1}}, {"sha256": "another"}):
+        (reason,) = Manifest(tmp_path).claim([dataclasses.replace(mine, **changes)])
+        assert reason is not None
+        assert "on pod-1" in reason
+    assert Manifest(tmp_path).claim([mine]) == [None]
+
+
+def test_a_run_that_is_none_is_named(tmp_path):
+    mine = entry(1)
+    manifest = Manifest(tmp_path)
+    manifest.put(mine)
+    manifest.compact()
+    content = json.loads(manifest.path.read_text())
+    content["pictures"][0]["run"] = {"host": 3}
+    manifest.path.write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"1\.png has a run \{'host': 3\}, expected a program, process, host and start"
+    ):
+        Manifest(tmp_path).claim([mine])
+
+
 def test_what_an_earlier_run_wrote_of_a_picture_stays_its_own(tmp_path):
     both = dataclasses.replace(ENTRY, outputs={"result": "a.png", "reference": "a_reference.png"})
     for wanted in (both, ENTRY, both):
