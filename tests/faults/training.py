@@ -120,7 +120,6 @@ TRAINING = [
         ("tests/training/test_division.py::test_parts_of_a_batch_average_to_the_whole",),
         ("jax.tree.map(lambda x: x / parts, total)", "total"),
         ("jax.tree.map(jnp.add, total, found)", "found"),
-        ("x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)", "x.reshape(parts, -1, *x.shape[1:])[:, ::-1]"),
     ),
     *faults(
         "cassr_jax/training/state.py",
