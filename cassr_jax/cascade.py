@@ -46,7 +46,8 @@ class Restoration:
     """The pictures made from one input, (H, W, 3) uint8 each.
 
     `bicubic` is the enlarged input and `reference` the first stage's picture. `result` is the second stage's picture,
-    mixed with the reference by `reference_weight`.
+    mixed with the reference by `reference_weight`. `seconds` is this picture's share of the time of the pictures that
+    went through the networks together.
     """
 
     bicubic: np.ndarray

@@ -88,7 +88,6 @@ class Engine:
         params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
         self.networks = replace(networks, params=params)
         self.programs = Programs(networks.graphdefs, params, mesh, at_once)
-        self.fill = 4 * mesh.size * at_once
         self._runs: dict[tuple[MakeDenoiser, SamplingConfig], Run] = {}
         self._configs, self._overlap = networks.configs, overlap
         self._seating = (mesh.size, at_once, places)
@@ -130,9 +129,10 @@ class Engine:
         sizes = (TileSize(side // 2, scale, 1), TileSize(side, scale, 2))
         layouts = [layout(scale * len(lr), scale * lr.shape[1], sizes, scale, 0.25) for lr in pictures]
         all_waves = waves(layouts, *self._seating)
-        counter = Counter(sum(-(-wave.seats.count // wave.seats.width) for wave in all_waves), report)
+        all_calls = [in_calls(range(wave.seats.count), wave.seats.width) for wave in all_waves]
+        counter = Counter(sum(map(len, all_calls)), report)
         made: dict[int, np.ndarray] = {}
-        for wave in all_waves:
+        for wave, calls in zip(all_waves, all_calls, strict=True):
             cut = partial(wave.cut_source, [pictures[number] for number in wave.numbers])
 
             def call(
@@ -140,7 +140,6 @@ class Engine:
             ) -> jax.Array:
                 return self.programs.enlarge(kind, self.put(numbers, cut, side))
 
-            calls = in_calls(range(wave.seats.count), wave.seats.width)
             made |= zip(wave.numbers, self.blended(wave, calls, call, counter), strict=True)
         return [made[number] for number in range(len(layouts))]
 
@@ -155,7 +154,7 @@ class Engine:
 
         The devices compute the tiles of the next call while those of the last are copied to the host.
         """
-        tiles, blends = wave.tiles(), [Blend(each) for each in wave.layouts]
+        tiles, blends = wave.tiles, [Blend(each) for each in wave.layouts]
         for numbers, found in _started_early(calls, make):
             counter.add(1, found)
             for number, tile in zip(numbers, np.asarray(found), strict=True):

@@ -94,12 +94,9 @@ class Wave:
         return self.layouts[0].size
 
     @cached_property
-    def _tiles(self) -> list[tuple[int, int]]:
-        return [(picture, tile) for picture, each in enumerate(self.layouts) for tile in range(each.count)]
-
     def tiles(self) -> list[tuple[int, int]]:
         """(picture, tile within the picture) for each tile number."""
-        return self._tiles
+        return [(picture, tile) for picture, each in enumerate(self.layouts) for tile in range(each.count)]
 
     @property
     def of_several_tiles(self) -> list[int]:
@@ -110,8 +107,8 @@ class Wave:
     def calls_of_decoder(self) -> list[list[int | None]]:
         """The tile numbers in each of the decoder's calls: first the pictures of one tile, then the others."""
         several = set(self.of_several_tiles)
-        single = [number for number, (picture, _) in enumerate(self._tiles) if picture not in several]
-        others = [number for number, (picture, _) in enumerate(self._tiles) if picture in several]
+        single = [number for number, (picture, _) in enumerate(self.tiles) if picture not in several]
+        others = [number for number, (picture, _) in enumerate(self.tiles) if picture in several]
         return [*in_calls(single, self.seats.width), *in_calls(others, self.seats.width)]
 
     def first_tile(self, picture: int) -> int:
@@ -120,16 +117,16 @@ class Wave:
 
     def pictures_of(self, numbers: Sequence[int | None]) -> list[int]:
         """The picture of each tile; empty places have none."""
-        return [self._tiles[number][0] for number in numbers if number is not None]
+        return [self.tiles[number][0] for number in numbers if number is not None]
 
     def cut(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
         """A tile of the pictures, (H, W, C) each."""
-        picture, tile = self._tiles[number]
+        picture, tile = self.tiles[number]
         return self.layouts[picture].cut(pictures[picture], tile)
 
     def cut_source(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
         """The same tile of the pictures before a network enlarges them by the layouts' factor."""
-        picture, tile = self._tiles[number]
+        picture, tile = self.tiles[number]
         return self.layouts[picture].cut_source(pictures[picture], tile)
 
     def cut_latents(self, values: Callable[[int], np.ndarray], channels: int) -> np.ndarray:

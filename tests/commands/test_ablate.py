@@ -157,7 +157,7 @@ def test_rows_that_the_tables_do_not_show_are_not_offered(folders, option):
 
 
 def test_a_measure_that_is_not_defined_is_null(folders, cascade, truths):
-    """Of pictures of 20 px there is no LPIPS; the tables show a dash, the JSON null."""
+    """LPIPS is not defined for pictures of 20 px; the tables show a dash, the JSON null."""
     for folder in ("hr", "lr"):
         for file in (folders / folder).iterdir():
             file.unlink()
