@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,20 +21,32 @@ import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
+from cassr_jax.commands.jobs import (
+    PROGRAM,
+    SUFFIXES,
+    Faults,
+    Job,
+    announcement,
+    claim,
+    plan,
+    read,
+    reason_of,
+    record,
+    unfinished,
+    warn,
+)
 from cassr_jax.commands.options import SAMPLING, add_options, local_path
 from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
-from cassr_jax.commands.running import command, complain, say
+from cassr_jax.commands.running import command, say
+from cassr_jax.commands.shard import Shard
 from cassr_jax.errors import InputError
-from cassr_jax.imaging import io, memory, resizing
-from cassr_jax.imaging.inputs import Input, count_suffixes, find
-from cassr_jax.imaging.manifest import Entry, Manifest, sha256
+from cassr_jax.imaging import io
+from cassr_jax.imaging.inputs import count_suffixes, find
+from cassr_jax.imaging.manifest import Entry, Manifest
 
-PROGRAM = "sample.py"
 AHEAD = 2  # pictures that are read early, and pictures that wait to be written
 INTERRUPTED = "interrupted; finished pictures are kept, and the same command with --resume goes on from there"
-SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
-KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 EPILOG = """
 examples:
@@ -51,39 +63,19 @@ files of every picture.
 """
 
 
-@dataclass(frozen=True)
-class Job:
-    """A picture to restore; `size` is the size of its result, (height, width)."""
+class Source(NamedTuple):
+    """A picture as it is read for the networks: the digest of its file's bytes, and the colours that they are given."""
 
-    path: Path
-    entry: Entry
-    size: tuple[int, int]
-    prompt: str | None = None  # None is the cascade's own
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One machine's part of the pictures: every `count`th, from number `index` on, counted from 1."""
-
-    index: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> "Shard":
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected I/N, such as 2/8: part 2 of 8")
-        return cls(int(index), int(count))
-
-    def of(self, pictures: Sequence[Input]) -> Sequence[Input]:
-        return pictures[self.index - 1 :: self.count]
+    picture: io.Picture
+    sha256: str
+    colors: np.ndarray
 
 
 class Restored(NamedTuple):
     """A picture that went through the cascade."""
 
     job: Job
-    picture: Any  # the input
+    picture: io.Picture | None  # the input, if it could be read
     outcome: Any  # the restoration, or the exception that ended it
 
 
@@ -101,24 +93,6 @@ class Progress:
         self.bar.set_description(f"restoring, {stage} {done}/{total}")
 
 
-class Faults:
-    """Reports what is wrong with single pictures, one line each, and decides the exit code."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, where: object, error: object) -> None:
-        self.count += 1
-        warn(str(error) if str(where) in str(error) else f"{where}: {error}")
-
-    @property
-    def exit_code(self) -> int:
-        return 2 if self.count else 0
-
-
-warn = partial(complain, name=PROGRAM)
-
-
 @command(PROGRAM, interrupted=INTERRUPTED, seconds_to_stop=1.5)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
@@ -132,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(f"warning: passed over, in formats that cannot be read: {count_suffixes(found.passed_over)}")
     manifest = Manifest(args.output)
     prompts = read_prompts(args.prompts, [item.stem for item in found.pictures]) if args.prompts else {}
-    jobs = plan(args.shard.of(found.pictures), prompts, args, manifest, faults)
+    pictures = args.shard.of(found.pictures)
+    if not pictures:
+        say(f"--shard {args.shard} takes none of the {len(found.pictures)} pictures: there are fewer than parts")
+    jobs = plan(pictures, prompts, args, manifest, faults)
     if not jobs:
         return faults.exit_code
 
@@ -143,12 +120,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.loading import trained
 
     settings = settings_of(args) | {"weights": fingerprint(args.config)}
-    jobs = claim(jobs, settings, args, manifest, faults)
+    jobs = unfinished(jobs, settings, args, manifest)
     if not jobs:
         return faults.exit_code
     say(announcement(jobs))
     dtype = PRECISIONS.get(args.precision)
     cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
+    check(cassr, prompts, args)
+    jobs = claim(jobs, manifest, faults)
+    if not jobs:
+        return faults.exit_code
     if (run := trained(args.config)) is not None:
         say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
 
@@ -175,80 +156,18 @@ def keep_compiled_functions() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-def plan(
-    inputs: Sequence[Input], prompts: Mapping[str, str], args: argparse.Namespace, manifest: Manifest, faults: Faults
-) -> list[Job]:
-    """The pictures that can be restored, found by reading each completely; the others become faults."""
-    jobs = []
-    for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
+def check(cassr: Any, prompts: Mapping[str, str], args: argparse.Namespace) -> None:
+    """Checks the options and every prompt against the cascade, before any work starts.
+
+    Raises:
+        InputError: the cascade cannot do what is asked.
+    """
+    cassr.check(**{name: getattr(args, name) for name in ("scale", "seed", *SAMPLING)})
+    for name, prompt in prompts.items():
         try:
-            picture = io.read(item.path)
-            outputs = outputs_of(item, picture, args)
-            height, width = picture.rgb.shape[:2]
-            height, width = resizing.output_size(height, width, args.scale)
-            memory.check(height, width)
-            io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
-            for file in outputs.values():
-                manifest.place(file)
-            digest = sha256(item.path)
-        except (InputError, MemoryError) as error:
-            faults.add(item.path, reason_of(error))
-            continue
-        if picture.frames > 1:
-            warn(f"warning: {item.path}: {picture.frames} frames or pages, only the first is restored")
-        for warning in picture.warnings:
-            warn(f"warning: {item.path}: {warning}")
-        entry = Entry(str(item.path.resolve()), digest, outputs, {})
-        jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem)))
-    return jobs
-
-
-def announcement(jobs: Sequence[Job]) -> str:
-    """A line that states how many pictures there are and how much memory they need."""
-    height, width = max((job.size for job in jobs), key=lambda size: size[0] * size[1])
-    needed = memory.in_words(memory.need(height, width))
-    pictures = "1 picture" if len(jobs) == 1 else f"{len(jobs)} pictures, the largest"
-    return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"
-
-
-def claim(
-    jobs: Sequence[Job], settings: dict[str, Any], args: argparse.Namespace, manifest: Manifest, faults: Faults
-) -> list[Job]:
-    """Claims for this run the pictures that are not finished and whose files belong to nobody else."""
-    jobs = [
-        replace(job, entry=replace(job.entry, settings=settings | ({"prompt": job.prompt} if args.prompts else {})))
-        for job in jobs
-    ]
-    if args.resume:
-        remaining = [job for job in jobs if not manifest.finished(job.entry)]
-        say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
-        jobs = remaining
-    if not jobs:
-        return []
-    reasons = manifest.claim([job.entry for job in jobs])
-    for job, reason in zip(jobs, reasons, strict=True):
-        if reason is not None:
-            faults.add(job.path, f"{job.path}: {reason}")
-    return [job for job, reason in zip(jobs, reasons, strict=True) if reason is None]
-
-
-def record(write: Callable[[], None], manifest: Manifest, faults: Faults) -> bool:
-    """Writes to the manifest, and says whether that worked; a full disk must not end the run."""
-    try:
-        write()
-    except InputError as error:
-        faults.add(manifest.folder, error)
-        return False
-    return True
-
-
-def reason_of(error: Exception) -> str:
-    """A line that tells a person why a picture failed."""
-    if isinstance(error, InputError):
-        return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return "does not fit into memory; a smaller --tile or --scale needs less, and so does --precision bf16"
-    return f"{type(error).__name__}: {error}; this is a fault in the program, and the manifest has its traceback"
+            cassr.check(prompt=prompt)
+        except InputError as error:
+            raise InputError(f"{args.prompts}, {name}: {error}") from error
 
 
 def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -259,13 +178,17 @@ def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
 
 def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
     """Reads and restores pictures with the same prompt, a few at a time; yields them in order."""
-    taken: deque[tuple[Job, Any]] = deque()
+    taken: deque[tuple[Job, io.Picture | None]] = deque()
 
     def pictures() -> Iterator[np.ndarray | Exception]:
-        found = overlapped(partial(attempt, read), [job.path for job in jobs], ahead=AHEAD, threads=2)
-        for job, picture in zip(jobs, found, strict=True):
-            taken.append((job, picture))
-            yield picture if isinstance(picture, Exception) else picture[1]
+        sources = overlapped(partial(attempt, source), [job.path for job in jobs], ahead=AHEAD, threads=2)
+        for job, found in zip(jobs, sources, strict=True):
+            if isinstance(found, Exception):
+                taken.append((job, None))
+                yield found
+            else:
+                taken.append((job.of_content(found.picture, found.sha256), found.picture))
+                yield found.colors
 
     options = {name: getattr(args, name) for name in SAMPLING}
     progress.pictures, watched = taken, None if progress.bar.disable else progress
@@ -275,13 +198,13 @@ def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress:
     for outcome in outcomes:
         job, picture = taken.popleft()
         progress.finished += 1
-        yield Restored(job, None if isinstance(picture, Exception) else picture[0], outcome)
+        yield Restored(job, picture, outcome)
 
 
-def read(path: Path) -> tuple[io.Picture, np.ndarray]:
-    """A picture, and the colours that the networks are given."""
-    picture = io.read(path)
-    return picture, io.opaque(picture)
+def source(path: Path) -> Source:
+    """Reads a picture that is to be restored now."""
+    picture, digest = read(path)
+    return Source(picture, digest, io.opaque(picture))
 
 
 def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
@@ -308,6 +231,7 @@ def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Man
 def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> Entry:
     """Writes the files of one picture, the result last."""
     entry, picture, made = restored.job.entry, restored.picture, restored.outcome
+    assert picture is not None, "what was restored was read"
     images = {
         "compare": lambda: io.Picture(io.side_by_side([made.bicubic, made.reference, made.result]), icc=picture.icc),
         "reference": lambda: io.with_rgb(picture, made.reference),
@@ -317,16 +241,6 @@ def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> E
         if kind in entry.outputs:
             io.write(manifest.place(entry.outputs[kind]), image())
     return manifest.done(entry, made.seconds)
-
-
-def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:
-    suffix = SUFFIXES.get(args.format) or KEPT.get(picture.format or "", ".png")
-    outputs = {"result": f"{item.stem}{suffix}"}
-    if args.save_reference:
-        outputs["reference"] = f"{item.stem}_reference{suffix}"
-    if args.compare:
-        outputs["compare"] = f"{item.stem}_compare.png"  # three pictures in a row are soon too wide for WebP
-    return outputs
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:

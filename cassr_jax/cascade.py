@@ -155,12 +155,24 @@ class CasSR:
         for group in self._groups(pictures, chosen):
             yield from self._restored(group, chosen)
 
+    def check(self, **options: Any) -> None:
+        """Checks the options of a call that is not made yet.
+
+        Raises:
+            InputError: an option is out of range, or does not fit this cascade.
+        """
+        self._checked(options)
+
     def _checked(self, options: Mapping[str, Any]) -> Options:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
         self._engine.layout((1, 1), self._tile(chosen))
-        if chosen.prompt is not None:  # checked early: a first stage may take long and need no prompt
-            check_prompts(self.networks.configs["text_encoder"], [chosen.prompt])
+        stages = [chosen.of_second_stage(self.config.sampling)]
+        if self.first_stage.diffuses:
+            stages.append(chosen.of_first_stage(self.config.activation_sampling))
+        for sampling in stages:  # checked early: the first stage may take long
+            make_trajectory(self.config.known_schedule, sampling)
+            check_prompts(self.networks.configs["text_encoder"], sampling.prompts)
         if chosen.fidelity is not None and second_stage.FUSION not in self.networks.configs:
             raise InputError(f"fidelity is {chosen.fidelity}, expected None: this cascade has no fusion")
         return chosen

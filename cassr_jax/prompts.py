@@ -26,8 +26,8 @@ def prompt_ids(text_encoder: TextConfig, tokenizer: str | None, prompts: Sequenc
     Raises:
         InputError: a learned context does not know a prompt, or CLIP's tokenizer is missing or another network's.
     """
+    check_prompts(text_encoder, prompts)
     if isinstance(text_encoder, LearnedContextConfig):
-        check_prompts(text_encoder, prompts)
         return np.asarray([[text_encoder.prompts.index(prompt)] for prompt in prompts], np.int32)
     if tokenizer is None:
         raise InputError("the text encoder is CLIP's, but the configuration names no tokenizer among its components")
@@ -45,12 +45,15 @@ def check_prompts(text_encoder: TextConfig, prompts: Sequence[str]) -> None:
     """Checks that the text encoder can take the prompts.
 
     Raises:
-        InputError: a learned context does not know one of the prompts; CLIP takes any.
+        InputError: a learned context does not know one of the prompts, or one holds half of a surrogate pair, as JSON
+            can spell it; CLIP takes any other.
     """
-    if not isinstance(text_encoder, LearnedContextConfig):
-        return
     for prompt in prompts:
-        if prompt not in text_encoder.prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"a prompt is {prompt!r}, expected whole characters ({error.reason})") from error
+        if isinstance(text_encoder, LearnedContextConfig) and prompt not in text_encoder.prompts:
             known = " or ".join(map(repr, text_encoder.prompts))
             raise InputError(f"a prompt is {prompt!r}, expected {known}: the text encoder has learned no other")
 

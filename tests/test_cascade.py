@@ -121,6 +121,19 @@ def test_a_learned_context_refuses_a_prompt_that_it_does_not_know(cassr: CasSR, 
         cassr.restore(rgb, prompt=3)
 
 
+def test_options_can_be_checked_before_a_call(cassr: CasSR):
+    cassr.check(tile=64, steps=3, prompt="")
+    for options, message in (
+        ({"tile": 4}, "tile is 4 px, expected at least 8"),
+        ({"prompt": "a dog"}, "a prompt is 'a dog', expected '' or"),
+        ({"prompt": "\ud83d"}, r"a prompt is '\\ud83d', expected whole characters \(surrogates not allowed\)"),
+        ({"fidelity": 0.5}, r"fidelity is 0\.5, expected None"),
+        ({"steps": 1000}, "1000 sampling steps do not fit"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cassr.check(**options)
+
+
 def test_only_a_few_embeddings_of_prompts_are_kept(cassr: CasSR, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cascade, "prompt_ids", lambda *_: np.array([[0], [1]], np.int32))
     fresh = CasSR(cassr.config, cassr.networks)

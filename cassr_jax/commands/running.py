@@ -24,7 +24,8 @@ def command(
     """A decorator that makes a program's `main(argv)` end like every command here.
 
     After an InputError it prints one line on stderr and returns 2. After a run that was asked to stop and has saved, it
-    prints one line and returns 0. After Ctrl-C it prints one line and returns 130.
+    prints one line and returns 0. After Ctrl-C it prints one line and returns 130. Standard streams that were closed
+    (`2>&-` in a shell) lead nowhere.
 
     Args:
         name: the word with which the lines on stderr begin.
@@ -35,6 +36,7 @@ def command(
 
     def decorate(main: Main) -> Main:
         @functools.wraps(main)
+        @_standard_streams()
         def run(argv: Sequence[str] | None = None) -> int:
             watch = nullcontext() if seconds_to_stop is None else _ended_within(seconds_to_stop, name, interrupted)
             try:
@@ -98,6 +100,27 @@ def _print(text: str, stream: TextIO) -> None:
             os.dup2(nowhere.fileno(), stream.fileno())
     except (OSError, ValueError):  # the disk is full or the stream closed: nobody can be told
         return
+
+
+@contextmanager
+def _standard_streams() -> Iterator[None]:
+    """A context in which stdout and stderr are there for every library, even if they were closed.
+
+    Python has None in their places, which progress bars cannot write to. The system gives their numbers to the next
+    files that are opened, into which libraries in C would then print.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # the lowest free number: a closed standard stream's
+    os.close(number)
+    with open(os.devnull, "w") as nowhere:
+        closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+        for name in closed:
+            setattr(sys, name, nowhere)
+        try:
+            yield
+        finally:
+            for name in closed:
+                setattr(sys, name, None)
 
 
 @contextmanager

@@ -71,17 +71,35 @@ def read(path: str | os.PathLike[str]) -> Picture:
             picture in a supported format.
     """
     path = Path(path)
+    return decoded(contents(path), path)
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InputError: it is missing or empty, or cannot be read.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not data:
         raise InputError(f"{path}: the file is empty (0 bytes), expected a picture")
+    return data
+
+
+def decoded(data: bytes, path: Path) -> Picture:
+    """The picture that `read` gives of a file with these bytes; `path` is its name in errors.
+
+    Raises:
+        InputError: see `read`.
+    """
     if data.startswith(tiff.SIGNATURES):
-        with strictly(path), tiff.photograph(path) as (image, photographs):
+        with strictly(path), tiff.photograph(data, path) as (image, photographs):
             return _settled(image, str(path), photographs)
     try:
-        return _decoded(data, path)
+        return _with_sides(data, path)
     except TooLarge:
         raise
     except InputError:
@@ -89,11 +107,11 @@ def read(path: str | os.PathLike[str]) -> Picture:
             whole = jpeg.with_end(data) if data.startswith(jpeg.SIGNATURE) else None
         if whole is None:
             raise
-        picture = _decoded(whole, path)
+        picture = _with_sides(whole, path)
         return replace(picture, warnings=(*picture.warnings, "its end marker is missing, but no pixel is"))
 
 
-def _decoded(data: bytes, path: Path) -> Picture:
+def _with_sides(data: bytes, path: Path) -> Picture:
     with strictly(path):
         beside = sides(data)
         with Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:

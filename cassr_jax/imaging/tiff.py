@@ -4,6 +4,7 @@ Pillow decodes samples of up to 8 bits, and 16-bit ones in compressions for whic
 refuses all others, cuts them to 8 bits, or misreads them if they are in planes or in the other byte order.
 """
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,14 +34,18 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what 
 
 
 @contextmanager
-def photograph(path: Path) -> Iterator[tuple[Image.Image, int]]:
+def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int]]:
     """The first photograph in a file, and their number; thumbnails and masks do not count.
+
+    Args:
+        data: the file's bytes.
+        path: its name in errors.
 
     Raises:
         InputError: it is a camera's raw file, or its samples cannot be decoded.
     """
-    _refuse_raw(path, raw=_is_canon_raw(path))
-    with TiffFile(path) as file:
+    _refuse_raw(path, raw=data[8:10] == b"CR")  # Canon's
+    with TiffFile(io.BytesIO(data)) as file:
         pages = [page for page in file.pages if isinstance(page, TiffPage)]
         if not pages:
             raise ValueError("it has no page")
@@ -57,7 +62,7 @@ def photograph(path: Path) -> Iterator[tuple[Image.Image, int]]:
         return
     if page.is_subifd:
         raise InputError(f"{path}: {_kind(page)} behind a thumbnail are not read; save the photograph alone")
-    with Image.open(path, formats=("TIFF",)) as image:
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
         image.seek(pages.index(page))
         yield image, count
 
@@ -67,11 +72,6 @@ def _refuse_raw(path: Path, *, raw: bool) -> None:
         raise InputError(
             f"{path}: a camera's raw file, expected a developed picture; export it as JPEG, PNG or TIFF first"
         )
-
-
-def _is_canon_raw(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(10)[8:] == b"CR"
 
 
 def _is_photograph(page: TiffPage) -> bool:

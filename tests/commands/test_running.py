@@ -76,6 +76,32 @@ sys.exit(main())
     assert process.communicate() == ("", "program: interrupted; go on\n")
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_nothing_and_nothing_is_printed_into_another_file(tmp_path, closed):
+    code = """
+from tqdm import tqdm
+
+@command("program")
+def main(argv=None):
+    with open("written", "w") as file:
+        for number in tqdm(range(3)):
+            os.write(2, b"a library in C")
+            print(number, file=file)
+    say("done")
+    raise cassr_jax.errors.InputError("nobody is told")
+
+code = main()
+assert main() == code
+sys.exit(code)
+"""
+    (tmp_path / "program.py").write_text("import cassr_jax.errors\n" + PRELUDE + code)
+    command = f"exec {sys.executable} program.py {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ("" if ">&- 2" in closed else "done\ndone\n")
+    assert (tmp_path / "written").read_text() == "0\n1\n2\n"
+
+
 def test_a_call_that_nothing_can_end_is_ended_by_its_time():
     process = start(
         """

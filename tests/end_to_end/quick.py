@@ -26,6 +26,9 @@ class BicubicCascade:
     def __init__(self):
         self.calls: list[dict] = []
 
+    def check(self, **settings):
+        """This cascade takes any settings."""
+
     def restore(self, rgb, *, scale, seed, progress, **settings):
         self.calls.append({"size": rgb.shape[:2], "scale": scale, "seed": seed, **settings})
         for stage in ("reference", "result") if progress else ():

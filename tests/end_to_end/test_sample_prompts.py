@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cassr_jax.errors import InputError
 from tests.end_to_end.quick import flat, manifest, run
 
 
@@ -36,6 +37,19 @@ def test_without_the_option_the_cascade_s_own_prompt_holds(pictures, cascade):
     assert run("in", "--output", "out") == 0
     assert [call["prompt"] for call in cascade.calls] == [None, None]
     assert all("prompt" not in entry["settings"] for entry in manifest().values())
+
+
+def test_a_prompt_that_the_cascade_does_not_know_is_named_before_anything_is_claimed(pictures, cascade, capsys):
+    def check(prompt=None, **settings):
+        if prompt == "a meadow":
+            raise InputError("a prompt is 'a meadow', expected 'a wall'")
+
+    cascade.check = check
+    assert run("in", "--output", "out", "--prompts", "p.json", "--shard", "1/2") == 2
+    expected = "sample.py: p.json, deep/b: a prompt is 'a meadow', expected 'a wall'\n"
+    assert capsys.readouterr().err == expected
+    assert not cascade.calls
+    assert not (pictures / "out").exists()
 
 
 def test_a_picture_without_a_prompt_is_named_before_anything_is_done(pictures, cascade, capsys):

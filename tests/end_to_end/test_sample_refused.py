@@ -174,12 +174,25 @@ def test_a_picture_that_fails_later_costs_one_line(folder, cascade, capsys, monk
     assert manifest()["a.png"]["status"] == "failed"
 
 
+def test_options_that_the_cascade_refuses_claim_nothing(folder, cascade, capsys):
+    def check(tile=None, **settings):
+        if tile == 4:
+            raise InputError("tile is 4 px, expected at least 8")
+
+    flat(folder / "a.png", "red")
+    cascade.check = check
+    assert run("in", "--output", "out", "--tile", "4") == 2
+    assert capsys.readouterr().err == "sample.py: tile is 4 px, expected at least 8\n"
+    assert not Path("out").exists()
+
+
 def test_weights_that_cannot_be_loaded(folder, capsys):
     flat(folder / "a.png", "red")
     assert run("in", "--output", "out", "--config", "nowhere") == 2
     assert capsys.readouterr().err.splitlines() == [
         "sample.py: nowhere: not found, expected an embedded cascade (tiny), a folder or a .py file"
     ]
+    assert not Path("out").exists()
 
 
 def test_errors_come_before_jax(folder):

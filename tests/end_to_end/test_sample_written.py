@@ -1,5 +1,6 @@
 """What `sample.py` writes, and how it goes on with what it has written."""
 
+import hashlib
 import typing
 from pathlib import Path
 
@@ -303,6 +304,34 @@ def test_machines_share_a_folder_by_shards(folder, cascade):
     assert {entry["status"] for entry in manifest().values()} == {"done"}
     assert run("in", "--output", "out", "--shard", "2/3", "--resume") == 0
     assert len(cascade.calls) == 5
+
+
+def test_a_shard_without_a_picture_says_so(folder, cascade, capsys):
+    flat(folder / "a.png", "red")
+    assert run("in", "--output", "out", "--shard", "2/3") == 0
+    assert capsys.readouterr() == ("--shard 2/3 takes none of the 1 pictures: there are fewer than parts\n", "")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_the_manifest_knows_the_bytes_that_were_decoded(folder, cascade, capsys, monkeypatch, name):
+    """The file is replaced while it is checked, and again while it is restored."""
+    path, later, contents = folder / name, ["green", "blue"], []
+    decoded = io.decoded
+
+    def replaced_meanwhile(data, path):
+        contents.append(data)
+        flat(path, later.pop(0))
+        return decoded(data, path)
+
+    monkeypatch.setattr(io, "decoded", replaced_meanwhile)
+    flat(path, "red")
+    assert run("in", "--output", "out") == 0
+    assert color_of("out/a.png") == COLORS["green"]
+    assert manifest()["a.png"]["sha256"] == hashlib.sha256(contents[1]).hexdigest()
+    assert capsys.readouterr().err == (
+        f"sample.py: warning: in/{name}: has changed since it was checked; its new content is restored\n"
+    )
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "1/0", "-1/2"])

@@ -134,7 +134,49 @@ INFERENCE = [
         "sample.py",
         ("tests/end_to_end/test_sample_written.py",),
         ("taken.popleft()", "taken.pop()"),
-        ("pictures[self.index - 1 :: self.count]", "pictures[self.index :: self.count]"),
+    ),
+    *faults(
+        "sample.py",
+        ("tests/end_to_end/test_sample_written.py::test_the_manifest_knows_the_bytes_that_were_decoded",),
+        (
+            "taken.append((job.of_content(found.picture, found.sha256), found.picture))",
+            "taken.append((job, found.picture))",
+        ),
+    ),
+    *faults(
+        "sample.py",
+        (
+            "tests/end_to_end/test_sample_prompts.py",
+            "tests/end_to_end/test_sample_refused.py::test_options_that_the_cascade_refuses_claim_nothing",
+        ),
+        ("for name, prompt in prompts.items():", "for name, prompt in [*prompts.items()][:1]:"),
+        ('    cassr.check(**{name: getattr(args, name) for name in ("scale", "seed", *SAMPLING)})\n', ""),
+    ),
+    *faults(
+        "cassr_jax/commands/shard.py",
+        ("tests/end_to_end/test_sample_written.py::test_machines_share_a_folder_by_shards",),
+        ("items[self.index - 1 :: self.count]", "items[self.index :: self.count]"),
+    ),
+    *faults(
+        "cassr_jax/commands/jobs.py",
+        ("tests/end_to_end/test_sample_written.py::test_the_manifest_knows_the_bytes_that_were_decoded",),
+        ("hashlib.sha256(data).hexdigest()", "hashlib.sha256(path.read_bytes()).hexdigest()"),
+    ),
+    *faults(
+        "cassr_jax/commands/running.py",
+        ("tests/commands/test_running.py::test_closed_streams_end_nothing_and_nothing_is_printed_into_another_file",),
+        ("os.O_RDWR)) <= 2", "os.O_RDWR)) <= 0"),
+        ("            setattr(sys, name, nowhere)\n", "            pass\n"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/test_cascade.py::test_options_can_be_checked_before_a_call",),
+        ("            make_trajectory(self.config.known_schedule, sampling)\n", ""),
+    ),
+    *faults(
+        "cassr_jax/prompts.py",
+        ("tests/test_cascade.py::test_options_can_be_checked_before_a_call",),
+        ("            prompt.encode()\n", "            pass\n"),
     ),
     *faults(
         "cassr_jax/commands/overlap.py",

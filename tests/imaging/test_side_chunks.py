@@ -150,7 +150,7 @@ def test_a_damaged_jpeg_that_turns_out_too_large_is_an_input_error(tmp_path, mon
     def damaged(data, path):
         raise InputError(f"{path}: damaged")
 
-    monkeypatch.setattr(io, "_decoded", damaged)
+    monkeypatch.setattr(io, "_with_sides", damaged)
     with pytest.raises(InputError, match=f"expected at most {MAX_INPUT_PIXELS}"):
         read(tmp_path, data)
 

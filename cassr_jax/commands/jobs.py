@@ -1,0 +1,155 @@
+"""The pictures that `sample.py` is to restore, and the reports of what is wrong with the others."""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cassr_jax.commands.running import complain, say
+from cassr_jax.errors import InputError
+from cassr_jax.imaging import io, memory, resizing
+from cassr_jax.imaging.inputs import Input
+from cassr_jax.imaging.manifest import Entry, Manifest
+
+PROGRAM = "sample.py"
+SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
+KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+
+warn = partial(complain, name=PROGRAM)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to restore; `size` is the size of its result, (height, width)."""
+
+    path: Path
+    entry: Entry
+    size: tuple[int, int]
+    prompt: str | None = None  # None is the cascade's own
+
+    def of_content(self, picture: io.Picture, digest: str) -> "Job":
+        """The job for a picture as it was read again; its file may have been replaced since it was checked."""
+        if digest == self.entry.sha256:
+            return self
+        warn(f"warning: {self.path}: has changed since it was checked; its new content is restored")
+        warn_of(self.path, picture)
+        return replace(self, entry=replace(self.entry, sha256=digest))
+
+
+class Faults:
+    """Reports what is wrong with single pictures, one line each, and decides the exit code."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, where: object, error: object) -> None:
+        self.count += 1
+        warn(str(error) if str(where) in str(error) else f"{where}: {error}")
+
+    @property
+    def exit_code(self) -> int:
+        return 2 if self.count else 0
+
+
+def plan(
+    inputs: Sequence[Input], prompts: Mapping[str, str], args: argparse.Namespace, manifest: Manifest, faults: Faults
+) -> list[Job]:
+    """The pictures that can be restored, found by reading each completely; the others become faults."""
+    jobs = []
+    for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
+        try:
+            picture, digest = read(item.path)
+            outputs = outputs_of(item, picture, args)
+            height, width = picture.rgb.shape[:2]
+            height, width = resizing.output_size(height, width, args.scale)
+            memory.check(height, width)
+            io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
+            for file in outputs.values():
+                manifest.place(file)
+        except (InputError, MemoryError) as error:
+            faults.add(item.path, reason_of(error))
+            continue
+        warn_of(item.path, picture)
+        entry = Entry(str(item.path.resolve()), digest, outputs, {})
+        jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem)))
+    return jobs
+
+
+def read(path: Path) -> tuple[io.Picture, str]:
+    """The picture in a file, and the digest of the bytes that it was decoded from."""
+    data = io.contents(path)
+    return io.decoded(data, path), hashlib.sha256(data).hexdigest()
+
+
+def warn_of(path: Path, picture: io.Picture) -> None:
+    """Says what of a file is not restored."""
+    if picture.frames > 1:
+        warn(f"warning: {path}: {picture.frames} frames or pages, only the first is restored")
+    for warning in picture.warnings:
+        warn(f"warning: {path}: {warning}")
+
+
+def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:
+    suffix = SUFFIXES.get(args.format) or KEPT.get(picture.format or "", ".png")
+    outputs = {"result": f"{item.stem}{suffix}"}
+    if args.save_reference:
+        outputs["reference"] = f"{item.stem}_reference{suffix}"
+    if args.compare:
+        outputs["compare"] = f"{item.stem}_compare.png"  # three pictures in a row are soon too wide for WebP
+    return outputs
+
+
+def announcement(jobs: Sequence[Job]) -> str:
+    """A line that states how many pictures there are and how much memory they need."""
+    height, width = max((job.size for job in jobs), key=lambda size: size[0] * size[1])
+    needed = memory.in_words(memory.need(height, width))
+    pictures = "1 picture" if len(jobs) == 1 else f"{len(jobs)} pictures, the largest"
+    return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"
+
+
+def unfinished(
+    jobs: Sequence[Job], settings: dict[str, Any], args: argparse.Namespace, manifest: Manifest
+) -> list[Job]:
+    """The pictures that are to be restored with these settings; with --resume, those that are not finished."""
+    jobs = [
+        replace(job, entry=replace(job.entry, settings=settings | ({"prompt": job.prompt} if args.prompts else {})))
+        for job in jobs
+    ]
+    if args.resume:
+        remaining = [job for job in jobs if not manifest.finished(job.entry)]
+        say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
+        return remaining
+    return jobs
+
+
+def claim(jobs: Sequence[Job], manifest: Manifest, faults: Faults) -> list[Job]:
+    """Claims for this run the pictures whose files belong to nobody else."""
+    reasons = manifest.claim([job.entry for job in jobs])
+    for job, reason in zip(jobs, reasons, strict=True):
+        if reason is not None:
+            faults.add(job.path, f"{job.path}: {reason}")
+    return [job for job, reason in zip(jobs, reasons, strict=True) if reason is None]
+
+
+def record(write: Callable[[], None], manifest: Manifest, faults: Faults) -> bool:
+    """Writes to the manifest, and says whether that worked; a full disk must not end the run."""
+    try:
+        write()
+    except InputError as error:
+        faults.add(manifest.folder, error)
+        return False
+    return True
+
+
+def reason_of(error: Exception) -> str:
+    """A line that tells a person why a picture failed."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "does not fit into memory; a smaller --tile or --scale needs less, and so does --precision bf16"
+    return f"{type(error).__name__}: {error}; this is a fault in the program, and the manifest has its traceback"
