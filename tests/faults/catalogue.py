@@ -107,7 +107,7 @@ FAULTS = [
         "cassr_jax/prompts.py",
         ("tests/test_prompts.py",),
         ("text_encoder.prompts.index(prompt)", "int(prompt == prompts[-1])"),
-        ("if prompt not in text_encoder.prompts", "if False"),
+        (" and prompt not in text_encoder.prompts", " and False"),
         ("ids.max() >= text_encoder.vocab_size", "ids.max() > text_encoder.vocab_size"),
     ),
     *faults(
