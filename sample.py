@@ -56,10 +56,10 @@ examples:
   python sample.py photo.jpg --seed 7 --steps 20      another variation, with fewer steps
 
 exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least one picture failed (one line each on
-stderr), 130 after Ctrl-C. Only the first frame of an animation is restored, with a warning. The program states how much
-memory the largest picture needs before work starts, and refuses pictures that need more than the machine has.
-Transparency and the colour profile are kept, other metadata are not. DIR/manifest.json records the settings, seed and
-files of every picture.
+stderr), 130 after Ctrl-C. If an INPUT does not exist, all such paths are named and nothing is restored. Only the first
+frame of an animation is restored, with a warning. The program states how much memory the largest picture needs before
+work starts, and refuses pictures that need more than the machine has. Transparency and the colour profile are kept,
+other metadata are not. DIR/manifest.json records the settings, seed and files of every picture.
 """
 
 
@@ -117,10 +117,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_compiled_functions()
     import cassr_jax
     from cassr_jax.commands.fingerprint import fingerprint
-    from cassr_jax.loading import trained
+    from cassr_jax.commands.settings import described, with_options
+    from cassr_jax.loading import read_cascade, trained
 
-    settings = settings_of(args) | {"weights": fingerprint(args.config)}
-    jobs = unfinished(jobs, settings, args, manifest)
+    config, _ = read_cascade(args.config)
+    weights = fingerprint(args.config)
+
+    def settings(job: Job) -> dict[str, Any]:
+        resolved = with_options(config, vars(args) | {"prompt": job.prompt})
+        return settings_of(args) | {"weights": weights} | described(resolved, args.precision)
+
+    jobs = [replace(job, entry=replace(job.entry, settings=settings(job))) for job in jobs]
+    if args.resume:
+        jobs = unfinished(jobs, manifest)
     if not jobs:
         return faults.exit_code
     say(announcement(jobs))
@@ -244,13 +253,12 @@ def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> E
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that decide the pixels, besides the weights; null means the configuration's own value."""
+    """The settings that decide the pixels and are in no configuration."""
     try:
         program = version("cassr-jax")
     except PackageNotFoundError:
         program = None
-    names = ("config", "activation", "scale", "seed", "precision", *SAMPLING)
-    return {"version": program} | {name: getattr(args, name) for name in names}
+    return {"version": program, "config": args.config, "scale": args.scale, "seed": args.seed}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -166,16 +166,17 @@ class CasSR:
     def _checked(self, options: Mapping[str, Any]) -> Options:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
-        self._engine.layout((1, 1), self._tile(chosen))
-        stages = [chosen.of_second_stage(self.config.sampling)]
-        if self.first_stage.diffuses:
-            stages.append(chosen.of_first_stage(self.config.activation_sampling))
-        for sampling in stages:  # checked early: the first stage may take long
-            make_trajectory(self.config.known_schedule, sampling)
+        chosen.check_networks(self.networks.configs)
+        config = self._settings(chosen)
+        self._engine.layout((1, 1), config.tile)
+        for sampling in [config.sampling, *([config.activation_sampling] if self.first_stage.diffuses else [])]:
+            make_trajectory(config.known_schedule, sampling)  # checked early: the first stage may take long
             check_prompts(self.networks.configs["text_encoder"], sampling.prompts)
-        if chosen.fidelity is not None and second_stage.FUSION not in self.networks.configs:
-            raise InputError(f"fidelity is {chosen.fidelity}, expected None: this cascade has no fusion")
         return chosen
+
+    def _settings(self, chosen: Options) -> CascadeConfig:
+        """The configuration of one call."""
+        return chosen.written_into(self.config)
 
     def _restored(self, group: Sequence[Any], chosen: Options) -> list[Restoration | Exception]:
         start = time.monotonic()
@@ -190,7 +191,7 @@ class CasSR:
     ) -> Iterator[list[np.ndarray | Exception]]:
         """Divides the pictures into groups that are just large enough to fill the devices."""
         group: list[np.ndarray | Exception] = []
-        tiles, source = 0, iter(pictures)
+        tiles, source, tile = 0, iter(pictures), self._settings(chosen).tile
         while True:
             try:
                 rgb = next(source)
@@ -200,7 +201,7 @@ class CasSR:
             try:
                 if isinstance(rgb, Exception):
                     raise rgb
-                tiles += self._engine.layout(_output_size(rgb, chosen.scale), self._tile(chosen)).count
+                tiles += self._engine.layout(_output_size(rgb, chosen.scale), tile).count
                 group.append(rgb)
             except Exception as error:
                 group.append(error)
@@ -216,34 +217,21 @@ class CasSR:
         """(lq, reference) for each picture, rounded to 8 bits as in the training of the second stage."""
         lqs = [resizing.bicubic(rgb, _output_size(rgb, chosen.scale)) for rgb in pictures]
         made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
-        color_fix = chosen.color_fix or self.config.first_stage_setting("color_fix")
+        color_fix = self._settings(chosen).first_stage_setting("color_fix")
         references = [_finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)]
         return [r if isinstance(r, Exception) else (lq, r) for lq, r in zip(lqs, references, strict=True)]
 
     def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | Exception]:
-        sampling = chosen.of_second_stage(self.config.sampling)
+        config = self._settings(chosen)
         stage = replace(
-            self._stage("result", self._second_stage, sampling, chosen),
-            start={"lq": 0, "reference": 1, "noise": None}[sampling.start],
+            self._stage("result", self._second_stage, config.sampling, chosen),
+            start={"lq": 0, "reference": 1, "noise": None}[config.sampling.start],
             fusion=second_stage.FUSION if second_stage.FUSION in self.networks.configs else None,
-            fidelity=self.config.fidelity if chosen.fidelity is None else chosen.fidelity,
+            fidelity=config.fidelity,
         )
         images = [lq for lq, _ in pairs], [reference for _, reference in pairs]
-        made = self._engine.diffuse(stage, images, self._tile(chosen), _report("result", chosen))
-        return [self._result(pair, picture, chosen) for pair, picture in zip(pairs, made, strict=True)]
-
-    def _result(self, pair: Pair, made: np.ndarray, chosen: Options) -> Restoration | Exception:
-        """The second stage's picture with its colours fixed, mixed with the reference."""
-        lq, reference = pair
-        result = _finished("result", made, lq, chosen.color_fix or self.config.color_fix)
-        if isinstance(result, Exception):
-            return result
-        weight = chosen.reference_weight
-        if weight is None:
-            weight = self.config.first_stage_setting("reference_weight")
-        if weight:
-            result = blended(reference, result, weight)
-        return Restoration(lq, reference, result)
+        made = self._engine.diffuse(stage, images, config.tile, _report("result", chosen))
+        return [_result(pair, picture, config) for pair, picture in zip(pairs, made, strict=True)]
 
     def _stage(self, name: StageName, make_denoiser: MakeDenoiser, sampling: SamplingConfig, chosen: Options) -> Stage:
         return Stage(
@@ -254,9 +242,6 @@ class CasSR:
             start=None if sampling.start == "noise" else 0,
             noise_key=jax.random.fold_in(seed_key(chosen.seed), name == "result"),
         )
-
-    def _tile(self, chosen: Options) -> int:
-        return chosen.tile or self.config.tile
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """The embeddings of the negative prompt and the prompt, (2, L, C), computed once."""
@@ -286,14 +271,13 @@ class _FirstStageEngine:
     chosen: Options
 
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[Sequence[np.ndarray], ...]) -> list[np.ndarray]:
-        sampling = self.chosen.of_first_stage(self.cassr.config.activation_sampling)
-        stage = self.cassr._stage("reference", make_denoiser, sampling, self.chosen)
-        tile, report = self.cassr._tile(self.chosen), _report("reference", self.chosen)
-        return self.cassr._engine.diffuse(stage, images, tile, report)
+        config = self.cassr._settings(self.chosen)
+        stage = self.cassr._stage("reference", make_denoiser, config.activation_sampling, self.chosen)
+        return self.cassr._engine.diffuse(stage, images, config.tile, _report("reference", self.chosen))
 
     def enlarge(self, kind: str, lr: Sequence[np.ndarray], lq: Sequence[np.ndarray]) -> list[np.ndarray]:
-        tile, report = self.cassr._tile(self.chosen), _report("reference", self.chosen)
-        made = self.cassr._engine.enlarge(kind, lr, tile, report)
+        tile = self.cassr._settings(self.chosen).tile
+        made = self.cassr._engine.enlarge(kind, lr, tile, _report("reference", self.chosen))
         return [resizing.resized(picture, whole.shape[:2]) for picture, whole in zip(made, lq, strict=True)]
 
 
@@ -315,6 +299,17 @@ def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
     size = resizing.output_size(rgb.shape[0], rgb.shape[1], scale)
     memory.check(*size)
     return size
+
+
+def _result(pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration | Exception:
+    """The second stage's picture with its colours fixed, mixed with the reference."""
+    lq, reference = pair
+    result = _finished("result", made, lq, config.color_fix)
+    if isinstance(result, Exception):
+        return result
+    if weight := config.first_stage_setting("reference_weight"):
+        result = blended(reference, result, weight)
+    return Restoration(lq, reference, result)
 
 
 def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:

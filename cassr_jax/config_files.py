@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cassr_jax.config import TrainConfig
+from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.kinds import CONFIGS
 
@@ -32,7 +32,13 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
     Raises:
         InputError: the file is absent, fails, or defines something else, or a change is invalid; the message names it.
     """
-    config = run_file(path, "a Python file that defines `config`").get("config")
+    defined = run_file(path, "a Python file that defines `config`")
+    config = defined.get("config")
+    if config is None and isinstance(defined.get("cascade"), CascadeConfig):
+        raise InputError(
+            f"{path}: defines a cascade to sample with and nothing to train, expected a `config`, as in "
+            "configs/smoke.py; sample.py takes this file"
+        )
     if not isinstance(config, TrainConfig):
         raise InputError(f"{path}: defines `config` as {type(config).__name__}, expected a TrainConfig")
     config = override(from_json(TrainConfig, to_json(config), str(path)), changes)

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
-from cassr_jax.config import CascadeConfig, DType
+from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import from_json, resolve, run_file, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json
@@ -23,6 +23,12 @@ from cassr_jax.ranges import check
 from cassr_jax.schedules import agreed
 
 CASCADE_FILE = "cassr.json"
+HOLDERS = {
+    "scedit": "tiny and configs/sd15.py have one",
+    "rrdbnet": "tiny has one",
+    "activation_controlnet": "configs/sd15_controlnet.py has one",
+}
+"""Where the network of a first stage can be found, for the message about a cascade without it."""
 TRAINED_FILE = "trained.json"  # a training run writes it beside the cascade: its stage, its step, and which weights
 
 
@@ -69,9 +75,7 @@ def load(
     fusion = {second_stage.FUSION} & config.components.keys()
     for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks, *fusion):
         if kind not in config.components:
-            raise InputError(
-                f"{source}: names no {kind} among its components, expected one for activation {config.activation}"
-            )
+            raise InputError(_lacking(source, kind, config))
         networks = networks.with_read(
             kind,
             resolve(config.components[kind], base),
@@ -88,13 +92,30 @@ def load(
     return CasSR(config, networks, sources.get("tokenizer"), devices)
 
 
+def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
+    """A sentence about the network `kind`, which a cascade needs and does not name."""
+    if kind not in HOLDERS:
+        return f"{source}: names no {kind} among its components, expected one: the second stage needs it"
+    runs = [name for name in NAMES if config.components.keys() >= {*first_stage(name).networks}]
+    return (
+        f"{source}: names no {kind} among its components, expected one for activation {config.activation} "
+        f"({HOLDERS[kind]}); without it the activation can be {', '.join(runs)}"
+    )
+
+
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     """The configuration of a cascade, and the folder where its relative paths start."""
     if not isinstance(source, (str, Path)) or not str(source):
         raise InputError(f"source is {source!r}, expected the name of a cascade, a folder or a Python file")
     path = Path(source)
     if path.suffix == ".py":
-        config = run_file(path, "a Python file that defines `cascade`").get("cascade")
+        defined = run_file(path, "a Python file that defines `cascade`")
+        config = defined.get("cascade")
+        if config is None and isinstance(defined.get("config"), TrainConfig):
+            raise InputError(
+                f"{path}: defines a training run and no cascade, expected a `cascade`, as in configs/sd15.py, or the "
+                "folder of a finished run; train.py takes this file"
+            )
         if not isinstance(config, CascadeConfig):
             raise InputError(f"{path}: defines `cascade` as {type(config).__name__}, expected a CascadeConfig")
         return from_json(CascadeConfig, to_json(config), str(path)), path.parent

@@ -1,14 +1,16 @@
 """The settings of one call of a cascade."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
-from cassr_jax.config import SamplingConfig, Start
+from cassr_jax.config import CascadeConfig, FirstStageConfig, Start
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.errors import InputError
+from cassr_jax.first_stage import NAMES
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.ranges import check
+from cassr_jax.second_stage import FUSION
 
 Progress = Callable[[str, int, int], None]
 
@@ -62,18 +64,40 @@ class Options:
         if self.progress is not None and not callable(self.progress):
             raise InputError(f"progress is {self.progress!r}, expected a function of three arguments, or None")
 
-    def of_first_stage(self, sampling: SamplingConfig) -> SamplingConfig:
-        """The first stage's settings, replaced by those options that concern both stages."""
-        changes = {
+    def check_networks(self, kinds: Collection[str]) -> None:
+        """Checks that a cascade with networks of these kinds has those that the options need.
+
+        Raises:
+            InputError: it has no fusion to weigh.
+        """
+        if self.fidelity is not None and FUSION not in kinds:
+            raise InputError(
+                f"fidelity is {self.fidelity}, expected None: this cascade has no {FUSION}, the network that it "
+                "weighs; a run of configs/tiny_second.py has one"
+            )
+
+    def written_into(self, config: CascadeConfig) -> CascadeConfig:
+        """A cascade's configuration with these options in place of its own settings: what a call runs with.
+
+        The prompt, steps, guidance scale and sampler concern both stages, `start` and `strength` the second alone. A
+        colour fix or a weight of the reference is written for every first stage, whichever is in use.
+        """
+        both = {
             "num_steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "sampler": self.sampler,
             "prompt": self.prompt,
         }
-        return replace(sampling, **{name: value for name, value in changes.items() if value is not None})
+        stage = _given({"color_fix": self.color_fix, "reference_weight": self.reference_weight})
+        stages = {name: replace(config.first_stages.get(name, FirstStageConfig()), **stage) for name in NAMES if stage}
+        return replace(
+            config,
+            **_given({"color_fix": self.color_fix, "fidelity": self.fidelity, "tile": self.tile}),
+            first_stages={**config.first_stages, **stages},
+            sampling=replace(config.sampling, **_given({"start": self.start, "strength": self.strength, **both})),
+            activation_sampling=replace(config.activation_sampling, **_given(both)),
+        )
 
-    def of_second_stage(self, sampling: SamplingConfig) -> SamplingConfig:
-        """The second stage's settings, replaced by these options."""
-        changes = {"start": self.start, "strength": self.strength}
-        changed = replace(sampling, **{name: value for name, value in changes.items() if value is not None})
-        return self.of_first_stage(changed)
+
+def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}

@@ -20,6 +20,7 @@ from cassr_jax.loading import read_cascade
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from tests.random_cascade import NETWORKS
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG = TrainConfig(
     stage="cassr",
     data=DataConfig("pictures", crop_size=64, preset="light"),
@@ -202,6 +203,13 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
     (tmp_path / "bad.py").write_text(text)
     with pytest.raises(InputError, match=re.escape(message)):
         read_config(tmp_path / "bad.py")
+
+
+def test_what_is_only_sampled_or_only_trained_is_said_to_be():
+    with pytest.raises(InputError, match=r"tiny\.py: defines a cascade to sample with and nothing to train, "):
+        read_config(CONFIGS / "tiny.py")
+    with pytest.raises(InputError, match=r"tiny_vae\.py: defines a training run and no cascade, expected a `cascade`"):
+        read_cascade(CONFIGS / "tiny_vae.py")
 
 
 def test_an_absent_file_is_named(tmp_path):

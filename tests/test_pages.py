@@ -19,7 +19,8 @@ import pytest
 import sample
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json, override, read_config, to_json
-from cassr_jax.loading import read_cascade
+from cassr_jax.first_stage import all_first_stages
+from cassr_jax.loading import HOLDERS, read_cascade
 from cassr_jax.ranges import check
 from cassr_jax.training.stages import STAGES
 
@@ -250,6 +251,16 @@ def test_a_configuration_named_as_the_papers_has_the_papers_values(stage):
     assert (data.sharp_fraction, data.min_scale) == (0, 1)  # crops from anywhere, of the picture as it is
     sets = {"data/div2k": 800, "data/div8k": 1500, "data/flickr2k": 2650, "data/ost": 10324, "data/ffhq": 10000}
     assert data.weights() == ({"data/paper_pairs": 1} if stage == "cassr" else sets)
+
+
+def test_a_message_about_a_missing_network_names_cascades_that_have_it():
+    for kind, text in HOLDERS.items():
+        named = re.findall(r"tiny|configs/\S+\.py", text)
+        assert named
+        for source in named:
+            assert kind in read_cascade(source if source == "tiny" else ROOT / source)[0].components
+    assert {kind for stage in all_first_stages() for kind in stage.networks} == {*HOLDERS}
+    assert "fusion" in read_config(ROOT / "configs/tiny_second.py").components  # as `Options.check_networks` says
 
 
 def test_figure_6_is_trained_as_the_paper_but_for_the_attention():

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_files": {"config", "kinds"},
     "schedules": {"diffusion", "kinds", "weights"},
     "fitting": set(),
-    "options": {"config", "diffusion", "imaging", "ranges"},
+    "options": {"config", "diffusion", "first_stage", "imaging", "ranges", "second_stage"},
     "sampling": {"config", "diffusion", "imaging", "models"},
     "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling"},
     "cascade": {

@@ -23,10 +23,11 @@ from typing import Any
 
 from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
+from cassr_jax.commands.settings import with_options
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import naming, run_file
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings, with_options
+from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases

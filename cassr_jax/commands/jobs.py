@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -112,19 +111,11 @@ def announcement(jobs: Sequence[Job]) -> str:
     return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"
 
 
-def unfinished(
-    jobs: Sequence[Job], settings: dict[str, Any], args: argparse.Namespace, manifest: Manifest
-) -> list[Job]:
-    """The pictures that are to be restored with these settings; with --resume, those that are not finished."""
-    jobs = [
-        replace(job, entry=replace(job.entry, settings=settings | ({"prompt": job.prompt} if args.prompts else {})))
-        for job in jobs
-    ]
-    if args.resume:
-        remaining = [job for job in jobs if not manifest.finished(job.entry)]
-        say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
-        return remaining
-    return jobs
+def unfinished(jobs: Sequence[Job], manifest: Manifest) -> list[Job]:
+    """The pictures that are not finished with their settings; a line says how many are."""
+    remaining = [job for job in jobs if not manifest.finished(job.entry)]
+    say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
+    return remaining
 
 
 def claim(jobs: Sequence[Job], manifest: Manifest, faults: Faults) -> list[Job]:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,20 +9,16 @@ import jax
 import numpy as np
 
 import cassr_jax
-from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
 from cassr_jax.commands.options import SAMPLING, number
-from cassr_jax.config import CascadeConfig, FirstStageConfig
-from cassr_jax.errors import InputError
+from cassr_jax.config import CascadeConfig
 from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines
-from cassr_jax.first_stage import NAMES
 from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import Params, merge, select
-from cassr_jax.options import Options
 from cassr_jax.ranges import Range
 
 KINDS = ("bicubic", "reference", "result")
@@ -60,36 +55,6 @@ def add_sigmas(parser: Any) -> None:
 def settings(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that decide the cascade's pixels, besides the seed; None keeps the cascade's own setting."""
     return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
-
-
-def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeConfig:
-    """Write the options of `settings` into a configuration, where a variant can change them further.
-
-    Raises:
-        InputError: an option is out of range, or weighs a fusion that the cascade does not have.
-    """
-    given = Options(**{name: chosen[name] for name in SAMPLING if chosen.get(name) is not None})
-    if given.fidelity is not None and second_stage.FUSION not in config.components:
-        raise InputError(f"fidelity is {given.fidelity}, expected None: this cascade has no fusion to weigh")
-    own = {name: getattr(given, name) for name in ("color_fix", "fidelity", "tile")} | {
-        "activation": chosen.get("activation")
-    }
-    stage_changes = _given({"color_fix": given.color_fix, "reference_weight": given.reference_weight})
-    stages = {name: config.first_stages.get(name, FirstStageConfig()) for name in NAMES if stage_changes}
-    return replace(
-        config,
-        **_given(own),
-        first_stages={
-            **config.first_stages,
-            **{name: replace(stage, **stage_changes) for name, stage in stages.items()},
-        },
-        sampling=given.of_second_stage(config.sampling),
-        activation_sampling=given.of_first_stage(config.activation_sampling),
-    )
-
-
-def _given(changes: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in changes.items() if value is not None}
 
 
 def load_restore(chosen: Mapping[str, Any], change: Change | None = None, devices: int | None = None) -> Restore:

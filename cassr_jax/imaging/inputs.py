@@ -126,13 +126,18 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
             first. An input that is this very folder is searched all the same.
 
     Raises:
-        InputError: an input does not exist, is neither file nor folder, or no picture was found.
+        InputError: inputs do not exist, all of which are named, one is neither file nor folder, or no picture was
+            found.
     """
     found: dict[Path, tuple[Path, Path, str]] = {}  # by real path: path, path below the given folder, folder's name
     passed_over: list[Path] = []
     unreadable: list[str] = []
-    for text in (os.fspath(given) for given in inputs):
+    texts = [os.fspath(given) for given in inputs]
+    for text in texts:
         check_local(text, "an input")
+    if missing := [text for text in texts if text and not Path(text).exists()]:
+        raise InputError(f"{', '.join(missing)}: no such file or folder, expected picture files or folders")
+    for text in texts:
         given = Path(text)
         if not text:
             raise InputError("an input is empty, expected the name of a file or folder")
@@ -147,10 +152,8 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
             passed_over += others
         elif given.is_file():
             found.setdefault(given.resolve(), (given, Path(given.name), _named(given).parent.name))
-        elif given.exists():
-            raise InputError(f"{given}: is neither a file nor a folder, expected picture files or folders")
         else:
-            raise InputError(f"{given}: no such file or folder, expected picture files or folders")
+            raise InputError(f"{given}: is neither a file nor a folder, expected picture files or folders")
     if not found:
         raise InputError("no input given, expected picture files or folders")
     stems = _distinct([_candidates(below, folder) for _, below, folder in found.values()])

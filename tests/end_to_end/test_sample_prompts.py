@@ -19,7 +19,7 @@ def pictures(folder):
 def test_each_picture_has_its_own_prompt(pictures, cascade):
     assert run("in", "--output", "out", "--prompts", "p.json") == 0
     assert [call["prompt"] for call in cascade.calls] == ["a wall", "a meadow"]
-    assert {name: entry["settings"]["prompt"] for name, entry in manifest().items()} == {
+    assert {name: entry["settings"]["result"]["prompt"] for name, entry in manifest().items()} == {
         "a.png": "a wall",
         "deep/b.png": "a meadow",
     }
@@ -36,7 +36,7 @@ def test_a_changed_prompt_is_restored_again(pictures, cascade):
 def test_without_the_option_the_cascade_s_own_prompt_holds(pictures, cascade):
     assert run("in", "--output", "out") == 0
     assert [call["prompt"] for call in cascade.calls] == [None, None]
-    assert all("prompt" not in entry["settings"] for entry in manifest().values())
+    assert {entry["settings"]["result"]["prompt"] for entry in manifest().values()} == {"clean, high-resolution"}
 
 
 def test_a_prompt_that_the_cascade_does_not_know_is_named_before_anything_is_claimed(pictures, cascade, capsys):

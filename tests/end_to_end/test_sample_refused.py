@@ -64,6 +64,15 @@ def test_nothing_readable_loads_no_networks(folder, cascade, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
+def test_all_missing_paths_are_named_before_any_work(folder, cascade, capsys):
+    flat(folder / "a.png", "red")
+    assert run("in/none.png", "in/a.png", "nowhere/", "--output", "out") == 2
+    assert cascade.loaded == []
+    assert not Path("out").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "sample.py: in/none.png, nowhere/: no such file or folder, expected picture files or folders"
+
+
 def test_resume_does_not_take_one_for_the_other(folder, cascade, capsys):
     four_of_one_name(folder)
     assert run("in/x", "--output", "out") == 0

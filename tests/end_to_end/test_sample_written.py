@@ -40,13 +40,16 @@ def test_one_photograph(folder, cascade, capsys):
 
 def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     flat(folder / "a.png", "red")
+    Path("fused.py").write_text(
+        "from cassr_jax.config import CascadeConfig\ncascade = CascadeConfig(components={'fusion': 'here'})"
+    )
     arguments = (
-        "--config somewhere --scale 2 --seed 9223372036854775807 --steps 7 --guidance-scale 1.5 --activation identity"
+        "--config fused.py --scale 2 --seed 9223372036854775807 --steps 7 --guidance-scale 1.5 --activation identity"
     )
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
     arguments += " --devices 2 --reference-weight 0.25 --fidelity 0.75"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
-    assert cascade.loaded == [("somewhere", {"activation": "identity", "dtype": "bfloat16", "devices": 2})]
+    assert cascade.loaded == [("fused.py", {"activation": "identity", "dtype": "bfloat16", "devices": 2})]
     expected = {
         "scale": 2.0,
         "seed": 2**63 - 1,
@@ -61,8 +64,21 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     }
     assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, "prompt": None, **expected}]
     entry = manifest()["a.png"]
-    assert expected.items() <= entry["settings"].items()
-    assert entry["settings"]["guidance_scale"] == 1.5
+    settings = entry["settings"]
+    assert settings.items() >= {"scale": 2.0, "seed": 2**63 - 1, "tile": 64, "dtype": "bfloat16"}.items()
+    assert (settings["activation"], settings["reference"]) == ("identity", {"color_fix": "adain"})
+    assert settings["result"] == {
+        "sampler": "unipc",
+        "num_steps": 7,
+        "guidance_scale": 1.5,
+        "start": "reference",
+        "strength": 0.5,
+        "prompt": "clean, high-resolution",
+        "negative_prompt": "dotted, noise, blur, lowres, smooth",
+        "color_fix": "adain",
+        "reference_weight": 0.25,
+        "fidelity": 0.75,
+    }
     assert (entry["input"], entry["status"], entry["error"]) == (str(Path("in/a.png").resolve()), "done", None)
 
 
@@ -73,6 +89,36 @@ def test_left_out_settings_are_the_configurations(folder, cascade):
     (call,) = cascade.calls
     assert (call.pop("size"), call.pop("scale"), call.pop("seed")) == ((8, 12), 4.0, 0)
     assert set(call.values()) == {None}
+
+
+def test_the_manifest_names_every_setting_that_really_ran(folder, cascade):
+    flat(folder / "a.png", "red")
+    Path("prompts.tsv").write_text("a\ta bee")
+    assert run("in/a.png", "--output", "out", "--prompts", "prompts.tsv", "--activation", "scedit") == 0
+    settings = manifest()["a.png"]["settings"]
+    both = {
+        "sampler": "ddim",
+        "num_steps": 1,
+        "guidance_scale": 1.0,
+        "strength": 0.2,
+        "prompt": "a bee",
+        "negative_prompt": "",
+        "color_fix": "wavelet",
+    }
+    assert (settings["config"], settings["activation"]) == ("tiny", "scedit")
+    assert (settings["dtype"], settings["tile"], settings["tile_overlap"]) == ("float32", 256, 0.25)
+    assert settings["reference"] == both | {"start": "lq"}
+    assert settings["result"] == both | {"start": "reference", "reference_weight": 0.0}
+
+
+def test_a_default_that_is_written_out_is_the_same_setting(folder, cascade):
+    flat(folder / "a.png", "red")
+    assert run("in", "--output", "out") == 0
+    same = "--steps 1 --reference-weight 0.75 --precision fp32 --tile 256 --activation rrdbnet"
+    assert run("in", "--output", "out", "--resume", *same.split()) == 0
+    assert len(cascade.calls) == 1
+    assert run("in", "--output", "out", "--resume", "--reference-weight", "0.5") == 0
+    assert len(cascade.calls) == 2
 
 
 def test_reference_and_comparison(folder, cascade):

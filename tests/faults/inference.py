@@ -13,8 +13,8 @@ INFERENCE = [
         "cassr_jax/cascade.py",
         ("tests/test_cascade.py::test_the_first_stage_has_settings_of_its_own",),
         (
-            "self.chosen.of_first_stage(self.cassr.config.activation_sampling)",
-            "self.chosen.of_second_stage(self.cassr.config.sampling)",
+            '_stage("reference", make_denoiser, config.activation_sampling, self.chosen)',
+            '_stage("reference", make_denoiser, config.sampling, self.chosen)',
         ),
     ),
     *faults(
@@ -171,12 +171,23 @@ INFERENCE = [
     *faults(
         "cassr_jax/cascade.py",
         ("tests/test_cascade.py::test_options_can_be_checked_before_a_call",),
-        ("            make_trajectory(self.config.known_schedule, sampling)\n", ""),
+        ("make_trajectory(config.known_schedule, sampling)  # checked early", "pass  # checked early"),
     ),
     *faults(
         "cassr_jax/prompts.py",
         ("tests/test_cascade.py::test_options_can_be_checked_before_a_call",),
         ("            prompt.encode()\n", "            pass\n"),
+    ),
+    *faults(
+        "cassr_jax/commands/settings.py",
+        ("tests/end_to_end/test_sample_written.py::test_the_manifest_names_every_setting_that_really_ran",),
+        ("negative, prompt = sampling.prompts", "prompt, negative = sampling.prompts"),
+        ("_described(config.activation_sampling)", "_described(config.sampling)"),
+    ),
+    *faults(
+        "cassr_jax/imaging/inputs.py",
+        ("tests/end_to_end/test_sample_refused.py::test_all_missing_paths_are_named_before_any_work",),
+        ("', '.join(missing)", "missing[0]"),
     ),
     *faults(
         "cassr_jax/commands/overlap.py",

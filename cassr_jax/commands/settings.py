@@ -1,0 +1,56 @@
+"""The settings that a sampling command runs with: its options, completed from the cascade's configuration."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cassr_jax.choices import PRECISIONS
+from cassr_jax.commands.options import SAMPLING
+from cassr_jax.config import CascadeConfig, SamplingConfig
+from cassr_jax.config_files import to_json
+from cassr_jax.first_stage import first_stage
+from cassr_jax.options import Options
+from cassr_jax.second_stage import FUSION
+
+
+def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeConfig:
+    """A configuration with a command's options written into it.
+
+    Args:
+        chosen: the values of `SAMPLING`, of `activation` and perhaps of `prompt`; None or absent keeps the cascade's
+            own. Other entries are ignored.
+
+    Raises:
+        InputError: an option is out of range, or weighs a fusion that the cascade does not have.
+    """
+    given = Options(**{name: chosen[name] for name in (*SAMPLING, "prompt") if chosen.get(name) is not None})
+    given.check_networks(config.components)
+    return replace(given.written_into(config), activation=chosen.get("activation") or config.activation)
+
+
+def described(config: CascadeConfig, precision: str | None = None) -> dict[str, Any]:
+    """The settings that decide the pixels, besides the weights, the scale and the seed, for a person to read.
+
+    `reference` is what the first stage runs with and `result` what the second does; what has no effect is left out.
+
+    Args:
+        config: the configuration with all options written into it.
+        precision: the value of --precision.
+    """
+    stage, weighed = first_stage(config.activation), FUSION in config.components
+    return {
+        "activation": stage.name,
+        "dtype": PRECISIONS[precision or "fp32"],
+        "tile": config.tile,
+        "tile_overlap": config.tile_overlap,
+        "reference": (_described(config.activation_sampling) if stage.diffuses else {})
+        | {"color_fix": config.first_stage_setting("color_fix")},
+        "result": _described(config.sampling)
+        | {"color_fix": config.color_fix, "reference_weight": config.first_stage_setting("reference_weight")}
+        | ({"fidelity": config.fidelity} if weighed else {}),
+    }
+
+
+def _described(sampling: SamplingConfig) -> dict[str, Any]:
+    negative, prompt = sampling.prompts
+    return to_json(sampling) | {"prompt": prompt, "negative_prompt": negative}
