@@ -74,13 +74,15 @@ def strictly(name: str | os.PathLike[str]) -> Iterator[None]:
     A damaged file makes a decoder raise nearly any built-in exception, so all of them become an InputError.
 
     Raises:
-        InputError: the block raised anything but MemoryError.
+        InputError: the block raised anything.
     """
     try:
         with _strict_and_quiet:
             yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:  # a damaged file may ask for any amount
+        raise InputError(f"{name}: does not fit into memory while it is decoded, expected a smaller picture") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, before a size can be asked for
         raise TooLarge(f"{name}: {error}; expected at most {MAX_INPUT_PIXELS} pixels; make it smaller") from error
     except UnidentifiedImageError as error:

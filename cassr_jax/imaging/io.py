@@ -67,8 +67,8 @@ def read(path: str | os.PathLike[str]) -> Picture:
     """The picture in a file; of an animation, the first frame (`frames` is their number).
 
     Raises:
-        InputError: the file is missing, empty, cut short, larger than MAX_INPUT_PIXELS, a camera's raw file, or not a
-            picture in a supported format.
+        InputError: the file is missing, empty, cut short, larger than MAX_INPUT_PIXELS, a camera's raw file, a volume,
+            or not a picture in a supported format.
     """
     path = Path(path)
     return decoded(contents(path), path)

@@ -9,15 +9,17 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tifffile import COMPRESSION, TiffFile, TiffPage
+from PIL.Image import UnidentifiedImageError
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from cassr_jax.errors import InputError
-from cassr_jax.imaging.decoding import check_size
+from cassr_jax.imaging.decoding import MAX_INPUT_PIXELS, check_size
 from cassr_jax.imaging.samples import BITS_PER_SAMPLE, Meaning, to_8_bits
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -25,8 +27,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
 OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
 ORIENTATION, PROFILE, DNG_VERSION = 0x0112, 34675, 50706
-GREYS, RGB, MOSAICS = (0, 1), 2, (32803, 34892)  # photometric interpretations
-UNSIGNED, UNDEFINED = 1, 4  # sample formats
+GREYS, RGB, PALETTE, MOSAICS = (0, 1), 2, 3, (32803, 34892)  # photometric interpretations
+UNSIGNED, UNDEFINED, COMPLEX = 1, 4, (5, 6)  # sample formats
 UNCOMPRESSED, CONTIGUOUS = 1, 1
 ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples
 
@@ -42,7 +44,7 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int]]:
         path: its name in errors.
 
     Raises:
-        InputError: it is a camera's raw file, or its samples cannot be decoded.
+        InputError: it is a camera's raw file or a volume, or its samples cannot be decoded.
     """
     _refuse_raw(path, raw=data[8:10] == b"CR")  # Canon's
     with TiffFile(io.BytesIO(data)) as file:
@@ -55,16 +57,44 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int]]:
         nested = [page for page in nested if _is_photograph(page)]
         page = (photographs or sorted(nested, key=_area, reverse=True) or pages)[0]
         count = max(len(photographs), 1)
-        check_size(path, page.imagewidth, page.imagelength)
+        _check(path, page)
         decoded = _decoded(path, page)
     if decoded is not None:
         yield decoded, count
         return
     if page.is_subifd:
         raise InputError(f"{path}: {_kind(page)} behind a thumbnail are not read; save the photograph alone")
-    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=("TIFF",))
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: cannot be decoded as {_kind(page)}, expected 8 or 16 bits of grey, RGB or CMYK in a sound file"
+        ) from error
+    with image:
         image.seek(pages.index(page))
         yield image, count
+
+
+def _check(path: Path, page: TiffPage) -> None:
+    """Checks, before anything is decoded, that a page is a plane of pixels with real samples, and none too large.
+
+    Raises:
+        InputError: it is something else, or a size in it is no number.
+    """
+    width, height, samples = page.imagewidth, page.imagelength, page.samplesperpixel
+    for name, size in (("width", width), ("height", height), ("depth", page.imagedepth), ("samples", samples)):
+        if not isinstance(size, int):
+            raise InputError(f"{path}: its {name} is {str(size)[:40]!r}, expected a whole number; the file is damaged")
+    check_size(path, width, height)
+    if page.imagedepth > 1:
+        raise InputError(f"{path}: a volume, {page.imagedepth} planes deep, expected a picture; save one plane")
+    if width * height * samples > 4 * MAX_INPUT_PIXELS:
+        raise InputError(
+            f"{path}: {width}x{height} pixels of {samples} samples each, expected at most {4 * MAX_INPUT_PIXELS} "
+            "samples in all"
+        )
+    if any(kind in COMPLEX for kind in np.atleast_1d(page.sampleformat)):
+        raise InputError(f"{path}: holds complex numbers, expected real ones; save their magnitudes")
 
 
 def _refuse_raw(path: Path, *, raw: bool) -> None:
@@ -95,7 +125,8 @@ def _decoded(path: Path, page: TiffPage) -> Image.Image | None:
         InputError: neither tifffile nor Pillow can decode it.
     """
     bits, unsigned = _most_bits(page), page.sampleformat in (UNSIGNED, UNDEFINED)
-    if page.photometric not in (*GREYS, RGB) or (bits <= 8 and unsigned and not page.is_subifd):
+    of_pillow = bits <= 8 and unsigned and len(page.extrasamples) < 2 and not page.is_subifd
+    if page.photometric not in (*GREYS, RGB, PALETTE) or of_pillow:
         return None
     try:
         samples = _unpacked(page) if bits % 8 and page.compression == UNCOMPRESSED else page.asarray()
@@ -118,7 +149,13 @@ def _most_bits(page: TiffPage) -> int:
 
 
 def _kind(page: TiffPage) -> str:
-    return f"{_most_bits(page)}-bit samples with compression {COMPRESSION(page.compression).name}"
+    color, compression = _named(PHOTOMETRIC, page.photometric), _named(COMPRESSION, page.compression)
+    extra = f" and {len(page.extrasamples)} extra samples" if page.extrasamples else ""
+    return f"{_most_bits(page)}-bit {color} samples{extra} with compression {compression}"
+
+
+def _named(names: type[IntEnum], value: int) -> str:
+    return names(value).name if value in list(names) else str(value)
 
 
 def _unpacked(page: TiffPage) -> np.ndarray:
@@ -141,11 +178,16 @@ def _in_8_bits(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
     """Samples (H, W, C) as uint8 (H, W) or (H, W, 2 to 4), as Pillow takes them."""
     meaning = Meaning.of_tags({tag.code: tag.value for tag in page.tags})
     colors = 3 if page.photometric == RGB else 1
-    picture = to_8_bits(samples[..., :colors], meaning, path)
+    if page.photometric == PALETTE:
+        if page.colormap is None:
+            raise ValueError("it has no palette")
+        picture = to_8_bits(page.colormap.T[samples[..., 0]], Meaning(bits=16), path)
+    else:
+        picture = to_8_bits(samples[..., :colors], meaning, path)
     kinds = [int(kind) for kind in page.extrasamples]
     alphas = [i for i, kind in enumerate(kinds) if kind in (ASSOCIATED, UNASSOCIATED)]
     if not alphas:
-        return picture[..., 0] if colors == 1 else picture
+        return picture[..., 0] if picture.shape[-1] == 1 else picture
     alpha = to_8_bits(samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False), path)
     if kinds[alphas[0]] == ASSOCIATED:  # the colours are multiplied by it
         straight = np.rint(picture * (255 / np.maximum(alpha, 1, dtype=np.float32)))

@@ -3,6 +3,7 @@
 from tests.faults.fault import faults
 
 TIFF = ("tests/imaging/test_tiff.py",)
+ODD_TIFF = ("tests/imaging/test_odd_tiff.py",)
 SIDE_CHUNKS = ("tests/imaging/test_side_chunks.py",)
 PROFILES = ("tests/imaging/test_profiles.py",)
 ALPHA = ("tests/imaging/test_alpha.py",)
@@ -30,6 +31,22 @@ IMAGING = [
         ("samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False)", "samples[..., :1], meaning"),
         ("np.arange(bits - 1, -1, -1)", "np.arange(bits)"),
         ("= _tag(page, ORIENTATION) or 1", "= 1"),
+    ),
+    *faults(
+        "cassr_jax/imaging/tiff.py",
+        ODD_TIFF,
+        ("if page.imagedepth > 1:", "if page.imagedepth > 4:"),
+        ("if not isinstance(size, int):", "if isinstance(size, str):"),
+        ("if width * height * samples > 4 * MAX_INPUT_PIXELS:", "if False:"),
+        ("if any(kind in COMPLEX for", "if all(kind is None for"),
+        (" and len(page.extrasamples) < 2", ""),
+        ("page.colormap.T[samples[..., 0]]", "page.colormap.T[samples[..., 0] & 0xFF]"),
+        ("except UnidentifiedImageError as error:", "except ZeroDivisionError as error:"),
+    ),
+    *faults(
+        "cassr_jax/imaging/decoding.py",
+        ODD_TIFF,
+        ("except MemoryError as error:", "except ZeroDivisionError as error:"),
     ),
     *faults(
         "cassr_jax/imaging/side_chunks.py",

@@ -192,7 +192,7 @@ def test_samples_that_nothing_decodes_are_refused_by_name(tmp_path):
     at = data.index(b"\x03\x01\x03\x00\x01\x00\x00\x00")  # the tag of the compression
     data[at + 8 : at + 10] = (5).to_bytes(2, "little")  # LZW
     (tmp_path / "a.tif").write_bytes(data)
-    with pytest.raises(InputError, match=r"a\.tif: 32-bit samples with compression LZW are not read"):
+    with pytest.raises(InputError, match=r"a\.tif: 32-bit RGB samples with compression LZW are not read"):
         io.read(tmp_path / "a.tif")
 
 
