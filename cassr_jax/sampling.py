@@ -82,7 +82,7 @@ class Embeddings(NamedTuple):
 def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
     """The timesteps and coefficients of a run, which starts at the share `sampling.strength` of the schedule."""
     last = schedule.num_train_timesteps - 1
-    first = None if sampling.strength == 1 else max(round(sampling.strength * last), sampling.num_steps)
+    first = None if sampling.strength == 1 else min(max(round(sampling.strength * last), sampling.num_steps), last)
     return make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
 
 

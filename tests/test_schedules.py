@@ -138,6 +138,13 @@ def test_a_sampler_not_offered_here_is_refused_unless_the_configuration_has_its_
     assert cassr_jax.load(with_config(folder, own)).config.schedule == own
 
 
+def test_a_schedule_too_short_for_the_configured_steps_is_refused_with_the_file(folder: Path):
+    write_json(folder / "scheduler" / "scheduler_config.json", SD21 | {"num_train_timesteps": 3})
+    message = f"{folder}: 3 sampling steps do not fit into timesteps 0 to 2 with leading spacing, expected at most 2"
+    with pytest.raises(InputError, match=re.escape(message)):
+        cassr_jax.load(folder)
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"_class_name": "FlowMatchEulerDiscreteScheduler"}'])
 def test_a_damaged_or_foreign_scheduler_is_named(folder: Path, text: str):
     (folder / "scheduler").mkdir()

@@ -61,6 +61,9 @@ _ABSENT: Mapping[str, Mapping[str, object]] = {
 _CLIPPING = ("DDIMScheduler", "DDIMParallelScheduler", "DDPMScheduler", "DDPMParallelScheduler")
 
 
+MOST_TIMESTEPS = 1_000_000
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Noise levels of training and the rule that spaces the timesteps of sampling; the defaults are SD-1.5's.
@@ -104,8 +107,10 @@ class Schedule:
                 raise InputError(
                     f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(choices))}."
                 )
-        if self.num_train_timesteps < 1:
-            raise InputError(f"num_train_timesteps is {self.num_train_timesteps}, expected at least 1.")
+        if not 1 <= self.num_train_timesteps <= MOST_TIMESTEPS:
+            raise InputError(f"num_train_timesteps is {self.num_train_timesteps}, expected 1 to {MOST_TIMESTEPS}.")
+        if not 0 <= self.steps_offset < self.num_train_timesteps:
+            raise InputError(f"steps_offset is {self.steps_offset}, expected 0 to {self.num_train_timesteps - 1}.")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}, expected 0 < start <= end < 1."
@@ -239,21 +244,27 @@ class Schedule:
         if num_steps < 1:
             raise InputError(f"The number of sampling steps is {num_steps}, expected at least 1.")
         extent = self.timestep_range(first_timestep)
+        timesteps = self._spaced(num_steps, extent, open_end=open_end, whole=whole)
+        if not _falls_within(timesteps, extent):
+            fewer = range(min(num_steps, extent + 1) - 1, 0, -1)
+            spaced = ((n, self._spaced(n, extent, open_end=open_end, whole=whole)) for n in fewer)
+            most = next((f"at most {n}, or " for n, found in spaced if _falls_within(found, extent)), "")
+            raise InputError(
+                f"{num_steps} sampling steps do not fit into timesteps 0 to {extent - 1} with {self.timestep_spacing} "
+                f"spacing, expected {most}a higher first timestep."
+            )
+        return timesteps
+
+    def _spaced(self, num_steps: int, extent: int, *, open_end: bool, whole: bool) -> NumpyColumn:
+        """The timesteps of `spaced_timesteps` over a range of `extent`, which may overlap or leave it."""
         points = num_steps + open_end
         if self.timestep_spacing == "linspace":
             timesteps = np.linspace(0, extent - 1, points)[::-1][:num_steps]
-            timesteps = timesteps.round() if whole else timesteps
-        elif self.timestep_spacing == "leading":
-            timesteps = (np.arange(points) * (extent // points))[::-1][:num_steps] + float(self.steps_offset)
-        else:
-            # Rounding may let arange overrun by one element, which diffusers then takes for timestep -1.
-            timesteps = np.arange(extent, 0, -extent / num_steps)[:num_steps].round() - 1
-        if timesteps[0] > extent - 1 or np.any(np.diff(timesteps) >= 0):
-            raise InputError(
-                f"{num_steps} sampling steps do not fit into timesteps 0 to {extent - 1} with {self.timestep_spacing} "
-                "spacing, expected fewer steps or a higher first timestep."
-            )
-        return timesteps
+            return timesteps.round() if whole else timesteps
+        if self.timestep_spacing == "leading":
+            return (np.arange(points) * (extent // points))[::-1][:num_steps] + float(self.steps_offset)
+        # Rounding may let arange overrun by one element, which diffusers then takes for timestep -1.
+        return np.arange(extent, 0, -extent / num_steps)[:num_steps].round() - 1
 
     def timestep_range(self, first_timestep: int | None = None) -> int:
         """The number R of training timesteps over which a run is spread; see `spaced_timesteps`."""
@@ -263,6 +274,10 @@ class Schedule:
         """sqrt(abar_t) and sqrt(1 - abar_t), shaped to broadcast over latents."""
         alphas_cumprod = jnp.asarray(self.alphas_cumprod)[t].reshape(-1, 1, 1, 1)
         return jnp.sqrt(alphas_cumprod), jnp.sqrt(1 - alphas_cumprod)
+
+
+def _falls_within(timesteps: NumpyColumn, extent: int) -> bool:
+    return bool(timesteps[0] < extent and np.all(np.diff(timesteps) < 0))
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from cassr_jax.models.checks import check_depth, check_divisor
 from cassr_jax.models.layers import Linear
 from cassr_jax.typing import AnyFloat, TokenIds, Tokens
 
@@ -28,6 +29,10 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"  # or "gelu", the exact one, as in OpenCLIP's encoders
     layer_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_divisor("num_attention_heads", self.num_attention_heads, [self.hidden_size])
+        check_depth("num_hidden_layers", self.num_hidden_layers)
 
 
 def quick_gelu(x: AnyFloat) -> AnyFloat:
@@ -56,8 +61,6 @@ class CLIPAttention(nnx.Module):
 
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         width = config.hidden_size
-        if width % config.num_attention_heads:
-            raise ValueError(f"hidden_size {width} does not divide into {config.num_attention_heads} attention heads")
         self.heads = config.num_attention_heads
         self.k_proj = Linear(width, width, dtype=dtype, rngs=rngs)
         self.v_proj = Linear(width, width, dtype=dtype, rngs=rngs)
@@ -162,6 +165,10 @@ class LearnedContextConfig:
     num_tokens: int = 8
     hidden_size: int = 128
     prompt: str = "clean, high-resolution"
+
+    def __post_init__(self) -> None:
+        if self.num_contexts < len(self.prompts):
+            raise ValueError(f"num_contexts is {self.num_contexts}, expected at least {len(self.prompts)}")
 
     @property
     def prompts(self) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from cassr_jax.models.layers import Conv, Identity, Linear
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.typing import FeatureList, FeatureMap, Features, Images
 
+MOST_RATIO = 64
+
 
 @dataclass(frozen=True)
 class SCEditConfig:
@@ -27,6 +29,10 @@ class SCEditConfig:
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)
     ratio: float = 1.0
     control_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= MOST_RATIO:
+            raise ValueError(f"ratio is {self.ratio}, expected a number above 0 and at most {MOST_RATIO}")
 
 
 class TunerOp(nnx.Module):

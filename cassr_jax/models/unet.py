@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import ImageGuide, Transformer2D
+from cassr_jax.models.checks import check_depth, check_divisor
 from cassr_jax.models.layers import (
     BLOCK_OUTPUT,
     Conv,
@@ -71,6 +72,14 @@ class UNetConfig:
                 raise ValueError(f"U-Net: {len(self.block_out_channels)} widths but {len(names)} block types {names}")
             if unknown := sorted(set(names) - set(known)):
                 raise ValueError(f"U-Net: unknown block types {unknown}, expected some of {list(known)}")
+        widths = self.block_out_channels
+        if widths[0] % 2:
+            raise ValueError(f"block_out_channels begin with {widths[0]}, expected an even number")  # sines and cosines
+        kinds = [*zip(self.down_block_types, widths, strict=True), *zip(self.up_block_types, widths[::-1], strict=True)]
+        attended = [width for kind, width in kinds if kind.startswith("CrossAttn")]
+        check_divisor("attention_head_dim, the number of heads,", self.attention_head_dim, [*attended, widths[-1]])
+        check_divisor("norm_num_groups", self.norm_num_groups, widths)
+        check_depth("layers_per_block", self.layers_per_block)
 
     @property
     def temb_channels(self) -> int:

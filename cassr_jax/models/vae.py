@@ -11,10 +11,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import dot_product_attention
+from cassr_jax.models.checks import check_depth, check_divisor
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
 from cassr_jax.typing import FeatureList, Features, Images, Latents
 
 _EPS = 1e-6
+SCALING_FACTORS = (1e-3, 1e3)  # others would take latents out of the range of half precision
 
 # Changes the decoder's features at one level, given the level's stride in pixels and the features.
 Fuse = Callable[[int, Features], Features]
@@ -32,6 +34,13 @@ class VAEConfig:
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
     mid_block_add_attention: bool = True
+
+    def __post_init__(self) -> None:
+        check_divisor("norm_num_groups", self.norm_num_groups, self.block_out_channels)
+        check_depth("layers_per_block", self.layers_per_block)
+        least, most = SCALING_FACTORS
+        if not least <= self.scaling_factor <= most:
+            raise ValueError(f"scaling_factor is {self.scaling_factor}, expected a number of {least:g} to {most:g}")
 
     @property
     def factor(self) -> int:

@@ -6,6 +6,7 @@ program builds. All others (sample sizes, versions, dropouts) are ignored.
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ def _is(value: object, like: object) -> bool:
     if isinstance(like, bool | str):
         return type(value) is type(like)
     if type(value) is float and isinstance(like, float):
-        return value > 0
+        return 0 < value < math.inf
     return type(value) is int and 0 < value < 2**31
 
 
@@ -200,8 +201,8 @@ def _read_vae(fields: _Fields) -> VAEConfig:
     )
     for name, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         expected = [kind] * len(config.block_out_channels)
-        if list(fields.data.get(name, expected)) != expected:
-            raise InputError(f"{fields.what}: {name} is {fields.data[name]}, expected {expected}")
+        if (found := fields.data.get(name, expected)) != expected:
+            raise InputError(f"{fields.what}: {name} is {found!r}, expected {expected}")
     return config
 
 

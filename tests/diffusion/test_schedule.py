@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion import schedule as schedule_module
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
+from cassr_jax.sampling import make_trajectory
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion.npz"
 SD15_CONFIG = {
@@ -131,6 +133,34 @@ def test_impossible_runs_are_refused_in_one_sentence(steps, first, spacing):
     with pytest.raises(InputError, match="expected") as caught:
         Schedule(timestep_spacing=spacing).spaced_timesteps(steps, first)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "most"),
+    [("leading", "at most 9, or "), ("trailing", "at most 10, or "), ("linspace", "at most 10, or ")],
+)
+def test_a_refused_run_names_the_steps_that_fit(spacing, most):
+    schedule = Schedule(num_train_timesteps=10, timestep_spacing=spacing, steps_offset=1)
+    message = (
+        f"12 sampling steps do not fit into timesteps 0 to 9 with {spacing} spacing, expected {most}a higher first"
+    )
+    with pytest.raises(InputError, match=message):
+        schedule.spaced_timesteps(12)
+    assert len(schedule.spaced_timesteps(int(most.split()[2].strip(",")))) in (9, 10)
+    with pytest.raises(InputError, match="12 sampling steps do not fit into timesteps 0 to 9"):
+        make_trajectory(schedule, SamplingConfig(num_steps=12, strength=0.5))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"steps_offset": -1}, {"steps_offset": 1000}, {"num_train_timesteps": 0}, {"num_train_timesteps": 10**12}],
+)
+def test_offsets_and_lengths_out_of_range_are_refused_with_the_file(field):
+    ((name, value),) = field.items()
+    with pytest.raises(InputError, match=rf"^a/scheduler_config\.json: {name} is {value}, expected \d+ to \d+"):
+        Schedule.from_diffusers(
+            {"_class_name": "DDIMScheduler", "clip_sample": False, **field}, "a/scheduler_config.json"
+        )
 
 
 @pytest.mark.parametrize(

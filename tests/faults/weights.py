@@ -6,7 +6,52 @@ LOADING = "tests/weights/test_loading.py::"
 UNET = ("tests/models/test_unet.py::test_equals_recorded_diffusers",)
 NAMES = ("tests/weights/test_original.py",)
 
+CONFIGS = ("tests/weights/test_configs.py",)
+
 WEIGHTS = [
+    *faults(
+        "cassr_jax/models/checks.py",
+        CONFIGS,
+        ("divisor < 1 or any", "any"),
+        ("any(width % divisor for width in widths)", "widths[-1] % divisor"),
+        ("1 <= count <= MOST_LAYERS", "1 <= count"),
+    ),
+    *faults(
+        "cassr_jax/models/unet.py",
+        CONFIGS,
+        ("if widths[0] % 2:", "if False:"),
+        ("[*attended, widths[-1]]", "[widths[-1]]"),
+    ),
+    *faults("cassr_jax/models/vae.py", CONFIGS, ("if not least <= self.scaling_factor <= most:", "if False:")),
+    *faults(
+        "cassr_jax/weights/configs.py",
+        CONFIGS,
+        ("return 0 < value < math.inf", "return value > 0"),
+        (
+            "if (found := fields.data.get(name, expected)) != expected:",
+            "if list(found := fields.data.get(name, expected)) != expected:",
+        ),
+    ),
+    *faults(
+        "cassr_jax/diffusion/schedule.py",
+        ("tests/diffusion/test_schedule.py",),
+        ("if not 0 <= self.steps_offset <", "if not self.steps_offset <"),
+        ("bool(timesteps[0] < extent and np", "bool(np"),
+        ("range(min(num_steps, extent + 1) - 1, 0, -1)", "range(1, num_steps)"),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        ("tests/diffusion/test_schedule.py",),
+        (
+            "else min(max(round(sampling.strength * last), sampling.num_steps), last)",
+            "else max(round(sampling.strength * last), sampling.num_steps)",
+        ),
+    ),
+    *faults(
+        "cassr_jax/loading.py",
+        ("tests/test_schedules.py::test_a_schedule_too_short_for_the_configured_steps_is_refused_with_the_file",),
+        ("            make_trajectory(config.known_schedule, sampling)\n", "            pass\n"),
+    ),
     *faults(
         "cassr_jax/weights/convert.py",
         UNET,

@@ -6,8 +6,11 @@ import pytest
 
 from cassr_jax.errors import InputError
 from cassr_jax.kinds import KINDS
-from cassr_jax.models.clip_text import CLIPTextConfig
+from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.fusion import FusionConfig
+from cassr_jax.models.rrdbnet import RRDBNetConfig
+from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import UNET, VAE, AttachedConfig
@@ -174,6 +177,53 @@ def test_lists_that_say_the_same_for_every_block():
 def test_refusals_say_why(kind, data, message):
     with pytest.raises(InputError, match=message):
         KINDS[kind].files.config.read_fields(data, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("unet", {"norm_num_groups": 7}, "norm_num_groups is 7, expected a divisor of 320 and 640 and 1280"),
+        ("unet", {"norm_num_groups": 640}, "norm_num_groups is 640, expected a divisor of 320"),
+        ("unet", {"attention_head_dim": 7}, "attention_head_dim, the number of heads, is 7, expected a divisor of 320"),
+        ("unet", {"block_out_channels": [33, 66, 66, 66], "norm_num_groups": 33}, "block_out_channels begin with 33"),
+        ("unet", {"layers_per_block": 2**30}, "layers_per_block is 1073741824, expected 1 to 1000"),
+        ("controlnet", {"norm_num_groups": 7}, "norm_num_groups is 7, expected a divisor of 320"),
+        ("vae", {"norm_num_groups": 24}, "norm_num_groups is 24, expected a divisor of 128 and 256 and 512"),
+        ("vae", {"scaling_factor": 1e-300}, "scaling_factor is 1e-300, expected a number of 0.001 to 1000"),
+        ("vae", {"scaling_factor": float("inf")}, "scaling_factor is inf, expected a value like 0.18215"),
+        ("vae", {"scaling_factor": float("nan")}, "scaling_factor is nan, expected a value like 0.18215"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor is 0, expected a value like 0.18215"),
+        ("vae", {"down_block_types": 4}, "down_block_types is 4, expected"),
+        ("vae", {"up_block_types": None}, "up_block_types is None, expected"),
+        ("vae", {"layers_per_block": 2**30}, "layers_per_block is 1073741824, expected 1 to 1000"),
+        ("text_encoder", {"num_attention_heads": 7}, "num_attention_heads is 7, expected a divisor of 768"),
+        ("text_encoder", {"num_hidden_layers": 2**30}, "num_hidden_layers is 1073741824, expected 1 to 1000"),
+        ("text_encoder", {"layer_norm_eps": float("inf")}, "layer_norm_eps is inf, expected a value like"),
+    ],
+)
+def test_numbers_that_make_no_network_are_refused_with_the_file(kind, changes, message):
+    data = SD15.get(kind, CONTROLNET) | changes
+    with pytest.raises(InputError, match=rf"^a/config\.json: {message}"):
+        KINDS[kind].files.config.read_fields(data, "a/config.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UNetConfig(norm_num_groups=0), "norm_num_groups is 0, expected a divisor"),
+        (lambda: UNetConfig(attention_head_dim=0), "is 0, expected a divisor"),
+        (lambda: VAEConfig(scaling_factor=0.0), "scaling_factor is 0.0, expected a number of"),
+        (lambda: VAEConfig(scaling_factor=float("nan")), "scaling_factor is nan, expected a number of"),
+        (lambda: CLIPTextConfig(num_attention_heads=0), "num_attention_heads is 0, expected a divisor of 768"),
+        (lambda: LearnedContextConfig(num_contexts=1), "num_contexts is 1, expected at least 2"),
+        (lambda: FusionConfig(num_blocks=0), "num_blocks is 0, expected 1 to 1000"),
+        (lambda: SCEditConfig(ratio=float("inf")), "ratio is inf, expected a number above 0 and at most 64"),
+        (lambda: RRDBNetConfig(scale=3), "scale is 3, expected 1, 2 or 4"),
+    ],
+)
+def test_a_new_network_is_checked_too(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(
