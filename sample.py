@@ -35,10 +35,10 @@ from cassr_jax.commands.jobs import (
     unfinished,
     warn,
 )
-from cassr_jax.commands.options import SAMPLING, add_options, local_path
+from cassr_jax.commands.options import SAMPLING, add_options, help_asked, local_path
 from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
-from cassr_jax.commands.running import command, say
+from cassr_jax.commands.running import command, notice, say
 from cassr_jax.commands.shard import Shard
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
@@ -120,11 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.commands.settings import described, with_options
     from cassr_jax.loading import read_cascade, trained
 
-    config, _ = read_cascade(args.config)
+    config = with_options(read_cascade(args.config)[0], vars(args))
     weights = fingerprint(args.config)
 
     def settings(job: Job) -> dict[str, Any]:
-        resolved = with_options(config, vars(args) | {"prompt": job.prompt})
+        resolved = with_options(config, {"prompt": job.prompt})
         return settings_of(args) | {"weights": weights} | described(resolved, args.precision)
 
     jobs = [replace(job, entry=replace(job.entry, settings=settings(job))) for job in jobs]
@@ -133,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not jobs:
         return faults.exit_code
     say(announcement(jobs))
+    notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
     cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
     check(cassr, prompts, args)
@@ -141,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return faults.exit_code
     if (run := trained(args.config)) is not None:
         say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
+
+    notice(f"compiling for tiles of up to {config.tile} px: the first picture takes longer", PROGRAM)
 
     # 3. Restore the pictures. While the devices work, the next pictures are read and the finished ones written.
     try:
@@ -261,6 +264,13 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return {"version": program, "config": args.config, "scale": args.scale, "seed": args.seed}
 
 
+def own_values_of(config: str) -> dict[str, str]:
+    """What a cascade does where an option is left out; this imports JAX, and so is for --help alone."""
+    from cassr_jax.commands.settings import own_values
+
+    return own_values(config)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="sample.py",
@@ -310,8 +320,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="also write bicubic enlargement, reference and result in a row, as NAME_compare.png",
     )
 
-    sampling = parser.add_argument_group("sampling", "By default the configuration decides.")
-    add_options(sampling, "activation", *SAMPLING, "prompts", "devices", "precision")
+    asked, decides = help_asked(argv), "By default the configuration decides. "
+    own = own_values_of(asked.config or "tiny") if asked.help else {}
+    if own:
+        decides += f"The defaults below are those of {asked.config or 'tiny'}; --config CONFIG --help shows another's."
+    sampling = parser.add_argument_group("sampling", decides)
+    add_options(sampling, "activation", *SAMPLING, "prompts", "devices", "precision", shown=own)
     args = parser.parse_args(argv)
     output = args.output.resolve()
     if args.output.exists() and not args.output.is_dir():

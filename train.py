@@ -1,17 +1,22 @@
 #!/usr/bin/env python
 """Train one stage of CasSR.
 
-    python train.py --config configs/tiny_vae.py --workdir runs/vae
+    python train.py --config configs/smoke.py --workdir runs/smoke --steps 12
 
-The same command continues a run that was stopped. The trained weights are written to WORKDIR/export.
+This takes two minutes and needs nothing but the repository. The same command continues a run that was stopped. The
+trained weights are written to WORKDIR/export. Each file of configs/ says in its first lines what it needs, and
+docs/training.md goes on to your own photographs. This shows the values of a configuration:
+
+    python train.py --config configs/smoke.py --help
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from cassr_jax.commands.options import add_options, local_path, number
+from cassr_jax.commands.options import add_options, help_asked, local_path, number
 from cassr_jax.commands.running import command, ended_after, say
 from cassr_jax.ranges import COUNT, FROM_ZERO
 from cassr_jax.sharding.strategies import STRATEGIES
@@ -63,7 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
     add = parser.add_argument
-    add("-h", "--help", nargs=0, action=Help, help="show this, and every field of a configuration")
+    add("-h", "--help", action="help", help="show this, and every field: of --config CONFIG if that is given too")
     add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
     add("--workdir", type=local_path, help="folder for checkpoints, logs and the export")
     add("--steps", type=int, help="train up to this step, in place of the configuration's num_steps")
@@ -106,6 +111,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="compile a step for a TPU slice such as v5e:2x4, which need not be here, and print what each chip holds "
         "and does",
     )
+    asked = help_asked(argv)
+    if asked.help:
+        parser.print_help()
+        print("", fields(asked.config), sep="\n")
+        parser.exit()
     arguments = parser.parse_args(argv)
     if not (arguments.workdir or arguments.compile_for):
         parser.error("the following arguments are required: --workdir")
@@ -119,16 +129,14 @@ def steps(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-class Help(argparse.Action):
-    """The action of --help: prints the help and the fields of a configuration, which are imported only here."""
+def fields(source: str | None) -> str:
+    """Every field of a configuration with its value, or with its default if there is no `source`."""
+    from cassr_jax.config import TrainConfig
+    from cassr_jax.config_files import describe_fields, read_config
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from cassr_jax.config import TrainConfig
-        from cassr_jax.config_files import describe_fields
-
-        parser.print_help()
-        print("\nfields of a configuration, for --set:", describe_fields(TrainConfig), sep="\n")
-        parser.exit()
+    config = TrainConfig if source is None else read_config(Path(source))
+    title = "fields of a configuration and their defaults" if source is None else f"fields of {source} and their values"
+    return f"{title}, for --set:\n{describe_fields(config)}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ __all__ = ["CasSR", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first used: reading pictures and --help need neither JAX nor the networks.
+    # Imported when first used: reading pictures and refusing options need neither JAX nor the networks.
     if name == "load":
         from cassr_jax.loading import load
 

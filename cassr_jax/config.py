@@ -109,9 +109,8 @@ class LossConfig:
     start_timestep: int = 200
     image_weight: float = 0.0  # weight of the loss between the decoded x_0 and the target picture, on those examples
     perceptual_weight: float = 0.5  # weight of LPIPS on VGG16, beside L1
-    adversarial_weight: float = (
-        0.0  # weight of the adversarial loss, beside L1; it needs a new `discriminator`, which is trained too
-    )
+    # Weight of the adversarial loss, beside L1. It needs a new `discriminator`, which is trained too.
+    adversarial_weight: float = 0.0
     kl_weight: float = 1e-6
     latent_noise: float = 0.0  # noise added to a picture's latents before decoding, relative to their own deviation
 
@@ -145,7 +144,7 @@ class TrainConfig:
     # What the backward pass computes again instead of storing: nothing, the inside of blocks, or everything.
     remat: Remat = "none"
     save_every: int = 1000  # steps from one save to the next
-    # Steps that a kill may cost: training waits for a save rather than risk more. None means save_every.
+    # Steps that a kill may cost: training waits for a save rather than risk more. null means save_every.
     max_lost_steps: int | None = None
     log_every: int = 50
     keep_checkpoints: int = 2  # number of newest checkpoints to keep

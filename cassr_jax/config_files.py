@@ -164,19 +164,31 @@ def _parsed(hint: Any, text: str, what: str) -> Any:
     return _typed(hint, value, what)
 
 
-def describe_fields(cls: type, prefix: str = "") -> str:
-    """A line for every field of a configuration, nested ones included: name, default, and comment in the source."""
-    hints, lines = get_type_hints(cls), []
-    comments = _comments(cls)
+def describe_fields(config: Any, prefix: str = "") -> str:
+    """A line for every field of a configuration, nested ones included: name, value, and comment in the source.
+
+    Args:
+        config: a configuration, or its class to show the defaults. Values are written as `override` takes them.
+    """
+    cls = config if isinstance(config, type) else type(config)
+    hints, comments, lines = get_type_hints(cls), _comments(cls), []
     for field in dataclasses.fields(cls):
-        (inner, *_) = _alternatives(hints[field.name])
-        if dataclasses.is_dataclass(inner):
-            lines.append(describe_fields(inner, f"{prefix}{field.name}."))  # pyright: ignore[reportArgumentType]
-            continue
-        default = "" if field.default is dataclasses.MISSING else f" = {_plain(field.default, hints[field.name])}"
-        comment = f"  # {comments[field.name]}" if field.name in comments else ""
-        lines.append(f"  {prefix}{field.name}{default}{comment}")
+        (inner, *_), value = (
+            _alternatives(hints[field.name]),
+            field.default if config is cls else getattr(config, field.name),
+        )
+        nested = dataclasses.is_dataclass(inner)
+        if not nested or value is None:
+            text = "" if value is dataclasses.MISSING else f" = {_as_text(value, hints[field.name])}"
+            comment = f"  # {comments[field.name]}" if field.name in comments else ""
+            lines.append(f"  {prefix}{field.name}{text}{comment}")
+        if nested:
+            lines.append(describe_fields(value if dataclasses.is_dataclass(value) else inner, f"{prefix}{field.name}."))
     return "\n".join(lines)
+
+
+def _as_text(value: Any, hint: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(_plain(value, hint))
 
 
 def _comments(cls: type) -> dict[str, str]:

@@ -4,7 +4,7 @@ This module does not import JAX, so a command can show its help or refuse a wron
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -143,17 +143,31 @@ SAMPLING = (
 """The options of sampling: the fields of `Options` that change a cascade's own settings."""
 
 
-def add_options(parser: Any, *names: str, **defaults: Any) -> None:
+def help_asked(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Whether the command line asks for `help`, and the `config`, perhaps None, whose values the help is to show.
+
+    This looks ahead: a parser shows its help as soon as it meets --help, before it has seen what follows.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--config", nargs="?")
+    return parser.parse_known_args(argv)[0]
+
+
+def add_options(parser: Any, *names: str, shown: Mapping[str, str] | None = None, **defaults: Any) -> None:
     """Add some of `OPTIONS` to a parser.
 
     Args:
         parser: an `argparse.ArgumentParser`, or a group of one.
         names: the options to add, spelt as fields are (`guidance_scale` for --guidance-scale).
+        shown: what the help calls the default of an option that is None if left out.
         defaults: defaults that replace those in `OPTIONS`.
     """
     for name in names:
         option = dict(OPTIONS[name])
         default = option["default"] = defaults.get(name, option.get("default"))
-        if default not in (None, []):
+        if default in (None, []):
+            default = (shown or {}).get(name)
+        if default is not None:
             option["help"] += f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
         parser.add_argument(f"--{name.replace('_', '-')}", **option)

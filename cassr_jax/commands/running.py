@@ -87,6 +87,12 @@ def complain(message: object, name: str) -> None:
     _print(" ".join([f"{name}:", *str(message).splitlines()]), sys.stderr)
 
 
+def notice(message: object, name: str) -> None:
+    """Print one line on stderr for somebody who waits at a terminal; logs and pipes get none, as with progress bars."""
+    if sys.stderr.isatty():
+        complain(message, name)
+
+
 def _print(text: str, stream: TextIO) -> None:
     """Print `text`, whatever it holds and whoever reads it.
 

@@ -9,6 +9,7 @@ from cassr_jax.commands.options import SAMPLING
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.first_stage import first_stage
+from cassr_jax.loading import read_cascade
 from cassr_jax.options import Options
 from cassr_jax.second_stage import FUSION
 
@@ -49,6 +50,26 @@ def described(config: CascadeConfig, precision: str | None = None) -> dict[str, 
         | {"color_fix": config.color_fix, "reference_weight": config.first_stage_setting("reference_weight")}
         | ({"fidelity": config.fidelity} if weighed else {}),
     }
+
+
+def own_values(source: str) -> dict[str, str]:
+    """What a cascade does where an option is left out, by the option's name, for --help.
+
+    Raises:
+        InputError: the cascade's configuration cannot be read.
+    """
+    found = described(read_cascade(source)[0])
+    result, reference = found["result"], found["reference"]
+
+    def value(option: str) -> str:
+        name = "num_steps" if option == "steps" else option
+        if name not in result:
+            return str(found.get(name, "none: the cascade has no fusion"))
+        own, first = (f"{each:g}" if isinstance(each, float) else each for each in (result[name], reference.get(name)))
+        both = name not in ("start", "strength") and first not in (own, None)
+        return f"{own}, first stage {first}" if both else str(own)
+
+    return {option: value(option) for option in ("activation", *SAMPLING)}
 
 
 def _described(sampling: SamplingConfig) -> dict[str, Any]:

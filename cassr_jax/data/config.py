@@ -23,7 +23,7 @@ class DataConfig:
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops that are taken where the picture is sharp
     min_scale: float = 1.0  # the picture is shrunk before it is cropped, by a factor between this and 1
-    preset: str | None = None  # damage: light, realesrgan, stablesr or camera; None makes no low-resolution picture
+    preset: str | None = None  # damage: light, realesrgan, stablesr or camera; null makes no low-resolution picture
     scale: int = 4  # a low-resolution picture has sides of crop_size / scale
     num_threads: int = 2  # threads that make records, in each worker process
     num_workers: int = 0  # worker processes; with 0, threads of this process make the records

@@ -1,5 +1,6 @@
 """The training loop: save, next batch, step."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ def train(
     _check(config, workdir)
     check_permissions(allow_changes)
     with claimed_together(workdir, "train.py"):
+        _notice(f"loading the networks of stage {config.stage}")
         run, state = _set_up(config)
         with closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, run.account)) as checkpoints:
             saved = None
@@ -174,6 +176,7 @@ def _steps(
     the step would find its arrays overwritten.
     """
     config, start, compiled = run.config, int(state.step), None
+    _notice("compiling a step: the first one takes longer")
     for step in monitor.steps(start):
         if step % config.save_every == 0 and step > start:
             monitor.settle(state)
@@ -232,6 +235,12 @@ def _opened(run: _Run) -> Iterator[_Data]:
 def _say(text: str) -> None:
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+def _notice(text: str) -> None:
+    """Tells somebody who waits at a terminal what comes before the first step."""
+    if jax.process_index() == 0 and sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
 
 
 def _check(config: TrainConfig, workdir: Path) -> None:

@@ -2,19 +2,25 @@
 
 import argparse
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
+import sample
 import train
 from cassr_jax import choices, config
 from cassr_jax.commands import bundle
 from cassr_jax.commands.options import OPTIONS, SAMPLING, add_options
+from cassr_jax.commands.settings import own_values
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.sharding.strategies import STRATEGIES
+
+ROOT = Path(sample.__file__).parent
 
 
 def parse(names, *arguments, **defaults):
@@ -114,6 +120,44 @@ def test_every_option_explains_itself_and_says_its_default(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for default in ("(default: tiny)", "(default: 4)", "(default: 0)", "(default: 10)"):
         assert default in shown
+
+
+@pytest.mark.parametrize("arguments", [["--help", "--config"], ["-h", "--workdir", "w", "--config"]])
+def test_help_of_training_shows_the_configurations_own_values(capsys, arguments):
+    smoke = str(ROOT / "configs/smoke.py")
+    for order in ([*arguments, smoke], ["--config", smoke, "--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            train.parse(order)
+        shown = capsys.readouterr().out.splitlines()
+        values = {line.split("  #")[0].strip() for line in shown}
+        assert values >= {"stage = cassr", "data.preset = light", "batch_size = 2", "schedule = null"}
+        assert "strategy.mesh.data = 1" in values
+    with pytest.raises(SystemExit, match="0"):
+        train.parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "  batch_size = 4  #" in shown
+    assert "python train.py --config configs/smoke.py --workdir runs/smoke" in shown  # which needs no data of one's own
+
+
+def test_help_of_sampling_shows_what_the_configuration_decides(capsys):
+    for arguments, source, expected in (
+        (["--help"], "tiny", ("rrdbnet", "1", "0.2", "0.75", "256", "none: the cascade has no fusion")),
+        (["--help", "--config", str(ROOT / "configs/sd15.py")], "sd15.py", ("scedit", "50", "5.5", "lq", "512")),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            sample.parse(arguments)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert re.search(rf"The defaults below are those of \S*{source};", shown)
+        for default in expected:
+            assert f"(default: {default})" in shown, default
+
+
+def test_help_names_what_the_first_stage_does_otherwise(tmp_path):
+    text = "from cassr_jax.config import CascadeConfig, SamplingConfig\n"
+    text += "cascade = CascadeConfig(activation_sampling=SamplingConfig(num_steps=20, strength=0.5))"
+    (tmp_path / "c.py").write_text(text)
+    own = own_values(str(tmp_path / "c.py"))
+    assert (own["steps"], own["guidance_scale"], own["strength"]) == ("50, first stage 20", "5.5", "1")
 
 
 def test_needs_no_jax():

@@ -1,6 +1,7 @@
 """What `sample.py` writes, and how it goes on with what it has written."""
 
 import hashlib
+import sys
 import typing
 from pathlib import Path
 
@@ -36,6 +37,15 @@ def test_one_photograph(folder, cascade, capsys):
     assert needs == "1 picture of 48x32 px; about 1 MB of memory besides the networks"
     assert done.startswith(str(Path("in/a.jpg")) + " -> ")
     assert captured.err == ""
+
+
+def test_who_waits_at_a_terminal_is_told_what_for(folder, cascade, capsys, monkeypatch):
+    flat(folder / "a.jpg", "red")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run("in/a.jpg", "--output", "out", "--tile", "64") == 0
+    lines = capsys.readouterr().err.splitlines()
+    told = ["loading the weights of tiny", "compiling for tiles of up to 64 px: the first picture takes longer"]
+    assert [line for line in lines if line.startswith("sample.py: ")] == [f"sample.py: {line}" for line in told]
 
 
 def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -165,11 +166,18 @@ def test_a_finished_run_is_exported_again_and_says_so(config, finished, tmp_path
 
 
 @pytest.mark.parametrize("stop", [1, 5])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_path, watch, stop, capsys):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_path, watch, stop, capsys, monkeypatch):
     """Stopped before the first save, and one step past the second; the data stream is the same as well."""
     keys = watch(config, stop)
+    waits = stop == 1  # somebody at a terminal is told what comes before the first step; a log is not
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: waits)
     with pytest.raises(Interrupted):
         loop.train(config, tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("loading", "compiling"))]
+    assert told == waits * [
+        f"loading the networks of stage {config.stage}",
+        "compiling a step: the first one takes longer",
+    ]
     saved = 2 * (stop // 2)
     assert steps_of(tmp_path, config) == [step for step in (2, 4) if step <= stop]
     resumed = watch(config)
