@@ -91,17 +91,17 @@ class CasSR:
 
         Args:
             image: a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4); alpha is enlarged and kept.
-                For an array (B, H, W, 3) or (B, H, W, 4), an array of the results. For any other iterable of pictures,
-                of any sizes and kinds, an iterator over the results: their tiles fill the devices together, and
-                pictures are taken as they are needed.
+                An array may be of NumPy or JAX; the result is NumPy's. For an array (B, H, W, 3) or (B, H, W, 4), an
+                array of the results. For any other iterable of pictures, of any sizes and kinds, an iterator over the
+                results: their tiles fill the devices together, and pictures are taken as they are needed.
             options: see `Options`.
 
         Raises:
             InputError: an option is out of range, or a picture cannot be restored. Of many pictures, it is raised in
                 the picture's place, and ends the iterator; `restore_many` goes on.
         """
-        if isinstance(image, np.ndarray) and image.ndim == 4 and len(image):
-            return np.stack(list(self._upscaled(image, options)))
+        if hasattr(image, "__array__") and getattr(image, "ndim", 0) == 4 and len(image):
+            return np.stack(list(self._upscaled(np.asarray(image), options)))
         if _is_many(image):
             self._checked(options)
             return self._upscaled(image, options)
@@ -201,6 +201,7 @@ class CasSR:
             try:
                 if isinstance(rgb, Exception):
                     raise rgb
+                rgb = np.asarray(rgb) if hasattr(rgb, "__array__") else rgb  # of JAX, for example
                 tiles += self._engine.layout(_output_size(rgb, chosen.scale), tile).count
                 group.append(rgb)
             except Exception as error:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import cassr_jax
 from cassr_jax import cascade
-from cassr_jax.cascade import CasSR
+from cassr_jax.cascade import CasSR, _known
 from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.samplers import make_sampler, start_latents
 from cassr_jax.errors import InputError
@@ -222,6 +222,22 @@ def test_the_first_stage_has_settings_of_its_own(cassr: CasSR, rgb: np.ndarray):
 def test_upscale_of_an_array_equals_restore(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
     np.testing.assert_array_equal(cassr.upscale(rgb), restored)
     assert cassr.upscale(rgb[0:1, 0:1]).shape == (4, 4, 3)
+
+
+def test_arrays_of_jax_are_taken_like_those_of_numpy(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
+    """Alone and in a batch, by every call that takes arrays; another type or shape is refused in the same words."""
+    batch = np.stack([rgb, 255 - rgb])
+    expected = cassr.upscale(batch)
+    for result in (cassr.upscale(jnp.asarray(batch)), np.stack(list(cassr.upscale([*jnp.asarray(batch)])))):
+        assert isinstance(result, np.ndarray)
+        np.testing.assert_array_equal(result, expected)
+    several = [_known(found).result for found in cassr.restore_many(jnp.asarray(batch))]
+    np.testing.assert_array_equal(several, expected)
+    np.testing.assert_array_equal(cassr.restore(jnp.asarray(rgb)).result, restored)
+    np.testing.assert_array_equal(cassr.upscale(jnp.asarray(rgb)), restored)
+    np.testing.assert_array_equal(cassr.reference(jnp.asarray(rgb)), cassr.reference(rgb))
+    with pytest.raises(InputError, match=r"the picture is float32 \(12, 15, 3\), expected a uint8 array"):
+        cassr.restore(jnp.asarray(rgb, jnp.float32))
 
 
 def test_upscale_of_many_pictures_gives_each_in_its_place_and_kind(cassr: CasSR, rgb: np.ndarray):

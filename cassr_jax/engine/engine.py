@@ -19,9 +19,11 @@ from jaxtyping import Array, PyTree
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.samplers import Trajectory
 from cassr_jax.engine.layout import (
+    ENOUGH,
     Layout,
     Places,
     TileSize,
+    halved,
     layout,
     sharing,
     tile_sizes,
@@ -126,7 +128,8 @@ class Engine:
         """
         scale = self._configs[kind].scale
         side = max(tile // scale // 8, 2) * 8
-        sizes = (TileSize(side // 2, scale, 1), TileSize(side, scale, 2))
+        *smaller, side = halved(side, 8, 8, ENOUGH // scale)
+        sizes = (*(TileSize(each, scale, 1) for each in smaller), TileSize(side, scale, 2))
         layouts = [layout(scale * len(lr), scale * lr.shape[1], sizes, scale, 0.25) for lr in pictures]
         all_waves = waves(layouts, *self._seating)
         all_calls = [in_calls(range(wave.seats.count), wave.seats.width) for wave in all_waves]

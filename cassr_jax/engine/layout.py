@@ -13,6 +13,7 @@ import numpy as np
 
 from cassr_jax.imaging import tiling
 
+ENOUGH = 512  # px: smaller tiles than a half are made only of larger ones
 SMALLEST = 4  # least side of a tile in the U-Net's coarsest positions: with a single one, colours drift
 
 
@@ -45,11 +46,21 @@ def tile_sizes(tile: int, unit: int, factor: int, overlap: float) -> tuple[TileS
         overlap: least share of a side that neighbours have in common.
     """
     largest = tile - tile % unit
-    half = max(-(-largest // 2 // unit) * unit, min(SMALLEST * unit, largest))
-    side = largest // factor
+    *smaller, side = (each // factor for each in halved(largest, unit, min(SMALLEST * unit, largest), ENOUGH))
     covers = -(-side // (side - int(side * overlap))) + 1  # the last tile of a row ends at the border and overlaps more
-    whole = TileSize(side, factor, covers)
-    return (whole,) if half == largest else (TileSize(half // factor, factor, 1), whole)
+    return (*(TileSize(each, factor, 1) for each in smaller), TileSize(side, factor, covers))
+
+
+def halved(largest: int, unit: int, smallest: int, enough: int) -> list[int]:
+    """Sides of tiles, smallest first: the largest, its half, and further halves that are at least `enough`.
+
+    A small picture is thus not extended to a tile many times its size. Halves are multiples of `unit`, rounded up, and
+    at least `smallest`.
+    """
+    sides = [largest]
+    while sides[0] > smallest and (len(sides) == 1 or sides[0] >= 2 * enough):
+        sides.insert(0, max(-(-sides[0] // 2 // unit) * unit, smallest))
+    return sides
 
 
 @dataclass(frozen=True)

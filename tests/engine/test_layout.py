@@ -24,10 +24,28 @@ def test_a_picture_is_one_tile_of_the_smallest_size_that_holds_it():
 
 
 @pytest.mark.parametrize(
-    ("tile", "unit", "expected"), [(512, 64, [256, 512]), (100, 8, [48, 96]), (8, 8, [8]), (300, 64, [256])]
+    ("tile", "unit", "expected"),
+    [
+        (512, 64, [256, 512]),
+        (100, 8, [48, 96]),
+        (8, 8, [8]),
+        (300, 64, [256]),
+        (1000, 64, [512, 960]),
+        (1024, 64, [512, 1024]),
+        (5000, 64, [640, 1280, 2496, 4992]),
+        (8192, 64, [512, 1024, 2048, 4096, 8192]),
+    ],
 )
 def test_tile_sizes_are_whole_units_and_never_a_few_positions(tile: int, unit: int, expected: list[int]):
     assert [size.pixels for size in tile_sizes(tile, unit, 8, OVERLAP)] == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(tile=st.integers(1024, 20_000), side=st.integers(1, 20_000))
+def test_no_picture_is_extended_to_many_times_its_size(tile: int, side: int):
+    """A large tile costs a small picture no more than a usual one does."""
+    found = layout(side, side, tile_sizes(tile, 64, 8, OVERLAP), 64, OVERLAP)
+    assert found.pixels.height <= max(2 * side + 64, 1024)
 
 
 @settings(deadline=None, max_examples=60)

@@ -153,6 +153,21 @@ INFERENCE = [
         ('    cassr.check(**{name: getattr(args, name) for name in ("scale", "seed", *SAMPLING)})\n', ""),
     ),
     *faults(
+        "cassr_jax/cascade.py",
+        ("tests/test_cascade.py::test_arrays_of_jax_are_taken_like_those_of_numpy",),
+        (
+            'hasattr(image, "__array__") and getattr(image, "ndim", 0) == 4',
+            "isinstance(image, np.ndarray) and image.ndim == 4",
+        ),
+        ('                rgb = np.asarray(rgb) if hasattr(rgb, "__array__") else rgb  # of JAX, for example\n', ""),
+    ),
+    *faults(
+        "cassr_jax/engine/layout.py",
+        ("tests/engine/test_layout.py",),
+        ("or sides[0] >= 2 * enough", "or sides[0] > 2 * enough"),
+        ("(len(sides) == 1 or sides[0] >= 2 * enough)", "len(sides) == 1"),
+    ),
+    *faults(
         "cassr_jax/commands/shard.py",
         ("tests/end_to_end/test_sample_written.py::test_machines_share_a_folder_by_shards",),
         ("items[self.index - 1 :: self.count]", "items[self.index :: self.count]"),
