@@ -25,6 +25,7 @@ from cassr_jax.first_stage import first_stage
 from cassr_jax.first_stage.interface import MakeDenoiser
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.imaging.grey import as_grey_as
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.networks import Networks
 from cassr_jax.options import Options
@@ -314,14 +315,17 @@ def _result(pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration 
 
 
 def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
-    """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite."""
+    """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite.
+
+    A grey input gives a grey picture: the networks would tint it.
+    """
     image = COLOR_FIXES[color_fix](made if made.dtype != np.uint8 else to_float(made), to_float(lq))
     if not np.isfinite(image).all():
         return InputError(
             f"the {stage} has numbers that are not finite, expected finite ones; the weights overflow at this "
             "precision, so try float32"
         )
-    return to_uint8(image)
+    return as_grey_as(lq, to_uint8(image))
 
 
 def _is_many(image: object) -> bool:

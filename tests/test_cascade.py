@@ -211,7 +211,15 @@ def test_upscale_gives_back_the_kind_it_was_given(cassr: CasSR, mode: str):
     result = cassr.upscale(image)
     assert isinstance(result, Image.Image)
     assert result.size == (52, 40)
-    assert result.mode == ("RGBA" if mode == "RGBA" else "RGB")
+    assert result.mode == {"P": "RGB"}.get(mode, mode)
+
+
+def test_a_grey_picture_stays_grey(cassr: CasSR, rgb: np.ndarray):
+    """The networks of random weights tint it strongly."""
+    made = cassr.restore(rgb[..., :1].repeat(3, -1), color_fix="none", reference_weight=0.5)
+    for picture in (made.reference, made.result):
+        assert np.array_equal(picture, picture[..., :1].repeat(3, -1))
+        assert np.ptp(picture) > 0
 
 
 def test_the_first_stage_has_settings_of_its_own(cassr: CasSR, rgb: np.ndarray):

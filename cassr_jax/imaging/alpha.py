@@ -4,8 +4,11 @@ A colour counts only as far as it is visible. A colour hidden under a faint alph
 colour) would darken or fringe its neighbours when interpolated, so colours are multiplied by their alpha first.
 """
 
+import math
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from cassr_jax.imaging.resizing import bicubic, resized
 
@@ -33,8 +36,9 @@ def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.nda
     """The colours and alpha of the result, uint8 (H, W, 3) and (H, W).
 
     The detail that the network added to its input is added to the bicubic enlargement of the colours multiplied by
-    their alpha. An opaque picture comes back exactly as the network made it. Alpha is enlarged bicubically, and stays
-    exactly the same where it is flat over the 4x4 pixels that bicubic reads.
+    their alpha. An opaque picture comes back exactly as the network made it. Alpha is enlarged bicubically. It stays
+    exactly the same where it is flat over the 4x4 pixels that bicubic reads, and never leaves the range of the alphas
+    around it.
 
     Args:
         alpha: (h, w) uint8.
@@ -42,7 +46,7 @@ def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.nda
         made: (H, W, 3) uint8, the network's output for `shown(rgb, alpha)`.
     """
     size = made.shape[0], made.shape[1]
-    enlarged = bicubic(alpha, size)
+    enlarged = _within_neighbours(bicubic(alpha, size), alpha)
     if alpha.min() == 255:
         return made, enlarged
     given, result = shown(rgb, alpha), np.empty_like(made)
@@ -57,6 +61,21 @@ def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.nda
         after = np.clip(np.divide(weighted, weight, out=before.copy(), where=shows), 0, 255)
         result[..., channel] = np.clip(np.rint(made[..., channel] + (after - before)), 0, 255)
     return result, enlarged
+
+
+def _within_neighbours(enlarged: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """`enlarged` without bicubic's overshoot at hard edges, where something would show through or a rim be seen.
+
+    It is clipped to the least and the greatest alpha beside the nearest pixel, or of all that a smaller picture mixes.
+    """
+    height, width = enlarged.shape
+    reach = math.ceil(max(1, alpha.shape[0] / height, alpha.shape[1] / width))
+    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    least, greatest = (
+        np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.NEAREST))
+        for plane in (cv2.erode(alpha, around), cv2.dilate(alpha, around))
+    )
+    return np.clip(enlarged, least, greatest)
 
 
 def _laid_over_neighbours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageMode
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
 from cassr_jax.imaging import jpeg, tiff
 from cassr_jax.imaging.alpha import beside, shown
 from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, TooLarge, check_size, strictly
+from cassr_jax.imaging.grey import is_grey
 from cassr_jax.imaging.profiles import settle
 from cassr_jax.imaging.samples import raw_mode, rgb_and_alpha
 from cassr_jax.imaging.side_chunks import sides
@@ -49,6 +50,7 @@ class Picture:
     Attributes:
         rgb: (H, W, 3) uint8. Where alpha is 0 the colour is whatever the file holds: see `opaque`.
         alpha: (H, W) uint8, or None for a picture without alpha.
+        grey: whether it is stored as grey, and so is its result.
         icc: the colour profile of `rgb`, saved with the result; None means sRGB.
         format: Pillow's name for the file's format ("PNG"), None for a picture from memory.
         frames: the number of frames or pages in the source, of which this is the first (or current) one.
@@ -57,6 +59,7 @@ class Picture:
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
+    grey: bool = False
     icc: bytes | None = None
     format: str | None = None
     frames: int = 1
@@ -171,8 +174,10 @@ def to_array(picture: Picture) -> np.ndarray:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """The picture as a Pillow image, RGB or RGBA; `info["icc_profile"]` is its colour profile."""
+    """The picture as a Pillow image: RGB or L, or RGBA or LA; `info["icc_profile"]` is its colour profile."""
     image = Image.fromarray(to_array(picture))
+    if picture.grey:
+        image = image.convert("L" if picture.alpha is None else "LA")
     if picture.icc is not None:
         image.info["icc_profile"] = picture.icc
     return image
@@ -202,7 +207,7 @@ def upscale(image: Kind, restore: Restore) -> Kind:
     """Restores a picture of any kind and returns the same kind: Pillow image, uint8 array or Picture.
 
     Args:
-        image: anything that `from_pil` or `from_array` takes; grey comes back as RGB, alpha is kept.
+        image: anything that `from_pil` or `from_array` takes; a grey array comes back as RGB, alpha is kept.
         restore: enlarges the colours; it never sees the alpha, nor a colour hidden under it.
     """
     picture, back = as_picture(image)
@@ -257,7 +262,7 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
     path = Path(path)
     height, width = picture.rgb.shape[:2]
     format = check_writable(path, height, width, picture.alpha)
-    image = Image.fromarray(picture.rgb) if format == "JPEG" else to_pil(picture)
+    image = to_pil(replace(picture, alpha=None) if format == "JPEG" else picture)
     with replaced(path) as file:
         image.save(file, format, icc_profile=picture.icc, **SAVE_OPTIONS[format])
 
@@ -273,7 +278,8 @@ def _settled(image: Image.Image, name: str, frames: int | None = None) -> Pictur
     image = _upright(image)
     rgb, alpha = rgb_and_alpha(image, stored, name)
     rgb, icc, warnings = settle(rgb, image)
-    return Picture(rgb=rgb, alpha=alpha, icc=icc, format=format, frames=counted, warnings=tuple(warnings))
+    grey = ImageMode.getmode(image.mode).basemode == "L" and icc is None and is_grey(rgb)
+    return Picture(rgb=rgb, alpha=alpha, grey=grey, icc=icc, format=format, frames=counted, warnings=tuple(warnings))
 
 
 def _upright(image: Image.Image) -> Image.Image:

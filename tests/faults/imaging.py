@@ -12,6 +12,24 @@ MEMORY = ("tests/imaging/test_memory.py",)
 
 IMAGING = [
     *faults(
+        "cassr_jax/imaging/alpha.py",
+        ("tests/imaging/test_alpha.py::test_alpha_never_leaves_the_range_of_its_neighbours",),
+        ("return np.clip(enlarged, least, greatest)", "return enlarged"),
+    ),
+    *faults(
+        "cassr_jax/imaging/io.py",
+        (
+            "tests/imaging/test_io.py::test_a_profile_for_colours_keeps_a_grey_picture_in_colours",
+            "tests/imaging/test_io.py::test_what_is_stored_as_grey_is_written_as_grey",
+        ),
+        ("and icc is None and is_grey(rgb)", "and is_grey(rgb)"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/test_cascade.py::test_a_grey_picture_stays_grey",),
+        ("as_grey_as(lq, to_uint8(image))", "to_uint8(image)"),
+    ),
+    *faults(
         "cassr_jax/imaging/samples.py",
         TIFF,
         ("return 255 - scaled if meaning.white_is_zero else scaled", "return scaled"),

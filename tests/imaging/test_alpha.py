@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cassr_jax.imaging import io, resizing
-from cassr_jax.imaging.alpha import shown
+from cassr_jax.imaging.alpha import beside, shown
 
 WHITE, BLACK, GREY, RED, CYAN = (255,) * 3, (0,) * 3, (128,) * 3, (200, 30, 30), (0, 255, 255)
 
@@ -79,6 +79,20 @@ def test_where_all_is_opaque_the_result_is_the_networks(network):
     assert np.array_equal(np.unique(result.alpha[-8:, -8:]), [20])
     opaque = io.Picture(picture.rgb, np.full_like(picture.alpha, 255))
     assert np.array_equal(io.upscale(opaque, network).rgb, network(picture.rgb))
+
+
+@pytest.mark.parametrize("scale", [4, 2.5, 0.5])
+def test_alpha_never_leaves_the_range_of_its_neighbours(scale):
+    """A hard edge between 100 and 200: bicubic alone goes from 93 to 207."""
+    alpha = np.full((24, 32), 100, np.uint8)
+    alpha[:, 16:] = 200
+    size = round(24 * scale), round(32 * scale)
+    plain = resizing.bicubic(alpha, size)
+    _, enlarged = beside(alpha, np.zeros((24, 32, 3), np.uint8), np.zeros((*size, 3), np.uint8))
+    assert (plain.min(), plain.max()) != (100, 200)
+    assert (enlarged.min(), enlarged.max()) == (100, 200)
+    inside = (plain >= 100) & (plain <= 200)
+    assert np.array_equal(enlarged[inside], plain[inside])
 
 
 def test_a_picture_of_one_faint_alpha_keeps_its_detail():

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, resizing
+from cassr_jax.imaging.grey import is_grey
 from tests.imaging import pictures
 
 ROOT_IMPORTS = "import sys, cassr_jax.imaging.io, cassr_jax.imaging.inputs; print('jax' in sys.modules)"
@@ -310,6 +311,27 @@ def test_write_is_atomic(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
+def test_what_is_stored_as_grey_is_written_as_grey(tmp_path, mode, suffix):
+    Image.fromarray(np.arange(0, 240, 2, np.uint8).reshape(12, 10)).convert(mode).save(tmp_path / "in.png")
+    picture = io.read(tmp_path / "in.png")
+    tinted = picture.rgb + np.array([8, 0, 3], np.uint8)  # as a network does
+    io.write(tmp_path / f"out.{suffix}", io.with_rgb(picture, tinted))
+    with Image.open(tmp_path / f"out.{suffix}") as written:
+        has_alpha = mode == "LA" and suffix != "jpg"
+        if suffix != "webp":  # which has no grey
+            assert written.mode == ("LA" if has_alpha else "L")
+        assert is_grey(np.asarray(written.convert("RGB")))
+
+
+def test_a_profile_for_colours_keeps_a_grey_picture_in_colours(tmp_path):
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("L", (4, 4), 90).save(tmp_path / "in.jpg", icc_profile=icc)
+    picture = io.read(tmp_path / "in.jpg")
+    assert (picture.icc, io.to_pil(picture).mode) == (icc, "RGB")
+
+
 def test_written_file_has_the_usual_mode(tmp_path):
     (tmp_path / "other").touch()
     io.write(tmp_path / "a.png", io.Picture(np.zeros((4, 4, 3), np.uint8)))
