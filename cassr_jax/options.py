@@ -72,8 +72,8 @@ class Options:
         """
         if self.fidelity is not None and FUSION not in kinds:
             raise InputError(
-                f"fidelity is {self.fidelity}, expected None: this cascade has no {FUSION}, the network that it "
-                "weighs; a run of configs/tiny_second.py has one"
+                f"fidelity is {self.fidelity}, but this cascade has no {FUSION}, the network that it weighs; expected "
+                "no fidelity, or a cascade with a fusion, such as a run of configs/tiny_second.py"
             )
 
     def written_into(self, config: CascadeConfig) -> CascadeConfig:

@@ -381,7 +381,7 @@ class TestFusion:
         assert np.any(result != fused.restore(picture, fidelity=0.0).result)
 
     def test_a_cascade_without_one_has_nothing_to_weigh(self, cassr: CasSR, rgb: np.ndarray):
-        with pytest.raises(InputError, match=r"fidelity is 0\.5, expected None: this cascade has no fusion"):
+        with pytest.raises(InputError, match=r"fidelity is 0\.5, but this cascade has no fusion"):
             cassr.restore(rgb, fidelity=0.5)
         with pytest.raises(InputError, match="fidelity is 2, expected a number"):
             cassr.restore(rgb, fidelity=2)
