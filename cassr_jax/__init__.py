@@ -5,7 +5,7 @@ cassr = cassr_jax.load("tiny")
 sharp = cassr.upscale(image)
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cassr_jax.cascade import CasSR as CasSR
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CasSR", "load"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Imported when first used: reading pictures and refusing options need neither JAX nor the networks.
     if name == "load":
         from cassr_jax.loading import load

@@ -22,11 +22,11 @@ from cassr_jax.engine.programs import TILES
 from cassr_jax.engine.waves import LARGER
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
-from cassr_jax.first_stage.interface import MakeDenoiser
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.grey import as_grey_as
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
+from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.networks import Networks
 from cassr_jax.options import Options
 from cassr_jax.prompts import check_prompts, prompt_ids

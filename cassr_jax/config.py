@@ -11,6 +11,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.sharding.strategies import Strategy
+from cassr_jax.weights.configs import Config
 
 Remat = Literal["none", "blocks", "all"]
 
@@ -127,7 +128,7 @@ class TrainConfig:
     stage: str  # vae, base, scedit, controlnet, cassr or fusion (see `cassr_jax.training.stages`)
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
-    new: Mapping[str, Any] = field(default_factory=dict)
+    new: Mapping[str, Config] = field(default_factory=dict)
     schedule: Schedule | None = None  # null takes the U-Net's own, or Stable Diffusion 1.5's for a new U-Net
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cassr_jax.errors import InputError
 
 T = TypeVar("T")
+Json = dict[str, Any]  # a JSON object; whoever reads an entry knows its type
 
 JSON_DEPTH = 100  # nested objects and lists; the program itself writes fewer than 10
 _KINDS = {dict: "an object", list: "a list", object: "a value"}

@@ -1,9 +1,10 @@
 """Checks that the networks of a cascade fit each other: one must produce the widths that another reads."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cassr_jax.errors import InputError
+from cassr_jax.typing import Configs
 
 _ATTACHED = ("controlnet", "activation_controlnet", "scedit")
 _IMAGE_CHANNELS = 3
@@ -17,7 +18,7 @@ class _Pair(NamedTuple):
     values: tuple[object, object]
 
 
-def check_fitting(configs: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def check_fitting(configs: Configs, sources: Mapping[str, str]) -> None:
     """Compare every network with those it runs beside.
 
     Args:
@@ -43,7 +44,7 @@ def check_fitting(configs: Mapping[str, Any], sources: Mapping[str, str]) -> Non
             )
 
 
-def _pairs(configs: Mapping[str, Any]) -> Iterator[_Pair]:
+def _pairs(configs: Configs) -> Iterator[_Pair]:
     vae, unet, text = (configs.get(kind) for kind in ("vae", "unet", "text_encoder"))
     if unet and vae:
         for name in ("in_channels", "out_channels"):
@@ -71,7 +72,7 @@ def _pairs(configs: Mapping[str, Any]) -> Iterator[_Pair]:
         yield _Pair(("fusion", "vae"), ("block_out_channels", "block_out_channels"), values)
 
 
-def _image_channels(configs: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+def _image_channels(configs: Configs) -> Iterator[tuple[str, str, int]]:
     if vae := configs.get("vae"):
         yield "vae", "in_channels", vae.in_channels
         yield "vae", "out_channels", vae.out_channels

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -14,7 +14,7 @@ from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import from_json, resolve, run_file, to_json
 from cassr_jax.errors import InputError
-from cassr_jax.files import read_json
+from cassr_jax.files import Json, read_json
 from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.networks import Networks
@@ -147,7 +147,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     return from_json(CascadeConfig, read_json(file), str(file)), path
 
 
-def trained(source: str | Path) -> tuple[Path, dict[str, Any]] | None:
+def trained(source: str | Path) -> tuple[Path, Json] | None:
     """The folder of a training run's weights and their description; None if `source` is not from a training run."""
     for folder in (Path(source), Path(source) / "export"):
         if (folder / TRAINED_FILE).is_file():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
+from cassr_jax.typing import Configs, Device, Modules
 from cassr_jax.weights.configs import Config
 
 # Puts a parameter on its devices, given its name `kind.path` and its values. It is called for the parameters of a
@@ -24,7 +25,7 @@ Place = Callable[[str, ArrayLike], jax.Array]
 class Networks:
     """Some networks: `configs` and `graphdefs` by kind, and the parameters of all in `params`, named `kind.path`."""
 
-    configs: dict[str, Any] = field(default_factory=dict)
+    configs: Configs = field(default_factory=dict)
     graphdefs: dict[str, nnx.GraphDef] = field(default_factory=dict)
     params: Params = field(default_factory=dict)
 
@@ -80,15 +81,16 @@ class Networks:
 
     def with_shapes(self, kind: str, config: Config, dtype: DTypeLike) -> "Networks":
         """These networks and one that has only the shapes of its parameters, for planning."""
-        return self._with(kind, config, *kind_of(kind).abstract(config, dtype))
+        graphdef, shapes = kind_of(kind).abstract(config, dtype)
+        return self._with(kind, config, graphdef, cast(Params, shapes))
 
-    def _with(self, kind: str, config: Config, graphdef: nnx.GraphDef, params: Mapping[str, Any]) -> "Networks":
+    def _with(self, kind: str, config: Config, graphdef: nnx.GraphDef, params: Params) -> "Networks":
         return Networks(
             self.configs | {kind: config}, self.graphdefs | {kind: graphdef}, self.params | nest(kind, params)
         )
 
 
-def host() -> Any:
+def host() -> Device | None:
     """The processor as a device of JAX, which has the host's memory; None where JAX was told to leave it out."""
     try:
         return jax.local_devices(backend="cpu")[0]
@@ -96,7 +98,7 @@ def host() -> Any:
         return None
 
 
-def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Array]) -> dict[str, Any]:
+def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Array]) -> Modules:
     """The modules of all kinds; call this inside a traced function."""
     return {kind: merge(graphdef, select(params, kind)) for kind, graphdef in graphdefs.items()}
 

@@ -8,11 +8,14 @@ own fields are in the table.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cassr_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
 }
 
 
-def check(config: Any, prefix: str = "") -> None:
+def check(config: "DataclassInstance", prefix: str = "") -> None:
     """Check every field of a configuration, including nested configurations.
 
     Args:

@@ -5,10 +5,17 @@ Within a call each name stands for one size. The annotations cost users nothing:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Float64, Int, Key, Real, Shaped, UInt8
+
+# Networks by kind, which decides the class of each; the type checker cannot follow that.
+Modules = Mapping[str, Any]
+Configs = dict[str, Any]
+
+Device = Any  # a `jax.Device`, which the type checker takes for a variable
 
 # Pictures and latents
 Images = Float[Array, "batch height width 3"]

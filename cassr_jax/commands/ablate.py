@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
@@ -34,7 +33,7 @@ from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.pyiqa_measures import pyiqa_measures
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.evaluation.statistics import Mean, to_json
-from cassr_jax.files import replaced, write_json
+from cassr_jax.files import Json, replaced, write_json
 from cassr_jax.ranges import GUIDANCE_SCALE, STEPS
 
 PLOT = "ablations.png"
@@ -99,7 +98,7 @@ def run_variant(
     variant: Variant,
     cases: Sequence[Case],
     measure: Measure,
-    chosen: Mapping[str, Any],
+    chosen: Json,
     folder: Path,
     devices: int | None,
 ) -> Outcome:
@@ -233,7 +232,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 def write_report(
     folder: Path,
-    chosen: Mapping[str, Any],
+    chosen: Json,
     outcomes: Sequence[Outcome],
     baseline: str,
     failed: Mapping[str, str],

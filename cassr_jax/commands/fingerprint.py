@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cassr_jax.imaging.manifest import sha256
 
+if TYPE_CHECKING:
+    from cassr_jax.config import CascadeConfig
 
-def fingerprint(source: str | Path, change: Callable[[Any], Any] | None = None) -> str:
+
+def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "CascadeConfig"] | None = None) -> str:
     """SHA-256 of a cascade's configuration, its weight files and the schedule beside them; a hub id counts by its name.
 
     Args:

@@ -15,6 +15,8 @@ from cassr_jax.files import check_local
 from cassr_jax.first_stage import NAMES
 from cassr_jax.ranges import COUNT, RANGES, Range
 
+Parser = argparse._ActionsContainer  # what an ArgumentParser and its groups have in common
+
 
 def number(allowed: Range) -> Callable[[str], int | float]:
     """The `type` of an option whose value is a number within a range; the parser's refusal states the range."""
@@ -154,11 +156,11 @@ def help_asked(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_known_args(argv)[0]
 
 
-def add_options(parser: Any, *names: str, shown: Mapping[str, str] | None = None, **defaults: Any) -> None:
+def add_options(parser: Parser, *names: str, shown: Mapping[str, str] | None = None, **defaults: object) -> None:
     """Add some of `OPTIONS` to a parser.
 
     Args:
-        parser: an `argparse.ArgumentParser`, or a group of one.
+        parser: a parser, or a group of one.
         names: the options to add, spelt as fields are (`guidance_scale` for --guidance-scale).
         shown: what the help calls the default of an option that is None if left out.
         defaults: defaults that replace those in `OPTIONS`.

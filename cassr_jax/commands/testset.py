@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -33,7 +32,7 @@ from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.pairing import by_name, by_stem
 from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
-from cassr_jax.files import read_json, write_json
+from cassr_jax.files import Json, read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import size_text
@@ -221,7 +220,7 @@ def check(folder: Path) -> Iterator[str]:
                 yield f"{found[name]}: its pixels' SHA-256 is {digest[:12]}..., expected {pictures[name][kind][:12]}..."
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """Read the manifest of a set.
 
     Returns:

@@ -61,10 +61,10 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             metadata=tfds.core.MetadataDict(left_out=self.left_out),  # filled while the records are made
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    def _split_generators(self, dl_manager: object) -> dict[str, Iterator[tuple[str, dict[str, object]]]]:
         return {"train": self._generate_examples()}
 
-    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self) -> Iterator[tuple[str, dict[str, object]]]:
         keys = picture_files(self.images)[: self.limit]
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
         found = False

@@ -7,13 +7,14 @@ All of it is in the variance-preserving convention `x_t = sqrt(abar_t) x_0 + sqr
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
 from cassr_jax.typing import Latents, NumpyColumn, PerImage, Timesteps
 
 BetaSchedule = Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
@@ -122,7 +123,7 @@ class Schedule:
             )
 
     @classmethod
-    def from_diffusers(cls, config: Mapping[str, Any], where: str = "The scheduler config") -> "Schedule":
+    def from_diffusers(cls, config: Json, where: str = "The scheduler config") -> "Schedule":
         """The schedule of a diffusers `scheduler_config.json`, which `where` names in messages.
 
         Absent fields have the defaults of the file's class.

@@ -31,9 +31,10 @@ from cassr_jax.engine.layout import (
     view_of_pixels,
     whole_tile,
 )
-from cassr_jax.engine.programs import MakeDenoiser, Programs, Run, State
+from cassr_jax.engine.programs import Programs, Run, State
 from cassr_jax.engine.waves import Blend, Wave, in_calls, waves
 from cassr_jax.errors import InputError
+from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.moments import Moments
 from cassr_jax.networks import Networks
 from cassr_jax.sampling import Setting

@@ -8,7 +8,7 @@ alone. So a function is compiled once for each size of tile, whatever the pictur
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +21,21 @@ from jaxtyping import Array, Float, Float32, PyTree
 from cassr_jax.diffusion.samplers import Carry, Trajectory, begin, start_latents
 from cassr_jax.engine.layout import Places, Sharing
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.models.denoisers import Denoiser
+from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.fusion import decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import merge_all
 from cassr_jax.sampling import Embeddings, Setting, embed, predict
-from cassr_jax.typing import Latents, Pixels, PromptIds, PromptPair, Scalar, Step
+from cassr_jax.typing import Latents, Modules, Pixels, PromptIds, PromptPair, Scalar, Step
+
+T = TypeVar("T")
 
 TILES = "tiles"  # the axis of the mesh
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(TILES)
 
 Taken = Float[Array, "call side side latent_channels"]  # the tiles of one call
 Made = Float32[Array, "batch _ _ 3"]  # pictures of tiles
-
-MakeDenoiser = Callable[[Mapping[str, Any]], Denoiser]
 
 
 class State(NamedTuple):
@@ -258,7 +258,7 @@ class Programs:
     def _module(self, kind: str, params: Params) -> Any:
         return merge(self._graphdefs[kind], select(params, kind))
 
-    def _modules(self, params: Params) -> dict[str, Any]:
+    def _modules(self, params: Params) -> Modules:
         return merge_all(self._graphdefs, params)
 
     def _of(self, kind: str) -> Params:
@@ -271,12 +271,12 @@ class Programs:
     def _compiled(
         self,
         key: tuple[str, *tuple[Hashable, ...]],
-        function: Callable[..., Any],
+        function: Callable[..., T],
         arguments: str,
         *,
         result: str = "t",
         donate: tuple[int, ...] = (),
-    ) -> Callable[..., Any]:
+    ) -> Callable[..., T]:
         """`function` on every device, compiled once for each key and set of argument shapes.
 
         Args:

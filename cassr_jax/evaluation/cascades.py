@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +12,10 @@ from cassr_jax.cascade import CasSR
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
-from cassr_jax.commands.options import SAMPLING, number
+from cassr_jax.commands.options import SAMPLING, Parser, number
 from cassr_jax.config import CascadeConfig
 from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines
+from cassr_jax.files import Json
 from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import Params, merge, select
@@ -39,8 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_options(group, "config", "activation", "seed", *SAMPLING, "precision", "devices")
 
 
-def add_sigmas(parser: Any) -> None:
-    """The option --sigma of the sceptic's rows; `parser` may be a group of one."""
+def add_sigmas(parser: Parser) -> None:
+    """The option --sigma of the sceptic's rows."""
     parser.add_argument(
         "--sigma",
         type=number(_SIGMA),
@@ -57,7 +57,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
 
 
-def load_restore(chosen: Mapping[str, Any], change: Change | None = None, devices: int | None = None) -> Restore:
+def load_restore(chosen: Json, change: Change | None = None, devices: int | None = None) -> Restore:
     """Load a cascade and return the function that restores one picture with it.
 
     Args:
@@ -120,7 +120,7 @@ def make_autoencode(cassr: CasSR) -> Autoencode:
     return autoencode
 
 
-def fingerprint(chosen: Mapping[str, Any], change: Change | None = None) -> str:
+def fingerprint(chosen: Json, change: Change | None = None) -> str:
     """SHA-256 of the configuration and the weights of the cascade that `settings` names, changed by `change`.
 
     Raises:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import Restore
 from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, read_case
-from cassr_jax.files import parse_json, read_json, replaced, write_json
+from cassr_jax.files import Json, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.locks import claimed
@@ -138,7 +137,7 @@ def compare(
     load: Callable[[], Restore] | None,
     measure: Measure,
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: Json,
 ) -> list[Measured]:
     """Measure every case that `folder` has no values of yet; return the values of all cases, in their order.
 

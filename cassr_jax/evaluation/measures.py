@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.fidelity import luma, psnr, ssim
@@ -37,8 +37,8 @@ class Learned:
     """
 
     read: Callable[[], Weights]
-    features: Callable[[Params, jax.Array], Any]
-    between: Callable[[Params, Any, Any], jax.Array]
+    features: Callable[[Params, jax.Array], PyTree[jax.Array]]
+    between: Callable[[Params, PyTree[jax.Array], PyTree[jax.Array]], jax.Array]
     least_side: int = 1
 
 
@@ -89,11 +89,13 @@ def make_measure(
     places = [(device, jax.device_put(dict(weights), device)) for device in local_devices(devices)]
 
     @jax.jit
-    def features(params: Mapping[str, Params], truth: jax.Array) -> dict[str, Any]:
+    def features(params: Mapping[str, Params], truth: jax.Array) -> dict[str, PyTree[jax.Array]]:
         return {name: LEARNED[name].features(own, to_float(truth)[None]) for name, own in params.items()}
 
     @jax.jit
-    def distances(params: Mapping[str, Params], truth: Mapping[str, Any], picture: jax.Array) -> dict[str, jax.Array]:
+    def distances(
+        params: Mapping[str, Params], truth: Mapping[str, PyTree[jax.Array]], picture: jax.Array
+    ) -> dict[str, jax.Array]:
         found = features(params, picture)
         return {name: LEARNED[name].between(own, found[name], truth[name])[0] for name, own in params.items()}
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -34,7 +34,7 @@ SetMeasure = Callable[[Path, Path], float]
 def pyiqa_measures() -> tuple[dict[str, BlindMeasure], dict[str, SetMeasure], dict[str, str]]:
     """(blind measures of pictures, measures of sets, why the others are missing); all by name."""
     try:
-        pyiqa: Any = importlib.import_module("pyiqa")
+        pyiqa = importlib.import_module("pyiqa")
     except ImportError as error:
         return {}, {}, dict.fromkeys(VARIANTS, f"pyiqa cannot be imported ({error})")
     pictures, sets, missing = {}, {}, {}
@@ -60,7 +60,7 @@ def linked(files: Iterable[Path]) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _blind_measure(measure: Callable[[Any], Any], variant: str) -> BlindMeasure:
+def _blind_measure(measure: Callable[[object], SupportsFloat], variant: str) -> BlindMeasure:
     def judge(picture: np.ndarray) -> float:
         try:
             return float(measure(_tensor(picture)))
@@ -70,7 +70,7 @@ def _blind_measure(measure: Callable[[Any], Any], variant: str) -> BlindMeasure:
     return judge
 
 
-def _set_measure(measure: Callable[[str, str], Any], variant: str) -> SetMeasure:
+def _set_measure(measure: Callable[[str, str], SupportsFloat], variant: str) -> SetMeasure:
     def judge(results: Path, truths: Path) -> float:
         try:
             return float(measure(str(results), str(truths)))
@@ -84,7 +84,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or repr(error)).splitlines()[0]
 
 
-def _tensor(picture: np.ndarray) -> Any:
+def _tensor(picture: np.ndarray) -> object:
     """torch float32 (1, 3, H, W) in [0, 1]."""
-    torch: Any = importlib.import_module("torch")
+    torch = importlib.import_module("torch")
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32) / 255)[None]

@@ -1,14 +1,12 @@
 """The interface of a first stage, and of the engine that runs its networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cassr_jax.choices import ColorFix
-from cassr_jax.models.denoisers import Denoiser
+from cassr_jax.models.denoisers import MakeDenoiser
 
-Modules = Mapping[str, Any]  # kind of network -> module
-MakeDenoiser = Callable[[Modules], Denoiser]
 Pictures = (
     Any  # whatever the engine works on: a first stage hands pictures to it, and computes nothing with them itself
 )

@@ -12,10 +12,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import read_json, write_json
+from cassr_jax.files import Json, read_json, write_json
 from cassr_jax.locks import Owner, taking_turns
 
 NAME = "manifest.json"
@@ -49,7 +48,7 @@ class Entry:
     error: str | None = None
     seconds: float | None = None
     written: dict[str, str] = field(default_factory=dict)
-    run: dict[str, Any] | None = None
+    run: Json | None = None
     earlier: list[str] = field(default_factory=list)
 
     def same_picture(self, other: "Entry") -> bool:

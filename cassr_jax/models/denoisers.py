@@ -23,7 +23,7 @@ from cassr_jax.models.controlnet import ControlNet
 from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
 from cassr_jax.models.scedit import CSCTuner
 from cassr_jax.models.unet import TextKeyValues, UNet
-from cassr_jax.typing import Hint, Images, Latents, TextEmbedding, TimeEmbedding, Timesteps
+from cassr_jax.typing import Hint, Images, Latents, Modules, TextEmbedding, TimeEmbedding, Timesteps
 
 
 @runtime_checkable
@@ -38,6 +38,10 @@ class Denoiser(Protocol):
     def embed_time(self, timesteps: Timesteps) -> PyTree[Array]: ...
 
     def __call__(self, latents: Latents, temb: PyTree[Array], text: PyTree[Array], hints: PyTree[Array]) -> Latents: ...
+
+
+MakeDenoiser = Callable[[Modules], Denoiser]
+"""Builds a stage's denoiser from its networks."""
 
 
 class TextPair(NamedTuple):

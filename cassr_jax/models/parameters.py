@@ -6,7 +6,7 @@ training masks and sharding rules all use these names, so no other part of the p
 
 import functools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import jax
 import numpy as np
@@ -42,7 +42,7 @@ def abstract(factory: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Shapes]
 
 
 @functools.lru_cache(maxsize=64)
-def abstract_of(make: Callable[..., Any], *args: Hashable, dtype: np.dtype) -> tuple[nnx.GraphDef, Shapes]:
+def abstract_of(make: Callable[..., nnx.Module], *args: Hashable, dtype: np.dtype) -> tuple[nnx.GraphDef, Shapes]:
     """`abstract` of `make(*args, dtype=dtype, rngs=rngs)`, computed once for reading weights and for using them."""
     return abstract(lambda rngs: make(*args, dtype=dtype, rngs=rngs))
 

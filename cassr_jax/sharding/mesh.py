@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -10,6 +9,7 @@ from jax.sharding import AxisType, Mesh
 
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.strategies import AXES, MeshConfig
+from cassr_jax.typing import Device
 
 _GRACE = 60  # s; JAX aborts the whole process when its own time is over, so the caller should end it before that
 
@@ -26,16 +26,16 @@ def join_processes(where: Sequence[str], timeout: int = 300) -> None:
         InputError: `where` is neither, or the other processes cannot be found.
     """
     try:
-        address = _address(where) if where else {}
-        jax.distributed.initialize(**address, initialization_timeout=timeout + _GRACE)
+        address, count, index = _address(where) if where else (None, None, None)
+        jax.distributed.initialize(address, count, index, initialization_timeout=timeout + _GRACE)
     except (ValueError, RuntimeError) as error:
         found = " ".join(where) or "no address"
         reason = " ".join(str(error).split())
         raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({reason})") from error
 
 
-def _address(where: Sequence[str]) -> dict[str, Any]:
-    """HOST:PORT N I as arguments of `jax.distributed.initialize`.
+def _address(where: Sequence[str]) -> tuple[str, int, int]:
+    """HOST:PORT N I as the first arguments of `jax.distributed.initialize`.
 
     Raises:
         ValueError: it is not of that form.
@@ -48,10 +48,10 @@ def _address(where: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"{address} names no port")
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise ValueError(f"there is no process {index} of {count}")
-    return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+    return address, int(count), int(index)
 
 
-def local_devices(count: int | None) -> list[Any]:
+def local_devices(count: int | None) -> list[Device]:
     """The first `count` devices of this process; by default all accelerators, or one CPU.
 
     Raises:
@@ -65,7 +65,7 @@ def local_devices(count: int | None) -> list[Any]:
     return present[:count]
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Device] | None = None) -> Mesh:
     """Make the mesh of `config` over `devices`, by default all of them, in an order that suits their interconnect.
 
     If every size is given and there are more devices, the first ones are used.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.strategies import Rule, Strategy
+from cassr_jax.typing import Device
 
 T = TypeVar("T")
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
@@ -35,7 +36,7 @@ class Placement:
     rules: tuple[Rule, ...] = ()
 
     @classmethod
-    def of(cls, strategy: Strategy, devices: Sequence[Any] | None = None) -> "Placement":
+    def of(cls, strategy: Strategy, devices: Sequence[Device] | None = None) -> "Placement":
         """The placement of a strategy over `devices`, by default all of them."""
         return cls(make_mesh(strategy.mesh, devices), strategy.rules)
 

@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
+from cassr_jax.sharding.placement import Leaf
 from cassr_jax.training.processes import gather_texts
 from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.state import TrainState
@@ -33,7 +35,7 @@ class Digests:
     """A hash of each network's parameters (names, types and values), which are added in the order of their names."""
 
     def __init__(self) -> None:
-        self._of_kind: dict[str, Any] = {}
+        self._of_kind: dict[str, hashlib._Hash] = {}
 
     def add(self, name: str, value: np.ndarray) -> None:
         """Add the parameter `kind.path`."""
@@ -69,8 +71,8 @@ class Saved:
 
     step: int
     state: TrainState
-    data: Any
-    run: Mapping[str, Any]
+    data: Json
+    run: Json
 
 
 class _Damaged(Exception):
@@ -90,12 +92,12 @@ class Checkpoints:
         InputError: the folder cannot be read.
     """
 
-    def __init__(self, workdir: Path, keep: int, best: int = 0, run: Mapping[str, Any] | None = None):
+    def __init__(self, workdir: Path, keep: int, best: int = 0, run: Json | None = None):
         self.run = dict(run or {})
         folder = (workdir / "checkpoints").absolute()
         # The manager first reads the metrics of every step, and fails on a damaged file.
         _set_aside([path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")])
-        kept: list[Any] = [policies.LatestN(keep)]
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
         if best:
             kept.append(
                 policies.BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False)
@@ -117,7 +119,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self.manager.latest_step()
 
-    def save(self, state: TrainState, data_state: Any, loss: float | None = None) -> None:
+    def save(self, state: TrainState, data_state: Json, loss: float | None = None) -> None:
         """Start writing a checkpoint; `loss`, the mean since the one before, decides which are kept as the best.
 
         Raises:
@@ -143,7 +145,7 @@ class Checkpoints:
     def restore(
         self,
         like: TrainState,
-        accept: Callable[[str, Mapping[str, Any]], None] = lambda name, run: None,
+        accept: Callable[[str, Json], None] = lambda name, run: None,
         from_step: int | None = None,
     ) -> Saved:
         """Reads the newest intact checkpoint and warns about damaged newer ones; every process must call this.
@@ -175,7 +177,7 @@ class Checkpoints:
         rest = f"--from-step {' or '.join(map(str, others))}" if others else "a whole one; there is no other"
         raise InputError(f"{'; '.join(damaged)}; expected {rest}")
 
-    def _read(self, step: int, like: TrainState, accept: Callable[[str, Mapping[str, Any]], None]) -> Saved:
+    def _read(self, step: int, like: TrainState, accept: Callable[[str, Json], None]) -> Saved:
         """Reads one checkpoint, in all processes or in none.
 
         Raises:
@@ -272,7 +274,7 @@ def _readable() -> Iterator[None]:
         raise _Damaged(reasons[0])
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: PyTree[Leaf]) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 

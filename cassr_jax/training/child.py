@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ class Died(Exception):
     """The process ended before its work was done; the message says how, and quotes its last words."""
 
 
-def in_child(work: Callable[..., T], *args: Any) -> T:
+def in_child(work: Callable[..., T], *args: object) -> T:
     """Computes `work(*args)` in a new process; the function, its arguments and its result must be picklable.
 
     Raises:
@@ -43,7 +43,7 @@ def in_child(work: Callable[..., T], *args: Any) -> T:
     return result
 
 
-def _send(sending: Connection, errors: str, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _send(sending: Connection, errors: str, work: Callable[..., object], args: tuple[object, ...]) -> None:
     with open(errors, "wb") as file:
         os.dup2(file.fileno(), 2)  # a dying library prints pages
     try:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +26,12 @@ from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
+from cassr_jax.typing import Device
 
 Shape = jax.ShapeDtypeStruct
 
 
-def topology_devices(name: str) -> Sequence[Any]:
+def topology_devices(name: str) -> Sequence[Device]:
     """The devices of a TPU slice such as `v5e:2x4`; this needs the package libtpu but no TPU.
 
     Raises:

@@ -8,7 +8,6 @@ repeated to save memory.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,8 +17,11 @@ from jax.extend import core
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
+from cassr_jax.typing import Configs
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Pass:
         return Pass(self.trains, self.onwards or self.trains)
 
 
-def step_work(config: TrainConfig, kinds: Mapping[str, Any], *, latents: bool) -> dict[str, Work]:
+def step_work(config: TrainConfig, kinds: Configs, *, latents: bool) -> dict[str, Work]:
     """The work of one example, by part, in stage `scedit` or `cassr` trained as in the paper (no `start_fraction`).
 
     Args:
@@ -183,7 +185,7 @@ def _convolutions(widths: list[tuple[int, int, int]], through: Pass) -> Work:
     return work
 
 
-def _scedit(unet: UNetConfig, own: Any, side: int) -> Work:
+def _scedit(unet: UNetConfig, own: SCEditConfig, side: int) -> Work:
     hints, layers = own.hint_channels, [(side**2, 3, own.hint_channels[0]), (side**2, *own.hint_channels[:1] * 2)]
     for i, (before, after) in enumerate(pairwise(hints), 1):
         area = (side >> i) ** 2
@@ -199,7 +201,7 @@ def _scedit(unet: UNetConfig, own: Any, side: int) -> Work:
     return work + _convolutions(layers, Pass(trains=True))
 
 
-def _controlnet(unet: UNetConfig, own: Any, side: int, rows: int, tokens: int) -> Work:
+def _controlnet(unet: UNetConfig, own: ControlNetConfig, side: int, rows: int, tokens: int) -> Work:
     """The ControlNet on both images, which share the text's keys and values and the time embedding."""
     trained = Pass(trains=True)
     hints = own.conditioning_embedding_out_channels

@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.files import write_json
+from cassr_jax.files import Json, write_json
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
@@ -106,7 +105,7 @@ class _Run:
     prompt_ids: np.ndarray | None
     frozen: Params
     step: Step
-    account: dict[str, Any]  # its description in checkpoints
+    account: Json  # its description in checkpoints
 
 
 @dataclass(frozen=True)

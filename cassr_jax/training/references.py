@@ -11,12 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from cassr_jax.config import SamplingConfig, TrainConfig
@@ -29,12 +29,13 @@ from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, recor
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json, write_json
-from cassr_jax.first_stage.interface import FirstStage, MakeDenoiser, Modules
+from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.locks import claimed
+from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
@@ -44,6 +45,7 @@ from cassr_jax.seeds import seed_key
 from cassr_jax.training.checkpoint import origins
 from cassr_jax.training.processes import flat
 from cassr_jax.training.setup import with_schedule
+from cassr_jax.typing import Modules
 
 RECORDS_PER_FILE = 512
 MADE_WITH = "made_with.json"  # the settings that the records of a folder come from
@@ -150,7 +152,9 @@ def mesh_for(batch_size: int) -> Mesh:
     return Mesh(np.array(devices[:used]), ("data",))
 
 
-def over(mesh: Mesh, networks: Networks, make: Make) -> Callable[[Params, Mapping[str, Any]], dict[str, jax.Array]]:
+def over(
+    mesh: Mesh, networks: Networks, make: Make
+) -> Callable[[Params, Mapping[str, ArrayLike]], dict[str, jax.Array]]:
     """`make` as a jitted function of parameters and a batch, of which every device completes its share."""
     share = PartitionSpec("data")
     return jax.jit(
@@ -224,7 +228,7 @@ def _make_complete(
     share, key_of_noise = NamedSharding(mesh, PartitionSpec("data")), seed_key(config.seed)
 
     def complete(batch: Batch, number: int) -> dict[str, np.ndarray]:
-        given: dict[str, Any] = {name: batch[name] for name in ("lr", "hr")}
+        given: dict[str, ArrayLike] = {name: batch[name] for name in ("lr", "hr")}
         size, side = batch["hr"].shape[:2]
         if recipe.first_stage is not None:
             given["lq"] = np.stack([resizing.bicubic(lr, (side, side)) for lr in batch["lr"]])

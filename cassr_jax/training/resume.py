@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cassr_jax.data.config import SPEED, DataConfig
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
 from cassr_jax.training.processes import flat
 
-Account = Mapping[str, Any]
+Account = Json
 """A checkpoint's description of its run, in JSON's own types.
 
 `config` is the configuration, `frozen` the `origins` of the weights that are not in the checkpoint, and `contents` the

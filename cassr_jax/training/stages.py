@@ -15,8 +15,9 @@ from cassr_jax import second_stage
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES, all_first_stages, first_stage
-from cassr_jax.first_stage.interface import FirstStage, Modules
+from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.models.denoisers import BaseDenoiser, Denoiser
+from cassr_jax.typing import Modules
 
 ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
 

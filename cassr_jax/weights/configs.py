@@ -7,12 +7,13 @@ program builds. All others (sample sizes, versions, dropouts) are ignored.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
 from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
@@ -21,6 +22,9 @@ from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,6 @@ class AttachedConfig:
 
 TextConfig = CLIPTextConfig | LearnedContextConfig
 Config = VAEConfig | FusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
-Json = dict[str, Any]
 
 _VERSION = "0.39.0"  # the version of diffusers whose format is written
 
@@ -114,7 +117,7 @@ class ConfigFormat:
         """
         return self.read_fields(self._json(path), str(path))
 
-    def read_fields(self, data: Mapping[str, object], where: str) -> Config:
+    def read_fields(self, data: Json, where: str) -> Config:
         """The config of a network from the contents of its config.json; `where` names the file in messages."""
         names = _class_names(data)
         if names and not set(names) & set(self.classes):
@@ -145,7 +148,7 @@ class ConfigFormat:
 class _Fields:
     """The fields of one config.json, checked as they are taken."""
 
-    def __init__(self, data: Mapping[str, Any], what: str):
+    def __init__(self, data: Json, what: str):
         self.data, self.what = data, what
 
     def fixed(self, values: Json) -> None:
@@ -154,7 +157,7 @@ class _Fields:
             if found != value:
                 raise InputError(f"{self.what}: {name} is {found!r}, expected {value!r}")
 
-    def take(self, cls: type, **optional: Any) -> dict[str, Any]:
+    def take(self, cls: type, **optional: object) -> Json:
         """Values for the fields of the dataclass `cls`; `optional` holds defaults for absent ones."""
         result = {}
         for field in dataclasses.fields(cls):
@@ -166,7 +169,7 @@ class _Fields:
             result[field.name] = self._typed(field.name, self.data[field.name], field.default)
         return result
 
-    def _typed(self, name: str, value: object, like: Any) -> Any:
+    def _typed(self, name: str, value: object, like: Any) -> object:
         if isinstance(like, tuple):
             if isinstance(value, list) and value and all(_is(entry, like[0]) for entry in value):
                 return tuple(value)
@@ -187,7 +190,7 @@ def _is(value: object, like: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def _single(value: Any) -> Any:
+def _single(value: object) -> object:
     """The common value of a list with one entry for each block; any other value is returned unchanged."""
     if isinstance(value, list) and value and all(entry == value[0] for entry in value):
         return value[0]
@@ -290,7 +293,7 @@ MULTIPLE_ATTENTION = ConfigFormat(("MultipleAttention",), _read_multiple_attenti
 FUSION = ConfigFormat(("Fusion",), _read_fusion, _write_fusion)
 
 
-def _class_names(data: Mapping[str, object]) -> list[str]:
+def _class_names(data: Json) -> list[str]:
     names = data.get("_class_name") or data.get("architectures") or []
     return [str(name) for name in names] if isinstance(names, list) else [str(names)]
 
@@ -299,5 +302,5 @@ def _head(name: str) -> Json:
     return {"_class_name": name, "_diffusers_version": _VERSION}
 
 
-def _fields(config: Any) -> Json:
+def _fields(config: "DataclassInstance") -> Json:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}

@@ -8,11 +8,12 @@ characters if that runs without ftfy: it then splits them, which CLIP's own toke
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -119,7 +120,7 @@ def _read_merges(path: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
     return merges
 
 
-def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+def _read_json(path: Path, *, required: bool = False) -> Json:
     if not required and not path.exists():
         return {}
     try:
@@ -140,6 +141,6 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 text ({error})") from error
 
 
-def _token_text(token: str | dict[str, Any]) -> str:
+def _token_text(token: str | Json) -> str:
     """The text of a special token, which files hold as it is or in an object under `content`."""
     return token if isinstance(token, str) else str(token["content"])
