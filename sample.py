@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -41,9 +41,16 @@ from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command, notice, say
 from cassr_jax.commands.shard import Shard
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest
+
+if TYPE_CHECKING:
+    from cassr_jax.cascade import CasSR, Restoration
+
+T = TypeVar("T")
+Made = TypeVar("Made")
 
 AHEAD = 2  # pictures that are read early, and pictures that wait to be written
 INTERRUPTED = "interrupted; finished pictures are kept, and the same command with --resume goes on from there"
@@ -72,11 +79,10 @@ class Source(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A picture that went through the cascade."""
+    """A picture that went through the cascade: the input and what was made from it, or why nothing was."""
 
     job: Job
-    picture: io.Picture | None  # the input, if it could be read
-    outcome: Any  # the restoration, or the exception that ended it
+    outcome: "tuple[io.Picture, Restoration] | Exception"
 
 
 class Progress:
@@ -123,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = with_options(read_cascade(args.config)[0], vars(args))
     weights = fingerprint(args.config)
 
-    def settings(job: Job) -> dict[str, Any]:
+    def settings(job: Job) -> Json:
         resolved = with_options(config, {"prompt": job.prompt})
         return settings_of(args) | {"weights": weights} | described(resolved, args.precision)
 
@@ -168,7 +174,7 @@ def keep_compiled_functions() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-def check(cassr: Any, prompts: Mapping[str, str], args: argparse.Namespace) -> None:
+def check(cassr: "CasSR", prompts: Mapping[str, str], args: argparse.Namespace) -> None:
     """Checks the options and every prompt against the cascade, before any work starts.
 
     Raises:
@@ -188,7 +194,7 @@ def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
         yield [job for job in jobs if job.prompt == prompt]
 
 
-def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
+def restore(cassr: "CasSR", jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
     """Reads and restores pictures with the same prompt, a few at a time; yields them in order."""
     taken: deque[tuple[Job, io.Picture | None]] = deque()
 
@@ -210,7 +216,11 @@ def restore(cassr: Any, jobs: Sequence[Job], args: argparse.Namespace, progress:
     for outcome in outcomes:
         job, picture = taken.popleft()
         progress.finished += 1
-        yield Restored(job, picture, outcome)
+        if isinstance(outcome, Exception):
+            yield Restored(job, outcome)
+        else:
+            assert picture is not None, "what was restored was read"
+            yield Restored(job, (picture, outcome))
 
 
 def source(path: Path) -> Source:
@@ -219,7 +229,7 @@ def source(path: Path) -> Source:
     return Source(picture, digest, io.opaque(picture))
 
 
-def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
+def attempt(function: Callable[[T], Made], argument: T) -> Made | Exception:
     """The result of the function, or the exception that it raises."""
     try:
         return function(argument)
@@ -229,21 +239,19 @@ def attempt(function: Callable[[Any], Any], argument: Any) -> Any:
 
 def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Manifest, faults: Faults) -> None:
     """Writes and reports the outcome of one picture; an error becomes a fault of this picture alone."""
-    job, outcome = restored.job, restored.outcome
-    if not isinstance(outcome, Exception):
-        outcome = attempt(partial(write, args=args, manifest=manifest), restored)
-    if isinstance(outcome, Exception):
-        faults.add(job.path, reason_of(outcome))
-        trace = str(outcome) if isinstance(outcome, InputError) else "".join(traceback.format_exception(outcome))
+    job, outcome = restored
+    written = outcome if isinstance(outcome, Exception) else attempt(partial(write, job.entry, manifest), outcome)
+    if isinstance(written, Exception):
+        faults.add(job.path, reason_of(written))
+        trace = str(written) if isinstance(written, InputError) else "".join(traceback.format_exception(written))
         record(lambda: manifest.put(replace(job.entry, status="failed", error=trace)), manifest, faults)
-    elif record(lambda: manifest.put(outcome), manifest, faults):
-        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({outcome.seconds:.1f} s)")
+    elif record(lambda: manifest.put(written), manifest, faults):
+        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({written.seconds:.1f} s)")
 
 
-def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> Entry:
+def write(entry: Entry, manifest: Manifest, outcome: "tuple[io.Picture, Restoration]") -> Entry:
     """Writes the files of one picture, the result last."""
-    entry, picture, made = restored.job.entry, restored.picture, restored.outcome
-    assert picture is not None, "what was restored was read"
+    picture, made = outcome
     images = {
         "compare": lambda: io.Picture(io.side_by_side([made.bicubic, made.reference, made.result]), icc=picture.icc),
         "reference": lambda: io.with_rgb(picture, made.reference),
@@ -255,7 +263,7 @@ def write(restored: Restored, args: argparse.Namespace, manifest: Manifest) -> E
     return manifest.done(entry, made.seconds)
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace) -> Json:
     """The settings that decide the pixels and are in no configuration."""
     try:
         program = version("cassr-jax")

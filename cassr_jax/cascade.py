@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from cassr_jax import second_stage
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.engine.engine import Engine, Stage
 from cassr_jax.engine.programs import TILES
+from cassr_jax.engine.recent import Recent
 from cassr_jax.engine.waves import LARGER
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
@@ -34,9 +35,10 @@ from cassr_jax.sampling import make_trajectory
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.mesh import local_devices
 
-_TEXTS = 8  # pairs of prompts whose embeddings are kept
+_TEXTS = 8  # pairs of prompts whose embeddings are kept: pictures may have prompts of their own
 
 T = TypeVar("T")
+Made = TypeVar("Made")
 Pair = tuple[np.ndarray, np.ndarray]  # the LQ image and the reference, (H, W, 3) uint8 each
 StageName = Literal["reference", "result"]
 """The stages are named after what they make."""
@@ -84,10 +86,16 @@ class CasSR:
         self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once, places=places)
         self.networks = self._engine.networks
         self._tokenizer = tokenizer
-        self._texts: dict[tuple[str, str], jax.Array] = {}
+        self._texts: Recent[tuple[str, str], jax.Array] = Recent(_TEXTS)
         self._second_stage = partial(second_stage.make_denoiser, switches=config.switches)
 
-    def upscale(self, image: Any, **options: Any) -> Any:
+    @overload
+    def upscale(self, image: io.Kind, **options: object) -> io.Kind: ...
+
+    @overload
+    def upscale(self, image: Iterable[io.Kind], **options: object) -> Iterator[io.Kind]: ...
+
+    def upscale(self, image: Any, **options: object) -> Any:
         """Restores and enlarges a picture; returns a PIL image for a PIL image, an array for an array.
 
         Args:
@@ -108,8 +116,8 @@ class CasSR:
             return self._upscaled(image, options)
         return io.upscale(image, lambda rgb: self.restore(rgb, **options).result)
 
-    def _upscaled(self, images: Iterable[Any], options: Mapping[str, Any]) -> Iterator[Any]:
-        taken: deque[tuple[io.Picture, Callable[[io.Picture], Any]] | None] = deque()
+    def _upscaled(self, images: Iterable[io.Kind], options: Mapping[str, object]) -> Iterator[io.Kind]:
+        taken: deque[tuple[io.Picture, Callable[[io.Picture], io.Kind]] | None] = deque()
 
         def pictures() -> Iterator[np.ndarray | Exception]:
             for image in images:
@@ -126,11 +134,11 @@ class CasSR:
             assert found is not None, "what was restored was a picture"
             yield found[1](io.with_rgb(found[0], restoration.result))
 
-    def reference(self, image: Any, **options: Any) -> Any:
+    def reference(self, image: io.Kind, **options: object) -> io.Kind:
         """Runs the first stage alone; its picture is the reference that guides `upscale`."""
         return io.upscale(image, lambda rgb: _known(self._references([rgb], self._checked(options))[0])[1])
 
-    def restore(self, rgb: np.ndarray, **options: Any) -> Restoration:
+    def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
         """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
 
         Raises:
@@ -141,7 +149,7 @@ class CasSR:
         return _known(restoration)
 
     def restore_many(
-        self, pictures: Iterable[np.ndarray | Exception], **options: Any
+        self, pictures: Iterable[np.ndarray | Exception], **options: object
     ) -> Iterator[Restoration | Exception]:
         """Runs both stages on any number of pictures of any size; their tiles fill the devices together.
 
@@ -156,7 +164,7 @@ class CasSR:
         for group in self._groups(pictures, chosen):
             yield from self._restored(group, chosen)
 
-    def check(self, **options: Any) -> None:
+    def check(self, **options: object) -> None:
         """Checks the options of a call that is not made yet.
 
         Raises:
@@ -179,7 +187,7 @@ class CasSR:
         """The configuration of one call."""
         return chosen.written_into(self.config)
 
-    def _restored(self, group: Sequence[Any], chosen: Options) -> list[Restoration | Exception]:
+    def _restored(self, group: Sequence[np.ndarray | Exception], chosen: Options) -> list[Restoration | Exception]:
         start = time.monotonic()
         try:
             pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
@@ -192,34 +200,37 @@ class CasSR:
     ) -> Iterator[list[np.ndarray | Exception]]:
         """Divides the pictures into groups that are just large enough to fill the devices."""
         group: list[np.ndarray | Exception] = []
-        tiles, source, tile = 0, iter(pictures), self._settings(chosen).tile
-        while True:
-            try:
-                rgb = next(source)
-            except Exception as error:  # the end, or a fault of the caller's: the pictures given so far are restored
-                ended = error
-                break
-            try:
-                if isinstance(rgb, Exception):
-                    raise rgb
-                rgb = np.asarray(rgb) if hasattr(rgb, "__array__") else rgb  # of JAX, for example
-                tiles += self._engine.layout(_output_size(rgb, chosen.scale), tile).count
-                group.append(rgb)
-            except Exception as error:
-                group.append(error)
-            if tiles >= self._fill:
-                yield group
-                group, tiles = [], 0
+        tiles, tile, fault = 0, self._settings(chosen).tile, None
+        try:
+            for picture in pictures:
+                checked, count = self._counted(picture, chosen.scale, tile)
+                group.append(checked)
+                tiles += count
+                if tiles >= self._fill:
+                    yield group
+                    group, tiles = [], 0
+        except Exception as error:  # the caller's: the pictures given so far are restored first
+            fault = error
         if group:
             yield group
-        if not isinstance(ended, StopIteration):
-            raise ended
+        if fault is not None:
+            raise fault
+
+    def _counted(self, picture: np.ndarray | Exception, scale: float, tile: int) -> tuple[np.ndarray | Exception, int]:
+        """The picture and the number of its tiles, or the reason why it cannot be restored."""
+        if isinstance(picture, Exception):
+            return picture, 0
+        try:
+            rgb = np.asarray(picture) if hasattr(picture, "__array__") else picture  # of JAX, for example
+            return rgb, self._engine.layout(_output_size(rgb, scale), tile).count
+        except Exception as error:
+            return error, 0
 
     def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
         """(lq, reference) for each picture, rounded to 8 bits as in the training of the second stage."""
         lqs = [resizing.bicubic(rgb, _output_size(rgb, chosen.scale)) for rgb in pictures]
         made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
-        color_fix = self._settings(chosen).first_stage_setting("color_fix")
+        color_fix = self._settings(chosen).reference_color_fix
         references = [_finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)]
         return [r if isinstance(r, Exception) else (lq, r) for lq, r in zip(lqs, references, strict=True)]
 
@@ -247,13 +258,12 @@ class CasSR:
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """The embeddings of the negative prompt and the prompt, (2, L, C), computed once."""
-        prompts = sampling.prompts
-        if prompts not in self._texts:
-            ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, prompts)
-            if len(self._texts) == _TEXTS:  # pictures may have prompts of their own
-                del self._texts[next(iter(self._texts))]
-            self._texts[prompts] = self._engine.programs.encode_text(ids)
-        return self._texts[prompts]
+
+        def embeddings() -> jax.Array:
+            ids = prompt_ids(self.networks.configs["text_encoder"], self._tokenizer, sampling.prompts)
+            return self._engine.programs.encode_text(ids)
+
+        return self._texts.get(sampling.prompts, embeddings)
 
 
 def mesh_of_tiles(devices: int | None) -> Mesh:
@@ -309,7 +319,7 @@ def _result(pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration 
     result = _finished("result", made, lq, config.color_fix)
     if isinstance(result, Exception):
         return result
-    if weight := config.first_stage_setting("reference_weight"):
+    if weight := config.reference_weight:
         result = blended(reference, result, weight)
     return Restoration(lq, reference, result)
 
@@ -332,7 +342,9 @@ def _is_many(image: object) -> bool:
     return hasattr(image, "__iter__") and not hasattr(image, "__array__") and not isinstance(image, str | bytes)
 
 
-def _of_the_sound(make: Callable[[list[Any]], Sequence[Any]], outcomes: Sequence[Any]) -> list[Any]:
+def _of_the_sound(
+    make: Callable[[list[T]], list[Made | Exception]], outcomes: Sequence[T | Exception]
+) -> list[Made | Exception]:
     """Applies `make` to the outcomes that are not errors; errors keep their places."""
     made = iter(make([outcome for outcome in outcomes if not isinstance(outcome, Exception)]))
     return [outcome if isinstance(outcome, Exception) else next(made) for outcome in outcomes]

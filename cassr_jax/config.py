@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from cassr_jax.choices import ColorFix, DType, Start
 from cassr_jax.data.config import DataConfig
@@ -73,11 +73,21 @@ class CascadeConfig:
         """
         return _known(self.schedule)
 
-    def first_stage_setting(self, name: str) -> Any:
-        """The `color_fix` or `reference_weight` of the first stage in use: configured here, or else its own."""
-        stage = first_stage(self.activation)
-        configured = getattr(self.first_stages.get(stage.name, FirstStageConfig()), name)
-        return getattr(stage, name) if configured is None else configured
+    @property
+    def reference_color_fix(self) -> ColorFix:
+        """The reference's colour fix: the configured one of the first stage in use, or else that stage's own."""
+        configured = self._of_first_stage.color_fix
+        return first_stage(self.activation).color_fix if configured is None else configured
+
+    @property
+    def reference_weight(self) -> float:
+        """The reference's share in the result: the configured one of the first stage in use, or else that stage's."""
+        configured = self._of_first_stage.reference_weight
+        return first_stage(self.activation).reference_weight if configured is None else configured
+
+    @property
+    def _of_first_stage(self) -> FirstStageConfig:
+        return self.first_stages.get(self.activation, FirstStageConfig())
 
 
 @dataclass(frozen=True)

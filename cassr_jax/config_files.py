@@ -12,11 +12,15 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
+from cassr_jax.files import Json
 from cassr_jax.kinds import CONFIGS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -55,7 +59,7 @@ def resolve(component: str, base: Path) -> str:
     return str(below) if below.exists() else component
 
 
-def run_file(path: Path, expected: str) -> dict[str, Any]:
+def run_file(path: Path, expected: str) -> dict[str, object]:
     """The names that a Python file defines, and their values.
 
     Args:
@@ -90,7 +94,7 @@ class _Named(InputError):
     """An error in a Python file; its message names the file."""
 
 
-def sibling(file: str, name: str) -> Any:
+def sibling(file: str, name: str) -> types.SimpleNamespace:
     """The definitions of the file `name` beside `file`, as attributes: `sibling(__file__, "sd15.py").cascade`.
 
     Raises:
@@ -125,7 +129,7 @@ def override(config: T, changes: Sequence[str]) -> T:
     return config
 
 
-def _changed(current: Any, hint: Any, path: list[str], text: str, what: str) -> Any:
+def _changed(current: object, hint: object, path: list[str], text: str, what: str) -> Any:
     if not path:
         return _parsed(hint, text, what)
     first, *rest = path
@@ -149,11 +153,11 @@ def _changed(current: Any, hint: Any, path: list[str], text: str, what: str) -> 
         raise InputError(f"{what}: {error}") from error
 
 
-def _parsed(hint: Any, text: str, what: str) -> Any:
+def _parsed(hint: object, text: str, what: str) -> object:
     if type(None) in get_args(hint) and text == "null":
         return None
     (inner, *others) = _alternatives(hint)
-    if inner is Any or others or dataclasses.is_dataclass(inner):
+    if others or dataclasses.is_dataclass(inner):
         raise InputError(f"{what}: cannot be set to {text!r} as a whole, expected the name of one of its fields")
     if inner is str or get_origin(inner) is Literal:
         return _typed(inner, text, what)
@@ -204,14 +208,14 @@ def _comments(cls: type) -> dict[str, str]:
     return comments
 
 
-def to_json(config: Any) -> dict[str, Any]:
+def to_json(config: "DataclassInstance") -> Json:
     """A configuration in JSON's own types. If a field accepts several classes, "class" names the one it has."""
     hints = get_type_hints(type(config))
     return {field.name: _plain(getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)}
 
 
-def _plain(value: Any, hint: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+def _plain(value: object, hint: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         named = {} if _alternatives(hint) == [type(value)] else {_CLASS: type(value).__name__}
         return named | to_json(value)
     if isinstance(value, Mapping):
@@ -239,11 +243,11 @@ def from_json(cls: type[T], data: object, what: str) -> T:
         raise InputError(f"{what}: {error}") from error
 
 
-def _typed(hint: Any, value: Any, what: str) -> Any:
+def _typed(hint: object, value: object, what: str) -> object:
     inner = _alternatives(hint)
     if value is None and type(None) in get_args(hint):
         return None
-    if inner == [Any] or len(inner) > 1:
+    if len(inner) > 1:
         return _network(inner, value, what)
     (hint,) = inner
     origin, arguments = get_origin(hint), get_args(hint)
@@ -261,16 +265,15 @@ def _typed(hint: Any, value: Any, what: str) -> Any:
     return value
 
 
-def _network(allowed: list[Any], value: Any, what: str) -> Any:
+def _network(allowed: list[object], value: object, what: str) -> object:
     """The configuration of a network, for a field that accepts several classes."""
-    names = [name for name, cls in CONFIGS.items() if allowed == [Any] or cls in allowed]
-    found = value.get(_CLASS) if isinstance(value, Mapping) else None
-    if found not in names:
+    names = [name for name, cls in CONFIGS.items() if cls in allowed]
+    if not isinstance(value, Mapping) or value.get(_CLASS) not in names:
         raise InputError(f"{what} is {value!r}, expected an object with a {_CLASS!r} among {', '.join(names)}")
-    return from_json(CONFIGS[found], {name: entry for name, entry in value.items() if name != _CLASS}, what)
+    return from_json(CONFIGS[value[_CLASS]], {name: entry for name, entry in value.items() if name != _CLASS}, what)
 
 
-def _alternatives(hint: Any) -> list[Any]:
+def _alternatives(hint: object) -> list[object]:
     """The types in a union, except None; any other type stands for itself."""
     if get_origin(hint) not in (Union, types.UnionType):
         return [hint]

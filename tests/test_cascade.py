@@ -135,11 +135,18 @@ def test_options_can_be_checked_before_a_call(cassr: CasSR):
 
 
 def test_only_a_few_embeddings_of_prompts_are_kept(cassr: CasSR, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cascade, "prompt_ids", lambda *_: np.array([[0], [1]], np.int32))
+    asked: list[str] = []
+
+    def prompt_ids(config: object, tokenizer: object, prompts: tuple[str, str]) -> np.ndarray:
+        asked.append(prompts[1])
+        return np.array([[0], [1]], np.int32)
+
+    monkeypatch.setattr(cascade, "prompt_ids", prompt_ids)
     fresh = CasSR(cassr.config, cassr.networks)
-    for number in range(3 * cascade._TEXTS):
-        fresh._text(SamplingConfig(prompt=str(number)))
-    assert len(fresh._texts) == cascade._TEXTS
+    numbers = [str(number) for number in range(cascade._TEXTS + 1)]
+    for number in [*numbers, numbers[-1], numbers[0]]:  # the latest is kept, the first is not
+        fresh._text(SamplingConfig(prompt=number))
+    assert asked == [*numbers, numbers[0]]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "kinds": {"models", "weights"},
     "networks": {"kinds", "models", "weights"},
     "prompts": {"models", "weights"},
-    "config": {"data", "diffusion", "first_stage", "models", "sharding"},
+    "config": {"data", "diffusion", "first_stage", "models", "sharding", "weights"},
     "config_files": {"config", "kinds"},
     "schedules": {"diffusion", "kinds", "weights"},
     "fitting": set(),

@@ -1,20 +1,19 @@
 """The settings that a sampling command runs with: its options, completed from the cascade's configuration."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.options import SAMPLING
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json
+from cassr_jax.files import Json
 from cassr_jax.first_stage import first_stage
 from cassr_jax.loading import read_cascade
 from cassr_jax.options import Options
 from cassr_jax.second_stage import FUSION
 
 
-def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeConfig:
+def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
     """A configuration with a command's options written into it.
 
     Args:
@@ -29,7 +28,7 @@ def with_options(config: CascadeConfig, chosen: Mapping[str, Any]) -> CascadeCon
     return replace(given.written_into(config), activation=chosen.get("activation") or config.activation)
 
 
-def described(config: CascadeConfig, precision: str | None = None) -> dict[str, Any]:
+def described(config: CascadeConfig, precision: str | None = None) -> Json:
     """The settings that decide the pixels, besides the weights, the scale and the seed, for a person to read.
 
     `reference` is what the first stage runs with and `result` what the second does; what has no effect is left out.
@@ -45,9 +44,9 @@ def described(config: CascadeConfig, precision: str | None = None) -> dict[str, 
         "tile": config.tile,
         "tile_overlap": config.tile_overlap,
         "reference": (_described(config.activation_sampling) if stage.diffuses else {})
-        | {"color_fix": config.first_stage_setting("color_fix")},
+        | {"color_fix": config.reference_color_fix},
         "result": _described(config.sampling)
-        | {"color_fix": config.color_fix, "reference_weight": config.first_stage_setting("reference_weight")}
+        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight}
         | ({"fidelity": config.fidelity} if weighed else {}),
     }
 
@@ -72,6 +71,6 @@ def own_values(source: str) -> dict[str, str]:
     return {option: value(option) for option in ("activation", *SAMPLING)}
 
 
-def _described(sampling: SamplingConfig) -> dict[str, Any]:
+def _described(sampling: SamplingConfig) -> Json:
     negative, prompt = sampling.prompts
     return to_json(sampling) | {"prompt": prompt, "negative_prompt": negative}

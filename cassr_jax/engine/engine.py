@@ -32,6 +32,7 @@ from cassr_jax.engine.layout import (
     whole_tile,
 )
 from cassr_jax.engine.programs import Programs, Run, State
+from cassr_jax.engine.recent import Recent
 from cassr_jax.engine.waves import Blend, Wave, in_calls, waves
 from cassr_jax.errors import InputError
 from cassr_jax.models.denoisers import MakeDenoiser
@@ -91,7 +92,7 @@ class Engine:
         params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
         self.networks = replace(networks, params=params)
         self.programs = Programs(networks.graphdefs, params, mesh, at_once)
-        self._runs: dict[tuple[MakeDenoiser, SamplingConfig], Run] = {}
+        self._runs: Recent[tuple[MakeDenoiser, SamplingConfig], Run] = Recent(_RUNS)
         self._configs, self._overlap = networks.configs, overlap
         self._seating = (mesh.size, at_once, places)
 
@@ -189,16 +190,15 @@ class Engine:
 
     def run_of(self, stage: Stage) -> Run:
         """What all pictures of a stage share, on the devices; computed once for each denoiser and sampling."""
-        key = (stage.make_denoiser, stage.sampling)
-        if key not in self._runs:
+
+        def run() -> Run:
             everywhere = partial(jax.device_put, device=NamedSharding(self.programs.mesh, PartitionSpec()))
             trajectory, scale = everywhere((stage.trajectory, np.float32(stage.sampling.guidance_scale)))
             setting = Setting.of(stage.sampling)
-            if len(self._runs) == _RUNS:
-                del self._runs[next(iter(self._runs))]
             embeddings = self.programs.embed(stage.make_denoiser, stage.encoder_hidden_states, trajectory, setting)
-            self._runs[key] = Run(embeddings, trajectory, scale)
-        return self._runs[key]
+            return Run(embeddings, trajectory, scale)
+
+        return self._runs.get((stage.make_denoiser, stage.sampling), run)
 
 
 @dataclass(frozen=True)

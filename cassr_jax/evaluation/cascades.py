@@ -87,7 +87,7 @@ def load_restore(chosen: Json, change: Change | None = None, devices: int | None
 
     if not chosen.get("sigmas"):
         return restore
-    weight = options.get("reference_weight", cassr.config.first_stage_setting("reference_weight"))
+    weight = options.get("reference_weight", cassr.config.reference_weight)
     options["reference_weight"] = 0.0  # the blend is made above, because the second stage's own picture is a row too
     autoencode = make_autoencode(cassr)
     return restore_with_baselines

@@ -6,9 +6,15 @@ Pure functions of NumPy or JAX arrays that return the kind they were given, trac
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-Array = Any  # np.ndarray or jax.Array
+import numpy as np
+
+if TYPE_CHECKING:
+    import jax
+
+Array = TypeVar("Array", np.ndarray, "jax.Array")
+
 WAVELET_LEVELS = 5
 ADAIN_EPSILON = 1e-5
 CONTRAST_EPSILON = 1e-6
@@ -67,7 +73,13 @@ def contrast(image: Array, source: Array) -> Array:
     return _by_channel(lambda image, source: (image - mean(image)) / gain + mean(source), image, source)
 
 
-COLOR_FIXES: dict[str, Callable[[Array, Array], Array]] = {
+class Fix(Protocol):
+    """Gives `image` the colours of `source`."""
+
+    def __call__(self, image: Array, source: Array) -> Array: ...
+
+
+COLOR_FIXES: dict[str, Fix] = {
     "adain": adain,
     "contrast": contrast,
     "wavelet": wavelet,

@@ -46,8 +46,8 @@ class Built:
 def read_pickle(
     stream: BinaryIO,
     what: str,
-    calls: Mapping[str, Callable[..., Any]],
-    persistent: Callable[[Any], Any] | None = None,
+    calls: Mapping[str, Callable[..., object]],
+    persistent: Callable[[Any], object] | None = None,
 ) -> Any:
     """Read one pickle from `stream`, which is left at the pickle's end.
 
@@ -62,9 +62,9 @@ def read_pickle(
     """
     stack: list[Any] = []
     marks: list[int] = []
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
 
-    def pop_to_mark() -> list[Any]:
+    def pop_to_mark() -> list[object]:
         start = marks.pop()
         items = stack[start:]
         del stack[start:]

@@ -65,7 +65,7 @@ class _Described:
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
 
-_CALLS: Mapping[str, Callable[..., Any]] = {
+_CALLS: Mapping[str, Callable[..., object]] = {
     "torch._utils._rebuild_tensor_v2": _Described,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "collections.OrderedDict": lambda: {},
@@ -194,7 +194,7 @@ def _flatten(tree: object, what: str) -> dict[str, _Described | Inert]:
         found = tree.name if isinstance(tree, Inert) else type(tree).__name__
         raise InputError(f"{what}: it holds a {found}, expected a dictionary of tensors")
     result: dict[str, _Described | Inert] = {}
-    pending: list[tuple[str, Any, int]] = [("", tree, 0)]
+    pending: list[tuple[str, dict, int]] = [("", tree, 0)]
     entries = 0
     while pending:
         prefix, node, depth = pending.pop()

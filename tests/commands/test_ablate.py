@@ -141,8 +141,8 @@ def test_a_variant_changes_what_the_options_say(folders, cascade):
             name.removeprefix("reference_")
         )
         assert config.activation == (activation or "rrdbnet"), name
-        assert config.first_stage_setting("reference_weight") == (0 if name == "second_stage_alone" else 0.5), name
-        assert (config.color_fix, config.first_stage_setting("color_fix"), config.tile) == ("adain", "adain", 64)
+        assert config.reference_weight == (0 if name == "second_stage_alone" else 0.5), name
+        assert (config.color_fix, config.reference_color_fix, config.tile) == ("adain", "adain", 64)
 
 
 def test_an_option_for_a_part_that_is_missing_is_refused(folders, cascade, capsys):

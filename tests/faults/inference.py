@@ -26,11 +26,23 @@ INFERENCE = [
             "[lq for lq, _ in pairs], [reference for _, reference in pairs]",
             "[reference for _, reference in pairs], [lq for lq, _ in pairs]",
         ),
-        ("self._tokenizer, prompts)", "self._tokenizer, prompts[::-1])"),
+        ("self._tokenizer, sampling.prompts)", "self._tokenizer, sampling.prompts[::-1])"),
         (
             "(made if made.dtype != np.uint8 else to_float(made), to_float(lq))",
             "(to_float(lq), made if made.dtype != np.uint8 else to_float(made))",
         ),
+    ),
+    *faults(
+        "cassr_jax/engine/recent.py",
+        ("tests/engine/test_recent.py",),
+        ("next(iter(self._values))", "next(reversed(self._values))"),
+        ("if key not in self._values:", "if True:"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/engine/test_engine.py::test_a_source_that_fails_loses_no_picture_that_it_gave",),
+        ("            fault = error\n", "            raise\n"),
+        ("            raise fault\n", "            return\n"),
     ),
     *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
