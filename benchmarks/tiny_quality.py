@@ -31,7 +31,15 @@ from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import Planned, build, sharpest_pairs, tiled_pairs
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Restore, add_options, add_sigmas, fingerprint, load_restore, settings
+from cassr_jax.evaluation.cascades import (
+    Restore,
+    add_options,
+    add_results,
+    add_sigmas,
+    fingerprint,
+    load_restore,
+    settings,
+)
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
@@ -211,14 +219,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--photos", type=Path, help="folder of photographs that no network saw")
     add("--pairs", type=Path, help="folder with lr/ and hr/ of real pictures that chose no setting")
-    add(
-        "--results",
-        metavar="NAME=DIR",
-        action="append",
-        default=[],
-        type=_named,
-        help="a program's pictures of the pairs",
-    )
+    add_results(parser)
     add("--tiles", type=number(COUNT), default=100, help="number of tiles (default: %(default)s)")
     add("--crops", type=number(FROM_ZERO), default=12, help="most crops for NIQE, 0 for none (default: %(default)s)")
     add("--preset", choices=PRESETS, action="append", help="damage; may be repeated (default: light, realesrgan)")
@@ -229,13 +230,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.photos is None and arguments.pairs is None:
         parser.error("there is nothing to judge: expected --photos, --pairs, or both")
     return arguments
-
-
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=DIR")
-    return name, Path(folder)
 
 
 @command("tiny_quality")

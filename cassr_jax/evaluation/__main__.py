@@ -23,8 +23,7 @@ from cassr_jax.commands.options import local_path
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.baselines import BLURRED, SIGMAS, names
-from cassr_jax.evaluation.cascades import KINDS, add_options, add_sigmas, fingerprint, load_restore, settings
+from cassr_jax.evaluation.cascades import add_options, add_results, add_sigmas, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare, result_file
 from cassr_jax.evaluation.frechet import vgg16_distance
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
@@ -41,14 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--hr", type=local_path, required=True, help="folder of the true, high-resolution pictures")
     add("--lr", type=local_path, help="folder of low-resolution pictures for the cascade to restore")
-    add(
-        "--results",
-        metavar="NAME=DIR",
-        action="append",
-        default=[],
-        type=_named,
-        help="a folder of another program's pictures, which the table calls NAME; may be repeated",
-    )
+    add_results(parser)
     add("--output", type=local_path, required=True, help="folder for the report; each comparison needs its own")
     add(
         "--against",
@@ -74,16 +66,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.prompts is not None and arguments.lr is None:
         parser.error("--prompts is given without --lr, expected both: prompts are for the pictures of --lr")
     return arguments
-
-
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    taken = (*KINDS, *names(SIGMAS))
-    if not (name and equals and folder) or name in taken or name.startswith(BLURRED):
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, expected NAME=DIR with a name that is none of {', '.join(taken)}"
-        )
-    return name, local_path(folder)
 
 
 @dataclass(frozen=True)

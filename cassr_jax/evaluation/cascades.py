@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,11 +12,12 @@ from cassr_jax.cascade import CasSR
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
-from cassr_jax.commands.options import SAMPLING, Parser, number
+from cassr_jax.commands.options import SAMPLING, Parser, local_path, number
 from cassr_jax.config import CascadeConfig
-from cassr_jax.evaluation.baselines import ALONE, SIGMAS, Autoencode, baselines
+from cassr_jax.engine.layout import layout, tile_sizes
+from cassr_jax.engine.waves import Blend
+from cassr_jax.evaluation.baselines import ALONE, BLURRED, SIGMAS, Autoencode, baselines, names
 from cassr_jax.files import Json
-from cassr_jax.imaging import tiling
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.ranges import Range
@@ -25,6 +26,7 @@ KINDS = ("bicubic", "reference", "result")
 """The pictures that a cascade makes: the enlarged input, the first stage's picture, the second stage's."""
 
 _TILE = 1024  # side in px, a multiple of every autoencoder's factor
+_OVERLAP = 0.25  # share of a tile's side that neighbours have in common
 _SIGMA = Range(0, 100, above=True)
 
 Change = Callable[[CascadeConfig], CascadeConfig]
@@ -50,6 +52,28 @@ def add_sigmas(parser: Parser) -> None:
         help="standard deviations of the Gaussian blurs of the reference, in px of the output "
         f"(default: {' '.join(f'{sigma:g}' for sigma in SIGMAS)})",
     )
+
+
+def add_results(parser: Parser) -> None:
+    """The option --results, folders of other programs' pictures, as pairs (name, folder)."""
+    parser.add_argument(
+        "--results",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        type=_named,
+        help="a folder of another program's pictures, which the table calls NAME; may be repeated",
+    )
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    taken = (*KINDS, *names(SIGMAS))
+    if not (name and equals and folder) or name in taken or name.startswith(BLURRED):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected NAME=DIR with a name that is none of {', '.join(taken)}"
+        )
+    return name, local_path(folder)
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, object]:
@@ -96,26 +120,29 @@ def load_restore(chosen: Json, change: Change | None = None, devices: int | None
 def make_autoencode(cassr: CasSR) -> Autoencode:
     """The cascade's autoencoder as a function that encodes and decodes a picture, with no diffusion in between.
 
-    A picture whose sides are at most `_TILE` px passes whole; a larger one passes in tiles, one after the other.
+    A picture whose sides are at most `_TILE` px passes whole; a larger one passes in tiles, one after the other, which
+    are cut and blended as the cascade's are.
     """
     graphdef, params = cassr.networks.graphdefs["vae"], cassr.networks.params
     factor = cassr.networks.configs["vae"].factor
+    size = tile_sizes(_TILE, factor, factor, _OVERLAP)[-1]
 
-    @partial(jax.jit, static_argnames="tiles")
-    def run(params: Params, image: jax.Array, *, tiles: tiling.Grid | None) -> jax.Array:
+    @jax.jit
+    def run(params: Params, image: jax.Array) -> jax.Array:
         vae = merge(graphdef, select(params, "vae"))
-        if tiles is None:
-            return vae.decode(vae.encode(image)).astype(np.float32)
-        decoded = jax.lax.map(lambda cut: vae.decode(vae.encode(cut[None]))[0], tiling.gather(image, tiles))
-        return tiling.merge(decoded.astype(np.float32), tiles)
+        return vae.decode(vae.encode(image[None]))[0].astype(np.float32)
 
     def autoencode(picture: np.ndarray) -> np.ndarray:
-        height, width = picture.shape[:2]
-        rows, columns = (-(-side // factor) * factor for side in (height, width))
-        image = np.pad(to_float(picture), ((0, rows - height), (0, columns - width), (0, 0)), mode="edge")[None]
-        whole = max(rows, columns) <= _TILE
-        tiles = None if whole else tiling.grid(rows, columns, _TILE, _TILE // 4)
-        return to_uint8(np.asarray(run(params, image, tiles=tiles))[0, :height, :width])
+        image, (height, width) = to_float(picture), picture.shape[:2]
+        beyond = [(0, -length % factor) for length in (height, width)]
+        if max(height, width) <= _TILE:
+            made = np.asarray(run(params, np.pad(image, [*beyond, (0, 0)], mode="edge")))
+            return to_uint8(made[:height, :width])
+        tiles = layout(height, width, (size,), factor, _OVERLAP)
+        blend = Blend(tiles)
+        for tile in range(tiles.count):
+            blend.add(tile, np.asarray(run(params, tiles.cut(image, tile))))
+        return to_uint8(blend.picture)
 
     return autoencode
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cassr_jax.engine.layout import Layout, TileSize, layout, share_axis, sharing, tile_sizes, view, view_of_pixels
 from cassr_jax.imaging import tiling
+from tests.planes import cut
 
 UNIT, FACTOR, OVERLAP = 8, 4, 0.25
 SIZES = tile_sizes(64, UNIT, FACTOR, OVERLAP)
@@ -104,7 +105,7 @@ def test_tiles_of_several_pictures_share_with_their_own_alone():
 def test_a_view_sees_the_whole_picture_at_even_distances():
     each = laid_out(100, 300)
     plane = np.arange(each.grid.height * each.grid.width).reshape(each.grid.height, each.grid.width)
-    tiles = tiling.gather(plane[None, ..., None], each.grid)[..., 0]
+    tiles = cut(plane[..., None], each.grid)[..., 0]
     places = view(each, first=5)
     seen = tiles[places.tile - 5, places.row, places.column]
     for positions, size in (

@@ -9,7 +9,7 @@ from cassr_jax.cascade import mesh_of_tiles
 from cassr_jax.engine.layout import layout, sharing, tile_sizes
 from cassr_jax.engine.programs import TILES, _shared
 from cassr_jax.engine.waves import Seats
-from cassr_jax.imaging import tiling
+from tests.planes import cut, merged
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -34,6 +34,6 @@ def test_tiles_that_disagree_take_the_mean_of_the_merged_plane(devices: int):
     found, first = found[device * seats.capacity + slot], 0
     for each in layouts:
         own = slice(first, first + each.count)
-        plane = tiling.merge(tiles[own], each.grid)
-        np.testing.assert_allclose(found[own], tiling.gather(plane, each.grid), atol=1e-5)
+        plane = merged(tiles[own], each.grid)
+        np.testing.assert_allclose(found[own], cut(plane, each.grid), atol=1e-5)
         first += each.count

@@ -136,5 +136,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(program, cascade, capsys, tmp_pat
     with pytest.raises(SystemExit, match="2"):
         program.main(["--photos", str(tmp_path), "--tiles", "0", "--output", str(tmp_path)])
     assert "--tiles" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):  # the cascade's own row has that name
+        program.main(["--pairs", str(tmp_path), "--results", "result=FOLDER", "--output", str(tmp_path)])
+    assert "'result=FOLDER', expected NAME=DIR with a name that is none of bicubic" in capsys.readouterr().err
     assert program.main(["--photos", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert "none" in capsys.readouterr().err

@@ -214,8 +214,8 @@ FAULTS = [
         "cassr_jax/imaging/tiling.py",
         TILING,
         ("(*range(0, size - tile, tile - overlap), size - tile)", "(*range(0, size - tile, tile - overlap),)"),
-        ("cut.transpose(0, 1, 3, 2, 4, 5)", "cut.transpose(0, 3, 1, 2, 4, 5)"),
-        ("merged.transpose(0, 2, 1, 3)", "merged"),
+        ("for top in self.tops for left in self.lefts", "for left in self.lefts for top in self.tops"),
+        ("window / total[positions], 0)", "window, 0)"),
     ),
     *faults(
         "cassr_jax/models/rrdbnet.py",
