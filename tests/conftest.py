@@ -25,8 +25,10 @@ MODELS = (
     *("multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
 )
 TRAINING = ("image_loss", "masking", "monitor", "objectives", "state", "step")
+ENGINE = ("layout", "programs", "waves")
 CHECKED = (
-    *("cassr_jax.diffusion", "cassr_jax.engine.programs", "cassr_jax.sampling"),
+    *("cassr_jax.diffusion", "cassr_jax.sampling"),
+    *(f"cassr_jax.engine.{name}" for name in ENGINE),
     *(f"cassr_jax.models.{name}" for name in MODELS),
     *(f"cassr_jax.training.{name}" for name in TRAINING),
 )

@@ -10,8 +10,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int32, Shaped
 
 from cassr_jax.imaging import tiling
+
+Plane = Shaped[np.ndarray, "height width channels"]
+Tile = Shaped[np.ndarray, "side side channels"]
 
 ENOUGH = 512  # px: smaller tiles than a half are made only of larger ones
 SMALLEST = 4  # least side of a tile in the U-Net's coarsest positions: with a single one, colours drift
@@ -86,16 +90,16 @@ class Layout:
     def pixels(self) -> tiling.Grid:
         return self.grid.scaled(self.size.factor)
 
-    def cut(self, picture: np.ndarray, tile: int) -> np.ndarray:
-        """One tile of the picture (height, width, C); the border is repeated where the tile reaches beyond it."""
+    def cut(self, picture: Plane, tile: int) -> Tile:
+        """One tile of the picture; the border is repeated where the tile reaches beyond it."""
         return _cut(picture, *self.pixels.corners[tile], self.size.pixels)
 
-    def cut_source(self, source: np.ndarray, tile: int) -> np.ndarray:
+    def cut_source(self, source: Plane, tile: int) -> Tile:
         """The same tile of the picture before a network enlarges it: (height / factor, width / factor, C)."""
         return _cut(source, *self.grid.corners[tile], self.size.side)
 
 
-def _cut(picture: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
+def _cut(picture: Plane, top: int, left: int, side: int) -> Tile:
     part = picture[top : top + side, left : left + side]
     return np.pad(part, ((0, side - part.shape[0]), (0, side - part.shape[1]), (0, 0)), mode="edge")
 
@@ -110,7 +114,7 @@ def layout(height: int, width: int, sizes: tuple[TileSize, ...], unit: int, over
 
 
 class Axis(NamedTuple):
-    """The tiles that share each position along one axis, and their weights; (tiles, side, covers) each.
+    """The tiles that share each position along one axis, and their weights.
 
     Attributes:
         tile: the number of a tile along the axis.
@@ -118,9 +122,9 @@ class Axis(NamedTuple):
         weight: that tile's share; the shares of a position add up to 1.
     """
 
-    tile: np.ndarray
-    offset: np.ndarray
-    weight: np.ndarray
+    tile: Int32[np.ndarray, "tiles side covers"]
+    offset: Int32[np.ndarray, "tiles side covers"]
+    weight: Float32[np.ndarray, "tiles side covers"]
 
 
 def share_axis(starts: tuple[int, ...], side: int, covers: int) -> Axis:
@@ -148,15 +152,15 @@ class Sharing(NamedTuple):
     """For each of a wave's N tiles of one size, the places of the values whose mean gives its latents.
 
     Attributes:
-        rows, columns: (N, side, covers) each; tiles are counted within the picture.
-        first: (N,) the number, in the wave, of the first tile of the same picture.
-        across: (N,) the number of tiles in a row of the picture.
+        rows, columns: the tiles, counted within the picture.
+        first: the number, in the wave, of the first tile of the same picture.
+        across: the number of tiles in a row of the picture.
     """
 
     rows: Axis
     columns: Axis
-    first: np.ndarray
-    across: np.ndarray
+    first: Int32[np.ndarray, " tiles"]
+    across: Int32[np.ndarray, " tiles"]
 
 
 def sharing(layouts: Sequence[Layout]) -> Sharing:
@@ -177,11 +181,11 @@ def sharing(layouts: Sequence[Layout]) -> Sharing:
 
 
 class Places(NamedTuple):
-    """Positions in the tiles of a wave: tile number, row and column, (..., h, w) int32 each."""
+    """Positions in the tiles of a wave: tile number, row and column."""
 
-    tile: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
+    tile: Int32[np.ndarray, "*tiles side side"]
+    row: Int32[np.ndarray, "*tiles side side"]
+    column: Int32[np.ndarray, "*tiles side side"]
 
 
 def whole_tile(number: int, side: int) -> Places:
@@ -211,8 +215,8 @@ def view(each: Layout, first: int) -> Places:
     return Places(*(np.broadcast_to(x, (side, side)).astype(np.int32) for x in (tile, row[:, None], column)))
 
 
-def view_of_pixels(each: Layout, picture: np.ndarray) -> np.ndarray:
-    """The same view in the picture's pixels: (side, side, C)."""
+def view_of_pixels(each: Layout, picture: Plane) -> Tile:
+    """The same view in the picture's pixels."""
     side = each.size.pixels
     rows, columns = (
         np.minimum((2 * np.arange(side) + 1) * size // (2 * side), own - 1)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float32, Shaped
 
-from cassr_jax.engine.layout import Layout, TileSize
+from cassr_jax.engine.layout import Layout, Tile, TileSize
 from cassr_jax.engine.programs import Order
 from cassr_jax.imaging import tiling
+
+Pictures = Sequence[Shaped[np.ndarray, "_ _ channels"]]  # of any sizes
 
 LARGER = 128  # places for a picture with more tiles than a usual wave; after that eight times as many, and so on
 
@@ -67,8 +70,8 @@ class Seats:
         )
         return [number if number is not None and number < self.count else None for number in numbers]
 
-    def placed(self, values: np.ndarray) -> np.ndarray:
-        """Values in the order of tiles, (count, ...) -> in the order of places, (devices x capacity, ...)."""
+    def placed(self, values: Shaped[np.ndarray, " count *value"]) -> Shaped[np.ndarray, " places *value"]:
+        """Values in the order of tiles -> in the order of places, of which there are devices x capacity."""
         device, slot = np.divmod(np.arange(self.count), self.share)
         places = np.zeros((self.devices * self.capacity, *values.shape[1:]), values.dtype)
         places[device * self.capacity + slot] = values
@@ -119,18 +122,20 @@ class Wave:
         """The picture of each tile; empty places have none."""
         return [self.tiles[number][0] for number in numbers if number is not None]
 
-    def cut(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
-        """A tile of the pictures, (H, W, C) each."""
+    def cut(self, pictures: Pictures, number: int) -> Tile:
+        """A tile of the pictures."""
         picture, tile = self.tiles[number]
         return self.layouts[picture].cut(pictures[picture], tile)
 
-    def cut_source(self, pictures: Sequence[np.ndarray], number: int) -> np.ndarray:
+    def cut_source(self, pictures: Pictures, number: int) -> Tile:
         """The same tile of the pictures before a network enlarges them by the layouts' factor."""
         picture, tile = self.tiles[number]
         return self.layouts[picture].cut_source(pictures[picture], tile)
 
-    def cut_latents(self, values: Callable[[int], np.ndarray], channels: int) -> np.ndarray:
-        """Cuts planes of latents into tiles in the order of places: (places, h, w, channels).
+    def cut_latents(
+        self, values: Callable[[int], Float32[np.ndarray, " values"]], channels: int
+    ) -> Float32[np.ndarray, "places side side {channels}"]:
+        """Cuts planes of latents into tiles in the order of places.
 
         Args:
             values: gives the first n values of a plane, row by row.
@@ -177,8 +182,8 @@ class Blend:
         self._rows = tiling.axis_weights(each.pixels.tops, each.pixels.height, window)
         self._columns = tiling.axis_weights(each.pixels.lefts, each.pixels.width, window)
 
-    def add(self, number: int, tile: np.ndarray) -> None:
-        """Add one tile, (H, W, 3); tiles must always be added in the same order."""
+    def add(self, number: int, tile: Float32[np.ndarray, "side side 3"]) -> None:
+        """Add one tile; tiles must always be added in the same order."""
         top, left = self._layout.pixels.corners[number]
         part = self.picture[top : top + len(tile), left : left + len(tile)]
         cut = tile[: part.shape[0], : part.shape[1]]
