@@ -171,7 +171,7 @@ INFERENCE = [
             'hasattr(image, "__array__") and getattr(image, "ndim", 0) == 4',
             "isinstance(image, np.ndarray) and image.ndim == 4",
         ),
-        ('                rgb = np.asarray(rgb) if hasattr(rgb, "__array__") else rgb  # of JAX, for example\n', ""),
+        ('np.asarray(picture) if hasattr(picture, "__array__") else picture', "picture"),
     ),
     *faults(
         "cassr_jax/engine/layout.py",
