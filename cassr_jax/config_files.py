@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
@@ -125,11 +125,11 @@ def override(config: T, changes: Sequence[str]) -> T:
         name, found, text = change.partition("=")
         if not found:
             raise InputError(f"{change!r}: expected FIELD=VALUE")
-        config = _changed(config, type(config), name.split("."), text, name)
+        config = cast(T, _changed(config, type(config), name.split("."), text, name))
     return config
 
 
-def _changed(current: object, hint: object, path: list[str], text: str, what: str) -> Any:
+def _changed(current: object, hint: object, path: list[str], text: str, what: str) -> object:
     if not path:
         return _parsed(hint, text, what)
     first, *rest = path

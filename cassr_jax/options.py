@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from cassr_jax.config import CascadeConfig, FirstStageConfig, Start
 from cassr_jax.diffusion.samplers import SAMPLERS
@@ -99,5 +99,5 @@ class Options:
         )
 
 
-def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+def _given(changes: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in changes.items() if value is not None}

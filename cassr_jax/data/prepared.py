@@ -7,7 +7,7 @@ belong to the target), packed with msgpack. It contains no code, and every recor
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -77,10 +77,10 @@ class PreparedSource(Sequence[dict[str, np.ndarray]]):
     def __len__(self) -> int:
         return self._bounds[-1]
 
-    def __getitem__(self, index: int) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:  # pyright: ignore[reportIncompatibleMethodOverride]
         file, position = find_part(self._bounds, index)
         try:
-            return serialization.msgpack_restore(self._sources[file][position])
+            return cast(dict[str, np.ndarray], serialization.msgpack_restore(self._sources[file][position]))
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"{self.files[file]}: record {position} is damaged ({error}); make the file again"

@@ -97,9 +97,9 @@ class Placement:
             lambda x: jax.lax.with_sharding_constraint(x, pictures if x.ndim == 4 else self.examples), batch
         )
 
-    def place(self, tree: T) -> T:
-        """Lay out arrays that every process holds whole as they are stored between steps."""
-        return jax.tree.map(_placed, tree, self.stored(tree))
+    def place(self, params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, jax.Array]:
+        """Lay out parameters that every process holds whole as they are stored between steps."""
+        return jax.tree.map(_placed, dict(params), self.stored(dict(params)))
 
     def place_whole(self, tree: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Copy arrays that every process holds whole to every device."""

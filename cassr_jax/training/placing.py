@@ -1,7 +1,5 @@
 """Placing of a run's parameters as they are read or drawn: straight to their shards, in their final type."""
 
-from typing import Any
-
 import jax
 import numpy as np
 from jax.typing import ArrayLike
@@ -37,7 +35,7 @@ class Placing:
     def __call__(self, name: str, value: ArrayLike) -> jax.Array:
         """Place the parameter `kind.path`; the parameters of a kind must come in the order of their names."""
         kind, _, path = name.partition(".")
-        array: Any = np.asarray(value)
+        array = np.asarray(value)
         if kind == "unet" and path in self._copied:
             self.encoder[path] = array
         if is_trainable(name, self._config.stage):

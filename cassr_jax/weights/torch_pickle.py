@@ -163,7 +163,9 @@ def _read_legacy(path: Path) -> dict[str, Tensor]:
     return _tensors(described, storages, what)
 
 
-def _persistent(identity: Any) -> Storage | Inert:
+def _persistent(identity: object) -> Storage | Inert:
+    if not isinstance(identity, tuple):
+        raise ValueError("a storage is described wrongly")
     tag, kind, key, _, count, *view = identity
     if tag != "storage" or not isinstance(kind, Global):
         raise ValueError("a storage is described wrongly")
