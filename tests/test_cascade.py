@@ -127,7 +127,7 @@ def test_options_can_be_checked_before_a_call(cassr: CasSR):
         ({"tile": 4}, "tile is 4 px, expected at least 8"),
         ({"prompt": "a dog"}, "a prompt is 'a dog', expected '' or"),
         ({"prompt": "\ud83d"}, r"a prompt is '\\ud83d', expected whole characters \(surrogates not allowed\)"),
-        ({"fidelity": 0.5}, r"fidelity is 0\.5, expected None"),
+        ({"fidelity": 0.5}, r"fidelity is 0\.5, but this cascade has no fusion"),
         ({"steps": 1000}, "1000 sampling steps do not fit"),
     ):
         with pytest.raises(InputError, match=message):

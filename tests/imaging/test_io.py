@@ -310,7 +310,6 @@ def test_write_is_atomic(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == ["a.png"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "I;16"])
 def test_what_is_stored_as_grey_is_written_as_grey(tmp_path, mode, suffix):
@@ -332,6 +331,7 @@ def test_a_profile_for_colours_keeps_a_grey_picture_in_colours(tmp_path):
     assert (picture.icc, io.to_pil(picture).mode) == (icc, "RGB")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
 def test_written_file_has_the_usual_mode(tmp_path):
     (tmp_path / "other").touch()
     io.write(tmp_path / "a.png", io.Picture(np.zeros((4, 4, 3), np.uint8)))
