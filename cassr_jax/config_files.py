@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json
+from cassr_jax.files import Json, parse_json
 from cassr_jax.kinds import CONFIGS
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def _parsed(hint: object, text: str, what: str) -> object:
     if inner is str or get_origin(inner) is Literal:
         return _typed(inner, text, what)
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = parse_json(text, what, object)
+    except InputError as error:
         raise InputError(f"{what} is {text!r}, expected {_described(hint)}") from error
     return _typed(hint, value, what)
 

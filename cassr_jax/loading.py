@@ -24,12 +24,6 @@ from cassr_jax.sampling import make_trajectory
 from cassr_jax.schedules import agreed
 
 CASCADE_FILE = "cassr.json"
-HOLDERS = {
-    "scedit": "tiny and configs/sd15.py have one",
-    "rrdbnet": "tiny has one",
-    "activation_controlnet": "configs/sd15_controlnet.py has one",
-}
-"""Where the network of a first stage can be found, for the message about a cascade without it."""
 TRAINED_FILE = "trained.json"  # a training run writes it beside the cascade: its stage, its step, and which weights
 
 
@@ -100,12 +94,13 @@ def load(
 
 def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
     """A sentence about the network `kind`, which a cascade needs and does not name."""
-    if kind not in HOLDERS:
+    stage = first_stage(config.activation)
+    if kind not in stage.networks:
         return f"{source}: names no {kind} among its components, expected one: the second stage needs it"
     runs = [name for name in NAMES if config.components.keys() >= {*first_stage(name).networks}]
     return (
-        f"{source}: names no {kind} among its components, expected one for activation {config.activation} "
-        f"({HOLDERS[kind]}); without it the activation can be {', '.join(runs)}"
+        f"{source}: names no {kind} among its components, expected one for activation {stage.name} "
+        f"({stage.holder} has one); without it the activation can be {', '.join(runs)}"
     )
 
 

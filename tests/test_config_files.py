@@ -96,6 +96,8 @@ def test_a_mapping_can_be_set_whole():
         ("batchsize=2", "batchsize: TrainConfig has no field 'batchsize', expected one of stage, data, "),
         ("data.crop=2", "data.crop: DataConfig has no field 'crop', expected one of path, mixture, "),
         ("batch_size=2.0", "batch_size is 2.0, expected a value of type int"),
+        ("batch_size=" + "[" * 5000, "expected a value of type int"),
+        ("batch_size=" + "9" * 5000, "expected a value of type int"),
         ("batch_size=two", "batch_size is 'two', expected a value of type int"),
         ("batch_size=", "batch_size is '', expected a value of type int"),
         ("batch_size=true", "batch_size is True, expected a value of type int"),

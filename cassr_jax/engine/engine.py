@@ -192,8 +192,7 @@ class Engine:
         """What all pictures of a stage share, on the devices; computed once for each denoiser and sampling."""
 
         def run() -> Run:
-            everywhere = partial(jax.device_put, device=NamedSharding(self.programs.mesh, PartitionSpec()))
-            trajectory, scale = everywhere((stage.trajectory, np.float32(stage.sampling.guidance_scale)))
+            trajectory, scale = self.programs.everywhere((stage.trajectory, np.float32(stage.sampling.guidance_scale)))
             setting = Setting.of(stage.sampling)
             embeddings = self.programs.embed(stage.make_denoiser, stage.encoder_hidden_states, trajectory, setting)
             return Run(embeddings, trajectory, scale)

@@ -100,6 +100,10 @@ class Programs:
         """Puts the arrays of a tree on the devices, divided along their first axis."""
         return jax.device_put(tree, NamedSharding(self.mesh, _DIVIDED))
 
+    def everywhere(self, tree: PyTree[ArrayLike]) -> PyTree[Array]:
+        """Puts a copy of the arrays of a tree on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, _EVERYWHERE))
+
     def encode_text(self, ids: PromptIds) -> PromptPair:
         """Embeds prompts: (prompts, tokens) int32 -> (prompts, tokens, channels)."""
 
@@ -198,8 +202,9 @@ class Programs:
             return jax.lax.fori_loop(first, last, unit, state)
 
         program = self._compiled(("denoise", make, setting), loop, ".ttt....", donate=(1,))
-        loop_state, limits = (state.carry, state.output), (np.int32(first), np.int32(last))
-        carry, output = program(self._params, loop_state, state.hints, state.sharing, run, order, *limits)
+        loop_state = (state.carry, state.output)
+        numbers = self.everywhere((order, np.int32(first), np.int32(last)))
+        carry, output = program(self._params, loop_state, state.hints, state.sharing, run, *numbers)
         return state._replace(carry=carry, output=output)
 
     def take(self, latents: Latents, places: Places, order: Order) -> Taken:

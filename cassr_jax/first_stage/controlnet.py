@@ -9,4 +9,4 @@ def _denoiser(modules: Modules) -> ControlNetDenoiser:
     return ControlNetDenoiser(modules["unet"], modules["activation_controlnet"])
 
 
-FIRST_STAGE = diffusion_stage("controlnet", "activation_controlnet", _denoiser)
+FIRST_STAGE = diffusion_stage("controlnet", "activation_controlnet", "configs/sd15_controlnet.py", _denoiser)

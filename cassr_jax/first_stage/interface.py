@@ -7,9 +7,8 @@ from typing import Any, Protocol
 from cassr_jax.choices import ColorFix
 from cassr_jax.models.denoisers import MakeDenoiser
 
-Pictures = (
-    Any  # whatever the engine works on: a first stage hands pictures to it, and computes nothing with them itself
-)
+# Whatever the engine works on: a first stage hands pictures to it, and computes nothing with them itself.
+Pictures = Any
 
 
 class Engine(Protocol):
@@ -37,6 +36,7 @@ class FirstStage:
         name: the value of `activation` in a configuration, and of `--activation`.
         reference: (engine, lr, lq) -> the reference, of the size of `lq`, before its colour fix.
         networks: the kinds of network that it needs besides those of the second stage.
+        holder: a cascade that has these networks, for the message about one that lacks them.
         trains: the kinds among them that the training stage of the same name trains; empty if there is none.
         make_denoiser: builds the denoiser which that training stage trains; None if there is none.
         batch_name: the reference's name in a training batch of the second stage.
@@ -47,6 +47,7 @@ class FirstStage:
     name: str
     reference: Callable[[Engine, Pictures, Pictures], Pictures]
     networks: tuple[str, ...] = ()
+    holder: str = ""
     trains: tuple[str, ...] = ()
     make_denoiser: MakeDenoiser | None = None
     batch_name: str = "reference"
@@ -59,7 +60,7 @@ class FirstStage:
         return self.make_denoiser is not None
 
 
-def diffusion_stage(name: str, network: str, make_denoiser: MakeDenoiser) -> FirstStage:
+def diffusion_stage(name: str, network: str, holder: str, make_denoiser: MakeDenoiser) -> FirstStage:
     """A first stage made of Stable Diffusion and one trained `network`, which reads the LQ image."""
 
     def reference(engine: Engine, lr: Pictures, lq: Pictures) -> Pictures:
@@ -67,5 +68,11 @@ def diffusion_stage(name: str, network: str, make_denoiser: MakeDenoiser) -> Fir
         return engine.diffuse(make_denoiser, (lq,))
 
     return FirstStage(
-        name, reference, networks=(network,), trains=(network,), make_denoiser=make_denoiser, color_fix="wavelet"
+        name,
+        reference,
+        networks=(network,),
+        holder=holder,
+        trains=(network,),
+        make_denoiser=make_denoiser,
+        color_fix="wavelet",
     )

@@ -10,4 +10,4 @@ def _reference(engine: Engine, lr: Pictures, lq: Pictures) -> Pictures:
     return engine.enlarge("rrdbnet", lr, lq)
 
 
-FIRST_STAGE = FirstStage("rrdbnet", _reference, networks=("rrdbnet",))
+FIRST_STAGE = FirstStage("rrdbnet", _reference, networks=("rrdbnet",), holder="tiny")

@@ -9,4 +9,4 @@ def _denoiser(modules: Modules) -> SCEditDenoiser:
     return SCEditDenoiser(modules["unet"], modules["scedit"])
 
 
-FIRST_STAGE = diffusion_stage("scedit", "scedit", _denoiser)
+FIRST_STAGE = diffusion_stage("scedit", "scedit", "tiny", _denoiser)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, read_json, write_json
+from cassr_jax.files import Json, parse_json, read_json, write_json
 from cassr_jax.locks import Owner, taking_turns
 
 NAME = "manifest.json"
@@ -246,13 +246,13 @@ def sha256(path: Path) -> str:
 
 
 def _entry(line: bytes) -> Entry:
-    return Entry(**json.loads(line))
+    return Entry(**parse_json(line, JOURNAL))
 
 
 def _is_whole(line: bytes) -> bool:
     """Whether a line of the journal was written to its end: truncated JSON does not parse."""
     try:
-        json.loads(line)
-    except ValueError:
+        parse_json(line, JOURNAL, object)
+    except InputError:
         return False
     return True

@@ -5,7 +5,6 @@ moved to `set_aside`, since a folder that holds later steps accepts no earlier o
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json
+from cassr_jax.files import Json, read_json
 from cassr_jax.sharding.placement import Leaf
 from cassr_jax.training.processes import gather_texts
 from cassr_jax.training.quiet import quieten_readers
@@ -280,12 +279,12 @@ def _shapes(tree: PyTree[Leaf]) -> dict[str, tuple[int, ...]]:
 
 
 def _is_damaged_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_bytes())
-    except ValueError:
-        return True
-    except OSError:  # there is none
+    if not file.is_file():  # a checkpoint may have no metrics
         return False
+    try:
+        read_json(file, object)
+    except InputError:
+        return True
     return False
 
 

@@ -5,7 +5,6 @@ program builds. All others (sample sizes, versions, dropouts) are ignored.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json
+from cassr_jax.files import Json, read_json
 from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
@@ -115,7 +114,7 @@ class ConfigFormat:
         Raises:
             InputError: the file is absent or damaged, lacks a width, or describes a network that this program lacks.
         """
-        return self.read_fields(self._json(path), str(path))
+        return self.read_fields(read_json(path), str(path))
 
     def read_fields(self, data: Json, where: str) -> Config:
         """The config of a network from the contents of its config.json; `where` names the file in messages."""
@@ -131,18 +130,7 @@ class ConfigFormat:
 
     def describes(self, path: Path) -> bool:
         """Whether a config.json exists and names this kind of network."""
-        return path.is_file() and bool(set(_class_names(self._json(path))) & set(self.classes))
-
-    def _json(self, path: Path) -> Json:
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}), expected a {self.classes[0]}'s") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not JSON ({error}), expected a {self.classes[0]}'s config") from error
-        if not isinstance(data, dict):
-            raise InputError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
-        return data
+        return path.is_file() and bool(set(_class_names(read_json(path))) & set(self.classes))
 
 
 class _Fields:

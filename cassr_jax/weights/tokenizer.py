@@ -5,7 +5,6 @@ seconds and imports torch if that is installed. The ids equal those of transform
 characters if that runs without ftfy: it then splits them, which CLIP's own tokenizer never did.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json
+from cassr_jax.files import Json, parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-MAX_LENGTH = 77
+LEAST_LENGTH, MAX_LENGTH = 3, 77  # tokens, of which the first and the last are marks
 
 # A word in CLIP's published tokenizer (Radford et al. 2021): contractions, letters, single digits, signs.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -45,10 +44,15 @@ def load_tokenizer(source: str | Path) -> "Tokenizer":
     vocab = _read_vocab(folder / "vocab.json")
     merges = _read_merges(folder / "merges.txt", vocab)
     settings = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "special_tokens_map.json")
-    pad = _token_text(settings.get("pad_token") or END)
-    if pad not in vocab:
+    pad = settings.get("pad_token") or END
+    if isinstance(pad, dict):  # some files hold a special token in an object
+        pad = pad.get("content")
+    if not isinstance(pad, str) or pad not in vocab:
         raise InputError(f"{folder}: the padding token is {pad!r}, expected one in vocab.json")
-    return _build(vocab, merges, pad, min(int(settings.get("model_max_length", MAX_LENGTH)), MAX_LENGTH))
+    length = settings.get("model_max_length", MAX_LENGTH)
+    if not isinstance(length, int | float) or not length >= LEAST_LENGTH:
+        raise InputError(f"{folder}: model_max_length is {length!r}, expected a number of at least {LEAST_LENGTH}")
+    return _build(vocab, merges, pad, int(min(length, MAX_LENGTH)))
 
 
 def _build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str, length: int) -> "Tokenizer":
@@ -123,13 +127,7 @@ def _read_merges(path: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
 def _read_json(path: Path, *, required: bool = False) -> Json:
     if not required and not path.exists():
         return {}
-    try:
-        value = json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+    return parse_json(_read_text(path), path)
 
 
 def _read_text(path: Path) -> str:
@@ -139,8 +137,3 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: no such file; a CLIP tokenizer needs vocab.json and merges.txt") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error})") from error
-
-
-def _token_text(token: str | Json) -> str:
-    """The text of a special token, which files hold as it is or in an object under `content`."""
-    return token if isinstance(token, str) else str(token["content"])

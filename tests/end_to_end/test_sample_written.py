@@ -1,6 +1,5 @@
-"""What `sample.py` writes, and how it goes on with what it has written."""
+"""What `sample.py` writes."""
 
-import hashlib
 import sys
 import typing
 from pathlib import Path
@@ -13,7 +12,6 @@ import sample
 from cassr_jax.imaging import io, resizing
 from tests.end_to_end.quick import (
     COLORS,
-    BicubicCascade,
     close,
     color_of,
     flat,
@@ -264,44 +262,6 @@ def test_one_name_in_two_folders(folder, cascade):
     assert color_of("out/y/a.png") == COLORS["grey"]
 
 
-def test_resume_redoes_what_changed(folder, cascade):
-    flat(folder / "a.png", "red")
-    flat(folder / "b.png", "green")
-    assert run("in", "--output", "out") == 0
-    flat(folder / "a.png", "blue")
-    assert run("in", "--output", "out", "--resume") == 0
-    assert len(cascade.calls) == 3
-    assert color_of("out/a.png") == COLORS["blue"]
-    assert run("in", "--output", "out", "--resume", "--seed", "1") == 0
-    assert len(cascade.calls) == 5
-    Path("out/b.png").unlink()
-    assert run("in", "--output", "out", "--resume", "--seed", "1") == 0
-    assert len(cascade.calls) == 6
-
-
-def test_resume_after_a_stop_in_the_middle(folder, cascade, monkeypatch):
-    for name in "abcd":  # two go through the networks together
-        flat(folder / f"{name}.png", "red")
-
-    def stop(rgb, **settings):
-        if len(cascade.calls) == 2:
-            raise KeyboardInterrupt
-        return BicubicCascade.restore(cascade, rgb, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cascade, "restore", stop)
-        assert run("in", "--output", "out") == 130
-    assert {name: entry["status"] for name, entry in manifest().items()} == {
-        "a.png": "done",
-        "b.png": "done",
-        "c.png": "pending",
-        "d.png": "pending",
-    }
-    assert run("in", "--output", "out", "--resume") == 0
-    assert len(cascade.calls) == 4
-    assert {entry["status"] for entry in manifest().values()} == {"done"}
-
-
 def test_results_carry_their_own_names(folder, cascade):
     rng = np.random.default_rng(0)
     expected = {}
@@ -324,13 +284,6 @@ def test_seeds_are_recorded_as_given(folder, cascade, seed):
     assert cascade.calls[0]["seed"] == manifest()["a.png"]["settings"]["seed"] == seed
 
 
-def test_results_below_the_input_are_not_taken_up(folder, cascade):
-    flat(folder / "a.png", "red")
-    for _ in range(2):
-        assert run("in", "--output", "in/out") == 0
-    assert [call["size"] for call in cascade.calls] == [(8, 12)] * 2
-
-
 def test_the_bar_moves_by_the_work_done_on_the_pictures_in_hand():
     class Bar:
         disable, n = False, 0.0
@@ -346,100 +299,6 @@ def test_the_bar_moves_by_the_work_done_on_the_pictures_in_hand():
             progress(stage, done, 4)
     names = [f"restoring, {stage} {done}/4" for stage in ("reference", "result") for done in (2, 4)]
     assert Bar.shown == list(zip(names, [3.5, 4.0, 4.5, 5.0], strict=True))
-
-
-def test_machines_share_a_folder_by_shards(folder, cascade):
-    """Each part is somebody's, in one output folder, and a part that is started again finds its own finished."""
-    for name in "abcde":
-        flat(folder / f"{name}.png", "red")
-    for shard, count in (("2/3", 2), ("1/3", 2), ("3/3", 1)):
-        before = len(cascade.calls)
-        assert run("in", "--output", "out", "--shard", shard) == 0
-        assert len(cascade.calls) == before + count
-    assert outputs() == [f"{name}.png" for name in "abcde"]
-    assert {entry["status"] for entry in manifest().values()} == {"done"}
-    assert run("in", "--output", "out", "--shard", "2/3", "--resume") == 0
-    assert len(cascade.calls) == 5
-
-
-def test_a_shard_without_a_picture_says_so(folder, cascade, capsys):
-    flat(folder / "a.png", "red")
-    assert run("in", "--output", "out", "--shard", "2/3") == 0
-    assert capsys.readouterr() == ("--shard 2/3 takes none of the 1 pictures: there are fewer than parts\n", "")
-    assert not Path("out").exists()
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_the_manifest_knows_the_bytes_that_were_decoded(folder, cascade, capsys, monkeypatch, name):
-    """The file is replaced while it is checked, and again while it is restored."""
-    path, later, contents = folder / name, ["green", "blue"], []
-    decoded = io.decoded
-
-    def replaced_meanwhile(data, path):
-        contents.append(data)
-        flat(path, later.pop(0))
-        return decoded(data, path)
-
-    monkeypatch.setattr(io, "decoded", replaced_meanwhile)
-    flat(path, "red")
-    assert run("in", "--output", "out") == 0
-    assert color_of("out/a.png") == COLORS["green"]
-    assert manifest()["a.png"]["sha256"] == hashlib.sha256(contents[1]).hexdigest()
-    assert capsys.readouterr().err == (
-        f"sample.py: warning: in/{name}: has changed since it was checked; its new content is restored\n"
-    )
-
-
-@pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "1/0", "-1/2"])
-def test_a_shard_that_is_none_is_refused(folder, cascade, capsys, shard):
-    flat(folder / "a.png", "red")
-    with pytest.raises(SystemExit) as ended:
-        run("in", "--output", "out", f"--shard={shard}")
-    assert ended.value.code == 2
-    assert f"found {shard!r}, expected I/N" in capsys.readouterr().err
-
-
-def test_one_name_in_two_working_folders_replaces_nothing(folder, cascade, monkeypatch, capsys):
-    for name, color in (("one", "red"), ("two", "blue")):
-        flat(folder / name / "photo.png", color)
-        monkeypatch.chdir(folder / name)
-        assert run("photo.png", "--output", folder / "out") == (0 if name == "one" else 2)
-    assert color_of(folder / "out" / "photo.png") == COLORS["red"]
-    assert "holds the result of" in capsys.readouterr().err
-
-
-def test_an_edited_photograph_is_known_by_any_of_its_names(folder, cascade):
-    flat(folder / "a.png", "red")
-    assert run("in/a.png", "--output", "out") == 0
-    flat(folder / "a.png", "blue")
-    assert run(folder / "a.png", "--output", "out") == 0
-    assert color_of("out/a.png") == COLORS["blue"]
-
-
-def test_one_refused_picture_stops_no_other(folder, cascade):
-    flat(folder / "a.jpg", "red")
-    assert run("in", "--output", "out") == 0
-    (folder / "a.jpg").unlink()
-    flat(folder / "a.png", "blue")
-    flat(folder / "b.png", "green")
-    assert run("in", "--output", "out") == 2
-    assert outputs() == ["a.png", "b.png"]
-    assert close(color_of("out/a.png"), COLORS["red"])
-
-
-@pytest.mark.parametrize("left", [0, 40])
-def test_resume_redoes_a_damaged_result_and_other_weights(folder, cascade, left):
-    flat(folder / "a.png", "red")
-    assert run("in", "--output", "out") == 0
-    whole = Path("out/a.png").read_bytes()
-    Path("out/a.png").write_bytes(whole[:left])
-    assert run("in", "--output", "out", "--resume") == 0
-    assert Path("out/a.png").read_bytes() == whole
-    assert run("in", "--output", "out", "--resume") == 0
-    assert len(cascade.calls) == 2
-    cascade.weights = "others"
-    assert run("in", "--output", "out", "--resume") == 0
-    assert len(cascade.calls) == 3
 
 
 def test_what_is_lost_of_a_picture_is_one_line_and_no_fault(folder, cascade, capsys):

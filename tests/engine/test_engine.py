@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import cassr_jax
 from cassr_jax.cascade import CasSR, Restoration, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import engine, waves
+from cassr_jax.engine.programs import Programs, State
 from cassr_jax.errors import InputError
 from tests.random_cascade import write_random_cascade
 from tests.test_cascade import with_rrdbnet_of
@@ -100,6 +102,22 @@ def test_nothing_is_compiled_for_another_size(one: CasSR, alone: list[np.ndarray
     assert one._engine.programs.count() == before
     assert max(before.values()) <= 6
     assert sum(before.values()) <= 30
+
+
+def test_a_sampling_loop_takes_nothing_from_the_host(one: CasSR, eight: CasSR, monkeypatch: pytest.MonkeyPatch):
+    """The guard on transfers: all that the loop needs was put on the devices before."""
+    denoise, guarded = Programs.denoise, []
+
+    def with_guard(*arguments: Any) -> State:
+        with jax.transfer_guard("disallow"):
+            guarded.append(denoise(*arguments))
+        return guarded[-1]
+
+    monkeypatch.setattr(Programs, "denoise", with_guard)
+    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)  # of several tiles
+    for cassr in (one, eight):
+        assert cassr.restore(picture).result.std() > 1
+    assert len(guarded) == 2
 
 
 @pytest.mark.parametrize(("count", "most"), [(64, 4), (8, 1), (9, 1)])

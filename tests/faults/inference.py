@@ -149,7 +149,7 @@ INFERENCE = [
     ),
     *faults(
         "sample.py",
-        ("tests/end_to_end/test_sample_written.py::test_the_manifest_knows_the_bytes_that_were_decoded",),
+        ("tests/end_to_end/test_sample_resumed.py::test_the_manifest_knows_the_bytes_that_were_decoded",),
         (
             "taken.append((job.of_content(found.picture, found.sha256), found.picture))",
             "taken.append((job, found.picture))",
@@ -180,13 +180,18 @@ INFERENCE = [
         ("(len(sides) == 1 or sides[0] >= 2 * enough)", "len(sides) == 1"),
     ),
     *faults(
+        "cassr_jax/engine/programs.py",
+        ("tests/engine/test_engine.py::test_a_sampling_loop_takes_nothing_from_the_host",),
+        ("self.everywhere((order, np.int32(first), np.int32(last)))", "(order, np.int32(first), np.int32(last))"),
+    ),
+    *faults(
         "cassr_jax/commands/shard.py",
-        ("tests/end_to_end/test_sample_written.py::test_machines_share_a_folder_by_shards",),
+        ("tests/end_to_end/test_sample_resumed.py::test_machines_share_a_folder_by_shards",),
         ("items[self.index - 1 :: self.count]", "items[self.index :: self.count]"),
     ),
     *faults(
         "cassr_jax/commands/jobs.py",
-        ("tests/end_to_end/test_sample_written.py::test_the_manifest_knows_the_bytes_that_were_decoded",),
+        ("tests/end_to_end/test_sample_resumed.py::test_the_manifest_knows_the_bytes_that_were_decoded",),
         ("hashlib.sha256(data).hexdigest()", "hashlib.sha256(path.read_bytes()).hexdigest()"),
     ),
     *faults(

@@ -64,6 +64,13 @@ def test_a_line_that_a_kill_cut_is_lost_alone(tmp_path):
     assert set(Manifest(tmp_path).entries) == {"1.png", "3.png"}
 
 
+def test_a_line_of_nested_lists_is_no_entry(tmp_path):
+    Manifest(tmp_path).put(entry(1))
+    with (tmp_path / "manifest.jsonl").open("ab") as journal:
+        journal.write(b"[" * 100_000 + b"\n")
+    assert set(Manifest(tmp_path).entries) == {"1.png"}
+
+
 def test_a_picture_costs_the_same_among_many(tmp_path):
     """Nothing is written again: the journal grows by the line of the entry, and the manifest is left alone."""
     manifest = Manifest(tmp_path)

@@ -230,9 +230,9 @@ def test_a_new_network_is_checked_too(make, message):
     ("content", "message"),
     [
         (b"{", "not JSON"),
-        (b"[1]", "holds a list"),
+        (b"[1]", "holds list"),
         (b"\xff\xfe\x00", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested too deep"),
         (None, "cannot be read"),
     ],
     ids=["cut", "list", "text", "deep", "absent"],

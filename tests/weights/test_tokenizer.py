@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -146,8 +147,8 @@ def other_vocabulary(folder: Path) -> None:
     (folder / "vocab.json").write_text('{"a": 0}')
 
 
-def unknown_padding(folder: Path) -> None:
-    (folder / "tokenizer_config.json").write_text('{"pad_token": "<pad>"}')
+def with_settings(settings: dict[str, object]) -> Callable[[Path], object]:
+    return lambda folder: (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +157,20 @@ def unknown_padding(folder: Path) -> None:
         (lambda folder: (folder / "vocab.json").unlink(), "vocab.json: no such file; a CLIP tokenizer needs"),
         (lambda folder: (folder / "merges.txt").unlink(), "merges.txt: no such file"),
         (lambda folder: (folder / "vocab.json").write_text("{"), "vocab.json: not JSON"),
-        (lambda folder: (folder / "vocab.json").write_text("[]"), "expected a JSON object, found list"),
+        (
+            lambda folder: (folder / "vocab.json").write_text("[]"),
+            "vocab.json: holds list .*, expected an object",
+        ),
         (lambda folder: (folder / "vocab.json").write_bytes(b"\xff\xfe{"), "vocab.json: not UTF-8"),
         (other_vocabulary, "not CLIP's vocabulary"),
         (break_merges, "line 3 is 'd o g'"),
         (break_merge_of_unknown, "line 2 is 'd o'"),
-        (unknown_padding, "padding token is '<pad>', expected"),
+        (lambda folder: (folder / "vocab.json").write_text("[" * 100_000), "vocab.json: nested too deep"),
+        (with_settings({"pad_token": "<pad>"}), "padding token is '<pad>', expected"),
+        (with_settings({"pad_token": {"lstrip": False}}), "padding token is None, expected one in vocab.json"),
+        (with_settings({"pad_token": ["<pad>"]}), r"padding token is \['<pad>'\], expected one in vocab.json"),
+        (with_settings({"model_max_length": "long"}), "model_max_length is 'long', expected a number of at least 3"),
+        (with_settings({"model_max_length": 0}), "model_max_length is 0, expected a number of at least 3"),
     ],
 )
 def test_damaged_folders(small, damage, message):
