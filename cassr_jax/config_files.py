@@ -177,10 +177,8 @@ def describe_fields(config: Any, prefix: str = "") -> str:
     cls = config if isinstance(config, type) else type(config)
     hints, comments, lines = get_type_hints(cls), _comments(cls), []
     for field in dataclasses.fields(cls):
-        (inner, *_), value = (
-            _alternatives(hints[field.name]),
-            field.default if config is cls else getattr(config, field.name),
-        )
+        inner = _alternatives(hints[field.name])[0]
+        value = field.default if config is cls else getattr(config, field.name)
         nested = dataclasses.is_dataclass(inner)
         if not nested or value is None:
             text = "" if value is dataclasses.MISSING else f" = {_as_text(value, hints[field.name])}"

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from cassr_jax.errors import InputError
+from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.typing import Configs
+from cassr_jax.weights.configs import AttachedConfig
 
-_ATTACHED = ("controlnet", "activation_controlnet", "scedit")
 _IMAGE_CHANNELS = 3
 
 
@@ -52,17 +53,15 @@ def _pairs(configs: Configs) -> Iterator[_Pair]:
     if unet and text:
         widths = (unet.cross_attention_dim, text.hidden_size)
         yield _Pair(("unet", "text_encoder"), ("cross_attention_dim", "hidden_size"), widths)
-    for kind in (kind for kind in _ATTACHED if kind in configs):
-        attached = configs[kind]
-        shared = ["block_out_channels", "layers_per_block"]
-        shared += [] if kind == "scedit" else ["in_channels", "cross_attention_dim"]
+    for kind, config in configs.items():
+        if not isinstance(config, AttachedConfig):
+            continue
         if unet:
-            for name in shared:
-                yield _Pair((kind, "unet"), (name, name), (getattr(attached.unet, name), getattr(unet, name)))
+            for name in config.own.SHARED:
+                yield _Pair((kind, "unet"), (name, name), (getattr(config.unet, name), getattr(unet, name)))
         if vae:
-            hint = attached.own.hint_channels if kind == "scedit" else attached.own.conditioning_embedding_out_channels
             name = "downsampling factor"
-            yield _Pair((kind, "vae"), (name, name), (2 ** (len(hint) - 1), vae.factor))
+            yield _Pair((kind, "vae"), (name, name), (config.own.factor, vae.factor))
     if unet and (attention := configs.get("multiple_attention")):
         for name in ("block_out_channels", "layers_per_block", "up_block_types"):
             values = getattr(attention, name), getattr(unet, name)
@@ -76,6 +75,6 @@ def _image_channels(configs: Configs) -> Iterator[tuple[str, str, int]]:
     if vae := configs.get("vae"):
         yield "vae", "in_channels", vae.in_channels
         yield "vae", "out_channels", vae.out_channels
-    for kind in ("controlnet", "activation_controlnet"):
-        if kind in configs:
-            yield kind, "conditioning_channels", configs[kind].own.conditioning_channels
+    for kind, config in configs.items():
+        if isinstance(config, AttachedConfig) and isinstance(config.own, ControlNetConfig):
+            yield kind, "conditioning_channels", config.own.conditioning_channels

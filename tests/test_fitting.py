@@ -70,6 +70,11 @@ def test_networks_that_do_not_fit_are_both_named(kind, config, other, values):
         check_fitting(NETWORKS | {kind: config}, {})
 
 
+def test_a_network_of_any_kind_is_compared_with_the_unet_that_it_is_attached_to():
+    with pytest.raises(InputError, match=r"the poses \(new\) has block_out_channels \(16, 16\), but the unet"):
+        check_fitting(NETWORKS | {"poses": AttachedConfig(WIDE, SCEditConfig(HINT))}, SOURCES)
+
+
 @pytest.mark.parametrize(
     ("kind", "config", "found"),
     [

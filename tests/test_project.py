@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"data", "diffusion", "first_stage", "models", "sharding", "weights"},
     "config_files": {"config", "kinds"},
     "schedules": {"diffusion", "kinds", "weights"},
-    "fitting": set(),
+    "fitting": {"models", "weights"},
     "options": {"config", "diffusion", "first_stage", "imaging", "ranges", "second_stage"},
     "sampling": {"config", "diffusion", "imaging", "models"},
     "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling"},

@@ -1,7 +1,7 @@
 """ControlNet: a copy of the U-Net's encoder that also reads an image (diffusers' `ControlNetModel`)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,8 +16,16 @@ from cassr_jax.typing import FeatureList, FeatureMap, Images, Latents, TimeEmbed
 class ControlNetConfig:
     """The config of a ControlNet beyond the encoder's own. The hint net halves its input between widths."""
 
+    SHARED: ClassVar = ("block_out_channels", "layers_per_block", "in_channels", "cross_attention_dim")
+    """The encoder's fields that the U-Net beside it must share."""
+
     conditioning_channels: int = 3
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
 
 class ControlNetOutput(NamedTuple):

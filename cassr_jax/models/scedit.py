@@ -5,6 +5,7 @@ The names are those of the published weights (modelscope/scepter): tuner 0 belon
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,9 @@ class SCEditConfig:
     factor 8. `ratio` is the hidden width of a tuner divided by its skip's width.
     """
 
+    SHARED: ClassVar = ("block_out_channels", "layers_per_block")
+    """The fields of its U-Net that the U-Net beside it must share."""
+
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)
     ratio: float = 1.0
     control_scale: float = 1.0
@@ -33,6 +37,11 @@ class SCEditConfig:
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= MOST_RATIO:
             raise ValueError(f"ratio is {self.ratio}, expected a number above 0 and at most {MOST_RATIO}")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.hint_channels) - 1)
 
 
 class TunerOp(nnx.Module):

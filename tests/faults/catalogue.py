@@ -85,11 +85,20 @@ FAULTS = [
         ("pair.values[0] != pair.values[1]", "False"),
         ("(unet.cross_attention_dim, text.hidden_size)", "(text.hidden_size, text.hidden_size)"),
         ('for name in ("in_channels", "out_channels"):', 'for name in ("in_channels",):'),
-        ('["in_channels", "cross_attention_dim"]', '["in_channels"]'),
-        ("(2 ** (len(hint) - 1), vae.factor)", "(vae.factor, vae.factor)"),
+        ("(config.own.factor, vae.factor)", "(vae.factor, vae.factor)"),
+        (
+            "if not isinstance(config, AttachedConfig):",
+            "if kind not in ('controlnet', 'scedit'):",
+        ),
         ('"layers_per_block", "up_block_types")', '"layers_per_block")'),
         ("fusion.block_out_channels, vae", "vae.block_out_channels, vae"),
         ("if value != _IMAGE_CHANNELS", "if False"),
+    ),
+    *faults(
+        "cassr_jax/models/controlnet.py",
+        ("tests/test_fitting.py",),
+        ('"in_channels", "cross_attention_dim")', '"in_channels")'),
+        ("2 ** (len(self.conditioning_embedding_out_channels) - 1)", "8"),
     ),
     *faults(
         "cassr_jax/loading.py",
