@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -188,10 +188,12 @@ def check(cassr: "CasSR", prompts: Mapping[str, str], args: argparse.Namespace) 
             raise InputError(f"{args.prompts}, {name}: {error}") from error
 
 
-def by_prompt(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+def by_prompt(jobs: Sequence[Job]) -> Collection[list[Job]]:
     """Groups the pictures by prompt; each group goes through the networks together."""
-    for prompt in dict.fromkeys(job.prompt for job in jobs):
-        yield [job for job in jobs if job.prompt == prompt]
+    groups: dict[str | None, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.prompt, []).append(job)
+    return groups.values()
 
 
 def restore(cassr: "CasSR", jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
@@ -209,7 +211,8 @@ def restore(cassr: "CasSR", jobs: Sequence[Job], args: argparse.Namespace, progr
                 yield found.colors
 
     options = {name: getattr(args, name) for name in SAMPLING}
-    progress.pictures, watched = taken, None if progress.bar.disable else progress
+    progress.pictures = taken
+    watched = None if progress.bar.disable else progress
     outcomes = cassr.restore_many(
         pictures(), scale=args.scale, seed=args.seed, prompt=jobs[0].prompt, progress=watched, **options
     )
