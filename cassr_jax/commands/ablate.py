@@ -34,6 +34,7 @@ from cassr_jax.evaluation.pyiqa_measures import pyiqa_measures
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.evaluation.statistics import Mean, to_json
 from cassr_jax.files import Json, replaced, write_json
+from cassr_jax.locks import claimed
 from cassr_jax.ranges import GUIDANCE_SCALE, STEPS
 
 PLOT = "ablations.png"
@@ -281,7 +282,8 @@ def write_report(
 @command("ablate")
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    print(run(arguments), end="")
+    with claimed(arguments.output, "ablate"):
+        print(run(arguments), end="")
     return 0
 
 

@@ -22,6 +22,7 @@ from cassr_jax.config_files import resolve, to_json
 from cassr_jax.files import write_json
 from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade
+from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.schedules import agreed, write_schedule
@@ -61,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     config, base = read_cascade(arguments.config)
-    bundle(config, base, arguments.output, arguments.dtype)
+    with claimed(arguments.output, "bundle"):
+        bundle(config, base, arguments.output, arguments.dtype)
     return 0
 
 

@@ -36,6 +36,7 @@ from cassr_jax.files import Json, read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import size_text
+from cassr_jax.locks import taking_turns
 from cassr_jax.ranges import COUNT
 
 SCALE, LR_SIDE = 4, 128
@@ -163,16 +164,22 @@ def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
     Raises:
         InputError: `output` holds another set or anything else, no pair can be made, or it cannot be written.
     """
-    if output.exists():
-        found = read_manifest(output)
-        if found["settings"] != settings:
-            raise InputError(f"{output}: made with {found['settings']}, now {settings}; expected another --output")
-        names = found["pictures"].keys() | found["left_out"].keys()
-        if changed := names ^ (left_out.keys() | {pair.name for pair in planned}):
-            raise InputError(
-                f"{output}: holds other pictures, {min(changed)} among them; expected the same, or another --output"
-            )
-        return f"{output}: exists already, pairs: {len(found['pictures'])}"
+    if not output.exists():
+        with taking_turns(output):
+            if not output.exists():  # still: another run may have made it meanwhile
+                return _make(planned, left_out, settings, output)
+    found = read_manifest(output)
+    if found["settings"] != settings:
+        raise InputError(f"{output}: made with {found['settings']}, now {settings}; expected another --output")
+    names = found["pictures"].keys() | found["left_out"].keys()
+    if changed := names ^ (left_out.keys() | {pair.name for pair in planned}):
+        raise InputError(
+            f"{output}: holds other pictures, {min(changed)} among them; expected the same, or another --output"
+        )
+    return f"{output}: exists already, pairs: {len(found['pictures'])}"
+
+
+def _make(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[str, object], output: Path) -> str:
     partial = output.with_name(f".{output.name}.partial")
     try:
         if partial.exists():  # a run was killed before it could finish

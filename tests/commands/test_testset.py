@@ -1,17 +1,22 @@
 """Test sets: the right pixels under the right names, the same ones every time, and a manifest that notices a change."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Event, Semaphore
 
 import cv2
 import numpy as np
 import pytest
 
-from cassr_jax.commands.testset import build, cropped_pairs, degraded_pairs, main, pixels_sha256
+from cassr_jax.commands import testset
+from cassr_jax.commands.testset import Planned, build, cropped_pairs, degraded_pairs, main, pixels_sha256
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.tiles import degraded_tiles
 from cassr_jax.imaging import io
+from cassr_jax.locks import taking_turns
 from tests.data.measures import picture
 from tests.evaluation.pair_folders import write
 
@@ -142,6 +147,34 @@ def test_a_set_appears_only_when_it_is_complete(tmp_path, monkeypatch):
     assert not stale.exists()
     build(planned, {}, {}, output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "set"]
+
+
+def test_a_set_that_another_run_is_making_is_left_to_it(tmp_path, monkeypatch):
+    begun, ended, output = Event(), Event(), tmp_path / "set"
+    arrived = Semaphore(0)
+
+    def turns(path: Path) -> AbstractContextManager[None]:
+        arrived.release()
+        return taking_turns(path)
+
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        begun.set()
+        assert ended.wait(20)
+        return np.zeros((4, 4, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
+
+    source = tmp_path / "a.png"
+    source.touch()
+    planned = [Planned("a", (source,), make)]
+    monkeypatch.setattr(testset, "taking_turns", turns)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(build, planned, {}, {}, output)
+        assert begun.wait(20)
+        second = threads.submit(build, planned, {}, {}, output)
+        assert all(arrived.acquire(timeout=20) for _ in range(2))
+        ended.set()
+        assert first.result().startswith(f"{output}: pairs: 1")
+        assert second.result() == f"{output}: exists already, pairs: 1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "set"]
 
 
 def test_a_person_s_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
