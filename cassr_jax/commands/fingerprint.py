@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cassr_jax.files import files_below
 from cassr_jax.imaging.manifest import sha256
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "CascadeConfig"] | None = None) -> str:
     """SHA-256 of a cascade's configuration, its weight files and the schedule beside them; a hub id counts by its name.
+
+    Links to folders are followed. A file in the folders of several networks is read once.
 
     Args:
         source: a cascade, as `cassr_jax.load` accepts it.
@@ -28,12 +32,12 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
 
     config, base = read_cascade(source)
     config = config if change is None else change(config)
-    digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode())
+    digest, digest_of = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()), cache(sha256)
     for kind, component in sorted(config.components.items()):
         path = Path(resolve(component, base))
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = [*files_below(path)] if path.is_dir() else [path]
         if kind == "unet" and (scheduler := scheduler_file(str(path))) is not None:
             files.append(scheduler)
         for file in filter(Path.is_file, files):
-            digest.update(sha256(file).encode())
+            digest.update(digest_of(file).encode())
     return digest.hexdigest()

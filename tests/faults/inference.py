@@ -196,6 +196,12 @@ INFERENCE = [
         ('    with claimed(arguments.output, "bundle"):\n', "    if True:\n"),
     ),
     *faults(
+        "cassr_jax/commands/fingerprint.py",
+        ("tests/commands/test_fingerprint.py",),
+        ("[*files_below(path)]", '[file for file in path.rglob("*") if file.is_file()]'),
+        (", cache(sha256)", ", sha256"),
+    ),
+    *faults(
         "cassr_jax/commands/shard.py",
         ("tests/end_to_end/test_sample_resumed.py::test_machines_share_a_folder_by_shards",),
         ("items[self.index - 1 :: self.count]", "items[self.index :: self.count]"),
