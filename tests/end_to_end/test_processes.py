@@ -83,6 +83,23 @@ def test_a_folder_in_use_is_refused_by_every_process(config):
     assert f"in use by the test, process {os.getpid()} on " in found[0]
 
 
+@pytest.mark.slow
+def test_updates_that_stay_non_finite_end_both_processes_with_what_made_them(config):
+    address, folder = free_address(), config.parent / "dp" / "wild" / "nonfinite"
+    changes = ("optimizer.learning_rate=1e38", "optimizer.warmup_steps=0", "skip_limit=2", "log_every=50")
+    processes = [start(config, "dp", "wild", 20, 2, address, "2", str(i), changes=changes) for i in range(2)]
+    records = []
+    for i, said in enumerate(refusals(*processes)):
+        (dump,) = folder.glob(f"step_*_process_{i}.npz")
+        assert "was not finite 2 times in a row; records [" in said
+        assert f"parameters are in {dump}" in said
+        with np.load(dump) as found:
+            records.append(found["batch/record"].tolist())
+            assert any(name.startswith("params/") for name in found) == (i == 0)
+    assert len(records[0]) == len(records[1]) == 4
+    assert records[0] != records[1]
+
+
 @pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy):
     finish(start(config, strategy, "one", 12, 4))
