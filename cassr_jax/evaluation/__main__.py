@@ -89,7 +89,7 @@ def find_measures(vgg16: bool, devices: int | None) -> Measures:
     blind, missing_niqe = read_naturalness()
     blind_pyiqa, of_sets, missing_pyiqa = pyiqa_measures()
     if vgg16 and "lpips_vgg16" in weights:
-        of_sets["frechet_vgg16"] = vgg16_distance(weights["lpips_vgg16"])
+        of_sets["frechet_vgg16"] = vgg16_distance(weights["lpips_vgg16"], devices)
     of_pictures = make_measure(weights, blind | blind_pyiqa, devices)
     return Measures(of_pictures, of_sets, missing | missing_niqe | missing_pyiqa)
 

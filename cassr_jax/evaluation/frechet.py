@@ -5,7 +5,6 @@ a part of LPIPS; since they give other values, this measure has a name of its ow
 """
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import jax
@@ -16,6 +15,7 @@ from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import size_text, to_float
 from cassr_jax.models.perceptual import Params, lpips_features
+from cassr_jax.sharding.mesh import local_devices
 from cassr_jax.weights.perceptual import Weights
 
 LEAST_SIDE = 16  # px; VGG16 halves a picture four times
@@ -44,7 +44,7 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference @ difference + np.square(x).sum() + np.square(y).sum() - 2 * cross)
 
 
-def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
+def vgg16_distance(weights: Weights, devices: int | None = None) -> Callable[[Path, Path], float]:
     """The function `distance(made, truths)` of two folders of pictures.
 
     A picture's features are VGG16's last ones, averaged over the picture. A file is read once, however many links lead
@@ -52,24 +52,33 @@ def vgg16_distance(weights: Weights) -> Callable[[Path, Path], float]:
 
     Args:
         weights: what `lpips_weights("vgg16")` gives.
+        devices: how many devices share the pictures; by default all accelerators of this process, or one CPU.
     """
-    params = jax.device_put(weights)
+    places = [(device, jax.device_put(weights, device)) for device in local_devices(devices)]
+    known: dict[Path, np.ndarray] = {}
 
     @jax.jit
     def mean_features(params: Params, image: jax.Array) -> jax.Array:
         return jnp.mean(lpips_features(params, to_float(image), "vgg16")[-1], axis=(0, 1, 2))
 
-    @cache
-    def file_features(file: Path) -> np.ndarray:
-        picture = read_rgb(file)
-        if min(picture.shape[:2]) < LEAST_SIDE:
-            raise InputError(f"found a picture of {size_text(picture)}, expected sides of at least {LEAST_SIDE} px")
-        return np.asarray(mean_features(params, picture[None]))
-
     def folder_features(folder: Path) -> np.ndarray:
-        keys = picture_files(folder)
-        if len(keys) < 2:
-            raise InputError(f"found {len(keys)} picture, expected at least 2: a single one has no covariance")
-        return np.stack([file_features((folder / key).absolute()) for key in keys])  # (n, 512)
+        files = [(folder / key).resolve() for key in picture_files(folder)]
+        if len(files) < 2:
+            raise InputError(f"found {len(files)} picture, expected at least 2: a single one has no covariance")
+        left = [file for file in dict.fromkeys(files) if file not in known]
+        for first in range(0, len(left), len(places)):
+            together = {
+                file: mean_features(params, jax.device_put(_picture(file)[None], device))
+                for file, (device, params) in zip(left[first:], places, strict=False)
+            }
+            known.update(jax.device_get(together))
+        return np.stack([known[file] for file in files])  # (n, 512)
 
     return lambda made, truths: frechet_distance(folder_features(made), folder_features(truths))
+
+
+def _picture(file: Path) -> np.ndarray:
+    picture = read_rgb(file)
+    if min(picture.shape[:2]) < LEAST_SIDE:
+        raise InputError(f"found a picture of {size_text(picture)}, expected sides of at least {LEAST_SIDE} px")
+    return picture

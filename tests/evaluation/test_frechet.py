@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from cassr_jax.data.sources import read_rgb
+from cassr_jax.evaluation import frechet
 from cassr_jax.evaluation.frechet import frechet_distance, vgg16_distance
+from cassr_jax.evaluation.pyiqa_measures import linked
 from tests.data.measures import picture
 from tests.evaluation.pair_folders import write
 from tests.models.test_perceptual import narrow
@@ -50,3 +53,17 @@ def test_folders_of_pictures(tmp_path):
     same, dark, darker = (distance(tmp_path / name, tmp_path / "hr") for name in ("same", "dark", "darker"))
     assert same == pytest.approx(0, abs=1e-6 * dark)
     assert dark < darker
+
+
+def test_devices_share_the_pictures_and_a_file_is_read_once_through_any_link(tmp_path, monkeypatch):
+    for seed in range(3):
+        write(tmp_path / "hr", f"{seed}.png", picture(64, seed))
+        write(tmp_path / "dark", f"{seed}.png", picture(64, seed) // 3)
+    read, alone = [], vgg16_distance(narrow("vgg16"), 1)
+    expected = alone(tmp_path / "dark", tmp_path / "hr")
+    monkeypatch.setattr(frechet, "read_rgb", lambda file: read.append(file) or read_rgb(file))
+    shared = vgg16_distance(narrow("vgg16"), 2)
+    for _ in range(2):
+        with linked(sorted((tmp_path / "dark").iterdir())) as made, linked(sorted((tmp_path / "hr").iterdir())) as hr:
+            assert shared(made, hr) == pytest.approx(expected, rel=1e-5)
+    assert sorted(read) == sorted([*(tmp_path / "dark").iterdir(), *(tmp_path / "hr").iterdir()])

@@ -6,6 +6,12 @@ RESUMING = "tests/evaluation/test_resuming.py::"
 
 EVALUATION = [
     *faults(
+        "cassr_jax/evaluation/frechet.py",
+        ("tests/evaluation/test_frechet.py",),
+        ("(folder / key).resolve()", "(folder / key).absolute()"),
+        ("if file not in known]", "]"),
+    ),
+    *faults(
         "cassr_jax/evaluation/comparison.py",
         (RESUMING + "test_values_that_are_no_numbers_come_back_as_they_were",),
         ("return None if math.isnan(value) else str(value)", "return None"),
