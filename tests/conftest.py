@@ -3,7 +3,10 @@
 All of them must be set before JAX or the package is imported.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from jaxtyping import install_import_hook
 
@@ -17,6 +20,16 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# One folder of compiled functions for all processes of a run of the tests. Workers and scripts inherit the first
+# process's folder; a bound on its size makes JAX lock it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="cassr-tests-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**32))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 # Every call in these packages has its arguments and its result checked against their annotations, the axes of arrays
 # (`cassr_jax.typing`) included. To check another module, add its name.

@@ -30,7 +30,7 @@ def start(
     command = [sys.executable, "train.py", "--config", config, "--workdir", workdir, "--steps", str(steps)]
     command += ["--strategy", strategy, "--set", *CHANGES, *changes]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled")}
+    environment = os.environ | {"XLA_FLAGS": flags}
     arguments = ["--distributed", *distributed] if distributed else []
     return subprocess.Popen(
         [*map(str, command), *arguments],

@@ -1,7 +1,6 @@
 """`configs/smoke.py` as a process that is asked to stop, killed, and refused its disk."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -40,18 +39,10 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> dict[str, str]:
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    return {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-
-
-def start(workdir: Path, compiled: dict[str, str], *changes: str, program: tuple[str, ...] = ("train.py",)):
+def start(workdir: Path, *changes: str, program: tuple[str, ...] = ("train.py",)):
     settings = ["--set", "log_every=1", "preview_every=0", *changes]
     command = [sys.executable, *program, "--config", "configs/smoke.py", "--workdir", str(workdir), *settings]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | compiled, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def steps_logged(workdir: Path) -> list[int]:
@@ -77,8 +68,8 @@ def lines_until(process: subprocess.Popen, what: str) -> Iterator[str]:
             return
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, compiled):
-    process = start(tmp_path, compiled, "num_steps=100000", "save_every=100000")
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+    process = start(tmp_path, "num_steps=100000", "save_every=100000")
     assert any("state" in line for line in lines_until(process, "state"))
     while logged(tmp_path) < 3:
         assert process.poll() is None
@@ -88,7 +79,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, compiled):
     (step,) = map(int, re.findall(r"stopped at step (\d+); the same command goes on", out))
     assert step >= 3
     assert not (tmp_path / "export").exists()
-    again = start(tmp_path, compiled, f"num_steps={step + 1}")
+    again = start(tmp_path, f"num_steps={step + 1}")
     out, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
     assert f"taken up at step {step}" in out
@@ -96,29 +87,28 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, compiled):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path, compiled):
-    process = start(tmp_path, compiled, program=("-c", FULL))
+def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(tmp_path):
+    process = start(tmp_path, program=("-c", FULL))
     _, error = process.communicate(timeout=300)
     assert process.returncode == 2, error
     found = re.search(r"train\.py: .*checkpoints: step (\d+) could not be written \(.*\); older checkpoints are", error)
     assert found is not None, error
     last = saved(tmp_path)[-1]
     assert last == int(found[1]) - 2
-    process = start(tmp_path, compiled, f"num_steps={last + 2}")
+    process = start(tmp_path, f"num_steps={last + 2}")
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     assert f"taken up at step {last}" in out
 
 
 @pytest.mark.slow
-def test_thirty_kills_at_random_moments(tmp_path, compiled):
+def test_thirty_kills_at_random_moments(tmp_path):
     """During steps and saves; half of the runs wait for each save, the others only when they would risk too much."""
     rng = np.random.default_rng(0)
     most, losses, resumed = 2, [], 0
     for trial in range(30):
         with start(
             tmp_path / "killed",
-            compiled,
             "num_steps=100000",
             f"save_every={most if trial % 2 else most // 2}",
             f"max_lost_steps={most}",
@@ -140,7 +130,7 @@ def test_thirty_kills_at_random_moments(tmp_path, compiled):
     print(f"steps lost by each kill: {losses[1:]}")
     assert resumed > 30  # it went on all the time
     for name in ("killed", "whole"):
-        process = start(tmp_path / name, compiled, f"num_steps={resumed + 10}", "save_every=50")
+        process = start(tmp_path / name, f"num_steps={resumed + 10}", "save_every=50")
         _, error = process.communicate(timeout=900)
         assert process.returncode == 0, error
     config = read_config(ROOT / "configs" / "smoke.py")

@@ -1,7 +1,6 @@
 """`train.py` as a person runs it: processes that finish, that are told what is wrong, and that are killed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -40,11 +39,9 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-def run(
-    *arguments: str | Path, program: tuple[str, ...] = ("train.py",), **environment: str
-) -> subprocess.CompletedProcess:
-    command, env = [sys.executable, *program, *map(str, arguments)], os.environ | environment
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1000)
+def run(*arguments: str | Path, program: tuple[str, ...] = ("train.py",)) -> subprocess.CompletedProcess:
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1000)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(folder) -> subprocess.CompletedProcess:
     arguments = ["--config", folder / "config.py", "--workdir", folder / "whole", "--set", *CHANGES]
-    return run(*arguments, JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"))
+    return run(*arguments)
 
 
 def test_help_says_how(folder):
@@ -90,11 +87,10 @@ def test_the_same_command_again_says_that_it_is_done(folder, finished, capsys):
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, finished):
     arguments = ["--config", folder / "config.py", "--workdir", folder / "killed", "--set", *CHANGES]
-    cache = str(folder / "compiled")
-    killed = run(*arguments, program=("-c", KILLED), JAX_COMPILATION_CACHE_DIR=cache)
+    killed = run(*arguments, program=("-c", KILLED))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (folder / "killed" / "export").exists()
-    resumed = run(*arguments, JAX_COMPILATION_CACHE_DIR=cache)
+    resumed = run(*arguments)
     assert resumed.returncode == 0, resumed.stderr
     assert "taken up at step" in resumed.stdout
     config = read_config(folder / "config.py")

@@ -1,11 +1,8 @@
-"""The networks that the training tests read, and one store of compiled functions for all their runs."""
+"""The networks that the training tests read, and a run that is done."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from cassr_jax.config import OptimizerConfig, TrainConfig
 from cassr_jax.training import loop
@@ -15,20 +12,6 @@ from tests.training.runs import configure, write_networks, write_pictures
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory) -> Path:
     return write_networks(tmp_path_factory.mktemp("networks"))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """A run compiles its step anew whenever it is taken up; here it is read from the first run's."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.3}
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is settings:
-            yield
 
 
 @pytest.fixture(scope="package")
