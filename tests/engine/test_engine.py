@@ -179,11 +179,19 @@ def test_a_group_that_does_not_fit_is_restored_one_by_one(one: CasSR, pictures, 
         np.testing.assert_array_equal(found.result, alone[number])
 
 
-def test_an_exception_among_the_pictures_stays_in_its_place(one: CasSR, pictures, alone):
+def test_an_exception_among_the_pictures_stays_in_its_place(one: CasSR, pictures, alone, monkeypatch):
+    diffuse, calls = one._engine.diffuse, []
+
+    def counted(stage, images, *arguments):
+        calls.append(len(images[0]))
+        return diffuse(stage, images, *arguments)
+
+    monkeypatch.setattr(one._engine, "diffuse", counted)
     missing = InputError("x.png: no such file")
-    found = list(one.restore_many([pictures[5], missing]))
-    assert found[1] is missing
-    np.testing.assert_array_equal(found[0].result, alone[5])
+    found = list(one.restore_many([missing, pictures[5]]))
+    assert found[0] is missing
+    np.testing.assert_array_equal(found[1].result, alone[5])
+    assert calls == [1]  # the group is not taken for one that failed, whose pictures are tried one by one
 
 
 def test_a_source_that_fails_loses_no_picture_that_it_gave(one: CasSR, pictures, alone):

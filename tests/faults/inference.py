@@ -134,7 +134,7 @@ INFERENCE = [
     ),
     *faults(
         "cassr_jax/cascade.py",
-        ("tests/engine/test_engine.py::test_a_picture_that_fails_costs_itself",),
+        ("tests/engine/test_engine.py::test_an_exception_among_the_pictures_stays_in_its_place",),
         ("[outcome if isinstance(outcome, Exception) else next(made)", "[next(made, outcome)"),
     ),
     *faults(
