@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local, read_json
+from cassr_jax.files import Json, check_local, read_json
 
 NAME = ".lock"
+PROC = Path("/proc")  # where Linux tells of its processes
+LARGEST_PROCESS = 2**31 - 1
 # The errors of file systems that have no locks between hosts.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -30,16 +32,35 @@ class Owner:
         process: the process's number on `host`.
         host: the machine's name.
         started: when it took the folder, in UTC.
+        began: the boot of the machine, and the time from there to the start of the process, which tell it from other
+            processes of the same number; None where the system does not say.
     """
 
     program: str
     process: int
     host: str
     started: str
+    began: str | None = None
 
     @classmethod
     def this(cls, program: str) -> "Owner":
-        return cls(program, os.getpid(), socket.gethostname(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))
+        now, process = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), os.getpid()
+        return cls(program, process, socket.gethostname(), now, _began(process))
+
+    @classmethod
+    def of(cls, fields: Json) -> "Owner":
+        """The owner that a file names.
+
+        Raises:
+            ValueError: the fields are not an owner's.
+        """
+        try:
+            owner = cls(**fields)
+        except TypeError as error:
+            raise ValueError("expected a program, process, host and start") from error
+        if type(owner.process) is not int or not 0 < owner.process <= LARGEST_PROCESS:
+            raise ValueError(f"expected a process from 1 to {LARGEST_PROCESS}")
+        return owner
 
     def __str__(self) -> str:
         return f"{self.program}, process {self.process} on {self.host} since {self.started}"
@@ -48,6 +69,8 @@ class Owner:
         """Whether it may still run: False only if it is known to have ended, which other machines cannot tell."""
         if self.host != socket.gethostname():
             return True
+        if not _agree(self.began, _began(self.process)):
+            return False
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
@@ -55,6 +78,10 @@ class Owner:
         except PermissionError:  # it runs, but belongs to another user
             return True
         return True
+
+    def same_process(self, other: "Owner") -> bool:
+        """Whether both are the same process, which may own several things."""
+        return (self.host, self.process) == (other.host, other.process) and _agree(self.began, other.began)
 
 
 @contextmanager
@@ -145,9 +172,24 @@ def _sign(file: IO[str], path: Path, owner: Owner) -> None:
 def _owner(path: Path) -> Owner | None:
     """The owner that the file names; None if it is new or damaged."""
     try:
-        return Owner(**read_json(path))
-    except (InputError, TypeError):
+        return Owner.of(read_json(path))
+    except (InputError, ValueError):
         return None
+
+
+def _began(process: int) -> str | None:
+    try:
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        # The program's name, in parentheses, may hold anything; the start is the 20th word after it.
+        fields = (PROC / str(process) / "stat").read_bytes().rpartition(b")")[2].split()
+        return f"{boot} {fields[19].decode()}"
+    except (OSError, IndexError):
+        return None
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    """Whether two beginnings may be the same: one that is unknown agrees with all."""
+    return one is None or other is None or one == other
 
 
 def _in_use(owner: Owner | None) -> str:

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cassr_jax import locks
 from cassr_jax.errors import InputError
 from cassr_jax.files import read_json, write_json
 from cassr_jax.locks import NAME, Owner, claimed, taking_turns
@@ -97,8 +99,28 @@ def test_without_locks_of_the_file_system_the_file_decides(tmp_path, monkeypatch
         assert read_json(tmp_path / NAME)["host"] == host
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"process": 1}'])
-def test_a_damaged_lock_file_does_not_block(tmp_path, content):
+def test_another_process_with_the_number_of_a_dead_one_is_not_it(monkeypatch, tmp_path):
+    """Numbers are given out again, above all after the machine has started anew."""
+    living = Owner.this("train.py")
+    assert living.may_live()
+    boot, start = (living.began or "unknown 0").split()
+    for began in (f"another-boot {start}", f"{boot} {int(start) + 1}"):
+        dead = replace(living, began=began)
+        assert not dead.may_live()
+        assert not dead.same_process(living)
+    monkeypatch.setattr(locks, "PROC", tmp_path)  # as on a system that does not say
+    assert Owner.this("train.py").began is None
+    assert living.may_live()
+    assert living.same_process(Owner.this("train.py"))
+
+
+OWNER = {"program": "train.py", "host": socket.gethostname(), "started": ""}
+DAMAGED = [json.dumps(OWNER | {"process": process}) for process in ("abc", 2**70, -1)]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"process": 1}', *DAMAGED])
+def test_a_damaged_lock_file_does_not_block(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     (tmp_path / NAME).write_text(content)
     with claimed(tmp_path, "train.py"):
         assert read_json(tmp_path / NAME)["process"] == os.getpid()

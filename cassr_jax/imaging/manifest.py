@@ -66,7 +66,7 @@ class Manifest:
             InputError: the manifest is damaged or belongs to another program.
         """
         self.folder, self.path, self.journal = folder, folder / NAME, folder / JOURNAL
-        self._run = asdict(Owner.this(program))
+        self._run = Owner.this(program)
         self.entries: dict[str, Entry] = {}
         self._owners: dict[str, Entry] = {}  # by each file's name, ignoring case as some file systems do
         if self.path.exists() or self.journal.exists():
@@ -94,7 +94,7 @@ class Manifest:
         with taking_turns(self.path):
             self._read()
             reasons = []
-            for entry in (self._with_earlier(replace(entry, run=self._run)) for entry in wanted):
+            for entry in (self._with_earlier(replace(entry, run=asdict(self._run))) for entry in wanted):
                 reasons.append(self._why_not(entry))
                 if reasons[-1] is None:
                     self._remember([entry])
@@ -157,11 +157,14 @@ class Manifest:
             owner, path = self._owners.get(file.casefold()), self.folder / file
             will_hold = None
             if owner is not None and owner.status == "pending" and (run := self._run_of(owner)) and run.may_live():
+                mine = run.same_process(self._run)
                 will_hold = f"{path}: will hold the result of {owner.input} ({run}), {advice}"
+                if not mine:
+                    will_hold += f'; if that run has ended, change "pending" to "failed" in {self._files()}'
                 # Nobody can tell whether a run on another machine, or in a container that is gone, is still alive. If
                 # it is, both write the same bytes.
                 same = owner.sha256 == wanted.sha256 and owner.settings == wanted.settings
-                if not self._is_this_run(owner) and not (same and run.host != self._run["host"]):
+                if not mine and not (same and run.host != self._run.host):
                     return will_hold
             own = owner is not None and (owner.outputs.get(kind) == file or file in owner.earlier)
             if owner is not None and own and owner.same_picture(wanted):
@@ -176,15 +179,14 @@ class Manifest:
 
     def _run_of(self, entry: Entry) -> Owner | None:
         try:
-            return Owner(**entry.run) if entry.run else None
-        except TypeError as error:
-            raise InputError(
-                f"{self.path}: {entry.outputs.get('result')} has a run {entry.run!r}, expected a program, process, "
-                "host and start; delete this entry"
-            ) from error
+            return Owner.of(entry.run) if entry.run else None
+        except ValueError as error:
+            result = entry.outputs.get("result")
+            raise InputError(f"{self.path}: {result} has a run {entry.run!r}, {error}; delete this entry") from error
 
-    def _is_this_run(self, entry: Entry) -> bool:
-        return entry.run is not None and all(entry.run[name] == self._run[name] for name in ("host", "process"))
+    def _files(self) -> str:
+        """The files that hold the entries, for a person who is to change one."""
+        return " or ".join(str(path) for path in (self.path, self.journal) if path.exists())
 
     def _with_earlier(self, entry: Entry) -> Entry:
         """The entry with the files that earlier runs wrote for the same picture, which still belong to this program."""
@@ -195,7 +197,7 @@ class Manifest:
         return replace(entry, earlier=sorted(files))
 
     def _append(self, entries: Iterable[Entry]) -> None:
-        entries = [self._with_earlier(replace(entry, run=self._run)) for entry in entries]
+        entries = [self._with_earlier(replace(entry, run=asdict(self._run))) for entry in entries]
         lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in entries).encode()
         try:
             with self.journal.open("ab+") as file:
@@ -222,9 +224,10 @@ class Manifest:
                 content = read_json(self.path)
                 if content["version"] != VERSION:
                     raise InputError(f"{self.path}: version {content['version']}, expected {VERSION}")
-                self._remember(Entry(**entry) for entry in content["pictures"])
+                self._remember(map(_entry, content["pictures"]))
             if self.journal.exists():
-                self._remember(map(_entry, filter(_is_whole, self.journal.read_bytes().splitlines())))
+                whole = filter(_is_whole, self.journal.read_bytes().splitlines())
+                self._remember(_entry(parse_json(line, JOURNAL)) for line in whole)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -245,8 +248,11 @@ def sha256(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _entry(line: bytes) -> Entry:
-    return Entry(**parse_json(line, JOURNAL))
+def _entry(fields: Json) -> Entry:
+    entry = Entry(**fields)
+    if not (isinstance(entry.written, dict) and isinstance(entry.earlier, list)):
+        raise TypeError(f"{entry.outputs['result']} names files that are none")
+    return entry
 
 
 def _is_whole(line: bytes) -> bool:

@@ -90,6 +90,9 @@ RUNS = [
     *faults(
         "cassr_jax/locks.py",
         ("tests/test_locks.py",),
+        ("if not _agree(self.began, _began(self.process)):", "if False:"),
+        (" and _agree(self.began, other.began)", ""),
+        ("or not 0 < owner.process <= LARGEST_PROCESS", ""),
         ('    check_local(folder, "the folder")\n', ""),
         ("fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)", "fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB)"),
         ("if before is not None and not locked and before.may_live():", "if before is not None and before.may_live():"),

@@ -156,26 +156,53 @@ def test_a_run_on_another_machine_may_be_gone_so_its_picture_can_be_taken_over(t
     """A container that starts again has another name. Who takes a picture over writes the same bytes, or is refused."""
     mine = entry(1)
     elsewhere = Manifest(tmp_path)
-    elsewhere._run = elsewhere._run | {"host": "pod-1"}
+    elsewhere._run = dataclasses.replace(elsewhere._run, host="pod-1")
     assert elsewhere.claim([mine]) == [None]
     for changes in ({"settings": {"seed": 1}}, {"sha256": "another"}):
         (reason,) = Manifest(tmp_path).claim([dataclasses.replace(mine, **changes)])
         assert reason is not None
         assert "on pod-1" in reason
+        assert f'if that run has ended, change "pending" to "failed" in {tmp_path}/manifest.jsonl' in reason
     assert Manifest(tmp_path).claim([mine]) == [None]
 
 
-def test_a_run_that_is_none_is_named(tmp_path):
+@pytest.mark.parametrize("began", ["another-boot 1", "again"])
+def test_a_number_that_another_process_has_now_does_not_block(tmp_path, began):
+    """The parent lives, and a run that is dead had its number; so had one that was this process's."""
+    for process in (os.getppid(), os.getpid()):
+        run = dataclasses.replace(Owner.this("sample.py"), process=process, began=began)
+        pending = dataclasses.replace(ENTRY, run=dataclasses.asdict(run))
+        (tmp_path / "manifest.jsonl").write_text(json.dumps(dataclasses.asdict(pending)) + "\n")
+        assert Manifest(tmp_path).claim([dataclasses.replace(ENTRY, settings={"seed": 1})]) == [None]
+
+
+RUN = {"program": "sample.py", "process": 1, "host": socket.gethostname(), "started": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({"run": run}, "1\\.png has a run .*, expected a program, process, host and start; delete this entry")
+            for run in ({"host": 3}, [1], "abc")
+        ),
+        *(
+            ({"run": RUN | {"process": process}}, f"{process}.*, expected a process from 1 to 2147483647; delete")
+            for process in ("abc", 2**70, -1, 0, None, 1.5)
+        ),
+        ({"written": []}, "not a manifest of this program"),
+        ({"earlier": {}}, "not a manifest of this program"),
+    ],
+)
+def test_an_entry_that_is_none_is_named(tmp_path, changes, message):
     mine = entry(1)
     manifest = Manifest(tmp_path)
     manifest.put(mine)
     manifest.compact()
     content = json.loads(manifest.path.read_text())
-    content["pictures"][0]["run"] = {"host": 3}
+    content["pictures"][0] |= changes
     manifest.path.write_text(json.dumps(content))
-    with pytest.raises(
-        InputError, match=r"1\.png has a run \{'host': 3\}, expected a program, process, host and start"
-    ):
+    with pytest.raises(InputError, match=message):
         Manifest(tmp_path).claim([mine])
 
 
