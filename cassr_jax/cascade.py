@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, TypeVar, overload
 
 import jax
@@ -28,7 +28,7 @@ from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.grey import as_grey_as
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.denoisers import MakeDenoiser
-from cassr_jax.networks import Networks
+from cassr_jax.networks import Networks, why_not_finite
 from cassr_jax.options import Options
 from cassr_jax.prompts import check_prompts, prompt_ids
 from cassr_jax.sampling import make_trajectory
@@ -231,7 +231,9 @@ class CasSR:
         lqs = [resizing.bicubic(rgb, _output_size(rgb, chosen.scale)) for rgb in pictures]
         made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
         color_fix = self._settings(chosen).reference_color_fix
-        references = [_finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)]
+        references = [
+            self._finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)
+        ]
         return [r if isinstance(r, Exception) else (lq, r) for lq, r in zip(lqs, references, strict=True)]
 
     def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | Exception]:
@@ -244,7 +246,34 @@ class CasSR:
         )
         images = [lq for lq, _ in pairs], [reference for _, reference in pairs]
         made = self._engine.diffuse(stage, images, config.tile, _report("result", chosen))
-        return [_result(pair, picture, config) for pair, picture in zip(pairs, made, strict=True)]
+        return [self._result(pair, picture, config) for pair, picture in zip(pairs, made, strict=True)]
+
+    def _result(self, pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration | Exception:
+        """The second stage's picture with its colours fixed, mixed with the reference."""
+        lq, reference = pair
+        result = self._finished("result", made, lq, config.color_fix)
+        if isinstance(result, Exception):
+            return result
+        if weight := config.reference_weight:
+            result = blended(reference, result, weight)
+        return Restoration(lq, reference, result)
+
+    def _finished(self, stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
+        """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite.
+
+        A grey input gives a grey picture: the networks would tint it.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):  # such numbers are reported below
+            image = COLOR_FIXES[color_fix](made if made.dtype != np.uint8 else to_float(made), to_float(lq))
+        if not np.isfinite(image).all():
+            return InputError(
+                f"the {stage} has numbers that are not finite, expected finite ones; {self._why_not_finite}"
+            )
+        return as_grey_as(lq, to_uint8(image))
+
+    @cached_property
+    def _why_not_finite(self) -> str:
+        return why_not_finite(self.networks.params)
 
     def _stage(self, name: StageName, make_denoiser: MakeDenoiser, sampling: SamplingConfig, chosen: Options) -> Stage:
         return Stage(
@@ -311,31 +340,6 @@ def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
     size = resizing.output_size(rgb.shape[0], rgb.shape[1], scale)
     memory.check(*size)
     return size
-
-
-def _result(pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration | Exception:
-    """The second stage's picture with its colours fixed, mixed with the reference."""
-    lq, reference = pair
-    result = _finished("result", made, lq, config.color_fix)
-    if isinstance(result, Exception):
-        return result
-    if weight := config.reference_weight:
-        result = blended(reference, result, weight)
-    return Restoration(lq, reference, result)
-
-
-def _finished(stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
-    """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite.
-
-    A grey input gives a grey picture: the networks would tint it.
-    """
-    image = COLOR_FIXES[color_fix](made if made.dtype != np.uint8 else to_float(made), to_float(lq))
-    if not np.isfinite(image).all():
-        return InputError(
-            f"the {stage} has numbers that are not finite, expected finite ones; the weights overflow at this "
-            "precision, so try float32"
-        )
-    return as_grey_as(lq, to_uint8(image))
 
 
 def _is_many(image: object) -> bool:

@@ -103,6 +103,17 @@ def merge_all(graphdefs: Mapping[str, nnx.GraphDef], params: Mapping[str, jax.Ar
     return {kind: merge(graphdef, select(params, kind)) for kind, graphdef in graphdefs.items()}
 
 
+def why_not_finite(params: Mapping[str, jax.Array]) -> str:
+    """Why networks with these parameters give numbers that are not finite: the end of a sentence, with advice."""
+    precision = str(next((array.dtype for array in params.values() if array.dtype != jnp.float32), "float32"))
+    advice = "" if precision == "float32" else f" in {precision}, so try float32"
+    for name, array in params.items():
+        if not jnp.isfinite(array).all():
+            found = array[~jnp.isfinite(array)][0]
+            return f"{name} holds {found}" + (advice or ", so these weights are damaged; expected others")
+    return "the networks overflow" + (advice or " even in float32, as after a training run that failed")
+
+
 def shapes_of(kind: str, config: Config) -> Shapes:
     """The shapes of a network's parameters by name; nothing is computed."""
     return kind_of(kind).shapes(config)

@@ -20,7 +20,7 @@ from cassr_jax.imaging import resizing
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import nest
 from cassr_jax.models.rrdbnet import RRDBNetConfig
-from cassr_jax.networks import Networks, merge_all, write_network
+from cassr_jax.networks import Networks, merge_all, why_not_finite, write_network
 from tests.random_cascade import NETWORKS, TILE, random_params, write_random_cascade
 
 
@@ -208,8 +208,30 @@ def test_numbers_that_overflow_are_an_error_that_names_the_stage(folder: Path, t
     write_random_cascade(tmp_path)
     params = {name: value * 1e30 for name, value in random_params("unet").items()}
     write_network(tmp_path / "unet", "unet", NETWORKS["unet"], params)
-    with pytest.raises(InputError, match="the reference has numbers that are not finite"):
+    with pytest.raises(InputError, match=r"the reference has numbers that are not finite.* overflow even in float32"):
         cassr_jax.load(tmp_path).restore(rgb)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("unet.conv_in.kernel", np.nan), ("vae.decoder.conv_out.bias", np.inf), ("vae.decoder.conv_out.bias", -np.inf)],
+)
+def test_weights_that_are_not_finite_themselves_are_named(cassr: CasSR, rgb: np.ndarray, name: str, value: float):
+    damaged = cassr.networks.params[name].at[..., 0].set(value)
+    networks = replace(cassr.networks, params=cassr.networks.params | {name: damaged})
+    with pytest.raises(InputError, match=f"the reference has numbers that are not finite.*{name} holds") as raised:
+        CasSR(cassr.config, networks).restore(rgb)
+    assert "float32" not in str(raised.value)
+
+
+def test_half_precision_is_named_only_where_it_is_used():
+    def reason(dtype: str, *values: float) -> str:
+        return why_not_finite({"vae.a": jnp.zeros(2, dtype), "unet.b": jnp.asarray(values, dtype)})
+
+    assert reason("float16", 1, np.inf) == "unet.b holds inf in float16, so try float32"
+    assert reason("bfloat16", 1, 1) == "the networks overflow in bfloat16, so try float32"
+    assert reason("float32", 1, 1) == "the networks overflow even in float32, as after a training run that failed"
+    assert reason("float32", 1, np.nan) == "unet.b holds nan, so these weights are damaged; expected others"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
