@@ -21,11 +21,13 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, read_json
 from cassr_jax.sharding.placement import Leaf
+from cassr_jax.training.checksums import array_checksums, json_checksum
 from cassr_jax.training.processes import gather_texts
 from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.state import TrainState
 
 SET_ASIDE = "set_aside"  # beside `checkpoints`
+CHECKSUMS = "checksums"  # the entry of a checkpoint's `run` that holds them; older checkpoints have none
 
 Origins = Mapping[str, Mapping[str, str]]  # kind -> {"source", "sha256"}
 
@@ -127,8 +129,9 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
+        run = self.run | {CHECKSUMS: _checksums(state, data_state, self.run)}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state), run=ocp.args.JsonSave(self.run)
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state), run=ocp.args.JsonSave(run)
         )
         self.wait()
         self._writing = step
@@ -189,11 +192,14 @@ class Checkpoints:
             shapes = _shapes(
                 ocp.StandardCheckpointHandler().metadata(self.manager.directory / f"step_{step}" / "state").tree
             )
+        saved = run.pop(CHECKSUMS, {})
+        _check_checksums({"run": json_checksum(run)}, saved)
         accept(self.name(step), run)
         self._check_shapes(step, shapes, _shapes(target))
         items = {"state": ocp.args.StandardRestore(target), "data": ocp.args.JsonRestore()}
         with _readable():
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        _check_checksums(_checksums(found["state"], found["data"], run), saved)
         return Saved(step, found["state"], found["data"], run)
 
     def _check_shapes(self, step: int, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
@@ -271,6 +277,21 @@ def _readable() -> Iterator[None]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if reasons := list(filter(None, gather_texts(reason))):
         raise _Damaged(reasons[0])
+
+
+def _checksums(state: TrainState, data: Json, run: Json) -> Json:
+    return array_checksums(state) | {"data": json_checksum(data), "run": json_checksum(run)}
+
+
+def _check_checksums(found: Json, saved: Json) -> None:
+    """Compares what was read with what was saved, as far as that is known.
+
+    Raises:
+        _Damaged: something differs.
+    """
+    for name, checksum in found.items():
+        if saved and saved.get(name) != checksum:
+            raise _Damaged(f"{name} is not what was saved")
 
 
 def _shapes(tree: PyTree[Leaf]) -> dict[str, tuple[int, ...]]:

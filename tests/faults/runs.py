@@ -4,9 +4,16 @@ from tests.faults.fault import faults
 
 CHECKPOINTS = ("tests/training/test_checkpoint.py",)
 RESUME = ("tests/training/test_resume.py",)
+CHECKSUMS = ("tests/training/test_checksums.py",)
 CONTENTS = ("tests/data/test_contents.py",)
 
 RUNS = [
+    *faults(
+        "cassr_jax/training/checksums.py",
+        CHECKSUMS,
+        (" if shard.replica_id == 0)", ")"),
+        ("total[name] % 2**64", "total[name]"),
+    ),
     *faults(
         "cassr_jax/training/checkpoint.py",
         CHECKPOINTS,
@@ -14,6 +21,8 @@ RUNS = [
         ("for step in steps if from_step is None else [from_step]:", "for step in steps:"),
         ("        self._check_shapes(step, shapes, _shapes(target))\n", ""),
         ("        accept(self.name(step), run)\n", ""),
+        ("if saved and saved.get(name) != checksum:", "if name not in saved and saved:"),
+        ('{"data": json_checksum(data), "run": json_checksum(run)}', "{}"),
         (
             "for found in self.manager.all_steps() if found > step)",
             "for found in self.manager.all_steps() if found >= step)",

@@ -1,5 +1,6 @@
 """A checkpoint that is damaged costs the steps since the one before it."""
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -54,6 +55,20 @@ def zero(path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
 
 
+def invert(path: Path) -> None:
+    """Invert 64 bytes in the middle."""
+    data = bytearray(path.read_bytes())
+    middle = slice(len(data) // 2, len(data) // 2 + 64)
+    data[middle] = bytes(255 - byte for byte in data[middle])
+    path.write_bytes(data)
+
+
+def replace_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def largest(folder: Path) -> Path:
     """Where the arrays are."""
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -66,6 +81,7 @@ def empty(folder: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "arrays cut": lambda step: cut(largest(step)),
+    "arrays inverted": lambda step: invert(largest(step)),
     "arrays zeroed": lambda step: zero(largest(step)),
     "arrays removed": lambda step: largest(step).unlink(),
     "index cut": lambda step: cut(step / "state" / "manifest.ocdbt"),
@@ -75,6 +91,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "names removed": lambda step: (step / "state" / "_METADATA").unlink(),
     "metrics cut": lambda step: cut(step / "metrics" / "metrics"),
     "metrics nested": lambda step: (step / "metrics" / "metrics").write_bytes(b"[" * 100_000),
+    "position changed": lambda step: replace_text(step / "data" / "metadata", "60", "61"),
+    "stage changed": lambda step: replace_text(step / "run" / "metadata", "vae", "vbe"),
     "emptied": empty,
     **{f"{name} cut": lambda step, name=name: cut(step / name / "metadata") for name in ("data", "run")},
     **{f"{name} removed": lambda step, name=name: shutil.rmtree(step / name) for name in ITEMS},
@@ -102,6 +120,22 @@ def test_the_older_checkpoint_is_taken_and_the_damaged_one_set_aside(run, way, c
         assert "; the older step 4 is taken, as by --from-step 4" in error
     with open_checkpoints(run) as checkpoints:
         assert checkpoints.restore(state_of(0)).data == {"examples": 60}
+
+
+def test_an_older_checkpoint_without_checksums_is_read(run):
+    file = run / "checkpoints" / "step_6" / "run" / "metadata"
+    described = json.loads(file.read_text())
+    assert described.pop("checksums").keys() >= {"data", "run", "step", "params/vae.a.kernel"}
+    file.write_text(json.dumps(described))
+    with open_checkpoints(run) as checkpoints:
+        assert_same(checkpoints.restore(state_of(0)).state, state_of(6))
+
+
+def test_the_array_that_is_not_what_was_saved_is_named(run):
+    invert(largest(run / "checkpoints" / "step_6"))
+    message = r"step 6 is damaged \((params|ema|opt_state/.*)/vae\.a\.kernel is not what was saved\); expected --from-s"
+    with open_checkpoints(run) as checkpoints, pytest.raises(InputError, match=message):
+        checkpoints.restore(state_of(0), from_step=6)
 
 
 def test_an_empty_folder_of_a_later_step_is_no_checkpoint(run, capfd):
