@@ -27,9 +27,14 @@ def networks_of(config: TrainConfig) -> list[str]:
     """The kinds of network that the stage uses, existing ones first. Other components belong to the exported cascade.
 
     Raises:
-        InputError: a network is neither in `components` nor in `new`, an autoencoder is missing where pictures must be
-            encoded or decoded, or the exported cascade would lack its first stage's network.
+        InputError: a network is neither in `components` nor in `new` or in both, an autoencoder is missing where
+            pictures must be encoded or decoded, or the exported cascade would lack its first stage's network.
     """
+    if both := [kind for kind in config.components if kind in config.new]:
+        raise InputError(
+            f"{both[0]} is in `components`, as {config.components[both[0]]}, and in `new`, expected it in one of them: "
+            "a network is read or created"
+        )
     stage = stage_named(config.stage)
     needed = (*stage.trains, *stage.needs)
     if missing := [kind for kind in dict.fromkeys(needed) if kind not in {*config.components, *config.new}]:
@@ -55,7 +60,7 @@ def networks_of(config: TrainConfig) -> list[str]:
                 raise InputError(
                     f"loss.{name} is 0, expected more: stage {config.stage} learns from decoded pictures alone"
                 )
-    read = [kind for kind in config.components if kind in (*needed, *stage.uses) and kind not in config.new]
+    read = [kind for kind in config.components if kind in (*needed, *stage.uses)]
     return [*read, *config.new]
 
 

@@ -83,6 +83,11 @@ RUNS = [
         ('            ("loss.image_weight", config.loss.image_weight),\n', ""),
     ),
     *faults(
+        "cassr_jax/training/setup.py",
+        ("tests/training/test_refusals.py::test_what_cannot_be_trained_is_refused",),
+        ("if kind in config.new]:", "if kind not in {**config.components, **config.new}]:"),
+    ),
+    *faults(
         "cassr_jax/training/references.py",
         ("tests/commands/test_references.py::test_other_weights_and_pictures_under_the_same_paths_are_refused",),
         ('        "networks": origins(config, networks.params),\n', ""),

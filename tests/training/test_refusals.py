@@ -74,6 +74,10 @@ def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monk
     [
         ({"stage": "base"}, "stage base needs unet, text_encoder, expected in `components` or in `new`"),
         ({"stage": "scedit", "new": {"scedit": NETWORKS["scedit"]}}, "stage scedit needs unet, text_encoder, "),
+        (
+            {"components": {"vae": "some/vae"}, "new": {"vae": NETWORKS["vae"]}},
+            "vae is in `components`, as some/vae, and in `new`, expected it in one of them: a network is read or cr",
+        ),
         ({"batch_size": 0}, "batch_size is 0, expected a whole number of at least 1"),
         ({"num_steps": -1}, "num_steps is -1, expected a whole number of at least 1"),
         ({"save_every": 0}, "save_every is 0, expected a whole number of at least 1"),
@@ -120,7 +124,8 @@ def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
 def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, monkeypatch):
     workdir = shutil.copytree(finished, tmp_path / "run")
     monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
-    other = replace(config, new={"vae": replace(NETWORKS["vae"], block_out_channels=(8, 16, 16))})
+    new = {"vae": replace(NETWORKS["vae"], block_out_channels=(8, 16, 16))}
+    other = replace(config, components={}, new=new)
     with pytest.raises(InputError, match=r"step 7 is of a run whose new is \{\}, expected .*, or another folder"):
         loop.train(other, workdir)
     assert steps_of(workdir, config) == [6, 7]
