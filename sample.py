@@ -41,7 +41,7 @@ from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command, notice, say
 from cassr_jax.commands.shard import Shard
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json
+from cassr_jax.files import Json, check_folder
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest
@@ -103,6 +103,7 @@ class Progress:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     faults = Faults()
+    check_folder(args.output)
 
     # 1. Find the pictures, and report every file that cannot be restored.
     found = find(args.inputs, exclude=args.output)
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults.add(reason.partition(":")[0], reason)
     if found.passed_over:
         warn(f"warning: passed over, in formats that cannot be read: {count_suffixes(found.passed_over)}")
+    if found.broken:
+        warn(f"warning: passed over, links that lead nowhere: {len(found.broken)}, such as {found.broken[0]}")
     manifest = Manifest(args.output)
     prompts = read_prompts(args.prompts, [item.stem for item in found.pictures]) if args.prompts else {}
     pictures = args.shard.of(found.pictures)

@@ -103,7 +103,10 @@ def _depth(data: object) -> int:
 
 
 def files_below(
-    folder: Path, exclude: Path | None = None, unreadable: Callable[[OSError], object] | None = None
+    folder: Path,
+    exclude: Path | None = None,
+    unreadable: Callable[[OSError], object] | None = None,
+    broken: Callable[[Path], object] = lambda _: None,
 ) -> Iterator[Path]:
     """The files of a folder and its sub-folders, sorted by name within each; links to folders are followed.
 
@@ -112,6 +115,7 @@ def files_below(
 
     Args:
         unreadable: called with the error of a folder that cannot be read, instead of raising.
+        broken: called with each link that leads nowhere.
 
     Raises:
         InputError: a folder cannot be read.
@@ -127,7 +131,11 @@ def files_below(
         if real not in seen:
             seen.add(real)
             paths = (Path(root, name) for name in sorted(files) if not name.startswith("."))
-            yield from (path for path in paths if path.is_file())
+            for path in paths:
+                if path.is_file():
+                    yield path
+                elif path.is_symlink() and not path.exists():
+                    broken(path)
 
 
 def check_local(path: str | os.PathLike[str], what: str) -> None:
@@ -138,3 +146,18 @@ def check_local(path: str | os.PathLike[str], what: str) -> None:
     """
     if _ADDRESS.match(os.fspath(path)):
         raise InputError(f"{what} is {path}, an address, expected a path on this machine; mount or copy it first")
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that files can be written into a folder, which may yet have to be made; nothing is made here.
+
+    Raises:
+        InputError: a link that leads nowhere or a file is in its place or in that of a parent, or it cannot be written.
+    """
+    path = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not path.exists():
+        raise InputError(f"{folder}: cannot be made, since {path} is a link that leads nowhere; expected a folder")
+    if not path.is_dir():
+        raise InputError(f"{folder}: cannot be made, since {path} is a file; expected a folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: {path} is read-only, expected a folder that can be written")

@@ -60,6 +60,7 @@ def plan(
 ) -> list[Job]:
     """The pictures that can be restored, found by reading each completely; the others become faults."""
     jobs = []
+    taken: dict[str, Path] = {}  # by each file's name, ignoring case as some file systems do
     for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
         try:
             picture, digest = read(item.path)
@@ -69,11 +70,14 @@ def plan(
             memory.check(height, width)
             io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
             for file in outputs.values():
-                manifest.place(file)
+                place = manifest.place(file)
+                if (other := taken.get(file.casefold())) is not None:
+                    raise InputError(f"{place} will be a file of {other}, expected another name or another --output")
         except (InputError, MemoryError) as error:
             faults.add(item.path, reason_of(error))
             continue
         warn_of(item.path, picture)
+        taken |= dict.fromkeys(map(str.casefold, outputs.values()), item.path)
         entry = Entry(str(item.path.resolve()), digest, outputs, {})
         jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem)))
     return jobs

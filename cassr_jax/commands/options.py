@@ -40,6 +40,12 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
+def _cascade(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, expected tiny, a file of configs/, or a folder of weights")
+    return text
+
+
 def _number_for(field: str) -> Callable[[str], int | float]:
     """The `type` of the option that sets this field of `Options`."""
     return number(RANGES["Options"][field])
@@ -47,6 +53,7 @@ def _number_for(field: str) -> Callable[[str], int | float]:
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "config": {
+        "type": _cascade,
         "metavar": "CONFIG",
         "default": "tiny",
         "help": "the cascade: tiny (ships with the program), a file of configs/, or a folder of weights",
@@ -113,14 +120,15 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": _number_for("tile"),
         "metavar": "PX",
         "help": "longest side of a tile, in px of the output: larger pictures pass through the networks in "
-        "overlapping tiles; smaller tiles need less memory",
+        "overlapping tiles; smaller tiles need less memory, except for what the picture itself needs",
     },
     "prompts": {
         "type": local_path,
         "metavar": "FILE",
         "help": "a prompt for each picture, in place of the cascade's own: a JSON object of names and prompts "
         "(*.json), or lines of a name, a tab and a prompt; names are without suffix; "
-        "pictures with the same prompt go through the networks together",
+        "pictures with the same prompt go through the networks together; tiny knows only '' and "
+        "'clean, high-resolution'",
     },
     "devices": {
         "type": number(COUNT),

@@ -20,7 +20,7 @@ class Shard:
         """The `type` of an option that names a shard, such as 2/8: part 2 of 8."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected I/N, such as 2/8: part 2 of 8")
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected I/N with I from 1 to N, such as 2/8")
         return cls(int(index), int(count))
 
     def __str__(self) -> str:

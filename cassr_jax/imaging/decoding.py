@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -84,7 +85,9 @@ def strictly(name: str | os.PathLike[str]) -> Iterator[None]:
     except MemoryError as error:  # a damaged file may ask for any amount
         raise InputError(f"{name}: does not fit into memory while it is decoded, expected a smaller picture") from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, before a size can be asked for
-        raise TooLarge(f"{name}: {error}; expected at most {MAX_INPUT_PIXELS} pixels; make it smaller") from error
+        found = re.search(r"\d+ pixels", str(error))
+        size = found[0] if found else "too many pixels"
+        raise TooLarge(f"{name}: {size}, expected at most {MAX_INPUT_PIXELS}; make it smaller") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture that can be read, expected one of {', '.join(FORMATS)}") from error
     except Exception as error:

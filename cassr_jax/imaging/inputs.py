@@ -103,11 +103,13 @@ class Found:
         pictures: the pictures in a fixed order, each with a stem of its own.
         passed_over: pictures in the folders whose formats cannot be read, judged by their names.
         unreadable: a line for each folder that cannot be read, saying why.
+        broken: links in the folders that lead nowhere.
     """
 
     pictures: list[Input]
     passed_over: list[Path]
     unreadable: list[str]
+    broken: list[Path]
 
 
 def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[str] | None = None) -> Found:
@@ -132,6 +134,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     found: dict[Path, tuple[Path, Path, str]] = {}  # by real path: path, path below the given folder, folder's name
     passed_over: list[Path] = []
     unreadable: list[str] = []
+    broken: list[Path] = []
     texts = [os.fspath(given) for given in inputs]
     for text in texts:
         check_local(text, "an input")
@@ -142,11 +145,11 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
         if not text:
             raise InputError("an input is empty, expected the name of a file or folder")
         if given.is_dir():
-            files = list(_files_below(given, exclude, unreadable))
+            files = list(_files_below(given, exclude, unreadable, broken))
             pictures = [path for path in files if path.suffix.lower() in READABLE_SUFFIXES]
             others = [path for path in files if path.suffix.lower() in OTHER_SUFFIXES]
             if not pictures:
-                raise InputError("; ".join([f"{given}: {_no_picture(others)}", *unreadable]))
+                raise InputError("; ".join([f"{given}: {_no_picture(others, broken)}", *unreadable]))
             for path in pictures:
                 found.setdefault(path.resolve(), (path, path.relative_to(given), _named(given).name))
             passed_over += others
@@ -158,7 +161,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
         raise InputError("no input given, expected picture files or folders")
     stems = _distinct([_candidates(below, folder) for _, below, folder in found.values()])
     pictures = [Input(path, stem) for (path, _, _), stem in zip(found.values(), stems, strict=True)]
-    return Found(pictures, passed_over, unreadable)
+    return Found(pictures, passed_over, unreadable, broken)
 
 
 def _named(path: Path) -> Path:
@@ -171,16 +174,21 @@ def count_suffixes(paths: Sequence[Path]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in Counter(path.suffix.lower() for path in paths).items())
 
 
-def _files_below(folder: Path, exclude: str | os.PathLike[str] | None, unreadable: list[str]) -> Iterator[Path]:
+def _files_below(
+    folder: Path, exclude: str | os.PathLike[str] | None, unreadable: list[str], broken: list[Path]
+) -> Iterator[Path]:
     inside = None if exclude is None or Path(exclude).resolve() == folder.resolve() else Path(exclude)
-    return files_below(
-        folder, inside, lambda error: unreadable.append(f"{error.filename}: cannot be read ({error.strerror})")
-    )
+
+    def refuse(error: OSError) -> None:
+        unreadable.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    return files_below(folder, inside, refuse, broken.append)
 
 
-def _no_picture(others: Sequence[Path]) -> str:
+def _no_picture(others: Sequence[Path], broken: Sequence[Path]) -> str:
     message = "no picture in this folder that can be read (a name ending in .png, .jpg, .webp, ...)"
-    return f"{message}; passed over: {count_suffixes(others)}" if others else message
+    passed = [*([count_suffixes(others)] if others else []), *([f"{len(broken)} broken links"] if broken else [])]
+    return f"{message}; passed over: {', '.join(passed)}" if passed else message
 
 
 def _candidates(below: Path, folder: str) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageMode
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
-from cassr_jax.imaging import jpeg, tiff
+from cassr_jax.imaging import depth, jpeg, tiff
 from cassr_jax.imaging.alpha import beside, shown
 from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, TooLarge, check_size, strictly
 from cassr_jax.imaging.grey import is_grey
@@ -99,8 +99,9 @@ def decoded(data: bytes, path: Path) -> Picture:
         InputError: see `read`.
     """
     if data.startswith(tiff.SIGNATURES):
-        with strictly(path), tiff.photograph(data, path) as (image, photographs):
-            return _settled(image, str(path), photographs)
+        with strictly(path), tiff.photograph(data, path) as (image, photographs, bits):
+            picture = _settled(image, str(path), photographs)
+        return replace(picture, warnings=(*picture.warnings, *depth.lost(bits)))
     try:
         return _with_sides(data, path)
     except TooLarge:
@@ -121,7 +122,8 @@ def _with_sides(data: bytes, path: Path) -> Picture:
             if beside.icc is not None:
                 image.info["icc_profile"] = beside.icc
             picture = _settled(image, str(path))
-    return replace(picture, warnings=(*beside.warnings, *picture.warnings))
+    lost = depth.lost(depth.bits_per_sample(data))
+    return replace(picture, warnings=(*beside.warnings, *picture.warnings, *lost))
 
 
 def from_pil(image: Image.Image, name: str = "") -> Picture:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG2000_SIGNATURE = b"jP  \r\n\x87\n"  # from the fifth byte on
 PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # chunks that Pillow needs besides the critical ones
 LARGEST_PROFILE = 2**26  # bytes, unpacked
 WEBP_METADATA = 0x0C  # the feature bits for EXIF and XMP
@@ -41,7 +42,7 @@ def sides(data: bytes) -> Sides:
     """Reads and mends the metadata of a file of any format."""
     if data.startswith(PNG_SIGNATURE):
         return _of_png(data)
-    if data[4:12] == b"jP  \r\n\x87\n":
+    if data[4:12] == JPEG2000_SIGNATURE:
         return _of_jpeg2000(data)
     if data[4:8] == b"ftyp":
         return _of_avif(data)
@@ -112,7 +113,7 @@ def _of_codes(primaries: int, transfer: int) -> list[str]:
 
 
 def _of_jpeg2000(data: bytes) -> Sides:
-    for start, end in _boxes(data, 0, len(data), (b"jp2h", b"colr")):
+    for start, end in boxes(data, 0, len(data), (b"jp2h", b"colr")):
         if end > start + 3 and data[start] in (2, 3):  # a profile, restricted or not
             return Sides(data, data[start + 3 : end])
     return Sides(data)
@@ -133,14 +134,14 @@ def _of_webp(data: bytes) -> Sides:
 
 
 def _of_avif(data: bytes) -> Sides:
-    found = [data[start:end] for start, end in _boxes(data, 0, len(data), (b"meta", b"iprp", b"ipco", b"colr"))]
+    found = [data[start:end] for start, end in boxes(data, 0, len(data), (b"meta", b"iprp", b"ipco", b"colr"))]
     codes = [struct.unpack(">HH", body[4:8]) for body in found if body[:4] == b"nclx" and len(body) >= 8]
     if not codes or any(body[:4] in (b"prof", b"rICC") for body in found):  # a profile takes precedence
         return Sides(data)
     return Sides(data, None, tuple(_of_codes(*codes[0])))
 
 
-def _boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+def boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
     """The ranges of the contents of the boxes at `path` (ISO 14496-12; JPEG 2000 has the same boxes)."""
     while start + 8 <= end:
         size, header = int.from_bytes(data[start : start + 4], "big"), 8
@@ -153,5 +154,5 @@ def _boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterat
         if name == path[0] and len(path) == 1:
             yield inside, stop
         elif name == path[0]:
-            yield from _boxes(data, inside + 4 * (name == b"meta"), stop, path[1:])
+            yield from boxes(data, inside + 4 * (name == b"meta"), stop, path[1:])
         start = stop

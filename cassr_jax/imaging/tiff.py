@@ -36,8 +36,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what 
 
 
 @contextmanager
-def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """The first photograph in a file, and their number; thumbnails and masks do not count.
+def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int, int]]:
+    """The first photograph in a file, their number, and the bits of a sample; thumbnails and masks do not count.
 
     Args:
         data: the file's bytes.
@@ -60,7 +60,7 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int]]:
         _check(path, page)
         decoded = _decoded(path, page)
     if decoded is not None:
-        yield decoded, count
+        yield decoded, count, _most_bits(page)
         return
     if page.is_subifd:
         raise InputError(f"{path}: {_kind(page)} behind a thumbnail are not read; save the photograph alone")
@@ -72,7 +72,7 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int]]:
         ) from error
     with image:
         image.seek(pages.index(page))
-        yield image, count
+        yield image, count, _most_bits(page)
 
 
 def _check(path: Path, page: TiffPage) -> None:

@@ -61,7 +61,8 @@ def local_devices(count: int | None) -> list[Device]:
     if count is None:
         count = 1 if present[0].platform == "cpu" else len(present)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(present):
-        raise InputError(f"devices is {count!r}, expected 1 to {len(present)}, as many as there are")
+        allowed = "1, the only one" if len(present) == 1 else f"1 to {len(present)}, as many as there are"
+        raise InputError(f"devices is {count!r}, expected {allowed}")
     return present[:count]
 
 

@@ -18,6 +18,7 @@ from cassr_jax.commands.options import OPTIONS, SAMPLING, add_options
 from cassr_jax.commands.settings import own_values
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.kinds import kind_of
 from cassr_jax.sharding.strategies import STRATEGIES
 
 ROOT = Path(sample.__file__).parent
@@ -163,3 +164,14 @@ def test_help_names_what_the_first_stage_does_otherwise(tmp_path):
 def test_needs_no_jax():
     code = "import sys, cassr_jax.commands.options, cassr_jax.commands.running; print('jax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_an_empty_cascade_is_named_as_it_was_given(capsys):
+    with pytest.raises(SystemExit):
+        parse(["config"], "--config", "")
+    assert "argument --config: it is empty, expected tiny" in capsys.readouterr().err
+
+
+def test_the_help_names_the_prompts_of_tiny():
+    known = kind_of("text_encoder").configuration(str(ROOT / "cassr_jax/assets/tiny/text_encoder")).prompts
+    assert f"tiny knows only {known[0]!r} and {known[1]!r}" in OPTIONS["prompts"]["help"]

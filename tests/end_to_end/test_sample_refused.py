@@ -132,7 +132,7 @@ def test_absurd_sizes(folder, cascade, capsys):
     error = capsys.readouterr().err
     assert "wide.png" in error
     assert "16383" in error
-    assert "bomb.png" in error
+    assert "bomb.png: 10000000000 pixels, expected at most 67108864; make it smaller" in error
 
 
 def test_a_picture_that_needs_more_memory_than_there_is_costs_one_line(folder, cascade, capsys, monkeypatch):
@@ -155,14 +155,40 @@ def test_a_foreign_file_is_not_overwritten(folder, cascade, capsys):
     assert "no result of this program" in capsys.readouterr().err
 
 
-def test_results_that_would_share_a_file_are_refused(folder, cascade, capsys):
+@pytest.mark.parametrize(("option", "kind"), [("--save-reference", "reference"), ("--compare", "compare")])
+def test_results_that_would_share_a_file_are_refused(folder, cascade, capsys, option, kind):
     flat(folder / "a.png", "red")
-    flat(folder / "a_reference.png", "red")
-    assert run("in", "--output", "out", "--save-reference") == 2
-    assert outputs() == ["a.png", "a_reference.png"]
-    assert color_of("out/a_reference.png") == (127, 0, 0)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "a_reference.png: will hold the result of" in line
+    flat(folder / f"a_{kind}.png", "red")
+    assert run("in", "--output", "out", option) == 2
+    assert outputs() == ["a.png", f"a_{kind}.png"]
+    assert capsys.readouterr().err == (
+        f"sample.py: in/a_{kind}.png: out/a_{kind}.png will be a file of in/a.png, expected another name or another "
+        "--output\n"
+    )
+    assert len(cascade.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("in/a.png/x/y", "cannot be made, since in/a.png is a file; expected a folder"),
+        ("lost", "cannot be made, since lost is a link that leads nowhere; expected a folder"),
+        ("lost/x", "cannot be made, since lost is a link that leads nowhere; expected a folder"),
+        ("closed", "closed is read-only, expected a folder that can be written"),
+        ("closed/x/y", "closed is read-only, expected a folder that can be written"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_known_before_any_work(
+    folder, cascade, capsys, monkeypatch, output, message
+):
+    flat(folder / "a.png", "red")
+    Path("lost").symlink_to("none")
+    Path("closed").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "closed")  # root may write anywhere
+    assert run("in", "--output", output) == 2
+    assert capsys.readouterr().err == f"sample.py: {output}: {message}\n"
+    assert cascade.loaded == []
+    assert list(Path("closed").iterdir()) == []
 
 
 def test_a_picture_that_fails_later_costs_one_line(folder, cascade, capsys, monkeypatch):

@@ -111,7 +111,7 @@ def test_a_shard_that_is_none_is_refused(folder, cascade, capsys, shard):
     with pytest.raises(SystemExit) as ended:
         run("in", "--output", "out", f"--shard={shard}")
     assert ended.value.code == 2
-    assert f"found {shard!r}, expected I/N" in capsys.readouterr().err
+    assert f"found {shard!r}, expected I/N with I from 1 to N" in capsys.readouterr().err
 
 
 def test_one_name_in_two_working_folders_replaces_nothing(folder, cascade, monkeypatch, capsys):

@@ -307,3 +307,14 @@ def test_what_is_lost_of_a_picture_is_one_line_and_no_fault(folder, cascade, cap
     assert run("in", "--output", "out") == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"sample.py: warning: {Path('in/a.jpg')}: its end marker is missing, but no pixel is"
+
+
+def test_what_is_passed_over_or_rounded_is_one_line_each_and_no_fault(folder, cascade, capsys):
+    Image.fromarray(np.full((8, 12), 40_000, np.uint16)).save(folder / "a.png")
+    (folder / "lost.png").symlink_to("none")
+    (folder / "lost.jpg").symlink_to("none")
+    assert run("in", "--output", "out") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "sample.py: warning: passed over, links that lead nowhere: 2, such as in/lost.jpg",
+        "sample.py: warning: in/a.png: its 16 bits per sample become 8",
+    ]

@@ -39,6 +39,26 @@ IMAGING = [
         ("np.isfinite(most) and least >= 0", "np.isfinite(most)"),
     ),
     *faults(
+        "cassr_jax/imaging/depth.py",
+        ("tests/imaging/test_depth.py",),
+        ("max(data[24:25], default=8)", "8"),
+        ("body[10] % 128 + 1", "body[10] % 128"),
+        ("for bits in body[5:]", "for bits in body[6:]"),
+        ("int(words[3]).bit_length()", "16"),
+        ("if bits > 8 else ()", "if bits >= 8 else ()"),
+    ),
+    *faults(
+        "cassr_jax/files.py",
+        ("tests/end_to_end/test_sample_refused.py::test_a_folder_that_cannot_be_written_is_known_before_any_work",),
+        ("for path in (folder, *folder.parents) if os.path.lexists(path)", "for path in (folder, Path())"),
+        ("if not os.access(path, os.W_OK | os.X_OK):", "if False:"),
+    ),
+    *faults(
+        "cassr_jax/files.py",
+        ("tests/imaging/test_inputs.py::test_links_that_lead_nowhere_are_told",),
+        ("                    broken(path)\n", "                    pass\n"),
+    ),
+    *faults(
         "cassr_jax/imaging/tiff.py",
         TIFF,
         ("transpose(1, 2, 0, 3).reshape(height, width, -1)", "reshape(height, width, -1)"),

@@ -97,6 +97,18 @@ def test_pictures_in_other_formats_are_told(folder):
         find([folder])
 
 
+def test_links_that_lead_nowhere_are_told(folder):
+    for name in ("lost.png", "x/lost", ".lost.png"):
+        (folder / name).symlink_to("none")
+    found = find_all([folder])
+    assert [path.relative_to(folder).as_posix() for path in found.broken] == ["lost.png", "x/lost"]
+    assert len(found.pictures) == 5
+    for item in found.pictures:
+        item.path.unlink()
+    with pytest.raises(InputError, match=r"no picture in this folder .*passed over: 2 broken links"):
+        find([folder])
+
+
 def test_the_root_folder_gives_no_absolute_name():
     candidates = _candidates(Path("a.jpg"), "")
     assert [name for name in candidates if Path(name).is_absolute() or ".." in Path(name).parts] == []

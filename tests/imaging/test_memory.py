@@ -1,5 +1,7 @@
 """What a picture needs is known and compared with what the machine has."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -32,3 +34,9 @@ def test_need_is_that_of_float_pictures():
     picture = np.zeros((30, 40, 3), np.float32)
     assert memory.need(30, 40) == memory.COPIES * picture.nbytes
     assert [memory.in_words(size) for size in (10, 10**8, 11_520_000_000)] == ["1 MB", "0.1 GB", "11.5 GB"]
+
+
+def test_readme_states_the_need():
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"about {memory.need(1, 1)} bytes for each pixel of the result" in readme.replace("\n", " ")
+    assert [round(memory.need(3000 * scale, 4000 * scale) / 1e9) for scale in (4, 2)] == [46, 12]

@@ -11,7 +11,7 @@ import pytest
 
 import train
 from cassr_jax.errors import InputError
-from cassr_jax.sharding.mesh import join_processes
+from cassr_jax.sharding.mesh import join_processes, local_devices
 
 ROOT = Path(train.__file__).parent
 
@@ -59,3 +59,9 @@ def test_a_process_that_never_comes_is_one_sentence(number, tmp_path):
         "give them more time with --join-timeout\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_only_device_is_called_so(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    with pytest.raises(InputError, match="devices is 3, expected 1, the only one"):
+        local_devices(3)
