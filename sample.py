@@ -6,7 +6,6 @@ all three at the same time. A picture that fails costs one line on stderr, not t
 """
 
 import argparse
-import os
 import sys
 import traceback
 from collections import deque
@@ -21,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
+from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.jobs import (
     PROGRAM,
     SUFFIXES,
@@ -165,16 +165,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         record(manifest.compact, manifest, faults)
     return faults.exit_code
-
-
-def keep_compiled_functions() -> None:
-    """Has JAX keep its compiled functions for the next run; it reads these variables when it is imported."""
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # HOME is not set, and the system does not know the user
-        return
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "cassr_jax" / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def check(cassr: "CasSR", prompts: Mapping[str, str], args: argparse.Namespace) -> None:

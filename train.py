@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import add_options, help_asked, local_path, number
 from cassr_jax.commands.running import command, ended_after, say
 from cassr_jax.ranges import COUNT, FROM_ZERO
@@ -29,6 +30,8 @@ INTERRUPTED = "interrupted before it had saved; the same command goes on from th
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
 
+    if arguments.compile_for is None:  # what is compiled for other chips cannot be loaded here
+        keep_compiled_functions()
     # Imported only now, because JAX alone takes seconds.
     from cassr_jax.config_files import read_config
     from cassr_jax.sharding.mesh import join_processes

@@ -70,7 +70,7 @@ def run_file(path: Path, expected: str) -> dict[str, object]:
         InputError: the file is absent or fails; the message names it and the line.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file, expected {expected}")
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected {expected}")
     with naming(path):
         return runpy.run_path(str(path))
 
@@ -87,7 +87,8 @@ def naming(path: Path) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-        raise _Named(f"{path}{_line(error, path)}: {kind}{error}") from error
+        expected = "; expected a Python file" if isinstance(error, SyntaxError) else ""
+        raise _Named(f"{path}{_line(error, path)}: {kind}{error}{expected}") from error
 
 
 class _Named(InputError):
@@ -258,7 +259,9 @@ def _typed(hint: object, value: object, what: str) -> object:
     if hint is float and type(value) is int:
         return float(value)
     fits = value in arguments if origin is Literal else type(value) is (origin or hint)
-    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+    if isinstance(value, float) and fits and not math.isfinite(value):
+        raise InputError(f"{what} is {value!r}, expected a finite number")
+    if not fits:
         raise InputError(f"{what} is {value!r}, expected {_described(hint)}")
     return value
 

@@ -89,7 +89,7 @@ class Kind:
         make = self.makers.get(type(parts[-1]))
         if make is None:
             expected = " or ".join(cls.__name__ for cls in self.makers)
-            raise InputError(f"{self.name}: its config is a {type(parts[-1]).__name__}, expected a {expected}")
+            raise InputError(f"{self.name}: its config is of class {type(parts[-1]).__name__}, expected {expected}")
         return make, *parts
 
 

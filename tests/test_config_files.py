@@ -103,8 +103,8 @@ def test_a_mapping_can_be_set_whole():
         ("batch_size=true", "batch_size is True, expected a value of type int"),
         ("batch_size=null", "batch_size is None, expected a value of type int"),
         ("batch_size.more=2", "batch_size.more: 4 has no field 'more', expected nothing after a plain value"),
-        ("optimizer.learning_rate=NaN", "optimizer.learning_rate is nan, expected a value of type float"),
-        ("optimizer.learning_rate=1e999", "optimizer.learning_rate is inf, expected a value of type float"),
+        ("optimizer.learning_rate=NaN", "optimizer.learning_rate is nan, expected a finite number"),
+        ("optimizer.learning_rate=1e999", "optimizer.learning_rate is inf, expected a finite number"),
         ("optimizer.learning_rate=[1]", r"optimizer.learning_rate is [1], expected a value of type float"),
         ("optimizer.decay=linear", "optimizer.decay is 'linear', expected one of constant, cosine"),
         ("loss.snr_gamma=no", "loss.snr_gamma is 'no', expected a value of type float or null"),
@@ -214,9 +214,17 @@ def test_what_is_only_sampled_or_only_trained_is_said_to_be():
         read_cascade(CONFIGS / "tiny_vae.py")
 
 
-def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.py: no such file"):
+def test_an_absent_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.py: no such file, expected a Python file that defines `config`"):
         read_config(tmp_path / "none.py")
+    with pytest.raises(InputError, match=f"{tmp_path}: is a folder, expected a Python file that defines `config`"):
+        read_config(tmp_path)
+
+
+def test_a_file_that_is_not_python_is_told_so(tmp_path):
+    (tmp_path / "README.md").write_text("# A title\n\nSome words.\n")
+    with pytest.raises(InputError, match=r"README\.md, line 3: SyntaxError: .*; expected a Python file$"):
+        read_config(tmp_path / "README.md")
 
 
 def test_a_component_lies_beside_the_configuration_or_in_the_working_directory_or_on_the_hub(tmp_path, monkeypatch):

@@ -104,8 +104,8 @@ def test_another_kind_of_network_is_one_entry(tmp_path, monkeypatch):
     ("kind", "config", "message"),
     [
         ("unnet", UNET, "'unnet' is not a kind of network, expected one of vae, unet, text_encoder, "),
-        ("controlnet", UNET, "controlnet: its config is a UNetConfig, expected a ControlNetConfig"),
-        ("text_encoder", UNET, "text_encoder: its config is a UNetConfig, expected a CLIPTextConfig or Learned"),
+        ("controlnet", UNET, "controlnet: its config is of class UNetConfig, expected ControlNetConfig"),
+        ("text_encoder", UNET, "text_encoder: its config is of class UNetConfig, expected CLIPTextConfig or Learned"),
     ],
 )
 def test_a_new_network_of_no_kind_is_named(kind, config, message):

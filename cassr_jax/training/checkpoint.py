@@ -129,7 +129,8 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        run = self.run | {CHECKSUMS: _checksums(state, data_state, self.run)}
+        sums = array_checksums(state) | {"data": json_checksum(data_state), "run": json_checksum(self.run)}
+        run = self.run | {CHECKSUMS: sums}
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state), run=ocp.args.JsonSave(run)
         )
@@ -187,20 +188,23 @@ class Checkpoints:
             InputError: it is not accepted, or its parameters differ from `like`.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        with _readable():
-            run = self.manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        with _readable("data or run"):
+            items = {"data": ocp.args.JsonRestore(), "run": ocp.args.JsonRestore()}
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            data, run = found["data"], found["run"]
+            saved = dict(run.pop(CHECKSUMS, {}))
+        _check_checksums({"data": json_checksum(data), "run": json_checksum(run)}, saved)
+        with _readable("list of arrays"):
             shapes = _shapes(
                 ocp.StandardCheckpointHandler().metadata(self.manager.directory / f"step_{step}" / "state").tree
             )
-        saved = run.pop(CHECKSUMS, {})
-        _check_checksums({"run": json_checksum(run)}, saved)
         accept(self.name(step), run)
         self._check_shapes(step, shapes, _shapes(target))
-        items = {"state": ocp.args.StandardRestore(target), "data": ocp.args.JsonRestore()}
-        with _readable():
-            found = self.manager.restore(step, args=ocp.args.Composite(**items))
-        _check_checksums(_checksums(found["state"], found["data"], run), saved)
-        return Saved(step, found["state"], found["data"], run)
+        with _readable("arrays"):
+            items = {"state": ocp.args.StandardRestore(target)}
+            state = self.manager.restore(step, args=ocp.args.Composite(**items))["state"]
+        _check_checksums(array_checksums(state), saved)
+        return Saved(step, state, data, run)
 
     def _check_shapes(self, step: int, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
         for name in sorted(found.keys() | expected):
@@ -267,20 +271,24 @@ def _loss(metrics: Mapping[str, float]) -> float:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """A block in which any error about a damaged file, in any process, becomes `_Damaged` in all of them."""
+def _readable(part: str) -> Iterator[None]:
+    """A block that reads a part of a checkpoint; an error, in any process, becomes `_Damaged` in all of them."""
     reason = ""
     quieten_readers()
     try:
         yield
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"its {part} cannot be read: {_reason(error)}"
     if reasons := list(filter(None, gather_texts(reason))):
         raise _Damaged(reasons[0])
 
 
-def _checksums(state: TrainState, data: Json, run: Json) -> Json:
-    return array_checksums(state) | {"data": json_checksum(data), "run": json_checksum(run)}
+def _reason(error: BaseException) -> str:
+    """The words of the first cause; Orbax wraps it in errors that show a method in its place."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return " ".join(words.split())[:200] or type(error).__name__
 
 
 def _check_checksums(found: Json, saved: Json) -> None:

@@ -88,7 +88,7 @@ def train(
             if export_to is not None and saved is None:
                 raise InputError(f"{workdir}: holds no checkpoint, expected one to export; train first")
             if export_to is None and int(state.step) >= config.num_steps:
-                _say(f"{workdir}: done already, {state.step} of {config.num_steps} steps; exporting again")
+                _say(f"{workdir}: done already, at step {state.step}; num_steps is {config.num_steps}; exporting again")
                 traced_steps(profile, range(int(state.step), config.num_steps))
             elif export_to is None:
                 state = _train(run, state, saved, checkpoints, workdir, profile, allow_changes)

@@ -120,7 +120,7 @@ class ConfigFormat:
         """The config of a network from the contents of its config.json; `where` names the file in messages."""
         names = _class_names(data)
         if names and not set(names) & set(self.classes):
-            raise InputError(f"{where}: describes a {', '.join(names)}, expected a {self.classes[0]}")
+            raise InputError(f"{where}: describes {', '.join(names)}, expected {self.classes[0]}")
         try:
             return self.parse(_Fields(data, where))
         except InputError:

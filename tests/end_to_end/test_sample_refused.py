@@ -280,17 +280,6 @@ def test_a_name_too_long_for_its_result_is_known_before_any_work(folder, cascade
     assert outputs() == [f"{'x' * 246}.png"]
 
 
-def test_neither_home_nor_user_means_no_cache(monkeypatch):
-    def home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setattr(Path, "home", home)
-    sample.keep_compiled_functions()
-    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
-
-
 def test_an_unreadable_folder_costs_one_line(folder, cascade, capsys, monkeypatch):
     flat(folder / "a.png", "red")
     flat(folder / "closed" / "b.png", "red")

@@ -82,7 +82,7 @@ def test_the_same_command_again_says_that_it_is_done(folder, finished, capsys):
     assert finished.returncode == 0
     arguments = ["--config", str(folder / "config.py"), "--workdir", str(folder / "whole"), "--set", *CHANGES]
     assert train.main(arguments) == 0
-    assert "done already, 5 of 5 steps" in capsys.readouterr().out
+    assert "done already, at step 5; num_steps is 5;" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, finished):

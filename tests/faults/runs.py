@@ -23,6 +23,8 @@ RUNS = [
         ("        accept(self.name(step), run)\n", ""),
         ("if saved and saved.get(name) != checksum:", "if name not in saved and saved:"),
         ('{"data": json_checksum(data), "run": json_checksum(run)}', "{}"),
+        ("_check_checksums(array_checksums(state), saved)", "_check_checksums({}, saved)"),
+        ("        error = error.__cause__\n", "        break\n"),
         (
             "for found in self.manager.all_steps() if found > step)",
             "for found in self.manager.all_steps() if found >= step)",

@@ -157,7 +157,8 @@ def test_a_finished_run_is_exported_again_and_says_so(config, finished, tmp_path
     keys = watch(config)
     for again in (config, replace(config, num_steps=3)):
         loop.train(again, workdir)
-        assert "done already, 7 of" in capsys.readouterr().out
+        expected = f"done already, at step 7; num_steps is {again.num_steps}; exporting again"
+        assert expected in capsys.readouterr().out
         assert keys == []
         assert steps_of(workdir, config) == [6, 7]
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
@@ -290,7 +291,7 @@ def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, fi
     assert steps_of(workdir, config) == [100, 110]  # by number, not by name
     keys = watch(config)
     loop.train(config, workdir)
-    assert "done already, 110 of 7 steps" in capsys.readouterr().out
+    assert "done already, at step 110; num_steps is 7;" in capsys.readouterr().out
     assert keys == []
     assert steps_of(workdir, config) == [100, 110]
     checkpoints = Checkpoints(workdir, 2)

@@ -164,7 +164,7 @@ def test_lists_that_say_the_same_for_every_block():
         ),
         ("unet", SD15["unet"] | {"down_block_types": ["DownBlock2D"] * 3}, "4 widths but 3 block types"),
         ("unet", SD15["unet"] | {"up_block_types": ["AttnUpBlock2D"] * 4}, "unknown block types"),
-        ("unet", SD15["vae"], "describes a AutoencoderKL, expected a UNet2DConditionModel"),
+        ("unet", SD15["vae"], "describes AutoencoderKL, expected UNet2DConditionModel"),
         ("vae", SD15["vae"] | {"shift_factor": 0.1159}, "shift_factor is 0.1159"),
         ("vae", SD15["vae"] | {"use_quant_conv": False}, "use_quant_conv is False"),
         ("vae", SD15["vae"] | {"scaling_factor": -1.0}, "scaling_factor is -1.0"),
