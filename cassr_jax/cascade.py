@@ -136,7 +136,8 @@ class CasSR:
 
     def reference(self, image: io.Kind, **options: object) -> io.Kind:
         """Runs the first stage alone; its picture is the reference that guides `upscale`."""
-        return io.upscale(image, lambda rgb: _known(self._references([rgb], self._checked(options))[0])[1])
+        chosen = self._checked(options, first_stage_alone=True)
+        return io.upscale(image, lambda rgb: _known(self._references([rgb], chosen)[0])[1])
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
         """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
@@ -172,13 +173,14 @@ class CasSR:
         """
         self._checked(options)
 
-    def _checked(self, options: Mapping[str, Any]) -> Options:
+    def _checked(self, options: Mapping[str, Any], first_stage_alone: bool = False) -> Options:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
         chosen.check_networks(self.networks.configs)
         config = self._settings(chosen)
         self._engine.layout((1, 1), config.tile)
-        for sampling in [config.sampling, *([config.activation_sampling] if self.first_stage.diffuses else [])]:
+        first, second = [config.activation_sampling] * self.first_stage.diffuses, [config.sampling]
+        for sampling in first if first_stage_alone else first + second:
             make_trajectory(config.known_schedule, sampling)  # checked early: the first stage may take long
             check_prompts(self.networks.configs["text_encoder"], sampling.prompts)
         return chosen
