@@ -117,14 +117,6 @@ INFERENCE = [
     ),
     *faults(
         "cassr_jax/engine/engine.py",
-        ("tests/engine/test_engine.py::test_company_does_not_change_what_a_network_enlarges",),
-        (
-            "in_calls(range(wave.seats.count), wave.seats.width)",
-            "[wave.seats.of_call(number) for number in range(wave.seats.calls)]",
-        ),
-    ),
-    *faults(
-        "cassr_jax/engine/engine.py",
         ("tests/engine/test_engine.py::test_company_and_place_change_no_pixel",),
         ("jax.tree.map(lambda x, place=place: x[place], made)", "jax.tree.map(lambda x: x[0], made)"),
     ),

@@ -105,9 +105,13 @@ TRAINING = [
     ),
     *faults(
         "cassr_jax/training/step.py",
+        (STEP + "test_each_example_draws_its_own_numbers",),
+        ("jnp.arange(size))", "jnp.zeros(size, int))"),
+    ),
+    *faults(
+        "cassr_jax/training/step.py",
         (STEP + "test_randomness_is_derived_from_the_seed_and_the_step",),
         ("jax.random.fold_in(seed_key(config.seed), state.step)", "seed_key(config.seed)"),
-        ("jnp.arange(size))", "jnp.zeros(size, int))"),
     ),
     *faults(
         "cassr_jax/training/step.py",

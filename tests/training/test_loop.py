@@ -317,11 +317,21 @@ def test_a_kill_costs_no_more_than_it_may(config, tmp_path, monkeypatch, save_ev
 
 
 @pytest.mark.parametrize(("skip_limit", "log_every"), [(3, 50), (3, 1), (1, 50)])
-def test_updates_that_stay_non_finite_end_the_run_with_what_made_them(config, tmp_path, skip_limit, log_every):
+def test_updates_that_stay_non_finite_end_the_run_with_what_made_them(
+    config, tmp_path, monkeypatch, skip_limit, log_every
+):
     """Whether metrics are read after every step or one step late, with the next one under way."""
+    started, after_step = [], monitor.Monitor.after_step
+
+    def watched(self, step, *arguments):
+        started.append(step)
+        after_step(self, step, *arguments)
+
+    monkeypatch.setattr(monitor.Monitor, "after_step", watched)
     wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e38, warmup_steps=1), num_steps=50, save_every=100)
     with pytest.raises(InputError, match=r"step \d+: .* was not finite \d times in a row; records \[\d, \d\]") as error:
         loop.train(replace(wild, skip_limit=skip_limit, log_every=log_every), tmp_path)
+    assert f"step {started[-1]}: " in str(error.value)  # the next step, which might change the parameters, did not run
     (file,) = (tmp_path / "nonfinite").iterdir()
     assert str(file) in str(error.value)
     with np.load(file) as dump:

@@ -10,6 +10,7 @@ import pytest
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.data.config import DataConfig
 from cassr_jax.sharding.placement import Placement
+from cassr_jax.training.objectives import Objective
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
 from tests.training.runs import ONE_DEVICE, assert_same, configure, example_keys, make_batch, objective_and_params
@@ -23,11 +24,11 @@ def line(params, batch, keys):
     return jnp.mean(error**2), {"drawn": jnp.mean(jax.vmap(jax.random.normal)(keys))}
 
 
-def toy(seed: int = 0, config: OptimizerConfig = OPTIMIZER):
+def toy(seed: int = 0, config: OptimizerConfig = OPTIMIZER, objective: Objective = line):
     optimizer, placement = make_optimizer(config, 100), Placement.of(ONE_DEVICE)
     state = new_state({"w": jnp.asarray([1.0, 2.0])}, optimizer, placement)
     run = TrainConfig("vae", DataConfig("unused"), optimizer=config, seed=seed)
-    return make_step(line, optimizer, run, placement, state, FROZEN), state
+    return make_step(objective, optimizer, run, placement, state, FROZEN), state
 
 
 FROZEN = {"frozen": jnp.asarray([0.5, -0.5])}
@@ -78,6 +79,16 @@ def test_randomness_is_derived_from_the_seed_and_the_step():
     assert draws(3, 0, 6) == whole
     assert draws(3, 4, 2) == whole[4:]
     assert len({*whole, *draws(4, 0, 6)}) == 12
+
+
+def test_each_example_draws_its_own_numbers():
+    def spread(params, batch, keys):
+        loss, _ = line(params, batch, keys)
+        return loss, {"drawn": jnp.ptp(jax.vmap(jax.random.normal)(keys))}
+
+    step, state = toy(objective=spread)
+    _, metrics = step(state, FROZEN, BATCH)
+    assert metrics["drawn"] > 0.01
 
 
 def test_the_state_is_donated_and_nothing_else():
