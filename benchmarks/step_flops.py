@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import read_config
 from cassr_jax.diffusion.schedule import Schedule
-from cassr_jax.models import attention
+from cassr_jax.models import dot_product
 from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
@@ -44,9 +44,9 @@ def main() -> None:
             row = (work.forward, work.inputs, work.weights, work.total)
             print(f"  {name:<30}" + "".join(f"{value / 1e9:12.1f}" for value in row))
         again = count(config, kinds, batch)
-        blocked, attention._LONGEST_WHOLE = attention._LONGEST_WHOLE, 1 << 30
+        blocked, dot_product._LONGEST_WHOLE = dot_product._LONGEST_WHOLE, 1 << 30
         print(f"  traced {count(config, kinds, batch) / 1e9:.1f}, again {again / 1e9:.1f}", flush=True)
-        attention._LONGEST_WHOLE = blocked
+        dot_product._LONGEST_WHOLE = blocked
 
 
 def count(config: TrainConfig, kinds: dict[str, Any], batch: dict[str, jax.ShapeDtypeStruct]) -> float:

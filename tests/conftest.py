@@ -36,8 +36,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Every call in these packages has its arguments and its result checked against their annotations, the axes of arrays
 # (`cassr_jax.typing`) included. To check another module, add its name.
 MODELS = (
-    *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "fusion", "layers", "moments"),
-    *("multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
+    *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "dot_product", "fusion", "layers"),
+    *("moments", "multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
 )
 TRAINING = ("image_loss", "masking", "monitor", "objectives", "state", "step")
 ENGINE = ("layout", "programs", "waves")

@@ -178,3 +178,11 @@ def errors(actual: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]
     """Relative L2 error of every output; both must have the same ones."""
     assert sorted(actual) == sorted(expected)
     return {name: relative_l2(actual[name], expected[name]) for name in expected}
+
+
+def attention_by_hand(query: np.ndarray, key: np.ndarray, value: np.ndarray, num_heads: int) -> np.ndarray:
+    """softmax(Q K^T / sqrt(d)) V in float64."""
+    q, k, v = (x.astype(np.float64).reshape(*x.shape[:2], num_heads, -1) for x in (query, key, value))
+    scores = np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("bhnm,bmhd->bnhd", weights / weights.sum(-1, keepdims=True), v).reshape(query.shape)

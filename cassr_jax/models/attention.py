@@ -9,35 +9,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from cassr_jax.models.dot_product import dot_product_attention
 from cassr_jax.models.layers import BLOCK_OUTPUT, GroupNorm, Identity, LayerNorm, Linear
-from cassr_jax.typing import AnyFloat, Context, Features, KeyValue, TextEmbedding, Tokens
-
-Keys = Float[Array, "batch keys channels"]
-
-# Long sequences attend in blocks of this many queries: a block's scores stay near the processor's caches, and the whole
-# (N, M) matrix, 2 GB for one 512 px image and its guidance, is never held.
-_QUERY_BLOCK = 256
-_LONGEST_WHOLE = 1024
-
-
-def dot_product_attention(query: Tokens, key: Keys, value: Keys, num_heads: int) -> Tokens:
-    """softmax(Q K^T / sqrt(d)) V with the softmax in float32; channels are num_heads * d."""
-    batch, length, channels = query.shape
-    head_dim = channels // num_heads
-    # Heads before positions: batched products whose batch axes lead are three times as fast on a CPU.
-    q, k, v = (x.reshape(batch, -1, num_heads, head_dim).swapaxes(1, 2) for x in (query, key, value))
-    q = q * head_dim**-0.5
-
-    def attend(q: AnyFloat) -> AnyFloat:
-        scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32)
-        return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-
-    if length <= _LONGEST_WHOLE or length % _QUERY_BLOCK:
-        out = attend(q)  # (B, heads, N, d)
-    else:
-        blocks = jnp.moveaxis(q.reshape(batch, num_heads, -1, _QUERY_BLOCK, head_dim), 2, 0)
-        out = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 2)
-    return out.reshape(batch, num_heads, length, head_dim).swapaxes(1, 2).reshape(batch, length, channels)
+from cassr_jax.typing import Context, Features, KeyValue, TextEmbedding, Tokens
 
 
 class Attention(nnx.Module):

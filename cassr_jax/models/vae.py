@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cassr_jax.models.attention import dot_product_attention
 from cassr_jax.models.checks import check_depth, check_divisor
+from cassr_jax.models.dot_product import dot_product_attention
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
 from cassr_jax.typing import FeatureList, Features, Images, Latents
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 BATCH_AXES = ("data", "fsdp")
+HEAD_AXES = ("tensor",)  # divide the heads of attention
 
 
 @dataclass(frozen=True)

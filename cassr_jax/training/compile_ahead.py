@@ -1,14 +1,12 @@
 """Compiles a training step for devices that are not here, from shapes alone."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jaxtyping import PyTree
 
 from cassr_jax.config import TrainConfig
@@ -21,36 +19,14 @@ from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import describe
+from cassr_jax.sharding.topologies import topology_devices
 from cassr_jax.training.child import Died, in_child
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
-from cassr_jax.typing import Device
 
 Shape = jax.ShapeDtypeStruct
-
-
-def topology_devices(name: str) -> Sequence[Device]:
-    """The devices of a TPU slice such as `v5e:2x4`; this needs the package libtpu but no TPU.
-
-    Raises:
-        InputError: libtpu is not installed, or does not know the slice.
-    """
-    # libtpu reads these when it is loaded: do not ask a metadata server, ignore the locks of other processes.
-    for variable, value in (
-        ("TPU_SKIP_MDS_QUERY", "1"),
-        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-        ("TPU_WORKER_HOSTNAMES", "localhost"),
-    ):
-        os.environ.setdefault(variable, value)
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except Exception as error:  # some of libtpu's exceptions have no other base class
-        raise InputError(
-            f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu` "
-            f"({str(error).splitlines()[0]})"
-        ) from error
 
 
 def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered, dict[str, PyTree]]:

@@ -12,11 +12,12 @@ from jaxtyping import Array, Key, Shaped
 from cassr_jax.config import Remat, TrainConfig
 from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
+from cassr_jax.models.dot_product import Division, divided
 from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
 from cassr_jax.models.parameters import Params, Shapes
 from cassr_jax.ranges import check
 from cassr_jax.seeds import seed_key
-from cassr_jax.sharding.placement import Placement
+from cassr_jax.sharding.placement import BATCH_AXES, HEAD_AXES, Placement
 from cassr_jax.training.objectives import Objective
 from cassr_jax.training.state import TrainState, learning_rate
 from cassr_jax.typing import Examples, Keys, Metrics, Scalar
@@ -56,10 +57,12 @@ def make_step(
     loss_of = _with_remat(objective, config.remat)
     rate = learning_rate(config.optimizer, config.num_steps)
     parts, resident = config.accumulate, config.data.resident
+    division = Division(placement.mesh, BATCH_AXES, HEAD_AXES)
 
     def gradient(params: Params, frozen: Params, batch: Examples, keys: Keys) -> tuple[Scalar, Metrics, Params]:
         value_and_grad = jax.value_and_grad(lambda p: loss_of(frozen | p, batch, keys), has_aux=True)
-        (loss, metrics), gradients = value_and_grad(params)
+        with divided(division):
+            (loss, metrics), gradients = value_and_grad(params)
         return loss, metrics, jax.lax.with_sharding_constraint(gradients, placement.stored(gradients))
 
     def step(state: TrainState, frozen: Params, batch: Examples) -> tuple[TrainState, Metrics]:

@@ -173,10 +173,17 @@ FAULTS = [
         "cassr_jax/models/attention.py",
         CASSR,
         ("x = guide.attend_reference(x)", "x = guide.attend_lq(guide.attend_reference(x))"),
-        ("q = q * head_dim**-0.5", "q = q * channels**-0.5"),
         ("jax.nn.gelu(gate, approximate=False)", "jax.nn.gelu(gate, approximate=True)"),
         ("hidden, gate = jnp.split", "gate, hidden = jnp.split"),
         ("self.norm = GroupNorm(groups, features, eps=1e-6,", "self.norm = GroupNorm(groups, features, eps=1e-2,"),
+    ),
+    *faults(
+        "cassr_jax/models/dot_product.py",
+        ("tests/models/test_dot_product.py::test_the_pallas_kernel_equals_plain_products_forward_and_backward",),
+        ("sm_scale=query.shape[-1] ** -0.5", "sm_scale=query.shape[2] ** -0.5"),
+    ),
+    *faults(
+        "cassr_jax/models/dot_product.py", CASSR, ("query = query * head_dim**-0.5", "query = query * length**-0.5")
     ),
     *faults(
         "cassr_jax/models/scedit.py",

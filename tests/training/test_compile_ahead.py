@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import train
+from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES
-from cassr_jax.training.compile_ahead import compile_for, lower, topology_devices
+from cassr_jax.sharding.topologies import topology_devices
+from cassr_jax.training.compile_ahead import compile_for, lower
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
 from tests.training.runs import configure, make_batch, objective_and_params
@@ -49,3 +51,16 @@ def test_a_narrow_step_compiles_for_a_pod(name, networks):
     assert lines[0].startswith("stage base, 8 examples a step on v5e:2x4: data")
     assert any(line.startswith("all-reduce") for line in lines)
     assert any(line.startswith("all-gather") for line in lines) or name == "dp"
+
+
+def test_a_step_for_gpus_has_flash_attention_and_holds_no_scores(networks):
+    try:
+        devices = topology_devices("h200:8")
+    except InputError as error:
+        pytest.skip(str(error))
+    data = DataConfig("unused", crop_size=128)  # 16x16 tokens in the transformers: the fewest that flash is used for
+    config = configure("cassr", networks, data=data, strategy=STRATEGIES["fsdp"], dtype="bfloat16", batch_size=8)
+    lowered, _ = lower(config, Placement.of(config.strategy, devices))
+    program = lowered.compile().as_text()
+    assert program.count('"__cudnn$fmha') > program.count('"__cudnn$fmhaSoftmaxBackward') > 0
+    assert "256,256]" not in program

@@ -7,7 +7,7 @@ from flax import nnx
 
 from cassr_jax.config import LossConfig
 from cassr_jax.errors import InputError
-from cassr_jax.models.attention import _LONGEST_WHOLE, _QUERY_BLOCK, dot_product_attention
+from cassr_jax.models.dot_product import _LONGEST_WHOLE, _QUERY_BLOCK, dot_product_attention
 from cassr_jax.training.flops import Work, step_work, traced_flops
 from cassr_jax.training.setup import build
 from tests.training.runs import SIDE, configure, example_keys, make_batch, objective_and_params

@@ -1,0 +1,166 @@
+"""softmax(Q K^T / sqrt(d)) V on every kind of device.
+
+The compiler chooses by the device that it compiles for: cuDNN's flash attention on NVIDIA GPUs, Pallas's on TPUs, and
+queries in blocks everywhere else. Flash attention never writes the scores to memory, forward or backward.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from cassr_jax.typing import Tokens
+
+Keys = Float[Array, "batch keys channels"]
+HeadQueries = Float[Array, "batch heads length head_dim"]
+HeadKeys = Float[Array, "batch heads keys head_dim"]
+
+# Long sequences attend in blocks of this many queries: a block's scores stay near the processor's caches, and the whole
+# (N, M) matrix, 2 GB for one 512 px image and its guidance, is never held.
+_QUERY_BLOCK = 256
+_LONGEST_WHOLE = 1024
+_SHORTEST_FLASH = 256  # fewer queries or keys have so few scores that plain products are as good
+_PALLAS_BLOCKS = (512, 256, 128)  # the largest that divides both lengths is used
+_WIDEST_PALLAS = 128  # lanes of a TPU's registers
+
+
+class Division(NamedTuple):
+    """How the examples and heads of an automatically divided computation lie on a mesh.
+
+    Attributes:
+        batch: the axes that divide the examples.
+        heads: the axes that divide the heads of attention.
+    """
+
+    mesh: Mesh
+    batch: tuple[str, ...]
+    heads: tuple[str, ...]
+
+
+_division: ContextVar[Division | None] = ContextVar("division", default=None)
+
+
+@contextmanager
+def divided(division: Division) -> Iterator[None]:
+    """A block in which attention that is traced for several devices runs on each one's own examples and heads.
+
+    A Pallas kernel cannot be divided by the compiler. Under `jax.shard_map` no such block is needed.
+    """
+    token = _division.set(division)
+    try:
+        yield
+    finally:
+        _division.reset(token)
+
+
+def dot_product_attention(query: Tokens, key: Keys, value: Keys, num_heads: int) -> Tokens:
+    """softmax(Q K^T / sqrt(d)) V with the softmax in float32; channels are num_heads * d."""
+    batch, length, channels = query.shape
+    # Heads before positions: batched products whose batch axes lead are three times as fast on a CPU.
+    q, k, v = (x.reshape(batch, -1, num_heads, channels // num_heads).swapaxes(1, 2) for x in (query, key, value))
+    kernels = flash_kernels(q, k)
+    out = jax.lax.platform_dependent(q, k, v, default=in_blocks, **kernels) if kernels else in_blocks(q, k, v)
+    return out.swapaxes(1, 2).reshape(batch, length, channels)
+
+
+def in_blocks(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    """Plain products, by blocks of queries where there are many; scores are never held for more than a block."""
+    batch, num_heads, length, head_dim = query.shape
+    query = query * head_dim**-0.5
+
+    def attend(q: HeadQueries) -> HeadQueries:
+        scores = jnp.einsum("bhnd,bhmd->bhnm", q, key, preferred_element_type=jnp.float32)
+        return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
+
+    if length <= _LONGEST_WHOLE or length % _QUERY_BLOCK:
+        return attend(query)
+    blocks = jnp.moveaxis(query.reshape(batch, num_heads, -1, _QUERY_BLOCK, head_dim), 2, 0)
+    return jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 2).reshape(query.shape)
+
+
+def cudnn_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    """cuDNN's flash attention, for 16-bit numbers and heads of at most 128 channels."""
+    out = jax.nn.dot_product_attention(*(x.swapaxes(1, 2) for x in (query, key, value)), implementation="cudnn")
+    return out.swapaxes(1, 2)
+
+
+def pallas_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    """Pallas's flash attention, for lengths that are multiples of 128 and heads of at most 128 channels."""
+    division = _division.get()
+    if division is None:
+        return _on_one_device(query, key, value)
+    spec = PartitionSpec(division.batch, division.heads)
+    mapped = jax.shard_map(
+        _on_one_device, mesh=division.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
+    )
+    return mapped(query, key, value)
+
+
+def _on_one_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    block = _pallas_block(query.shape[2], key.shape[2])
+    assert block is not None, "the lengths are those that the kernel takes"
+    from jax.experimental.pallas.ops.tpu import flash_attention as pallas  # takes long to import
+
+    names = ("q", "k_major", "k", "q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "k_major_dq", "k_dq", "q_dq")
+    sizes = pallas.BlockSizes(block_b=1, **{f"block_{name}": block for name in names})
+    return pallas.flash_attention(query, key, value, sm_scale=query.shape[-1] ** -0.5, block_sizes=sizes)
+
+
+def flash_kernels(query: HeadQueries, key: HeadKeys) -> dict[str, Callable[..., HeadQueries]]:
+    """The flash kernels that take these arrays, by the platform that each is for."""
+    (batch, num_heads, length, head_dim), keys = query.shape, key.shape[2]
+    if min(length, keys) < _SHORTEST_FLASH:
+        return {}
+    found: dict[str, Callable[..., HeadQueries]] = {}
+    if _cudnn_takes(length, keys, head_dim, jnp.dtype(query.dtype).name):
+        found["cuda"] = cudnn_flash
+    if (
+        find_spec("libtpu")
+        and head_dim <= _WIDEST_PALLAS
+        and _pallas_block(length, keys)
+        and _divides(batch, num_heads)
+    ):
+        found["tpu"] = pallas_flash
+    return found
+
+
+@cache
+def _cudnn_takes(length: int, keys: int, head_dim: int, dtype: str) -> bool:
+    """Whether cuDNN is installed and takes these sizes, forward and backward; JAX itself is asked."""
+    q, kv = (jax.ShapeDtypeStruct((1, n, 1, head_dim), dtype) for n in (length, keys))
+
+    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").astype(jnp.float32).sum()
+
+    try:
+        jax.eval_shape(jax.grad(total, argnums=(0, 1, 2)), q, kv, kv)
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def _pallas_block(length: int, keys: int) -> int | None:
+    return next((block for block in _PALLAS_BLOCKS if length % block == 0 and keys % block == 0), None)
+
+
+def _divides(batch: int, num_heads: int) -> bool:
+    """Whether the examples and heads divide evenly as the division in force says."""
+    division = _division.get()
+    if division is None:
+        return True
+    shards = partial(_shards, division.mesh)
+    return batch % shards(division.batch) == 0 and num_heads % shards(division.heads) == 0
+
+
+def _shards(mesh: Mesh, axes: tuple[str, ...]) -> int:
+    count = 1
+    for axis in axes:
+        count *= mesh.shape[axis]
+    return count

@@ -1,0 +1,100 @@
+"""Devices that are not here, for which programs can be compiled: TPU slices and servers of GPUs."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jax.experimental import topologies
+
+from cassr_jax.errors import InputError
+from cassr_jax.typing import Device
+
+
+class GPU(NamedTuple):
+    """What XLA's compiler reads about a GPU; the figures are NVIDIA's published ones.
+
+    Attributes:
+        major, minor: the compute capability.
+        cores: streaming multiprocessors.
+        memory, bandwidth, cache: bytes, bytes per second, and bytes of the second-level cache.
+        clock: GHz.
+        shared: bytes of shared memory for each multiprocessor.
+    """
+
+    name: str
+    major: int
+    minor: int
+    cores: int
+    memory: int
+    bandwidth: int
+    cache: int
+    clock: float
+    shared: int
+
+
+GPUS = {
+    "a100": GPU("NVIDIA A100-SXM4-80GB", 8, 0, 108, 85_000_000_000, 2_039_000_000_000, 41_943_040, 1.41, 167_936),
+    "h100": GPU("NVIDIA H100 80GB HBM3", 9, 0, 132, 85_000_000_000, 3_350_000_000_000, 52_428_800, 1.98, 233_472),
+    "h200": GPU("NVIDIA H200", 9, 0, 132, 150_000_000_000, 4_800_000_000_000, 62_914_560, 1.98, 233_472),
+}
+_DESCRIPTION = """
+gpu_device_info {{
+  threads_per_block_limit: 1024  threads_per_warp: 32  shared_memory_per_block: 49152
+  shared_memory_per_core: {gpu.shared}  threads_per_core_limit: 2048  core_count: {gpu.cores}  fpus_per_core: {fpus}
+  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
+  memory_bandwidth: {gpu.bandwidth}  l2_cache_size: {gpu.cache}  clock_rate_ghz: {gpu.clock}
+  device_memory_size: {gpu.memory}  shared_memory_per_block_optin: {optin}
+  cuda_compute_capability {{ major: {gpu.major} minor: {gpu.minor} }}
+  registers_per_core_limit: 65536  registers_per_block_limit: 65536
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: 12 minor: 9 patch: 0 }}
+device_description_str: "{gpu.name}"
+"""
+
+
+def topology_devices(name: str) -> Sequence[Device]:
+    """The devices of a TPU slice such as `v5e:2x4`, or of GPUs such as `h200:8` or `h100:4x8` (hosts x GPUs).
+
+    This needs no such device: TPUs need the package libtpu, and GPUs JAX's plug-in for CUDA.
+
+    Raises:
+        InputError: the compiler is not installed, or does not know the devices.
+    """
+    kind, _, size = name.partition(":")
+    return _gpus(name, GPUS[kind], size) if kind in GPUS else _slice(name)
+
+
+def _slice(name: str) -> Sequence[Device]:
+    # libtpu reads these when it is loaded: do not ask a metadata server, ignore the locks of other processes.
+    for variable, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ):
+        os.environ.setdefault(variable, value)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except Exception as error:  # some of libtpu's exceptions have no other base class
+        raise InputError(
+            f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu` "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _gpus(name: str, gpu: GPU, size: str) -> Sequence[Device]:
+    counts = size.split("x")
+    if len(counts) > 2 or not all(count.isdecimal() and int(count) for count in counts):
+        raise InputError(f"{name}: found the size {size!r}, expected GPUs or hosts x GPUs, such as h200:8 or h100:4x8")
+    hosts, count = counts if len(counts) == 2 else ("1", size)
+    described = _DESCRIPTION.format(gpu=gpu, optin=gpu.shared - 1024, fpus=128 if gpu.major >= 9 else 64)
+    try:
+        return topologies.get_topology_desc(
+            platform="cuda", topology_name="", target_config=described, topology=f"1x{hosts}x{count}"
+        ).devices
+    except Exception as error:  # an absent plug-in raises a plain RuntimeError
+        raise InputError(
+            f"{name}: GPUs cannot be compiled for, expected the packages jax-cuda12-plugin, jax-cuda12-pjrt and "
+            f"nvidia-cudnn-cu12 ({str(error).splitlines()[0]})"
+        ) from error

@@ -1,0 +1,176 @@
+"""Attention in plain products, whole and in blocks, and the flash kernels that take its place on accelerators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cassr_jax.errors import InputError
+from cassr_jax.models import dot_product
+from cassr_jax.models.dot_product import Division, divided, dot_product_attention, in_blocks, pallas_flash
+from cassr_jax.sharding.topologies import topology_devices
+from tests import narrow
+
+LONG = 5 * 256  # five blocks of queries
+
+
+def random_qkv(length: int, keys: int, channels: int = 8) -> list[np.ndarray]:
+    rng = np.random.default_rng(length)
+    return [2 * rng.normal(size=(2, n, channels)).astype(np.float32) for n in (length, keys, keys)]
+
+
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (5, 7), (1025, 9), (LONG, 33), (LONG, LONG), (9, LONG)])
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_equals_its_definition(length, keys, num_heads):
+    qkv = random_qkv(length, keys)
+    assert (
+        narrow.relative_l2(
+            dot_product_attention(*map(jnp.asarray, qkv), num_heads), narrow.attention_by_hand(*qkv, num_heads)
+        )
+        <= 1e-6
+    )
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The same function with blocks never used."""
+
+    def run(function, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(dot_product, "_LONGEST_WHOLE", LONG)
+            return function(*args)
+
+    return run
+
+
+def test_blocks_are_used_for_long_queries_and_equal_the_plain_form(plain):
+    qkv = [jnp.asarray(x) for x in random_qkv(LONG, 40)]
+
+    def call(*qkv):
+        return dot_product_attention(*qkv, num_heads=2)
+
+    assert "256,40" in str(jax.make_jaxpr(call)(*qkv))
+    assert f"{LONG},40" not in str(jax.make_jaxpr(call)(*qkv))
+    assert f"{LONG},40" in str(plain(jax.make_jaxpr(lambda *qkv: call(*qkv)), *qkv))
+    np.testing.assert_allclose(call(*qkv), plain(call, *qkv), rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_through_blocks_equals_the_plain_one(plain):
+    qkv = random_qkv(LONG, 40)
+    target = np.random.default_rng(1).normal(size=qkv[0].shape).astype(np.float32)
+
+    def gradient(*qkv):
+        return jax.grad(lambda qkv: jnp.sum(target * dot_product_attention(*qkv, num_heads=2)))(qkv)
+
+    for blocked, whole in zip(gradient(*qkv), plain(gradient, *qkv), strict=True):
+        assert narrow.relative_l2(blocked, whole) <= 1e-6
+        assert np.linalg.norm(whole) > 1
+
+
+def test_softmax_is_float32_and_the_result_bfloat16():
+    """Scores far from zero: bfloat16 scores would round 100.2 and 100.4 alike."""
+    query = jnp.full((1, 1, 2), 1.0, jnp.bfloat16)
+    key = jnp.asarray([[[71, 71], [71, 71.5]]], jnp.bfloat16)
+    value = jnp.asarray([[[0, 0], [1, 1]]], jnp.bfloat16)
+    out = dot_product_attention(query, key, value, num_heads=1)
+    assert out.dtype == jnp.bfloat16
+    assert 0.55 < float(out[0, 0, 0]) < 0.62  # 1 / (1 + exp(-0.35))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("length", "keys"), [(7, 77), (LONG, LONG)])
+def test_equals_torch(length, keys):
+    torch = pytest.importorskip("torch")
+    qkv = random_qkv(length, keys)
+    q, k, v = (torch.from_numpy(x).unflatten(-1, (2, -1)).movedim(2, 1) for x in qkv)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v).movedim(1, 2).flatten(2)
+    assert narrow.relative_l2(dot_product_attention(*map(jnp.asarray, qkv), 2), expected.numpy()) <= 1e-6
+
+
+FLASH = (2, 2, 256, 40)  # the shortest that flash attention is used for, and heads as SD-1.5's
+
+
+def random_heads(count: int, dtype: str = "float32") -> list[jax.Array]:
+    rng = np.random.default_rng(3)
+    return [jnp.asarray(2 * rng.normal(size=FLASH), dtype) for _ in range(count)]
+
+
+def with_gradients(attend, q, k, v, cotangent):
+    """The output and the gradients by query, key and value."""
+    out, backward = jax.vjp(attend, q, k, v)
+    return out, *backward(cotangent)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 6e-3)])
+def test_the_pallas_kernel_equals_plain_products_forward_and_backward(dtype, tolerance):
+    arrays = random_heads(4, dtype)
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.jit(lambda *arrays: with_gradients(pallas_flash, *arrays))(*arrays)
+    exact = with_gradients(in_blocks, *(x.astype(jnp.float32) for x in arrays))
+    for flash, plain in zip(found, exact, strict=True):
+        assert narrow.relative_l2(flash.astype(jnp.float32), plain) <= tolerance
+
+
+def test_the_pallas_kernel_runs_on_each_device_s_own_examples_and_heads():
+    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "tensor"))
+    arrays = random_heads(3)
+    placed = [jax.device_put(x, NamedSharding(mesh, P("data", "tensor"))) for x in arrays]
+
+    def attend(q, k, v):
+        with divided(Division(mesh, ("data",), ("tensor",))):
+            return pallas_flash(q, k, v)
+
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.jit(attend)(*placed)
+    assert found.sharding.spec == P("data", "tensor")
+    assert narrow.relative_l2(found, in_blocks(*arrays)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("tokens", "head_dim", "kernel"),
+    [(4096, 40, "flash"), (1024, 80, "flash"), (256, 160, "plain"), (4096, 512, "plain")],  # SD-1.5, then its VAE
+)
+def test_on_a_tpu_the_heads_of_sd15_take_the_kernel(tokens, head_dim, kernel):
+    pytest.importorskip("libtpu", reason="the extra `tpu` is not installed")
+    program = compiled_gradient("v5e:2x4", tokens, head_dim)
+    assert ("tpu_custom_call" in program) == (kernel == "flash")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "head_dim", "kernel"), [(4096, 40, "flash"), (1024, 80, "flash"), (256, 160, "plain")]
+)
+def test_on_an_h200_the_heads_of_sd15_take_cudnn_and_hold_no_scores(tokens, head_dim, kernel):
+    try:
+        program = compiled_gradient("h200:8", tokens, head_dim)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert ("__cudnn$fmha" in program) == (kernel == "flash")
+    assert (f"{tokens},{tokens}]" in program) == (kernel == "plain")
+
+
+def compiled_gradient(topology: str, tokens: int, head_dim: int) -> str:
+    """The compiled gradient of self-attention in bfloat16 with two heads and one example on each device."""
+    mesh = Mesh(np.asarray(topology_devices(topology)), ("data",))
+    channels = 2 * head_dim
+    x = jax.ShapeDtypeStruct((mesh.size, tokens, channels), jnp.bfloat16, sharding=NamedSharding(mesh, P("data")))
+
+    def total(q, k, v):
+        with divided(Division(mesh, ("data",), ())):
+            return dot_product_attention(q, k, v, 2).astype(jnp.float32).sum()
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(x, x, x).compile().as_text()
+
+
+def test_short_or_uneven_sequences_take_no_kernel(monkeypatch):
+    monkeypatch.setattr(dot_product, "find_spec", lambda name: name == "libtpu")
+
+    def kernels(length, keys, head_dim=40):
+        q, k = (jnp.zeros((1, 1, n, head_dim), jnp.bfloat16) for n in (length, keys))
+        return dot_product.flash_kernels(q, k).keys()
+
+    assert kernels(4096, 4096) >= {"tpu"}
+    for length, keys, head_dim in [(4096, 77, 40), (128, 4096, 40), (4096, 4100, 40), (256, 256, 160)]:
+        assert "tpu" not in kernels(length, keys, head_dim)
