@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cassr_jax.models.checks import check_depth, check_divisor
+from cassr_jax.models.initializers import EMBEDDING, NORMAL, ONES, ZEROS
 from cassr_jax.models.layers import Linear
 from cassr_jax.typing import AnyFloat, TokenIds, Tokens
 
@@ -52,7 +53,13 @@ class CLIPLayerNorm(nnx.LayerNorm):
 
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         super().__init__(
-            config.hidden_size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs
+            config.hidden_size,
+            epsilon=config.layer_norm_eps,
+            use_fast_variance=False,
+            scale_init=ONES,
+            bias_init=ZEROS,
+            dtype=dtype,
+            rngs=rngs,
         )
 
 
@@ -120,8 +127,9 @@ class CLIPTextEmbeddings(nnx.Module):
     """Token embedding plus position embedding."""
 
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, dtype=dtype, rngs=rngs)
-        self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, dtype=dtype, rngs=rngs)
+        kwargs = {"embedding_init": EMBEDDING, "dtype": dtype, "rngs": rngs}
+        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **kwargs)
+        self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **kwargs)
         self.max_length = config.max_position_embeddings
 
     def __call__(self, ids: TokenIds) -> Float[Array, "batch tokens hidden"]:
@@ -185,7 +193,7 @@ class LearnedContext(nnx.Module):
 
     def __init__(self, config: LearnedContextConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         shape = (config.num_contexts, config.num_tokens, config.hidden_size)
-        self.contexts = nnx.Param(jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.contexts = nnx.Param(NORMAL(rngs.params(), shape))
         self.dtype = dtype
 
     def __call__(self, ids: ContextIds) -> Float[Array, "batch tokens hidden"]:

@@ -9,6 +9,11 @@ All denoisers share one interface, divided by how often each part has to run:
 
 N is B, or 2B with classifier-free guidance, where the negative prompts come first. Values that depend on the images
 alone are computed for B. A single time embedding, (1, C), serves a whole batch.
+
+A denoiser with a ControlNet can be called in two parts, so that the features of one step serve the next ones as well:
+
+    control = denoiser.control(latents, temb, text, hints)
+    prediction = denoiser.predict(latents, temb, text, control)
 """
 
 from collections.abc import Callable
@@ -19,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from cassr_jax.models.controlnet import ControlNet
+from cassr_jax.models.controlnet import ControlNet, ControlNetOutput
 from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
 from cassr_jax.models.scedit import CSCTuner
 from cassr_jax.models.unet import TextKeyValues, UNet
@@ -42,6 +47,19 @@ class Denoiser(Protocol):
 
 MakeDenoiser = Callable[[Modules], Denoiser]
 """Builds a stage's denoiser from its networks."""
+
+
+@runtime_checkable
+class ControlledDenoiser(Denoiser, Protocol):
+    """A denoiser whose ControlNet can be called by itself. All arrays of its features are (N, ...) or (2N, ...)."""
+
+    def control(
+        self, latents: Latents, temb: PyTree[Array], text: PyTree[Array], hints: PyTree[Array]
+    ) -> PyTree[Array]: ...
+
+    def predict(
+        self, latents: Latents, temb: PyTree[Array], text: PyTree[Array], control: PyTree[Array]
+    ) -> Latents: ...
 
 
 class TextPair(NamedTuple):
@@ -118,7 +136,12 @@ class ControlNetDenoiser:
         return TimePair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
 
     def __call__(self, latents: Latents, temb: TimePair, text: TextPair, hints: Hint) -> Latents:
-        control = self.controlnet(latents, temb.control, text.control, _repeat(hints, len(latents)))
+        return self.predict(latents, temb, text, self.control(latents, temb, text, hints))
+
+    def control(self, latents: Latents, temb: TimePair, text: TextPair, hints: Hint) -> ControlNetOutput:
+        return self.controlnet(latents, temb.control, text.control, _repeat(hints, len(latents)))
+
+    def predict(self, latents: Latents, temb: TimePair, text: TextPair, control: ControlNetOutput) -> Latents:
         h, skips = self.unet.encode(latents, temb.unet, text.unet)
         skips = [skip + residual for skip, residual in zip(skips, control.residuals, strict=True)]
         return self.unet.decode(h + control.middle, skips, temb.unet, text.unet)
@@ -145,9 +168,14 @@ class CasSRDenoiser:
         return TimePair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
 
     def __call__(self, latents: Latents, temb: TimePair, text: TextPair, hints: tuple[Hint, Hint]) -> Latents:
+        return self.predict(latents, temb, text, self.control(latents, temb, text, hints))
+
+    def control(self, latents: Latents, temb: TimePair, text: TextPair, hints: tuple[Hint, Hint]) -> ControlNetOutput:
         control_temb = temb.control if len(temb.control) == 1 else _duplicate(temb.control)
         hint = _interleave(*(_repeat(h, len(latents)) for h in hints))
-        control = self.controlnet(_duplicate(latents), control_temb, text.control, hint)
+        return self.controlnet(_duplicate(latents), control_temb, text.control, hint)
+
+    def predict(self, latents: Latents, temb: TimePair, text: TextPair, control: ControlNetOutput) -> Latents:
         h, skips = self.unet.encode(latents, temb.unet, text.unet)
         if self.switches.residuals:
             h = h + _sum_pairs(control.middle)

@@ -6,21 +6,19 @@ promote bfloat16 activations. Attribute names are those of diffusers.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
+from cassr_jax.models.initializers import ONES, UNIFORM, ZEROS
 from cassr_jax.models.moments import Moments, moments
 from cassr_jax.typing import AnyFloat, Features, TimeEmbedding, Timesteps
 
 # Names of values, by which a training step chooses what it keeps for the backward pass; otherwise without effect.
 BLOCK_OUTPUT = "block_output"
 NETWORK_INPUT = "network_input"
-
-_ZEROS = nnx.initializers.zeros_init()
-# torch's default for convolutions and linear layers, kaiming-uniform with a = sqrt(5): U(-1, 1) / sqrt(fan_in).
-_UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Identity(nnx.Module):
@@ -41,7 +39,8 @@ class Linear(nnx.Linear):
             in_features,
             out_features,
             use_bias=use_bias,
-            kernel_init=_ZEROS if zero else _UNIFORM,
+            kernel_init=ZEROS if zero else UNIFORM,
+            bias_init=ZEROS,
             dtype=dtype,
             rngs=rngs,
         )
@@ -67,7 +66,8 @@ class Conv(nnx.Conv):
             strides=stride,
             # Tuples: a list would make the module's definition unhashable.
             padding=((padding, padding),) * 2 if isinstance(padding, int) else padding,
-            kernel_init=_ZEROS if zero else _UNIFORM,
+            kernel_init=ZEROS if zero else UNIFORM,
+            bias_init=ZEROS,
             dtype=dtype,
             rngs=rngs,
         )
@@ -78,7 +78,15 @@ class LayerNorm(nnx.LayerNorm):
 
     def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         # The plain variance, as in torch: E[x^2] - E[x]^2 loses digits that parity needs.
-        super().__init__(features, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+        super().__init__(
+            features,
+            epsilon=1e-5,
+            use_fast_variance=False,
+            scale_init=ONES,
+            bias_init=ZEROS,
+            dtype=dtype,
+            rngs=rngs,
+        )
 
 
 class GroupNorm(nnx.Module):
@@ -95,8 +103,8 @@ class GroupNorm(nnx.Module):
         self.groups = groups
         self.eps = eps
         self.dtype = dtype
-        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+        self.scale = nnx.Param(np.ones(features, np.float32))
+        self.bias = nnx.Param(np.zeros(features, np.float32))
 
     def __call__(self, x: Float[Array, "batch *size channels"]) -> Float[Array, "batch *size channels"]:
         batch, features = x.shape[0], x.shape[-1]
