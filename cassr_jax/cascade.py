@@ -31,7 +31,7 @@ from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.networks import Networks, why_not_finite
 from cassr_jax.options import Options
 from cassr_jax.prompts import check_prompts, prompt_ids
-from cassr_jax.sampling import make_trajectory
+from cassr_jax.sampling import make_course
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.mesh import local_devices
 
@@ -181,7 +181,7 @@ class CasSR:
         self._engine.layout((1, 1), config.tile)
         first, second = [config.activation_sampling] * self.first_stage.diffuses, [config.sampling]
         for sampling in first if first_stage_alone else first + second:
-            make_trajectory(config.known_schedule, sampling)  # checked early: the first stage may take long
+            make_course(config.known_schedule, sampling)  # checked early: the first stage may take long
             check_prompts(self.networks.configs["text_encoder"], sampling.prompts)
         return chosen
 
@@ -281,7 +281,7 @@ class CasSR:
         return Stage(
             make_denoiser,
             sampling,
-            make_trajectory(self.config.known_schedule, sampling),
+            make_course(self.config.known_schedule, sampling),
             self._text(sampling),
             start=None if sampling.start == "noise" else 0,
             noise_key=jax.random.fold_in(seed_key(chosen.seed), name == "result"),

@@ -10,3 +10,9 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 PRECISIONS: Mapping[str, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """The data types by their names in the option --precision."""
+
+SPEEDS: Mapping[str, Mapping[str, str | int]] = {
+    "fast": {"sampler": "dpmpp_2m", "steps": 20},
+    "draft": {"sampler": "dpmpp_2m", "steps": 8},
+}
+"""The options that each --speed stands for."""

@@ -23,6 +23,9 @@ class SamplingConfig:
     sampler: str = "ddim"  # ddim, euler, dpmpp_2m or unipc
     num_steps: int = 50
     guidance_scale: float = 5.5  # 1 switches classifier-free guidance off and halves the work
+    guidance_from: float = 0.0  # share of the steps before guidance begins (arXiv 2404.07724)
+    guidance_to: float = 1.0  # share of the steps after which it has ended
+    control_every: int = 1  # steps for which a ControlNet's features are kept
     start: Start = "lq"  # the picture whose latents are mixed with noise: lq, reference, or noise for none
     strength: float = 1.0  # share of the training timesteps that sampling covers, in (0, 1]
     prompt: str = "clean, high-resolution"

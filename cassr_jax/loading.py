@@ -20,7 +20,7 @@ from cassr_jax.fitting import check_fitting
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import check_prompts
 from cassr_jax.ranges import check
-from cassr_jax.sampling import make_trajectory
+from cassr_jax.sampling import make_course
 from cassr_jax.schedules import agreed
 
 CASCADE_FILE = "cassr.json"
@@ -86,7 +86,7 @@ def load(
     config = replace(config, schedule=agreed(config.schedule, sources["unet"], str(source)))
     for sampling in sampled:
         try:
-            make_trajectory(config.known_schedule, sampling)
+            make_course(config.known_schedule, sampling)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
     return CasSR(config, networks, sources.get("tokenizer"), devices)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from cassr_jax.choices import SPEEDS
 from cassr_jax.config import CascadeConfig, FirstStageConfig, Start
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.errors import InputError
@@ -23,7 +24,10 @@ class Options:
         scale: the output's side divided by the input's.
         seed: decides the noise; the same seed gives the same pixels.
         steps: sampling steps of each stage.
+        speed: fast or draft, a sampler and its steps for both stages; `steps` and `sampler` go before it.
         guidance_scale: classifier-free guidance of each stage; 1 switches it off.
+        guidance_from, guidance_to: shares of the steps of each stage between which guidance is on.
+        control_every: steps of the second stage for which the features of its ControlNet are kept.
         sampler: ddim, euler, dpmpp_2m or unipc, for both stages.
         start: the picture that the second stage's noise is mixed into: lq, reference, or noise for none.
         strength: share of the noise schedule that the second stage covers; see `SamplingConfig`.
@@ -43,7 +47,11 @@ class Options:
     scale: float = 4
     seed: int = 0
     steps: int | None = None
+    speed: str | None = None
     guidance_scale: float | None = None
+    guidance_from: float | None = None
+    guidance_to: float | None = None
+    control_every: int | None = None
     sampler: str | None = None
     start: Start | None = None
     strength: float | None = None
@@ -58,7 +66,12 @@ class Options:
         check(self)
         if not isinstance(self.prompt, str | None):
             raise InputError(f"prompt is {self.prompt!r}, expected text or None")
-        for name, choices in (("sampler", SAMPLERS), ("start", get_args(Start)), ("color_fix", COLOR_FIXES)):
+        for name, choices in (
+            ("sampler", SAMPLERS),
+            ("speed", SPEEDS),
+            ("start", get_args(Start)),
+            ("color_fix", COLOR_FIXES),
+        ):
             if getattr(self, name) not in (None, *choices):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if self.progress is not None and not callable(self.progress):
@@ -79,22 +92,26 @@ class Options:
     def written_into(self, config: CascadeConfig) -> CascadeConfig:
         """A cascade's configuration with these options in place of its own settings: what a call runs with.
 
-        The prompt, steps, guidance scale and sampler concern both stages, `start` and `strength` the second alone. A
-        colour fix or a weight of the reference is written for every first stage, whichever is in use.
+        The prompt, steps, guidance and sampler concern both stages, `start`, `strength` and `control_every` the second
+        alone. A colour fix or a weight of the reference is written for every first stage, whichever is in use.
         """
+        chosen = SPEEDS[self.speed] if self.speed else {}
         both = {
-            "num_steps": self.steps,
+            "num_steps": chosen.get("steps") if self.steps is None else self.steps,
+            "sampler": chosen.get("sampler") if self.sampler is None else self.sampler,
             "guidance_scale": self.guidance_scale,
-            "sampler": self.sampler,
+            "guidance_from": self.guidance_from,
+            "guidance_to": self.guidance_to,
             "prompt": self.prompt,
         }
+        second = {"start": self.start, "strength": self.strength, "control_every": self.control_every}
         stage = _given({"color_fix": self.color_fix, "reference_weight": self.reference_weight})
         stages = {name: replace(config.first_stages.get(name, FirstStageConfig()), **stage) for name in NAMES if stage}
         return replace(
             config,
             **_given({"color_fix": self.color_fix, "fidelity": self.fidelity, "tile": self.tile}),
             first_stages={**config.first_stages, **stages},
-            sampling=replace(config.sampling, **_given({"start": self.start, "strength": self.strength, **both})),
+            sampling=replace(config.sampling, **_given(second | both)),
             activation_sampling=replace(config.activation_sampling, **_given(both)),
         )
 

@@ -6,21 +6,24 @@ tiles overlap.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
-from cassr_jax.diffusion.samplers import Sampler, Trajectory, advance, begin, make_sampler, start_latents
+from cassr_jax.diffusion.samplers import Carry, Sampler, Trajectory, begin, make_sampler, start_latents, take_step
 from cassr_jax.diffusion.schedule import Schedule
-from cassr_jax.models.denoisers import Denoiser
+from cassr_jax.errors import InputError
+from cassr_jax.models.denoisers import ControlledDenoiser, Denoiser
 from cassr_jax.models.fusion import Fusion, decode_guided
 from cassr_jax.models.vae import AutoencoderKL
-from cassr_jax.typing import Images, Latents, PromptPair, Scalar, Step
+from cassr_jax.typing import Flag, Images, Latents, PromptPair, Scalar, Step
 
 Pictures = Float[Array | np.ndarray, "batch height width 3"]
 
@@ -31,15 +34,45 @@ class Setting:
 
     Attributes:
         sampler: takes one step.
-        guided: whether the denoiser runs on the negative prompt too.
+        guided: the steps in which the denoiser runs on the negative prompt too.
+        keeps_control: whether a ControlNet's features may serve several steps.
     """
 
     sampler: Sampler
-    guided: bool
+    guided: Literal["never", "some", "always"]
+    keeps_control: bool = False
 
     @classmethod
     def of(cls, sampling: SamplingConfig) -> "Setting":
-        return cls(make_sampler(sampling.sampler), sampling.guidance_scale != 1)
+        first, stop = guided_steps(sampling)
+        always = "always" if (first, stop) == (0, sampling.num_steps) else "some"
+        guided = "never" if sampling.guidance_scale == 1 or first >= stop else always
+        return cls(make_sampler(sampling.sampler), guided, sampling.control_every > 1)
+
+
+class Course(NamedTuple):
+    """What a run does in each of its steps, as data.
+
+    Attributes:
+        trajectory: the timesteps and coefficients.
+        guidance_scale: () float32.
+        first_guided, stop_guided: () int32; the steps from the first up to the second, without it, are guided.
+        control_every: () int32, the number of steps for which the features of a ControlNet are kept.
+    """
+
+    trajectory: Trajectory
+    guidance_scale: ArrayLike
+    first_guided: ArrayLike
+    stop_guided: ArrayLike
+    control_every: ArrayLike
+
+    def guided(self, step: Step) -> Flag:
+        return jnp.logical_and(self.first_guided <= step, step < self.stop_guided)
+
+    def renews_control(self, step: Step) -> Flag:
+        """Whether the ControlNet runs: also where guidance begins or ends, since the kept prompts are other ones."""
+        changes = jnp.logical_or(step == self.first_guided, step == self.stop_guided)
+        return jnp.logical_or(step % self.control_every == 0, changes)
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +85,7 @@ class Inputs:
         start: the picture (B, H, W, 3) in [-1, 1] whose latents the noise is mixed into; None for noise alone.
         noise: (B, h, w, C) unit normal.
         encoder_hidden_states: (2, L, C), the embeddings of the negative prompt and the prompt.
-        trajectory: the timesteps and coefficients of the run.
-        guidance_scale: () float32.
+        course: what the run does in each step.
         fidelity: () float32, how much the decoder takes directly from `images`, 0 to 1; it only affects a stage with a
             fusion.
     """
@@ -62,8 +94,7 @@ class Inputs:
     start: Pictures | None
     noise: Latents
     encoder_hidden_states: PromptPair
-    trajectory: Trajectory
-    guidance_scale: float | Scalar
+    course: Course
     fidelity: float | Scalar = 1.0
 
 
@@ -79,18 +110,25 @@ class Embeddings(NamedTuple):
     temb: PyTree[Array]
 
 
-def make_trajectory(schedule: Schedule, sampling: SamplingConfig) -> Trajectory:
-    """The timesteps and coefficients of a run, which starts at the share `sampling.strength` of the schedule."""
+def guided_steps(sampling: SamplingConfig) -> tuple[int, int]:
+    """The steps of a run that are guided, from the first up to the second, without it."""
+    return round(sampling.guidance_from * sampling.num_steps), round(sampling.guidance_to * sampling.num_steps)
+
+
+def make_course(schedule: Schedule, sampling: SamplingConfig) -> Course:
+    """The course of a run, which starts at the share `sampling.strength` of the schedule."""
     last = schedule.num_train_timesteps - 1
     first = None if sampling.strength == 1 else min(max(round(sampling.strength * last), sampling.num_steps), last)
-    return make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
+    trajectory = make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
+    steps = (np.int32(step) for step in (*guided_steps(sampling), sampling.control_every))
+    return Course(trajectory, np.float32(sampling.guidance_scale), *steps)
 
 
 def embed(
     denoiser: Denoiser, encoder_hidden_states: PromptPair, trajectory: Trajectory, batch: int, setting: Setting
 ) -> Embeddings:
     """The text and time embeddings for calls on `batch` tiles."""
-    prompts = encoder_hidden_states if setting.guided else encoder_hidden_states[1:]
+    prompts = encoder_hidden_states[1:] if setting.guided == "never" else encoder_hidden_states
     text = denoiser.embed_text(jnp.repeat(prompts, batch, axis=0))
     return Embeddings(text, denoiser.embed_time(jnp.asarray(trajectory.timesteps)))
 
@@ -101,32 +139,76 @@ def predict(
     latents: Latents,
     hints: PyTree[Array],
     step: Step,
-    guidance_scale: float | Scalar,
+    course: Course,
     setting: Setting,
-) -> Latents:
-    """Calls the denoiser once on a batch of tiles: (B, h, w, C) float32 in the schedule's prediction type."""
+    kept: PyTree[Array] = None,
+) -> tuple[Latents, PyTree[Array]]:
+    """Calls the denoiser once on a batch of tiles.
+
+    Args:
+        kept: the features of the ControlNet of an earlier step, if the setting keeps them.
+
+    Returns:
+        (B, h, w, C) float32 in the schedule's prediction type, and the features to keep.
+    """
     temb = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, step, keepdims=True), embeddings.temb)
-    if not setting.guided:
-        return denoiser(latents, temb, embeddings.text, hints).astype(jnp.float32)
-    both = denoiser(jnp.concatenate([latents] * 2), temb, embeddings.text, hints)
-    negative, positive = jnp.split(both, 2)
-    return guide(negative, positive, guidance_scale)
+
+    def call(latents: Latents, text: PyTree[Array], kept: PyTree[Array]) -> tuple[Latents, PyTree[Array]]:
+        if not setting.keeps_control:
+            return denoiser(latents, temb, text, hints).astype(jnp.float32), kept
+        assert isinstance(denoiser, ControlledDenoiser), "nothing_kept has refused any other"
+        renewed = partial(denoiser.control, latents, temb, text, hints)
+        control = jax.lax.cond(course.renews_control(step), renewed, lambda: kept)
+        return denoiser.predict(latents, temb, text, control).astype(jnp.float32), control
+
+    def guided() -> tuple[Latents, PyTree[Array]]:
+        both, control = call(jnp.concatenate([latents] * 2), embeddings.text, kept)
+        negative, positive = jnp.split(both, 2)
+        return guide(negative, positive, jnp.asarray(course.guidance_scale)), control
+
+    def unguided() -> tuple[Latents, PyTree[Array]]:
+        """The call for the prompt alone, which is the second half of what is kept for both."""
+        text, own = (jax.tree.map(lambda x: x[len(x) // 2 :], tree) for tree in (embeddings.text, kept))
+        made, control = call(latents, text, own)
+        return made, jax.tree.map(lambda x, new: jnp.concatenate([x[: len(x) // 2], new]), kept, control)
+
+    if setting.guided == "never":
+        return call(latents, embeddings.text, kept)
+    if setting.guided == "always":
+        return guided()
+    return jax.lax.cond(course.guided(step), guided, unguided)
+
+
+def nothing_kept(
+    denoiser: Denoiser, embeddings: Embeddings, latents: Latents, hints: PyTree[Array], setting: Setting
+) -> PyTree[Array]:
+    """Zeros in the place of the features that are kept between the steps on a batch of tiles, or None."""
+    if not setting.keeps_control:
+        return None
+    if not isinstance(denoiser, ControlledDenoiser):
+        raise InputError("control_every is above 1, expected 1: this stage has no ControlNet")
+    doubled = latents if setting.guided == "never" else jnp.concatenate([latents] * 2)
+    temb = jax.tree.map(lambda table: table[:1], embeddings.temb)
+    shapes = jax.eval_shape(denoiser.control, doubled, temb, embeddings.text, hints)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def sample(
     vae: AutoencoderKL, denoiser: Denoiser, inputs: Inputs, setting: Setting, fusion: Fusion | None = None
 ) -> Images:
     """Runs a whole stage on B tiles: (B, H, W, 3) float32, about [-1, 1], not clipped."""
+    course, trajectory = inputs.course, inputs.course.trajectory
     latents = jnp.zeros_like(inputs.noise) if inputs.start is None else vae.encode(jnp.asarray(inputs.start))
     images = tuple(map(jnp.asarray, inputs.images))
-    embeddings = embed(denoiser, inputs.encoder_hidden_states, inputs.trajectory, len(inputs.noise), setting)
+    embeddings = embed(denoiser, inputs.encoder_hidden_states, trajectory, len(inputs.noise), setting)
     hints = denoiser.embed_images(*images) if images else None
-    carry = advance(
-        lambda x, step: predict(denoiser, embeddings, x, hints, step, inputs.guidance_scale, setting),
-        setting.sampler,
-        inputs.trajectory,
-        begin(start_latents(inputs.trajectory, latents, inputs.noise)),
-        0,
-        len(inputs.trajectory.timesteps),
-    )
+
+    def step(i: Step, state: tuple[Carry, PyTree[Array]]) -> tuple[Carry, PyTree[Array]]:
+        carry, kept = state
+        output, kept = predict(denoiser, embeddings, carry.latents, hints, i, course, setting, kept)
+        return take_step(setting.sampler, trajectory, carry, output, i), kept
+
+    carry = begin(start_latents(trajectory, latents, inputs.noise))
+    kept = nothing_kept(denoiser, embeddings, carry.latents, hints, setting)
+    carry, _ = jax.lax.fori_loop(0, len(trajectory.timesteps), step, (carry, kept))
     return decode_guided(vae, fusion, carry.latents, images, inputs.fidelity).astype(jnp.float32)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, Float64, Int, Key, Real, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Key, Real, Shaped, UInt8
 
 # Networks by kind, which decides the class of each; the type checker cannot follow that.
 Modules = Mapping[str, Any]
@@ -45,6 +45,7 @@ Timesteps = Real[Array, "batch"]  # whole numbers, except that Euler's may lie b
 # A sampling run
 Step = Int[Array, ""]
 Scalar = Float[Array, ""]
+Flag = Bool[Array, ""]
 Column = Float32[Array | np.ndarray, "steps"]  # a value for every step
 Coefficient = Float32[Array | np.ndarray, "*steps"]  # of one step, or of every step
 NumpyColumn = Float64[np.ndarray, "steps"]

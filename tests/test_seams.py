@@ -21,7 +21,7 @@ from cassr_jax.engine.waves import waves
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import merge_all
-from cassr_jax.sampling import make_trajectory
+from cassr_jax.sampling import make_course
 from tests.random_cascade import write_random_cascade
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -35,7 +35,7 @@ def decoded_in_tiles(cassr: CasSR, latents: np.ndarray, tile: int) -> tuple[np.n
     stage = Stage(
         cassr._second_stage,
         cassr.config.sampling,
-        make_trajectory(cassr.config.schedule, cassr.config.sampling),
+        make_course(cassr.config.schedule, cassr.config.sampling),
         jnp.zeros(()),
         start=None,
         noise_key=jax.random.key(0),
@@ -99,12 +99,13 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
     image = np.random.default_rng(0).integers(0, 256, (96, 160, 3)).astype(np.uint8)
     prompts = jnp.asarray([[[0.3, 0.5]], [[1.0, 1.4]]], jnp.float32)
     sampling = SamplingConfig(num_steps=2, sampler="ddim", guidance_scale=2.5 if guided else 1.0)
-    trajectory, denoiser, key = make_trajectory(Schedule(), sampling), Pointwise(), jax.random.key(1)
+    course, denoiser, key = make_course(Schedule(), sampling), Pointwise(), jax.random.key(1)
+    trajectory = course.trajectory
     engine = Engine(narrow.networks, mesh_of_tiles(1), overlap=0.25, at_once=at_once, places=16)
     layout = engine.layout(image.shape, 64)
     assert layout.count == 6
     (wave,) = waves([layout], 1, at_once, 16)
-    stage = Stage(lambda _: denoiser, sampling, trajectory, prompts, start=None, noise_key=key)
+    stage = Stage(lambda _: denoiser, sampling, course, prompts, start=None, noise_key=key)
     passage = Passage(engine, stage, wave, ([image],), Counter(0, None))
     found = passage.denoise(passage.read())
 

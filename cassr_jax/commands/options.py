@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from cassr_jax.choices import PRECISIONS, ColorFix, Sampler, Start
+from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Sampler, Start
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local
 from cassr_jax.first_stage import NAMES
@@ -85,6 +85,26 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "S",
         "help": "strength of classifier-free guidance, that is, of the prompt; 1 switches it off and halves the work",
     },
+    "speed": {
+        "choices": list(SPEEDS),
+        "help": "a sampler and its steps for both stages: fast is dpmpp_2m in 20 steps, draft in 8; --steps and "
+        "--sampler go before it",
+    },
+    "guidance_from": {
+        "type": _number_for("guidance_from"),
+        "metavar": "SHARE",
+        "help": "share of the steps before guidance begins, 0 to 1; a step without guidance is half the work",
+    },
+    "guidance_to": {
+        "type": _number_for("guidance_to"),
+        "metavar": "SHARE",
+        "help": "share of the steps after which guidance has ended, 0 to 1",
+    },
+    "control_every": {
+        "type": _number_for("control_every"),
+        "metavar": "N",
+        "help": "run the second stage's ControlNet in every Nth step only and keep its features in between",
+    },
     "sampler": {
         "choices": get_args(Sampler),
         "help": "the method that turns noise into a picture step by step; dpmpp_2m and unipc need the fewest steps",
@@ -148,7 +168,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 SAMPLING = (
-    *("steps", "guidance_scale", "sampler", "start", "strength", "color_fix", "reference_weight", "fidelity", "tile"),
+    *("speed", "steps", "sampler", "guidance_scale", "guidance_from", "guidance_to", "control_every"),
+    *("start", "strength", "color_fix", "reference_weight", "fidelity", "tile"),
 )
 """The options of sampling: the fields of `Options` that change a cascade's own settings."""
 

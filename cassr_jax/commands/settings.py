@@ -61,11 +61,13 @@ def own_values(source: str) -> dict[str, str]:
     result, reference = found["result"], found["reference"]
 
     def value(option: str) -> str:
+        if option == "speed":
+            return "none"
         name = "num_steps" if option == "steps" else option
         if name not in result:
             return str(found.get(name, "none: the cascade has no fusion"))
         own, first = (f"{each:g}" if isinstance(each, float) else each for each in (result[name], reference.get(name)))
-        both = name not in ("start", "strength") and first not in (own, None)
+        both = name not in ("start", "strength", "control_every") and first not in (own, None)
         return f"{own}, first stage {first}" if both else str(own)
 
     return {option: value(option) for option in ("activation", *SAMPLING)}

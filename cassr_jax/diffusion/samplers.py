@@ -211,6 +211,12 @@ def begin(latents: Latents) -> Carry:
     return Carry(latents=latents, x0=nothing, previous_x0=nothing, corrected=nothing)
 
 
+def take_step(sampler: Sampler, trajectory: Trajectory, carry: Carry, model_output: Latents, step: int | Step) -> Carry:
+    """Take one step of a trajectory, with the network's output for it."""
+    coefficients = jax.tree.map(lambda column: jnp.asarray(column)[step], trajectory.coefficients)
+    return sampler.step(carry, coefficients, model_output)
+
+
 def advance(
     denoise: Denoise, sampler: Sampler, trajectory: Trajectory, carry: Carry, start: int | Step, stop: int | Step
 ) -> Carry:
@@ -222,10 +228,8 @@ def advance(
     """
 
     def body(i: int | Step, carry: Carry) -> Carry:
-        coefficients = jax.tree.map(lambda column: jnp.asarray(column)[i], trajectory.coefficients)
-        return sampler.step(
-            carry, coefficients, denoise(carry.latents, jnp.asarray(i))
-        )  # a plain int where jit is disabled
+        output = denoise(carry.latents, jnp.asarray(i))  # i is a plain int where jit is disabled
+        return take_step(sampler, trajectory, carry, output, i)
 
     return jax.lax.fori_loop(start, stop, body, carry)
 

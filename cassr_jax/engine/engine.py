@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from cassr_jax.config import SamplingConfig
-from cassr_jax.diffusion.samplers import Trajectory
 from cassr_jax.engine.layout import (
     ENOUGH,
     Layout,
@@ -38,7 +37,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.moments import Moments
 from cassr_jax.networks import Networks
-from cassr_jax.sampling import Setting
+from cassr_jax.sampling import Course, Setting
 
 _LEAST_NOISE = 2**16  # values drawn at least; a larger picture draws 4, 16, ... times as many
 _RUNS = 16  # runs whose embeddings are kept: pictures may have prompts of their own
@@ -59,7 +58,7 @@ class Stage:
         make_denoiser: builds the denoiser. A stage must always pass the same function, which is a key of the compiled
             programs.
         sampling: how the stage is sampled.
-        trajectory: the run of `sampling` on the cascade's schedule.
+        course: the run of `sampling` on the cascade's schedule.
         encoder_hidden_states: (2, L, C), the embeddings of the negative prompt and the prompt.
         start: index of the image whose latents the noise is mixed into; None for noise alone.
         noise_key: the random key of the noise.
@@ -69,7 +68,7 @@ class Stage:
 
     make_denoiser: MakeDenoiser
     sampling: SamplingConfig
-    trajectory: Trajectory
+    course: Course
     encoder_hidden_states: jax.Array
     start: int | None
     noise_key: jax.Array
@@ -111,7 +110,7 @@ class Engine:
         """
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
         all_waves = waves(layouts, *self._seating)
-        steps = len(stage.trajectory.timesteps)
+        steps = len(stage.course.trajectory.timesteps)
         calls = sum(wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) for wave in all_waves)
         counter = Counter(calls, report)
         made: dict[int, np.ndarray] = {}
@@ -192,10 +191,12 @@ class Engine:
         """What all pictures of a stage share, on the devices; computed once for each denoiser and sampling."""
 
         def run() -> Run:
-            trajectory, scale = self.programs.everywhere((stage.trajectory, np.float32(stage.sampling.guidance_scale)))
+            course = self.programs.everywhere(stage.course)
             setting = Setting.of(stage.sampling)
-            embeddings = self.programs.embed(stage.make_denoiser, stage.encoder_hidden_states, trajectory, setting)
-            return Run(embeddings, trajectory, scale)
+            embeddings = self.programs.embed(
+                stage.make_denoiser, stage.encoder_hidden_states, course.trajectory, setting
+            )
+            return Run(embeddings, course)
 
         return self._runs.get((stage.make_denoiser, stage.sampling), run)
 
@@ -233,15 +234,17 @@ class Passage:
         noise = self.wave.cut_latents(partial(_normal, stage.noise_key), self.engine.latent_channels)
         latents = kept["latents"] if "latents" in kept else programs.divided(np.zeros_like(noise))
         shared = programs.divided(jax.tree.map(seats.placed, sharing(self.wave.layouts)))
-        trajectory = self.engine.run_of(stage).trajectory
-        carry = programs.begin(latents, programs.divided(noise), shared, trajectory, seats.order)
-        return State(carry, programs.divided(np.zeros_like(noise)), kept["hints"], shared)
+        run = self.engine.run_of(stage)
+        carry = programs.begin(latents, programs.divided(noise), shared, run.course.trajectory, seats.order)
+        state = State(carry, programs.divided(np.zeros_like(noise)), kept["hints"], shared)
+        setting = Setting.of(stage.sampling)
+        return state._replace(kept=programs.nothing_kept(stage.make_denoiser, run, state, setting))
 
     def denoise(self, state: State) -> jax.Array:
         """Runs the sampling loop; returns the latents of all tiles."""
         stage, seats, run = self.stage, self.wave.seats, self.engine.run_of(self.stage)
         setting = Setting.of(stage.sampling)
-        calls = seats.calls * len(stage.trajectory.timesteps)
+        calls = seats.calls * len(stage.course.trajectory.timesteps)
         for first, last in _pieces(calls, 1 if self.counter.report is None else _MOST_REPORTS):
             state = self.engine.programs.denoise(stage.make_denoiser, run, state, seats.order, first, last, setting)
             self.counter.add(last - first, state.carry)

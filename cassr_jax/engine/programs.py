@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, PyTree
 
-from cassr_jax.diffusion.samplers import Carry, Trajectory, begin, start_latents
+from cassr_jax.diffusion.samplers import Carry, Trajectory, begin, start_latents, take_step
 from cassr_jax.engine.layout import Places, Sharing
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.denoisers import MakeDenoiser
@@ -26,7 +26,7 @@ from cassr_jax.models.fusion import decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import merge_all
-from cassr_jax.sampling import Embeddings, Setting, embed, predict
+from cassr_jax.sampling import Course, Embeddings, Setting, embed, nothing_kept, predict
 from cassr_jax.typing import Latents, Modules, Pixels, PromptIds, PromptPair, Scalar, Step
 
 T = TypeVar("T")
@@ -37,6 +37,8 @@ _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(TILES)
 Taken = Float[Array, "call side side latent_channels"]  # the tiles of one call
 Made = Float32[Array, "batch _ _ 3"]  # pictures of tiles
 
+LoopState = tuple[Carry, Latents, PyTree[Array]]  # a carry, the output for the coming step, and what is kept
+
 
 class State(NamedTuple):
     """A wave of N tiles of one size during sampling: arrays (N, ...) divided among the devices.
@@ -46,20 +48,21 @@ class State(NamedTuple):
         output: the network's predictions for the current step, as far as they are computed.
         hints: the denoiser's embeddings of the images.
         sharing: the tiles whose mean gives the prediction at each position.
+        kept: what the denoiser keeps from step to step, (calls, ...) on each device; None for nothing.
     """
 
     carry: Carry
     output: Latents
     hints: PyTree[Array]
     sharing: Sharing
+    kept: PyTree[Array] = None
 
 
 class Run(NamedTuple):
     """What all tiles of a run share."""
 
     embeddings: Embeddings
-    trajectory: Trajectory
-    guidance_scale: Scalar
+    course: Course
 
 
 class Order(NamedTuple):
@@ -174,38 +177,57 @@ class Programs:
 
         def loop(
             params: Params,
-            state: tuple[Carry, Latents],
+            state: LoopState,
             hints: PyTree[Array],
             sharing: Sharing,
             run: Run,
             order: Order,
             first: Step,
             last: Step,
-        ) -> tuple[Carry, Latents]:
+        ) -> LoopState:
             denoiser = make(self._modules(params))
 
-            def take_step(carry: Carry, output: Latents, step: Step) -> Carry:
-                coefficients = jax.tree.map(lambda column: jnp.asarray(column)[step], run.trajectory.coefficients)
-                return setting.sampler.step(carry, coefficients, _shared(output, sharing, order))
+            def step_taken(carry: Carry, output: Latents, step: Step) -> Carry:
+                shared = _shared(output, sharing, order)
+                return take_step(setting.sampler, run.course.trajectory, carry, shared, step)
 
-            def unit(i: Step, state: tuple[Carry, Latents]) -> tuple[Carry, Latents]:
-                carry, output = state
+            def unit(i: Step, state: LoopState) -> LoopState:
+                carry, output, all_kept = state
                 step, call = i // order.calls, i % order.calls
                 at = call * self.at_once
                 cut = partial(jax.lax.dynamic_slice_in_dim, start_index=at, slice_size=self.at_once)
                 tiles, their_hints = cut(carry.latents), jax.tree.map(cut, hints)
-                made = predict(denoiser, run.embeddings, tiles, their_hints, step, run.guidance_scale, setting)
+                kept = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, call, keepdims=False), all_kept)
+                made, kept = predict(denoiser, run.embeddings, tiles, their_hints, step, run.course, setting, kept)
+                all_kept = jax.tree.map(
+                    lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, call, axis=0), all_kept, kept
+                )
                 output = jax.lax.dynamic_update_slice_in_dim(output, made, at, axis=0)
                 done = call == order.calls - 1
-                return jax.lax.cond(done, take_step, lambda carry, *_: carry, carry, output, step), output
+                carry = jax.lax.cond(done, step_taken, lambda carry, *_: carry, carry, output, step)
+                return carry, output, all_kept
 
             return jax.lax.fori_loop(first, last, unit, state)
 
         program = self._compiled(("denoise", make, setting), loop, ".ttt....", donate=(1,))
-        loop_state = (state.carry, state.output)
+        loop_state = (state.carry, state.output, state.kept)
         numbers = self.everywhere((order, np.int32(first), np.int32(last)))
-        carry, output = program(self._params, loop_state, state.hints, state.sharing, run, *numbers)
-        return state._replace(carry=carry, output=output)
+        carry, output, kept = program(self._params, loop_state, state.hints, state.sharing, run, *numbers)
+        return state._replace(carry=carry, output=output, kept=kept)
+
+    def nothing_kept(self, make: MakeDenoiser, run: Run, state: State, setting: Setting) -> PyTree[Array]:
+        """Zeros for what the denoiser keeps from step to step, (devices x calls, ...); None for nothing."""
+        if not setting.keeps_control:
+            return None
+
+        def zeros(params: Params, latents: Latents, hints: PyTree[Array], embeddings: Embeddings) -> PyTree[Array]:
+            calls = len(latents) // self.at_once
+            tiles, their_hints = jax.tree.map(lambda x: x[: self.at_once], (latents, hints))
+            kept = nothing_kept(make(self._modules(params)), embeddings, tiles, their_hints, setting)
+            return jax.tree.map(lambda x: jnp.zeros((calls, *x.shape), x.dtype), kept)
+
+        program = self._compiled(("nothing_kept", make, setting), zeros, ".tt.")
+        return program(self._params, state.carry.latents, state.hints, run.embeddings)
 
     def take(self, latents: Latents, places: Places, order: Order) -> Taken:
         """Picks the latents of a wave at some places: (devices x at_once, h, w, C)."""

@@ -13,7 +13,7 @@ from cassr_jax.data.resident import ResidentPool
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
-from cassr_jax.sampling import Inputs, Setting, make_trajectory, sample
+from cassr_jax.sampling import Inputs, Setting, make_course, sample
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.setup import sample_batch
@@ -61,8 +61,7 @@ def make_preview(
             start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
             noise=jax.random.normal(seed_key(config.seed), (count, side, side, vae.config.latent_channels)),
             encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
-            trajectory=make_trajectory(config.known_schedule, sampling),
-            guidance_scale=jnp.float32(sampling.guidance_scale),
+            course=make_course(config.known_schedule, sampling),
         )
         made = {"output": sample(vae, denoiser, inputs, Setting.of(sampling), modules.get("fusion"))}
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}

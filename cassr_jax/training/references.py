@@ -39,7 +39,7 @@ from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.sampling import Inputs, Setting, make_trajectory, sample
+from cassr_jax.sampling import Inputs, Setting, make_course, sample
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.checkpoint import origins
@@ -101,8 +101,7 @@ class _Engine:
             start=None if self.sampling.start == "noise" else images[0],
             noise=self.noise,
             encoder_hidden_states=self.modules["text_encoder"](self.prompt_ids),
-            trajectory=make_trajectory(self.schedule, self.sampling),
-            guidance_scale=jnp.float32(self.sampling.guidance_scale),
+            course=make_course(self.schedule, self.sampling),
         )
         return sample(self.modules["vae"], make_denoiser(self.modules), inputs, Setting.of(self.sampling))
 

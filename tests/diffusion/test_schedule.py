@@ -16,7 +16,7 @@ from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion import schedule as schedule_module
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.sampling import make_trajectory
+from cassr_jax.sampling import make_course
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion.npz"
 SD15_CONFIG = {
@@ -148,7 +148,7 @@ def test_a_refused_run_names_the_steps_that_fit(spacing, most):
         schedule.spaced_timesteps(12)
     assert len(schedule.spaced_timesteps(int(most.split()[2].strip(",")))) in (9, 10)
     with pytest.raises(InputError, match="12 sampling steps do not fit into timesteps 0 to 9"):
-        make_trajectory(schedule, SamplingConfig(num_steps=12, strength=0.5))
+        make_course(schedule, SamplingConfig(num_steps=12, strength=0.5))
 
 
 @pytest.mark.parametrize(

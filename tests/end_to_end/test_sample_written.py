@@ -56,12 +56,17 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     )
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
     arguments += " --devices 2 --reference-weight 0.25 --fidelity 0.75"
+    arguments += " --speed fast --guidance-from 0.1 --guidance-to 0.9 --control-every 2"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert cascade.loaded == [("fused.py", {"activation": "identity", "dtype": "bfloat16", "devices": 2})]
     expected = {
         "scale": 2.0,
         "seed": 2**63 - 1,
+        "speed": "fast",
         "steps": 7,
+        "guidance_from": 0.1,
+        "guidance_to": 0.9,
+        "control_every": 2,
         "color_fix": "adain",
         "sampler": "unipc",
         "start": "reference",
@@ -79,6 +84,9 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "sampler": "unipc",
         "num_steps": 7,
         "guidance_scale": 1.5,
+        "guidance_from": 0.1,
+        "guidance_to": 0.9,
+        "control_every": 2,
         "start": "reference",
         "strength": 0.5,
         "prompt": "clean, high-resolution",
@@ -108,6 +116,9 @@ def test_the_manifest_names_every_setting_that_really_ran(folder, cascade):
         "sampler": "ddim",
         "num_steps": 1,
         "guidance_scale": 1.0,
+        "guidance_from": 0.0,
+        "guidance_to": 1.0,
+        "control_every": 1,
         "strength": 0.2,
         "prompt": "a bee",
         "negative_prompt": "",

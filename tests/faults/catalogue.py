@@ -198,7 +198,7 @@ FAULTS = [
         "cassr_jax/models/layers.py",
         CASSR,
         ("jnp.concatenate([jnp.cos(angles), jnp.sin(angles)]", "jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]"),
-        ("epsilon=1e-5, use_fast", "epsilon=1e-3, use_fast"),
+        ("epsilon=1e-5,\n            use_fast", "epsilon=1e-3,\n            use_fast"),
         ("(nnx.silu(temb))", "(temb)"),
     ),
     *faults(

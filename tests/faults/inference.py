@@ -68,6 +68,26 @@ INFERENCE = [
     ),
     *faults(
         "cassr_jax/sampling.py",
+        ("tests/test_sampling.py::test_each_step_is_guided_as_the_course_says",),
+        ("self.first_guided <= step", "self.first_guided < step"),
+        ("step < self.stop_guided", "step <= self.stop_guided"),
+        ("step % self.control_every == 0, changes", "step % self.control_every == 0, step < 0"),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        ("tests/test_sampling.py::test_features_renewed_in_every_step_change_nothing",),
+        ("lambda x: x[len(x) // 2 :], tree", "lambda x: x[: len(x) // 2], tree"),
+    ),
+    *faults(
+        "cassr_jax/engine/programs.py",
+        ("tests/test_sampling.py::test_kept_features_serve_the_tiles_they_were_made_for",),
+        (
+            "dynamic_update_index_in_dim(x, new, call, axis=0), all_kept",
+            "dynamic_update_index_in_dim(x, new, 0, axis=0), all_kept",
+        ),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
         CASCADE,
         ("negative, positive = jnp.split(both, 2)", "positive, negative = jnp.split(both, 2)"),
     ),
@@ -223,7 +243,7 @@ INFERENCE = [
     *faults(
         "cassr_jax/cascade.py",
         ("tests/test_cascade.py::test_options_can_be_checked_before_a_call",),
-        ("make_trajectory(config.known_schedule, sampling)  # checked early", "pass  # checked early"),
+        ("make_course(config.known_schedule, sampling)  # checked early", "pass  # checked early"),
     ),
     *faults(
         "cassr_jax/prompts.py",

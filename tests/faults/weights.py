@@ -50,7 +50,7 @@ WEIGHTS = [
     *faults(
         "cassr_jax/loading.py",
         ("tests/test_schedules.py::test_a_schedule_too_short_for_the_configured_steps_is_refused_with_the_file",),
-        ("            make_trajectory(config.known_schedule, sampling)\n", "            pass\n"),
+        ("            make_course(config.known_schedule, sampling)\n", "            pass\n"),
     ),
     *faults(
         "cassr_jax/weights/convert.py",

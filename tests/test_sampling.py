@@ -1,0 +1,113 @@
+"""Less work a step: guidance in some of the steps only, and features of the ControlNet that serve several steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cassr_jax
+from cassr_jax.cascade import CasSR
+from cassr_jax.config import CascadeConfig, SamplingConfig
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+from cassr_jax.options import Options
+from cassr_jax.sampling import Setting, make_course
+from tests.random_cascade import write_random_cascade
+
+PLAIN = {"steps": 4, "guidance_scale": 100.0, "reference_weight": 0.0, "color_fix": "none"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_random_cascade(tmp_path_factory.mktemp("cascade"))
+
+
+@pytest.fixture(scope="module")
+def cassr(folder) -> CasSR:
+    return cassr_jax.load(folder, activation="identity")
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
+
+
+def restored(cassr: CasSR, picture: np.ndarray, **options) -> np.ndarray:
+    return cassr.restore(picture, **PLAIN | options).result.astype(np.float32)
+
+
+def distance(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(left - right).mean())
+
+
+def test_guidance_outside_all_steps_is_none_and_inside_all_is_the_plain(cassr, picture):
+    plain, unguided = (restored(cassr, picture, guidance_scale=scale) for scale in (100.0, 1.0))
+    assert distance(plain, unguided) > 1
+    np.testing.assert_array_equal(restored(cassr, picture, guidance_from=0.5, guidance_to=0.5), unguided)
+    # The same steps in the program that has both kinds of them: from 0 to 4 of 4 steps, but not by default.
+    course = make_course(Schedule(), SamplingConfig(num_steps=4, guidance_from=0.1, guidance_to=0.9))
+    assert (int(course.first_guided), int(course.stop_guided)) == (0, 4)
+
+
+def test_guidance_in_some_steps_lies_between(cassr, picture):
+    plain, unguided = (restored(cassr, picture, guidance_scale=scale) for scale in (100.0, 1.0))
+    first, last = (restored(cassr, picture, **some) for some in ({"guidance_to": 0.5}, {"guidance_from": 0.5}))
+    assert distance(first, plain) > 0
+    assert distance(first, unguided) > 0
+    assert distance(first, last) > 0
+
+
+def test_each_step_is_guided_as_the_course_says():
+    course = make_course(Schedule(), SamplingConfig(num_steps=10, guidance_from=0.2, guidance_to=0.5, control_every=3))
+    assert [bool(course.guided(jnp.int32(step))) for step in range(10)] == [step in (2, 3, 4) for step in range(10)]
+    # Every third step, and where guidance begins and ends.
+    assert [step for step in range(10) if course.renews_control(jnp.int32(step))] == [0, 2, 3, 5, 6, 9]
+
+
+@pytest.mark.parametrize("guided", [{"guidance_scale": 1.0}, {"guidance_to": 0.5}])
+def test_features_renewed_in_every_step_change_nothing(cassr, picture, guided, monkeypatch):
+    """The loop that keeps features, with every step a renewal."""
+    plain = restored(cassr, picture, **guided)
+    kept = restored(cassr, picture, **guided, control_every=2)
+    assert distance(kept, plain) > 0
+    monkeypatch.setattr(
+        "cassr_jax.cascade.make_course", lambda *of: make_course(*of)._replace(control_every=np.int32(1))
+    )
+    fresh = CasSR(cassr.config, cassr.networks)
+    np.testing.assert_allclose(restored(fresh, picture, **guided, control_every=2), plain, atol=1)
+
+
+def test_kept_features_serve_the_tiles_they_were_made_for(cassr, picture):
+    """Alone and in the company of others, in several tiles and calls."""
+    others = [np.random.default_rng(i).integers(0, 256, (40, 24, 3)).astype(np.uint8) for i in (1, 2)]
+    options = PLAIN | {"control_every": 2, "guidance_to": 0.5, "tile": 64}
+    alone = cassr.restore(others[0], **options).result
+    (_, together, _) = cassr.restore_many([picture, *others], **options)
+    np.testing.assert_array_equal(together.result, alone)
+
+
+def test_a_stage_without_a_controlnet_keeps_nothing(folder, picture):
+    def change(config):
+        return replace(config, activation_sampling=replace(config.activation_sampling, control_every=2))
+
+    scedit = cassr_jax.load(folder, activation="scedit", change=change)
+    with pytest.raises(InputError, match="control_every is above 1, expected 1: this stage has no ControlNet"):
+        scedit.reference(picture)
+
+
+def test_speeds_are_a_sampler_and_its_steps():
+    config = Options(speed="draft", steps=9).written_into(CascadeConfig())
+    assert (config.sampling.sampler, config.sampling.num_steps) == ("dpmpp_2m", 9)
+    assert config.activation_sampling.num_steps == 9
+    with pytest.raises(InputError, match="speed is 'slow', expected one of fast, draft"):
+        Options(speed="slow")
+
+
+@pytest.mark.parametrize(
+    ("changes", "guided"),
+    [({}, "always"), ({"guidance_scale": 1}, "never"), ({"guidance_to": 0.5}, "some"), ({"guidance_to": 0}, "never")],
+)
+def test_what_is_compiled_follows_from_the_interval(changes, guided):
+    assert Setting.of(SamplingConfig(**changes)).guided == guided
