@@ -13,7 +13,7 @@ from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.options import Options
-from cassr_jax.sampling import Setting, make_course
+from cassr_jax.sampling import Embeddings, Setting, make_course, predict
 from tests.random_cascade import write_random_cascade
 
 PLAIN = {"steps": 4, "guidance_scale": 100.0, "reference_weight": 0.0, "color_fix": "none"}
@@ -64,6 +64,30 @@ def test_each_step_is_guided_as_the_course_says():
     assert [bool(course.guided(jnp.int32(step))) for step in range(10)] == [step in (2, 3, 4) for step in range(10)]
     # Every third step, and where guidance begins and ends.
     assert [step for step in range(10) if course.renews_control(jnp.int32(step))] == [0, 2, 3, 5, 6, 9]
+
+
+class OfText:
+    """A denoiser whose prediction is its text."""
+
+    def embed_text(self, encoder_hidden_states):
+        return encoder_hidden_states
+
+    def embed_images(self, *images):
+        return None
+
+    def embed_time(self, timesteps):
+        return timesteps
+
+    def __call__(self, latents, temb, text, hints):
+        return jnp.zeros_like(latents) + text[:, None, None, None]
+
+
+def test_a_step_without_guidance_is_of_the_prompt():
+    sampling = SamplingConfig(num_steps=4, guidance_scale=3.0, guidance_to=0.5)
+    embeddings = Embeddings(jnp.asarray([-1.0, 2.0]), jnp.zeros((4, 1)))  # the negative prompt, then the prompt
+    latents, course, setting = jnp.zeros((1, 2, 2, 4)), make_course(Schedule(), sampling), Setting.of(sampling)
+    found = [predict(OfText(), embeddings, latents, None, jnp.int32(i), course, setting)[0] for i in range(4)]
+    assert [float(each.mean()) for each in found] == [8.0, 8.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("guided", [{"guidance_scale": 1.0}, {"guidance_to": 0.5}])

@@ -75,7 +75,7 @@ INFERENCE = [
     ),
     *faults(
         "cassr_jax/sampling.py",
-        ("tests/test_sampling.py::test_features_renewed_in_every_step_change_nothing",),
+        ("tests/test_sampling.py::test_a_step_without_guidance_is_of_the_prompt",),
         ("lambda x: x[len(x) // 2 :], tree", "lambda x: x[: len(x) // 2], tree"),
     ),
     *faults(
