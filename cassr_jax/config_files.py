@@ -23,8 +23,30 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+C = TypeVar("C", bound="DataclassInstance")
 
 _CLASS = "class"  # the JSON key for a network configuration's class, where a field accepts several
+
+
+def defined(path: Path, wanted: tuple[str, type[C]], other: tuple[str, type], instead: str) -> C:
+    """The configuration that a Python file defines, with the type of every field checked.
+
+    Args:
+        wanted: its name in the file, and its class.
+        other: the same of the configuration that a file of the other kind defines.
+        instead: what to say of a file that only defines the other.
+
+    Raises:
+        InputError: the file is absent, fails, or defines something else; the message names it.
+    """
+    (name, kind), (other_name, other_kind) = wanted, other
+    found = run_file(path, f"a Python file that defines `{name}`")
+    config = found.get(name)
+    if config is None and isinstance(found.get(other_name), other_kind):
+        raise InputError(f"{path}: {instead}")
+    if not isinstance(config, kind):
+        raise InputError(f"{path}: defines `{name}` as {type(config).__name__}, expected a {kind.__name__}")
+    return from_json(kind, to_json(config), str(path))
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
@@ -36,16 +58,11 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
     Raises:
         InputError: the file is absent, fails, or defines something else, or a change is invalid; the message names it.
     """
-    defined = run_file(path, "a Python file that defines `config`")
-    config = defined.get("config")
-    if config is None and isinstance(defined.get("cascade"), CascadeConfig):
-        raise InputError(
-            f"{path}: defines a cascade to sample with and nothing to train, expected a `config`, as in "
-            "configs/smoke.py; sample.py takes this file"
-        )
-    if not isinstance(config, TrainConfig):
-        raise InputError(f"{path}: defines `config` as {type(config).__name__}, expected a TrainConfig")
-    config = override(from_json(TrainConfig, to_json(config), str(path)), changes)
+    instead = (
+        "defines a cascade to sample with and nothing to train, expected a `config`, as in configs/smoke.py; sample.py "
+        "takes this file"
+    )
+    config = override(defined(path, ("config", TrainConfig), ("cascade", CascadeConfig), instead), changes)
     sources = {kind: resolve(source, path.parent) for kind, source in config.components.items()}
     return dataclasses.replace(config, components=sources)
 

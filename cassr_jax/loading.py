@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
-from cassr_jax.config_files import from_json, resolve, run_file, to_json
+from cassr_jax.config_files import defined, from_json, resolve
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, read_json
 from cassr_jax.first_stage import NAMES, first_stage
@@ -110,16 +110,11 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         raise InputError(f"source is {source!r}, expected the name of a cascade, a folder or a Python file")
     path = Path(source)
     if path.suffix == ".py":
-        defined = run_file(path, "a Python file that defines `cascade`")
-        config = defined.get("cascade")
-        if config is None and isinstance(defined.get("config"), TrainConfig):
-            raise InputError(
-                f"{path}: defines a training run and no cascade, expected a `cascade`, as in configs/sd15.py, or the "
-                "folder of a finished run; train.py takes this file"
-            )
-        if not isinstance(config, CascadeConfig):
-            raise InputError(f"{path}: defines `cascade` as {type(config).__name__}, expected a CascadeConfig")
-        return from_json(CascadeConfig, to_json(config), str(path)), path.parent
+        instead = (
+            "defines a training run and no cascade, expected a `cascade`, as in configs/sd15.py, or the folder of a "
+            "finished run; train.py takes this file"
+        )
+        return defined(path, ("cascade", CascadeConfig), ("config", TrainConfig), instead), path.parent
     if not path.is_dir():
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
         if not (embedded / CASCADE_FILE).is_file():

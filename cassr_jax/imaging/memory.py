@@ -7,7 +7,7 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 
 COPIES = 20
-"""What a picture needs, in float32 RGB pictures of the output's size; `tests/end_to_end` measures it.
+"""The memory for a picture, in float32 RGB pictures of the output's size; `tests/end_to_end` measures it.
 
 Some 6 are the host's: the enlarged input, the blended tiles, the stages' pictures and the colour bands. The others are
 for the latents and hints of a wave, whose places come in few numbers, so that a picture of few tiles needs more than

@@ -4,10 +4,11 @@ The compiler chooses by the device that it compiles for: cuDNN's flash attention
 queries in blocks everywhere else. Flash attention never writes the scores to memory, forward or backward.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -155,12 +156,7 @@ def _divides(batch: int, num_heads: int) -> bool:
     division = _division.get()
     if division is None:
         return True
-    shards = partial(_shards, division.mesh)
-    return batch % shards(division.batch) == 0 and num_heads % shards(division.heads) == 0
-
-
-def _shards(mesh: Mesh, axes: tuple[str, ...]) -> int:
-    count = 1
-    for axis in axes:
-        count *= mesh.shape[axis]
-    return count
+    by_batch, by_heads = (
+        math.prod(division.mesh.shape[axis] for axis in axes) for axes in (division.batch, division.heads)
+    )
+    return batch % by_batch == 0 and num_heads % by_heads == 0
