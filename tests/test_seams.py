@@ -13,7 +13,7 @@ from PIL import Image
 import cassr_jax
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
-from cassr_jax.diffusion.samplers import DDIM, advance, begin, start_latents
+from cassr_jax.diffusion.samplers import DDIM, begin, start_latents
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, _normal
 from cassr_jax.engine.layout import Layout
@@ -22,6 +22,7 @@ from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import merge_all
 from cassr_jax.sampling import make_course
+from tests.diffusion.steps import take_steps
 from tests.random_cascade import write_random_cascade
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -117,7 +118,7 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
 
     noise = jnp.asarray(_normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4))
     carry = begin(start_latents(trajectory, jnp.zeros_like(noise), noise))
-    expected = np.asarray(advance(predict, DDIM(), trajectory, carry, 0, 2).latents)[0]
+    expected = np.asarray(take_steps(predict, DDIM(), trajectory, carry, 0, 2).latents)[0]
     for tile, (top, left) in zip(np.asarray(found), layout.grid.corners, strict=False):
         np.testing.assert_allclose(tile, expected[top : top + 16, left : left + 16], atol=1e-5)
 

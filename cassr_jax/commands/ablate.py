@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.commands.settings import with_options
@@ -282,6 +283,7 @@ def write_report(
 @command("ablate")
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
+    keep_compiled_functions()
     with claimed(arguments.output, "ablate"):
         print(run(arguments), end="")
     return 0

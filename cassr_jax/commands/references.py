@@ -12,6 +12,7 @@ same command again to continue a run that was stopped; a folder that was made wi
 import argparse
 import sys
 
+from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.config import SamplingConfig, TrainConfig
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     sampling = parser.add_argument_group("sampling", "How the first stage samples, if it is a diffusion model.")
     add_options(sampling, *SAMPLED, **SAMPLED)
     arguments = parser.parse_args(argv)
+    keep_compiled_functions()
 
     config = read_config(arguments.config, arguments.set)
     check(config)

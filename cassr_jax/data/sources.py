@@ -68,13 +68,19 @@ class PictureCache:
 def picture_files(folder: str | Path) -> list[str]:
     """The pictures of a folder and its subfolders, as sorted paths relative to it; links to folders are followed.
 
+    Links that lead nowhere are named on stderr.
+
     Raises:
         InputError: the folder is missing, cannot be read, or holds no picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder, expected a folder of pictures")
-    files = (path for path in files_below(folder) if path.suffix.lower() in READABLE_SUFFIXES)
+
+    def tell(link: Path) -> None:
+        print(f"left out: {link}: a link that leads nowhere", file=sys.stderr, flush=True)
+
+    files = (path for path in files_below(folder, broken=tell) if path.suffix.lower() in READABLE_SUFFIXES)
     keys = sorted(path.relative_to(folder).as_posix() for path in files)
     if not keys:
         expected = ", ".join(sorted(READABLE_SUFFIXES))

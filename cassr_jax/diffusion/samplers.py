@@ -9,7 +9,6 @@ write them in terms of sigma = sqrt((1 - abar) / abar), where x_sigma = x_t / sq
 x_t as it saw it in training.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -21,10 +20,6 @@ from jaxtyping import Float, Float64
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.typing import Coefficient, Column, Latents, NumpyColumn, Step
-
-Denoise = Callable[[Latents, Step], Latents]
-"""(float32 latents x_t, int32 step index) -> the network's output, of the schedule's prediction type, in any float
-dtype. The timestep of step i is `trajectory.timesteps[i]`."""
 
 
 class Coefficients(NamedTuple):
@@ -215,23 +210,6 @@ def take_step(sampler: Sampler, trajectory: Trajectory, carry: Carry, model_outp
     """Take one step of a trajectory, with the network's output for it."""
     coefficients = jax.tree.map(lambda column: jnp.asarray(column)[step], trajectory.coefficients)
     return sampler.step(carry, coefficients, model_output)
-
-
-def advance(
-    denoise: Denoise, sampler: Sampler, trajectory: Trajectory, carry: Carry, start: int | Step, stop: int | Step
-) -> Carry:
-    """Take the steps start <= i < stop, with one call of `denoise` each.
-
-    To show progress or a preview (`carry.x0`), jit this function with `start` and `stop` as arguments, and call it for
-    a few steps at a time: one compiled function serves every part of the run, and the loop never calls back to the
-    host. With plain ints the loop becomes a `lax.scan`, with traced ones a `lax.while_loop`; the results are the same.
-    """
-
-    def body(i: int | Step, carry: Carry) -> Carry:
-        output = denoise(carry.latents, jnp.asarray(i))  # i is a plain int where jit is disabled
-        return take_step(sampler, trajectory, carry, output, i)
-
-    return jax.lax.fori_loop(start, stop, body, carry)
 
 
 def _linear_trajectory(

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from cassr_jax.commands import options
+from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
@@ -153,7 +154,9 @@ def measure_set(
 
 @command("evaluation")
 def main(argv: Sequence[str] | None = None) -> int:
-    print(run(parse(argv)), end="")
+    arguments = parse(argv)
+    keep_compiled_functions()
+    print(run(arguments), end="")
     return 0
 
 

@@ -90,13 +90,14 @@ def load_restore(chosen: Json, change: Change | None = None, devices: int | None
         devices: see `cassr_jax.load`.
 
     Raises:
-        InputError: the cascade cannot be loaded. The function itself raises it where an option is out of range.
+        InputError: the cascade cannot be loaded, or does not take an option.
     """
     dtype = PRECISIONS.get(chosen.get("precision") or "")
     cassr = cassr_jax.load(
         chosen["config"], activation=chosen["activation"], change=change, dtype=dtype, devices=devices
     )
     options = {name: chosen[name] for name in SAMPLING if chosen.get(name) is not None}
+    cassr.check(**options)
 
     def restore(lr: np.ndarray, seed: int, scale: float, **prompt: str) -> dict[str, np.ndarray]:
         restoration = cassr.restore(lr, seed=seed, scale=scale, **options, **prompt)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -92,7 +92,9 @@ def train(
                 traced_steps(profile, range(int(state.step), config.num_steps))
             elif export_to is None:
                 state = _train(run, state, saved, checkpoints, workdir, profile, allow_changes)
-        return export(config, run.networks, state, run.frozen, folder, partial(kept_pictures, config, workdir))
+        elsewhere = export_to is not None and export_to.resolve() != workdir.resolve()
+        with claimed_together(folder, "train.py") if elsewhere else nullcontext():
+            return export(config, run.networks, state, run.frozen, folder, partial(kept_pictures, config, workdir))
 
 
 @dataclass(frozen=True)

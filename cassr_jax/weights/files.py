@@ -1,10 +1,10 @@
 """Weight files: choosing one in a folder, and reading the tensors of a file of any format."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import read_json
 from cassr_jax.weights.flax_msgpack import read_flax_msgpack
 from cassr_jax.weights.safetensors import read_safetensors
 from cassr_jax.weights.tensors import Tensor
@@ -69,9 +69,9 @@ def _weights_alone(tensors: Tensors) -> Tensors:
 
 def _read_shards(index: Path) -> Tensors:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         shards = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: expected an index of shards, with a `weight_map` of names to files") from error
     if wrong := [name for name in shards if not isinstance(name, str) or Path(name).name != name]:
         raise InputError(f"{index}: names {wrong[0]!r}, expected files beside it")

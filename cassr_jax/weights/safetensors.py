@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import parse_json
 from cassr_jax.weights.tensors import ForeignTensor, StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
@@ -56,12 +57,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise InputError(f"{path}: cut short or not safetensors; its header claims {length} of {size} bytes")
         text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its header is not JSON, expected safetensors") from error
-    if not isinstance(header, dict):
-        raise InputError(f"{path}: its header is not a JSON object, expected safetensors")
+    header = parse_json(text, f"{path}: the header of safetensors")
     start = 8 + length
     return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 

@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 import train
+from cassr_jax.commands import ablate, references
 from cassr_jax.commands.compiled import keep_compiled_functions
+from cassr_jax.evaluation import __main__ as evaluation
+from cassr_jax.locks import claimed
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 
@@ -30,3 +34,44 @@ def test_neither_home_nor_user_means_what_is_given_or_nothing(monkeypatch, given
     monkeypatch.setattr(Path, "home", home)
     keep_compiled_functions()
     assert os.environ.get(FOLDER) == given
+
+
+def test_a_program_that_has_imported_jax_keeps_them_too(tmp_path, monkeypatch):
+    changed = {}
+    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+    keep_compiled_functions()
+    assert changed == {
+        "jax_compilation_cache_dir": str(tmp_path / "cassr_jax" / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    keep_compiled_functions()  # the environment has settled it now, for child processes as well
+    assert os.environ[FOLDER] == changed["jax_compilation_cache_dir"]
+
+
+PAIRS = ("--lr", "lr", "--hr", "hr", "--output", "out")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (ablate, PAIRS),
+        (evaluation, ("--config", "none", *PAIRS)),
+        (references, ("--config", "none.py", "--records", "1", "--output", "out")),
+    ],
+)
+def test_every_program_that_runs_networks_keeps_them(program, arguments, monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "keep_compiled_functions", lambda: kept.append(program))
+    assert program.main([*arguments]) == 2
+    assert kept == [program]
+
+
+def test_a_folder_where_another_ablation_runs_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with claimed(tmp_path / "out", "another program"):
+        assert ablate.main([*PAIRS]) == 2
+    assert "out: in use by another program" in capsys.readouterr().err

@@ -86,6 +86,13 @@ def test_training_takes_every_picture_that_sampling_takes(tmp_path):
     assert picture_files(tmp_path) == [found.path.name for found in inputs.find([tmp_path]).pictures]
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path, capsys):
+    (tmp_path / "picture.png").touch()
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    assert picture_files(tmp_path) == ["picture.png"]
+    assert capsys.readouterr().err == f"left out: {tmp_path / 'link.png'}: a link that leads nowhere\n"
+
+
 @pytest.mark.parametrize(
     "info",
     [

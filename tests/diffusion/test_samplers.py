@@ -11,10 +11,8 @@ import pytest
 from cassr_jax.diffusion.samplers import (
     DDIM,
     SAMPLERS,
-    Denoise,
     Sampler,
     Trajectory,
-    advance,
     begin,
     make_sampler,
     start_latents,
@@ -22,6 +20,7 @@ from cassr_jax.diffusion.samplers import (
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from tests.diffusion.fake_network import fake_output
+from tests.diffusion.steps import Denoise, take_steps
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion.npz"
 SPACINGS = ("leading", "trailing", "linspace")
@@ -44,7 +43,7 @@ def golden():
 
 def complete(denoise: Denoise, sampler: Sampler, trajectory: Trajectory, latents: jax.Array) -> jax.Array:
     """The result of all steps."""
-    return advance(denoise, sampler, trajectory, begin(latents), 0, len(trajectory.timesteps)).latents
+    return take_steps(denoise, sampler, trajectory, begin(latents), 0, len(trajectory.timesteps)).latents
 
 
 @cache
@@ -53,7 +52,7 @@ def stepper(name: str):
 
     def run(trajectory, carry, start, stop):
         denoise = lambda x, i: fake_output(x, jnp.asarray(trajectory.timesteps)[i], jnp)  # noqa: E731
-        return advance(denoise, make_sampler(name), trajectory, carry, start, stop)
+        return take_steps(denoise, make_sampler(name), trajectory, carry, start, stop)
 
     return jax.jit(run)
 
@@ -178,27 +177,6 @@ def test_one_loop_equals_step_by_step(golden, name):
     for start, stop in ((0, 7), (7, 8), (8, 20)):
         carry = stepper(name)(trajectory, carry, start, stop)
     assert relative_l2(carry.latents, whole) <= 1e-6
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_network_is_called_once_a_step_in_order(name):
-    seen = []
-
-    def denoise(latents, i):
-        assert latents.dtype == jnp.float32
-        seen.append(int(i))
-        return jnp.zeros_like(latents)
-
-    with jax.disable_jit():
-        sampler = make_sampler(name)
-        complete(denoise, sampler, sampler.trajectory(Schedule(), 4), jnp.ones((1, 1, 1, 1)))
-    assert seen == [0, 1, 2, 3]
-
-
-def test_a_whole_run_is_one_scan():
-    run = partial(complete, lambda x, i: jnp.tanh(x), DDIM(), DDIM().trajectory(Schedule(), 7))
-    loops = [e for e in jax.make_jaxpr(run)(jnp.zeros((1, 2, 2, 4))).eqns if e.primitive.name in ("scan", "while")]
-    assert [(loop.primitive.name, loop.params["length"]) for loop in loops] == [("scan", 7)]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

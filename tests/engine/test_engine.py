@@ -261,13 +261,17 @@ def test_networks_that_enlarge_go_in_tiles_too(folder: Path):
 
 
 def test_company_does_not_change_what_a_network_enlarges(folder: Path):
-    """The tiles of a picture lie on other devices in company, and are blended in the same order."""
+    """The four tiles of a picture lie on other devices in company, and are blended in the same order."""
     cassr = cassr_jax.load(folder, devices=2)
     enlarging = CasSR(replace(cassr.config, activation="rrdbnet"), with_rrdbnet_of(cassr.networks), devices=2)
     rng = np.random.default_rng(3)
-    large = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
-    small = [rng.integers(0, 256, (12, 16, 3)).astype(np.uint8) for _ in range(7)]
-    alone, together = (enlarging._engine.enlarge("rrdbnet", group, 64)[0] for group in ([large], [large, *small]))
+    large, *small = (rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in ((28, 28), *[(12, 16)] * 4))
+    calls: list[int] = []
+    alone, together = (
+        enlarging._engine.enlarge("rrdbnet", group, 64, lambda _, total: calls.append(total))[0]
+        for group in ([large], [large, *small])
+    )
+    assert set(calls) == {2, 4}, "of two tiles each; the small pictures share the wave of the large one"
     np.testing.assert_array_equal(alone, together)
 
 

@@ -142,6 +142,14 @@ INFERENCE = [
     ),
     *faults(
         "cassr_jax/engine/engine.py",
+        ("tests/engine/test_engine.py::test_company_does_not_change_what_a_network_enlarges",),
+        (
+            "in_calls(range(wave.seats.count), wave.seats.width)",
+            "[wave.seats.of_call(number) for number in range(wave.seats.calls)]",
+        ),
+    ),
+    *faults(
+        "cassr_jax/engine/engine.py",
         ("tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[controlnet]",),
         ("programs.encode(images[stage.start])", "programs.encode(images[0])"),
     ),

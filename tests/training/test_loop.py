@@ -19,6 +19,7 @@ from cassr_jax.data.pipeline import Batches, batches
 from cassr_jax.data.prepared import write_records
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks
 from cassr_jax.training import loop, monitor, setup
@@ -196,6 +197,8 @@ def test_an_export_needs_the_checkpoint_alone(config, finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(workdir / "export")
     gone = replace(config, data=replace(config.data, path=str(tmp_path / "gone")))
+    with claimed(tmp_path / "other", "another program"), pytest.raises(InputError, match="other: in use by another"):
+        loop.train(gone, workdir, export_to=tmp_path / "other")
     for folder, asked in ((workdir / "export", None), (tmp_path / "other", tmp_path / "other")):
         assert loop.train(gone, workdir, export_to=asked) == folder
         file = "vae/diffusion_pytorch_model.safetensors"

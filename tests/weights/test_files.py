@@ -98,7 +98,7 @@ class TestSafetensors:
     def test_headers_that_are_none(self, tmp_path, text):
         path = tmp_path / "bad.safetensors"
         path.write_bytes(len(text).to_bytes(8, "little") + text)
-        with pytest.raises(InputError, match="its header is not"):
+        with pytest.raises(InputError, match=r"bad.safetensors: the header of safetensors: (not|holds list|nested)"):
             read_safetensors(path)
 
     def test_a_failed_write_leaves_no_file(self, tmp_path):
@@ -190,7 +190,7 @@ class TestShards:
 def test_an_index_of_nested_lists(tmp_path):
     path = tmp_path / "model.safetensors.index.json"
     path.write_text("[" * 100_000)
-    with pytest.raises(InputError, match="expected an index"):
+    with pytest.raises(InputError, match="nested too deep"):
         read_tensors(path)
 
 
