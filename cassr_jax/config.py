@@ -32,9 +32,16 @@ class SamplingConfig:
     negative_prompt: str = "dotted, noise, blur, lowres, smooth"
 
     @property
+    def guided_steps(self) -> range:
+        """The steps with classifier-free guidance."""
+        if self.guidance_scale == 1:
+            return range(0)
+        return range(*(round(share * self.num_steps) for share in (self.guidance_from, self.guidance_to)))
+
+    @property
     def prompts(self) -> tuple[str, str]:
         """The texts for the text encoder: the negative prompt, which is empty without guidance, and the prompt."""
-        return "" if self.guidance_scale == 1 else self.negative_prompt, self.prompt
+        return self.negative_prompt if self.guided_steps else "", self.prompt
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, read_json
 from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.fitting import check_fitting
+from cassr_jax.kinds import KINDS
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import check_prompts
 from cassr_jax.ranges import check
@@ -61,6 +62,12 @@ def load(
         raise InputError(
             f"{source}: activation_sampling.start is reference, expected lq or noise: it makes the reference"
         )
+    stage, kept = first_stage(config.activation), config.activation_sampling.control_every
+    if kept > 1 and stage.diffuses and not any(KINDS[kind].copies_encoder for kind in stage.networks):
+        raise InputError(
+            f"{source}: activation_sampling.control_every is {kept}, expected 1: the first stage {stage.name} has no "
+            "ControlNet whose features could be kept"
+        )
     if unknown := sorted(config.first_stages.keys() - set(NAMES)):
         raise InputError(f"{source}: first_stages names {unknown[0]!r}, expected some of {', '.join(NAMES)}")
     dtype = dtype or "float32"
@@ -68,7 +75,7 @@ def load(
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
     fusion = {second_stage.FUSION} & config.components.keys()
-    for kind in (*second_stage.NETWORKS, *first_stage(config.activation).networks, *fusion):
+    for kind in (*second_stage.NETWORKS, *stage.networks, *fusion):
         if kind not in config.components:
             raise InputError(_lacking(source, kind, config))
         networks = networks.with_read(
@@ -80,7 +87,7 @@ def load(
         )
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
     check_fitting(networks.configs, sources)
-    sampled = [config.sampling, *([config.activation_sampling] if first_stage(config.activation).diffuses else [])]
+    sampled = [config.sampling, *([config.activation_sampling] if stage.diffuses else [])]
     for sampling in sampled:
         check_prompts(networks.configs["text_encoder"], sampling.prompts)
     config = replace(config, schedule=agreed(config.schedule, sources["unet"], str(source)))

@@ -127,10 +127,10 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
     },
     "LossConfig": {
         "snr_gamma": Range(0, above=True, optional=True),
-        "max_timestep": Range(0, whole=True, optional=True),
+        "max_timestep": COUNT_OR_NONE,
         "condition_dropout": SHARE,
         "start_fraction": SHARE,
-        "start_timestep": FROM_ZERO,
+        "start_timestep": COUNT,
         "image_weight": NOT_NEGATIVE,
         "perceptual_weight": NOT_NEGATIVE,
         "adversarial_weight": NOT_NEGATIVE,

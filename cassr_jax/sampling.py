@@ -44,9 +44,8 @@ class Setting:
 
     @classmethod
     def of(cls, sampling: SamplingConfig) -> "Setting":
-        first, stop = guided_steps(sampling)
-        always = "always" if (first, stop) == (0, sampling.num_steps) else "some"
-        guided = "never" if sampling.guidance_scale == 1 or first >= stop else always
+        some = "some" if sampling.guided_steps else "never"
+        guided = "always" if sampling.guided_steps == range(sampling.num_steps) else some
         return cls(make_sampler(sampling.sampler), guided, sampling.control_every > 1)
 
 
@@ -110,17 +109,26 @@ class Embeddings(NamedTuple):
     temb: PyTree[Array]
 
 
-def guided_steps(sampling: SamplingConfig) -> tuple[int, int]:
-    """The steps of a run that are guided, from the first up to the second, without it."""
-    return round(sampling.guidance_from * sampling.num_steps), round(sampling.guidance_to * sampling.num_steps)
-
-
 def make_course(schedule: Schedule, sampling: SamplingConfig) -> Course:
-    """The course of a run, which starts at the share `sampling.strength` of the schedule."""
-    last = schedule.num_train_timesteps - 1
-    first = None if sampling.strength == 1 else min(max(round(sampling.strength * last), sampling.num_steps), last)
-    trajectory = make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
-    steps = (np.int32(step) for step in (*guided_steps(sampling), sampling.control_every))
+    """The course of a run, which starts at the share `sampling.strength` of the schedule.
+
+    Raises:
+        InputError: the steps do not fit into that share, or guidance ends before it begins.
+    """
+    if sampling.guidance_from > sampling.guidance_to:
+        raise InputError(
+            f"guidance_from is {sampling.guidance_from} and guidance_to {sampling.guidance_to}, expected the first not "
+            "to be above the second; a guidance_scale of 1 switches guidance off"
+        )
+    first = None if sampling.strength == 1 else round(sampling.strength * (schedule.num_train_timesteps - 1))
+    try:
+        trajectory = make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
+    except InputError as error:
+        if first is None:
+            raise
+        raise InputError(f"strength is {sampling.strength}, which starts at timestep {first}: {error}") from error
+    guided = sampling.guided_steps
+    steps = (np.int32(step) for step in (guided.start, guided.stop, sampling.control_every))
     return Course(trajectory, np.float32(sampling.guidance_scale), *steps)
 
 

@@ -116,9 +116,42 @@ def test_a_stage_without_a_controlnet_keeps_nothing(folder, picture):
     def change(config):
         return replace(config, activation_sampling=replace(config.activation_sampling, control_every=2))
 
-    scedit = cassr_jax.load(folder, activation="scedit", change=change)
+    with pytest.raises(InputError, match="control_every is 2, expected 1: the first stage scedit has no ControlNet"):
+        cassr_jax.load(folder, activation="scedit", change=change)
+    cassr_jax.load(folder, activation="controlnet", change=change)
+    scedit = cassr_jax.load(folder, activation="scedit")
+    scedit = CasSR(change(scedit.config), scedit.networks)
     with pytest.raises(InputError, match="control_every is above 1, expected 1: this stage has no ControlNet"):
         scedit.reference(picture)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"num_steps": 50, "strength": 0.01},
+            "strength is 0.01, which starts at timestep 10: 50 sampling steps do not fit into timesteps 0 to 10 with "
+            "leading spacing, expected at most 10, or ",
+        ),
+        (
+            {"guidance_from": 0.8, "guidance_to": 0.2},
+            "guidance_from is 0.8 and guidance_to 0.2, expected the first not to be above the second",
+        ),
+    ],
+)
+def test_a_course_that_cannot_be_taken_is_refused(cassr, picture, changes, message):
+    with pytest.raises(InputError, match=message):
+        make_course(Schedule(), SamplingConfig(**changes))
+    options = {"steps" if name == "num_steps" else name: value for name, value in changes.items()}
+    with pytest.raises(InputError, match=message):
+        cassr.check(**options)
+
+
+@pytest.mark.parametrize("changes", [{"guidance_scale": 1.0}, {"guidance_to": 0.0}])
+def test_without_guidance_there_is_no_negative_prompt(changes):
+    assert SamplingConfig(**changes).prompts == ("", "clean, high-resolution")
+    assert SamplingConfig(**changes, guidance_from=0.0).guided_steps == range(0)
+    assert SamplingConfig().prompts[0]
 
 
 def test_speeds_are_a_sampler_and_its_steps():

@@ -23,7 +23,7 @@ from cassr_jax.networks import Networks, write_network
 from cassr_jax.prompts import usual_negative_prompt
 from cassr_jax.schedules import write_schedule
 from cassr_jax.sharding.placement import gathered
-from cassr_jax.training.previews import sampling_of
+from cassr_jax.training.previews import sampling_of, schedule_of
 from cassr_jax.training.setup import open_sets, sample_batch
 from cassr_jax.training.stages import DISCRIMINATOR, activation_of, stage_named
 from cassr_jax.training.state import TrainState
@@ -65,7 +65,7 @@ def export(
         {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
     )
     if "unet" in (*stage.trains, *(config.new if stage.completes else ())):
-        write_schedule(folder, config.known_schedule)
+        write_schedule(folder, schedule_of(config))
     if stage.completes:
         for kind in config.new.keys() - {*stage.trains, DISCRIMINATOR}:
             write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
@@ -106,7 +106,7 @@ def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
     return CascadeConfig(
         components=sources | {kind: kind for kind in sorted(written)},
         activation=activation_of(config).name,
-        schedule=config.known_schedule,
+        schedule=schedule_of(config),
         activation_sampling=replace(sampling, start="lq"),
         sampling=sampling,
         switches=config.switches,

@@ -21,6 +21,7 @@ from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.ranges import check
+from cassr_jax.sampling import make_course
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import Checkpoints, Saved
 from cassr_jax.training.export import export, kept_pictures
@@ -28,7 +29,7 @@ from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
-from cassr_jax.training.previews import make_preview
+from cassr_jax.training.previews import make_preview, sampling_of, schedule_of
 from cassr_jax.training.processes import check_agreement, claimed_together
 from cassr_jax.training.resume import changes_between, check_permissions, check_same_run, check_stream, log_changes
 from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of, with_schedule
@@ -252,14 +253,18 @@ def _check(config: TrainConfig, workdir: Path) -> None:
         )
     loss = config.loss
     last = config.known_schedule.num_train_timesteps - 1
-    if loss.start_timestep > last:
-        raise InputError(f"loss.start_timestep is {loss.start_timestep}, expected 0 to {last}")
+    for name in ("start_timestep", "max_timestep"):
+        if (getattr(loss, name) or 0) > last:
+            raise InputError(f"loss.{name} is {getattr(loss, name)}, expected 1 to {last}")
     if loss.start == "noise":
         raise InputError("loss.start is noise, expected lq or reference: all other examples start from noise")
-    if config.stage != "vae" and loss.image_weight and not round(loss.start_fraction * config.batch_size):
-        raise InputError(
-            f"loss.start_fraction is {loss.start_fraction}, expected more: loss.image_weight needs examples to decode"
-        )
+    if config.stage != "vae":
+        if (loss.image_weight or loss.start_fraction) and not round(loss.start_fraction * config.batch_size):
+            what = "loss.image_weight needs examples to decode" if loss.image_weight else "it is part of one example"
+            raise InputError(
+                f"loss.start_fraction is {loss.start_fraction} of batch_size {config.batch_size}, expected more: {what}"
+            )
+        make_course(schedule_of(config), sampling_of(config))  # with which previews and the export are sampled
     if bool(loss.adversarial_weight) != (DISCRIMINATOR in config.new):
         raise InputError(
             f"loss.adversarial_weight is {loss.adversarial_weight} and new holds {', '.join(config.new) or 'nothing'}, "

@@ -10,6 +10,7 @@ import numpy as np
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.data.pipeline import Records
 from cassr_jax.data.resident import ResidentPool
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
@@ -23,6 +24,14 @@ Preview = Callable[[Params], np.ndarray]
 _NUM_STEPS = 20
 
 
+def schedule_of(config: TrainConfig) -> Schedule:
+    """The schedule with which to sample the model that `config` trains."""
+    if not config.loss.start_fraction:
+        return config.known_schedule
+    # Other spacings put the only step at the end of the timesteps, not where the examples began.
+    return replace(config.known_schedule, timestep_spacing="trailing")
+
+
 def sampling_of(config: TrainConfig) -> SamplingConfig:
     """How to sample the model that `config` trains: with the first timestep and the steps of its examples."""
     loss, last = config.loss, config.known_schedule.num_train_timesteps - 1
@@ -31,9 +40,10 @@ def sampling_of(config: TrainConfig) -> SamplingConfig:
         return SamplingConfig(
             num_steps=1, guidance_scale=1.0, start=loss.start, strength=strength, prompt=config.prompt
         )
-    strength = 1.0 if loss.max_timestep is None else loss.max_timestep / last
+    first = last if loss.max_timestep is None else loss.max_timestep
     start = "lq" if stage_named(config.stage).reads else "noise"
-    return SamplingConfig(start=start, strength=strength, prompt=config.prompt)
+    steps = min(SamplingConfig.num_steps, first)
+    return SamplingConfig(num_steps=steps, start=start, strength=first / last, prompt=config.prompt)
 
 
 def make_preview(
@@ -61,7 +71,7 @@ def make_preview(
             start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
             noise=jax.random.normal(seed_key(config.seed), (count, side, side, vae.config.latent_channels)),
             encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
-            course=make_course(config.known_schedule, sampling),
+            course=make_course(schedule_of(config), sampling),
         )
         made = {"output": sample(vae, denoiser, inputs, Setting.of(sampling), modules.get("fusion"))}
         return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}

@@ -192,6 +192,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
     check_fitting(networks.configs, config.components)
     if recipe.needs_noise:
         config = with_schedule(config)
+        make_course(config.known_schedule, recipe.sampling)  # checked before pictures are searched
     complete = _make_complete(config, networks, recipe)
     streams = None if prepared is not None else open_records(config.data)
     _check_made_with(output / MADE_WITH, _settings(config, recipe, networks))

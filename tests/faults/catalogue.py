@@ -122,7 +122,7 @@ FAULTS = [
     *faults(
         "cassr_jax/config.py",
         ("tests/test_prompts.py",),
-        ('"" if self.guidance_scale == 1 else self.negative_prompt', "self.negative_prompt"),
+        ('self.negative_prompt if self.guided_steps else ""', "self.negative_prompt"),
     ),
     *faults(
         "cassr_jax/weights/layouts.py",

@@ -133,6 +133,17 @@ TRAINING = [
         ("max(num_steps, warmup + 1), peak / 100", "max(num_steps, warmup + 1), 0.0"),
     ),
     *faults(
+        "cassr_jax/training/previews.py",
+        ("tests/training/test_export.py",),
+        ('timestep_spacing="trailing")', "timestep_spacing=config.known_schedule.timestep_spacing)"),
+        ("steps = min(SamplingConfig.num_steps, first)", "steps = SamplingConfig.num_steps"),
+    ),
+    *faults(
+        "cassr_jax/training/export.py",
+        ("tests/training/test_export.py",),
+        ("schedule=schedule_of(config)", "schedule=config.known_schedule"),
+    ),
+    *faults(
         "cassr_jax/training/export.py",
         (LOOP + "test_the_export_is_the_average",),
         ("state.ema if averaged else state.params", "state.params if averaged else state.ema"),

@@ -43,8 +43,8 @@ WEIGHTS = [
         "cassr_jax/sampling.py",
         ("tests/diffusion/test_schedule.py",),
         (
-            "else min(max(round(sampling.strength * last), sampling.num_steps), last)",
-            "else max(round(sampling.strength * last), sampling.num_steps)",
+            "else round(sampling.strength * (schedule.num_train_timesteps - 1))",
+            "else max(round(sampling.strength * (schedule.num_train_timesteps - 1)), sampling.num_steps)",
         ),
     ),
     *faults(

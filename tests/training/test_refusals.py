@@ -8,6 +8,7 @@ import pytest
 
 from cassr_jax.config import LossConfig
 from cassr_jax.data.config import DataConfig
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.locks import claimed
 from cassr_jax.training import loop, setup
@@ -88,7 +89,25 @@ def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monk
         ),
         (
             {"stage": "base", "loss": LossConfig(image_weight=1.0)},
-            "loss.start_fraction is 0.0, expected more: loss.image_weight needs examples to decode",
+            "loss.start_fraction is 0.0 of batch_size 2, expected more: loss.image_weight needs examples to decode",
+        ),
+        (
+            {"stage": "base", "loss": LossConfig(start_fraction=0.1)},
+            "loss.start_fraction is 0.1 of batch_size 2, expected more: it is part of one example",
+        ),
+        (
+            {"loss": LossConfig(start_fraction=1.0, start_timestep=0)},
+            "loss.start_timestep is 0, expected a whole number",
+        ),
+        (
+            {"loss": LossConfig(max_timestep=0)},
+            "loss.max_timestep is 0, expected a whole number of at least 1, or None",
+        ),
+        ({"loss": LossConfig(start_timestep=1000)}, "loss.start_timestep is 1000, expected 1 to 999"),
+        ({"loss": LossConfig(max_timestep=1000)}, "loss.max_timestep is 1000, expected 1 to 999"),
+        (
+            {"stage": "scedit", "loss": LossConfig(max_timestep=2), "schedule": Schedule(steps_offset=5)},
+            "strength is 0.002.*, which starts at timestep 2: 2 sampling steps do not fit",
         ),
     ],
 )

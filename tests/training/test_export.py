@@ -1,0 +1,48 @@
+"""What a run exports: a cascade that samples as the run trained, in a folder that is whole or none."""
+
+from pathlib import Path
+
+import pytest
+
+import cassr_jax
+from cassr_jax.config import LossConfig, TrainConfig
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.sampling import make_course
+from cassr_jax.training import setup
+from cassr_jax.training.export import export
+from cassr_jax.training.masking import partition
+from cassr_jax.training.previews import sampling_of, schedule_of
+from cassr_jax.training.state import TrainState, make_optimizer
+from tests.training.runs import configure
+
+
+def written(config: TrainConfig, folder: Path) -> Path:
+    """The export of a run's first state."""
+    networks = setup.build(config)
+    trainable, frozen = partition(networks.params, config.stage)
+    state = TrainState.create(trainable, make_optimizer(config.optimizer, config.num_steps))
+    return export(config, networks, state, frozen, folder, dict)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(("timestep", "strength"), [(1, 1 / 999), (200, 200 / 999), (999, 1.0)])
+def test_a_one_step_model_is_sampled_at_the_timestep_of_its_examples(networks, spacing, timestep, strength):
+    loss = LossConfig(start_fraction=0.5, start_timestep=timestep)
+    config = configure("cassr", networks, loss=loss, schedule=Schedule(timestep_spacing=spacing))
+    assert sampling_of(config).strength == strength
+    assert make_course(schedule_of(config), sampling_of(config)).trajectory.timesteps.tolist() == [timestep]
+
+
+@pytest.mark.parametrize(("most", "steps"), [(None, 50), (999, 50), (400, 50), (20, 20), (1, 1)])
+def test_a_model_of_partial_strength_is_sampled_within_its_timesteps(networks, most, steps):
+    config = configure("cassr", networks, loss=LossConfig(max_timestep=most))
+    timesteps = make_course(schedule_of(config), sampling_of(config)).trajectory.timesteps
+    assert len(timesteps) == steps
+    assert timesteps[0] <= (most or 999)
+
+
+def test_an_exported_cascade_samples_as_it_was_trained(networks, tmp_path):
+    config = configure("cassr", networks, loss=LossConfig(start="reference", start_fraction=1.0))
+    exported = cassr_jax.load(written(config, tmp_path)).config
+    assert (exported.sampling.start, exported.sampling.num_steps) == ("reference", 1)
+    assert make_course(exported.known_schedule, exported.sampling).trajectory.timesteps.tolist() == [200]
