@@ -41,7 +41,7 @@ from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command, notice, say
 from cassr_jax.commands.shard import Shard
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, check_folder
+from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest
@@ -331,12 +331,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sampling = parser.add_argument_group("sampling", decides)
     add_options(sampling, "activation", *SAMPLING, "prompts", "devices", "precision", shown=own)
     args = parser.parse_args(argv)
-    output = args.output.resolve()
-    if args.output.exists() and not args.output.is_dir():
+    if exists(args.output) and not is_folder(args.output):
         parser.error(f"--output {args.output}: is a file, expected a folder")
-    if any(Path(given).is_dir() and Path(given).resolve() == output for given in args.inputs):
+    if any(is_folder(given) and same_place(Path(given), args.output) for given in args.inputs):
         parser.error(f"--output {args.output}: is an input folder too, expected another folder")
-    if args.config.endswith(".py") and not Path(args.config).is_file():
+    if args.config.endswith(".py") and not is_file(Path(args.config)):
         parser.error(f"--config {args.config}: no such file, expected a Python file that defines `cascade`")
     return args
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, parse_json
+from cassr_jax.files import Json, exists, is_file, is_folder, parse_json
 from cassr_jax.kinds import CONFIGS
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def resolve(component: str, base: Path) -> str:
     `component` itself is a path from the working directory, or a hub id.
     """
     below = base / component
-    return str(below) if below.exists() else component
+    return str(below) if exists(below) else component
 
 
 def run_file(path: Path, expected: str) -> dict[str, object]:
@@ -86,8 +86,8 @@ def run_file(path: Path, expected: str) -> dict[str, object]:
     Raises:
         InputError: the file is absent or fails; the message names it and the line.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected {expected}")
+    if not is_file(path):
+        raise InputError(f"{path}: {'is a folder' if is_folder(path) else 'no such file'}, expected {expected}")
     with naming(path):
         return runpy.run_path(str(path))
 
@@ -274,7 +274,10 @@ def _typed(hint: object, value: object, what: str) -> object:
     if origin is Mapping and isinstance(value, Mapping):
         return {key: _typed(arguments[1], entry, f"{what}.{key}") for key, entry in value.items()}
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise InputError(f"{what} is {value!r}, expected a number up to 1e308") from error
     fits = value in arguments if origin is Literal else type(value) is (origin or hint)
     if isinstance(value, float) and fits and not math.isfinite(value):
         raise InputError(f"{what} is {value!r}, expected a finite number")

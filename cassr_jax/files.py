@@ -1,9 +1,12 @@
 """Files: writing them whole or not at all, reading JSON that may be damaged, and searching folders with links."""
 
+import errno
 import json
 import math
 import os
 import re
+import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedWriter
@@ -18,6 +21,7 @@ Json = dict[str, Any]  # a JSON object; whoever reads an entry knows its type
 JSON_DEPTH = 100  # nested objects and lists; the program itself writes fewer than 10
 _KINDS = {dict: "an object", list: "a list", object: "a value"}
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # a single letter would be a drive
+_NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 @contextmanager
@@ -27,11 +31,12 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
     Raises:
         InputError: the folder or file cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # the name may already be as long as allowed
+    # The name may already be as long as allowed. Other machines have processes of the same number.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 yield file
             os.replace(temporary, path)
         finally:
@@ -102,10 +107,46 @@ def _depth(data: object) -> int:
     return depth
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether something is at `path`, or where it leads as a link.
+
+    Raises:
+        InputError: nobody can tell: a name in it is too long, or lies in a folder that may not be entered.
+    """
+    return _mode(path) != 0
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is at `path`, or where it leads as a link; raises InputError as `exists` does."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is at `path`, or where it leads as a link; raises InputError as `exists` does."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: str | os.PathLike[str]) -> int:
+    """The kind and the permissions of what is at `path`; 0 if nothing is."""
+    try:
+        return os.stat(path).st_mode
+    except ValueError:  # a null character, which no name has
+        return 0
+    except OSError as error:
+        if error.errno in _NOTHING_THERE:
+            return 0
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def same_place(one: Path, other: Path) -> bool:
+    """Whether two paths, which need not exist, are the same once their links are followed."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
 def files_below(
     folder: Path,
     exclude: Path | None = None,
-    unreadable: Callable[[OSError], object] | None = None,
+    unreadable: Callable[[InputError], object] | None = None,
     broken: Callable[[Path], object] = lambda _: None,
 ) -> Iterator[Path]:
     """The files of a folder and its sub-folders, sorted by name within each; links to folders are followed.
@@ -114,28 +155,43 @@ def files_below(
     skipped, and so is `exclude`.
 
     Args:
-        unreadable: called with the error of a folder that cannot be read, instead of raising.
+        unreadable: called with the reason for each folder that cannot be listed or entered, and for each link that
+            cannot be followed, instead of raising it.
         broken: called with each link that leads nowhere.
 
     Raises:
-        InputError: a folder cannot be read.
+        InputError: a folder or a link cannot be read.
     """
 
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    def report(reason: InputError) -> None:
+        if unreadable is None:
+            raise reason
+        unreadable(reason)
+
+    def unlisted(error: OSError) -> None:
+        report(InputError(f"{error.filename}: cannot be read ({error.strerror})"))
 
     seen = set() if exclude is None else {os.path.realpath(exclude)}
-    for root, folders, files in os.walk(folder, onerror=unreadable or refuse, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real not in seen:
-            seen.add(real)
-            paths = (Path(root, name) for name in sorted(files) if not name.startswith("."))
-            for path in paths:
-                if path.is_file():
-                    yield path
-                elif path.is_symlink() and not path.exists():
-                    broken(path)
+        closed = not os.access(root, os.X_OK)  # its names can be listed, and nothing more
+        folders[:] = [] if closed or real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real in seen:
+            continue
+        seen.add(real)
+        if closed:
+            report(InputError(f"{root}: cannot be entered, expected a folder with the permission to search it"))
+            continue
+        for path in (Path(root, name) for name in sorted(files) if not name.startswith(".")):
+            try:
+                found = is_file(path)
+            except InputError as reason:
+                report(reason)
+                continue
+            if found:
+                yield path
+            elif path.is_symlink() and not exists(path):
+                broken(path)
 
 
 def check_local(path: str | os.PathLike[str], what: str) -> None:
@@ -152,12 +208,14 @@ def check_folder(folder: Path) -> None:
     """Checks that files can be written into a folder, which may yet have to be made; nothing is made here.
 
     Raises:
-        InputError: a link that leads nowhere or a file is in its place or in that of a parent, or it cannot be written.
+        InputError: a link that leads nowhere or a file is in its place or in that of a parent, its name is too long, or
+            it cannot be written.
     """
+    exists(folder)  # nobody can tell if a name is too long
     path = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not path.exists():
+    if not exists(path):
         raise InputError(f"{folder}: cannot be made, since {path} is a link that leads nowhere; expected a folder")
-    if not path.is_dir():
+    if not is_folder(path):
         raise InputError(f"{folder}: cannot be made, since {path} is a file; expected a folder")
     if not os.access(path, os.W_OK | os.X_OK):
         raise InputError(f"{folder}: {path} is read-only, expected a folder that can be written")

@@ -14,7 +14,7 @@ from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import defined, from_json, resolve
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, read_json
+from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.kinds import KINDS
@@ -122,9 +122,9 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
             "finished run; train.py takes this file"
         )
         return defined(path, ("cascade", CascadeConfig), ("config", TrainConfig), instead), path.parent
-    if not path.is_dir():
+    if not is_folder(path):
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
-        if not (embedded / CASCADE_FILE).is_file():
+        if not is_file(embedded / CASCADE_FILE):
             raise InputError(
                 f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder or a .py "
                 "file"
@@ -136,10 +136,10 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
             raise InputError(
                 f"{source}: a run of stage {found['stage']}, which trains part of a cascade, expected stage cassr"
             )
-    elif (path / "checkpoints").is_dir():
+    elif is_folder(path / "checkpoints"):
         raise InputError(f"{path}: a training run without an export, expected one; train.py --export writes it")
     file = path / CASCADE_FILE
-    if not file.is_file():
+    if not is_file(file):
         raise InputError(f"{path}: holds no {CASCADE_FILE}, expected a folder with a cascade's configuration")
     return from_json(CascadeConfig, read_json(file), str(file)), path
 
@@ -147,7 +147,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
 def trained(source: str | Path) -> tuple[Path, Json] | None:
     """The folder of a training run's weights and their description; None if `source` is not from a training run."""
     for folder in (Path(source), Path(source) / "export"):
-        if (folder / TRAINED_FILE).is_file():
+        if is_file(folder / TRAINED_FILE):
             return folder, read_json(folder / TRAINED_FILE)
     return None
 

@@ -5,9 +5,9 @@ same words wherever it was given. A field outside the table is checked by its ty
 own fields are in the table.
 """
 
-import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+LARGEST = 2**31 - 1  # the largest integer on a device
+
+
 @dataclass(frozen=True)
 class Range:
     """The numbers that a field may hold.
 
     Attributes:
-        least, most: the bounds; None for no bound.
+        least, most: the bounds; None for no bound but the type's own, which is `LARGEST` for whole numbers.
         above: whether values must be above `least`, not equal to it.
         below: whether values must be below `most`, not equal to it.
         whole: whether only whole numbers are allowed.
@@ -48,13 +51,23 @@ class Range:
         """Whether `value` is a number (of Python or NumPy; no bool, no NaN) within the bounds."""
         if value is None:
             return self.optional
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        numbers = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers):
             return False
-        if not math.isfinite(value) or (self.whole and not isinstance(value, (int, np.integer))):
+        if not abs(value) <= (LARGEST if self._counts else sys.float_info.max):  # NaN is not <= either
             return False
         if self.least is not None and (value < self.least or (self.above and value == self.least)):
             return False
         return self.most is None or not (value > self.most or (self.below and value == self.most))
+
+    @property
+    def _counts(self) -> bool:
+        return self.whole and self.most is None
+
+    def _expected(self, value: object) -> str:
+        """The range in words, with the bound that goes without saying if `value` exceeds it."""
+        beyond = self._counts and isinstance(value, (int, np.integer)) and value > LARGEST
+        return str(replace(self, most=LARGEST) if beyond else self)
 
     def check(self, name: str, value: object) -> None:
         """Checks a value.
@@ -63,7 +76,7 @@ class Range:
             InputError: `value` is outside the range; the message gives `name`, what was found and what was expected.
         """
         if not self.holds(value):
-            raise InputError(f"{name} is {value!r}, expected {self}")
+            raise InputError(f"{name} is {value!r}, expected {self._expected(value)}")
 
     def parse(self, text: str) -> int | float:
         """The number that `text` spells, for an argument parser.
@@ -76,7 +89,7 @@ class Range:
         except ValueError:
             value = None
         if value is None or not self.holds(value):
-            raise ValueError(f"{text!r}, expected {self}")
+            raise ValueError(f"{text!r}, expected {self._expected(value)}")
         return value
 
 
@@ -145,7 +158,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "num_threads": FROM_ZERO,
         "num_workers": FROM_ZERO,
         "prefetch": COUNT,
-        "cache_bytes": FROM_ZERO,
+        "cache_bytes": Range(0, 2**63, below=True, whole=True),
     },
     "TrainConfig": {
         "batch_size": COUNT,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cassr_jax.diffusion.schedule import NOISE_NOT_OFFERED, TRAINED, Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.files import read_json, write_json
+from cassr_jax.files import exists, is_file, read_json, write_json
 from cassr_jax.kinds import UNET_FILES
 from cassr_jax.weights.files import read_tensors
 from cassr_jax.weights.hub import SCHEDULER
@@ -57,21 +57,21 @@ def scheduler_file(unet: str) -> Path | None:
     It lies in the folder that holds the U-Net's folder, or beside a single file in a pipeline's folder.
     """
     path = Path(unet)
-    folders = [path.parent] if path.is_file() else [path, *(path / name for name in UNET_FILES.folders)]
+    folders = [path.parent] if is_file(path) else [path, *(path / name for name in UNET_FILES.folders)]
     homes = [folder.parent for folder in folders if UNET_FILES.config.describes(folder / "config.json")]
-    homes += [folder for folder in folders if (folder / _PIPELINE).is_file()]
-    return next((home / SCHEDULER for home in homes if (home / SCHEDULER).is_file()), None)
+    homes += [folder for folder in folders if is_file(folder / _PIPELINE)]
+    return next((home / SCHEDULER for home in homes if is_file(home / SCHEDULER)), None)
 
 
 def _described(unet: str) -> tuple[dict[str, object], str] | None:
     """The fields of the U-Net's `scheduler_config.json`, or those implied by a file's marks, and their source."""
     path = Path(unet)
-    if not path.exists():
+    if not exists(path):
         path = UNET_FILES.locate(unet)
     file = scheduler_file(str(path))
     if file is not None:
         return read_json(file), str(file)
-    marks = {"v_pred", "ztsnr"} & set(read_tensors(path)) if path.is_file() else set()
+    marks = {"v_pred", "ztsnr"} & set(read_tensors(path)) if is_file(path) else set()
     if not marks:
         return None
     schedule = Schedule(

@@ -105,6 +105,7 @@ def test_a_mapping_can_be_set_whole():
         ("batch_size.more=2", "batch_size.more: 4 has no field 'more', expected nothing after a plain value"),
         ("optimizer.learning_rate=NaN", "optimizer.learning_rate is nan, expected a finite number"),
         ("optimizer.learning_rate=1e999", "optimizer.learning_rate is inf, expected a finite number"),
+        ("optimizer.learning_rate=" + "9" * 400, "999, expected a number up to 1e308"),
         ("optimizer.learning_rate=[1]", r"optimizer.learning_rate is [1], expected a value of type float"),
         ("optimizer.decay=linear", "optimizer.decay is 'linear', expected one of constant, cosine"),
         ("loss.snr_gamma=no", "loss.snr_gamma is 'no', expected a value of type float or null"),

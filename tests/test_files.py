@@ -1,12 +1,28 @@
 """Damaged JSON is one sentence, links to folders are followed once, addresses are no paths."""
 
 import json
-import os
+from pathlib import Path
 
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import JSON_DEPTH, check_local, files_below, parse_json, read_json, write_json
+from cassr_jax.files import (
+    JSON_DEPTH,
+    check_folder,
+    check_local,
+    exists,
+    files_below,
+    is_file,
+    is_folder,
+    parse_json,
+    read_json,
+    replaced,
+    same_place,
+    write_json,
+)
+from tests.permissions import as_anybody
+
+LONG = "a" * 300  # more than a name may have
 
 
 def nested(depth: int) -> str:
@@ -73,11 +89,72 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "closed").mkdir(mode=0)
-    with pytest.raises(InputError, match="closed: cannot be read"):
-        list(files_below(tmp_path))
+def test_writers_with_the_same_number_have_files_of_their_own(tmp_path):
+    """Two containers that share a folder may each run process 7."""
+    first, second = (tmp_path / f"{'x' * 60}{number}.png" for number in (1, 2))
+    with replaced(first) as one, replaced(second) as other, replaced(second) as last:
+        one.write(b"first")
+        other.write(b"second")
+        last.write(b"second")
+    assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+@pytest.fixture
+def open_folder(tmp_path, monkeypatch):
+    """The working directory, a folder that everybody may enter."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [(0, "closed: cannot be read (Permission denied)"), (0o644, "closed: cannot be entered, ")]
+)
+def test_a_folder_that_cannot_be_read_is_named_once(open_folder, mode, reason):
+    for name in ("a.png", "closed/b.png", "closed/c.png", "closed/deep/d.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("closed").chmod(mode)
+    told: list[str] = []
+    with as_anybody():
+        with pytest.raises(InputError) as error:
+            list(files_below(Path()))
+        found = list(files_below(Path(), unreadable=lambda reason: told.append(str(reason))))
+    assert found == [Path("a.png")]
+    assert told == [str(error.value)]
+    assert reason in told[0]
+
+
+def test_a_link_that_cannot_be_followed_is_named(tmp_path):
+    (tmp_path / "a.png").symlink_to(LONG)
+    (tmp_path / "b.png").touch()
+    told: list[InputError] = []
+    assert list(files_below(tmp_path, unreadable=told.append)) == [tmp_path / "b.png"]
+    assert [str(reason) for reason in told] == [f"{tmp_path / 'a.png'}: cannot be read (File name too long)"]
+
+
+@pytest.mark.parametrize("look", [exists, is_file, is_folder, check_folder])
+def test_what_nobody_can_tell_of_a_path_is_one_sentence(open_folder, look):
+    Path("closed").mkdir(mode=0o644)
+    with as_anybody():
+        for path, reason in ((Path(LONG), "File name too long"), (Path("closed/x"), "Permission denied")):
+            with pytest.raises(InputError) as error:
+                look(path)
+            assert str(error.value) == f"{path}: cannot be read ({reason})"
+
+
+def test_a_path_is_looked_up_through_its_links(tmp_path):
+    (tmp_path / "file").touch()
+    for name, target in (("link", "file"), ("folder", "."), ("gone", "nowhere"), ("loop", "loop")):
+        (tmp_path / name).symlink_to(target)
+    found = {path.name: (exists(path), is_file(path), is_folder(path)) for path in tmp_path.iterdir()}
+    assert found["file"] == found["link"] == (True, True, False)
+    assert found["folder"] == (True, False, True)
+    assert found["gone"] == found["loop"] == (False, False, False)
+    assert not exists(tmp_path / "file" / "x")
+    assert not exists("a\0b")
+    assert same_place(tmp_path / "folder" / "new", tmp_path / "new")
+    assert not same_place(tmp_path / "loop", tmp_path)
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", "gs:/bucket/run", "s3://b", "https://x.org/a", "hf+x.y-z:/a"])

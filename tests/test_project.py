@@ -99,6 +99,13 @@ def test_imports_point_one_way(part):
     assert wrong == set()
 
 
+def test_paths_are_looked_up_in_one_way():
+    """`Path.exists` and its like raise OSError for a name that is too long, and in a folder that may not be entered."""
+    call = re.compile(r"\.(exists|is_file|is_dir)\b")
+    files = [path for path in MODULES + SCRIPTS if call.search(path.read_text("utf-8"))]
+    assert list(map(relative, files)) == []
+
+
 def test_everything_imported_is_a_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 

@@ -56,6 +56,11 @@ def test_every_number_has_a_range(name):
         (Range(0, 1), "0.5", "a number of at least 0 and at most 1"),
         (Range(1, whole=True), None, "a whole number of at least 1"),
         (Range(1, whole=True, optional=True), 0, "a whole number of at least 1, or None"),
+        (Range(1, whole=True), 2**31, "a whole number of at least 1 and at most 2147483647"),
+        (Range(1, whole=True), 10**400, "a whole number of at least 1 and at most 2147483647"),
+        (Range(0, 5, whole=True), 10**400, "a whole number of at least 0 and at most 5"),
+        (Range(0, above=True), 10**400, "a number above 0"),
+        (Range(), -(10**400), "a number"),
     ],
 )
 def test_refused_with_what_was_found_and_expected(allowed, value, expected):
@@ -89,7 +94,7 @@ def test_none_is_allowed_only_where_it_means_something():
     assert not Range(1).holds(None)
 
 
-@pytest.mark.parametrize("text", ["2", "2.5", "x", "", "nan"])
+@pytest.mark.parametrize("text", ["2", "2.5", "x", "", "nan", "9" * 400])
 def test_text_is_parsed_as_the_range_says(text):
     if text == "2":
         assert Range(1, whole=True).parse(text) == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
+from cassr_jax.files import exists
 
 
 @command("build")
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             images=arguments.images, min_side=arguments.min_side, data_dir=arguments.output
         )
         folder = Path(builder.data_dir)
-        if folder.exists():
+        if exists(folder):
             print(f"{folder}: exists already")
             return 0
         with tempfile.TemporaryDirectory() as unused:  # tfds makes a folder for downloads, but nothing is downloaded

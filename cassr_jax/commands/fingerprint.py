@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cassr_jax.files import files_below
+from cassr_jax.files import files_below, is_file, is_folder
 from cassr_jax.imaging.manifest import sha256
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
     digest, digest_of = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()), cache(sha256)
     for kind, component in sorted(config.components.items()):
         path = Path(resolve(component, base))
-        files = [*files_below(path)] if path.is_dir() else [path]
+        files = [*files_below(path)] if is_folder(path) else [path]
         if kind == "unet" and (scheduler := scheduler_file(str(path))) is not None:
             files.append(scheduler)
-        for file in filter(Path.is_file, files):
+        for file in filter(is_file, files):
             digest.update(digest_of(file).encode())
     return digest.hexdigest()

@@ -32,7 +32,7 @@ from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.pairing import by_name, by_stem
 from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
-from cassr_jax.files import Json, read_json, write_json
+from cassr_jax.files import Json, exists, is_file, read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import size_text
@@ -164,9 +164,9 @@ def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
     Raises:
         InputError: `output` holds another set or anything else, no pair can be made, or it cannot be written.
     """
-    if not output.exists():
+    if not exists(output):
         with taking_turns(output):
-            if not output.exists():  # still: another run may have made it meanwhile
+            if not exists(output):  # still: another run may have made it meanwhile
                 return _make(planned, left_out, settings, output)
     found = read_manifest(output)
     if found["settings"] != settings:
@@ -182,7 +182,7 @@ def build(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
 def _make(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[str, object], output: Path) -> str:
     partial = output.with_name(f".{output.name}.partial")
     try:
-        if partial.exists():  # a run was killed before it could finish
+        if exists(partial):  # a run was killed before it could finish
             shutil.rmtree(partial)
         pictures = {}
         for pair in tqdm(planned, "making pairs", unit="pair", disable=None):
@@ -237,7 +237,7 @@ def read_manifest(folder: Path) -> Json:
         InputError: the manifest is missing, damaged, or not one of this program.
     """
     file = folder / MANIFEST
-    if not file.is_file():
+    if not is_file(file):
         raise InputError(f"{file}: no such file, expected the manifest of a test set")
     content = read_json(file)
     if content.get("version") != VERSION:

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_folder
 from cassr_jax.imaging.pixels import size_text
 
 MIN_SIDE = 64  # px; smaller pictures are left out. Those between this and the crop size are enlarged when cropped.
@@ -45,7 +46,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, *, images: str | Path, min_side: int = MIN_SIDE, **settings: Any) -> None:
         self.images = Path(images)
-        if self.subfolder and (self.images / self.subfolder).is_dir():
+        if self.subfolder and is_folder(self.images / self.subfolder):
             self.images = self.images / self.subfolder
         self.min_side = min_side
         self.left_out: list[str] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cassr_jax.data.prepared import SUFFIX
 from cassr_jax.errors import InputError
-from cassr_jax.files import files_below
+from cassr_jax.files import files_below, is_folder
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 
 _PART = 1 << 20  # bytes at each end of a file that are looked at; a set may be larger than can be read at every start
@@ -24,7 +24,7 @@ def fingerprint_sets(paths: Iterable[str | Path]) -> str:
     digest = hashlib.sha256()
     for folder in map(Path, paths):
         # What is missing altogether is named where it is opened.
-        files = sorted(path for path in files_below(folder) if _holds_examples(path)) if folder.is_dir() else []
+        files = sorted(path for path in files_below(folder) if _holds_examples(path)) if is_folder(folder) else []
         with ThreadPoolExecutor() as threads:
             for path, own in zip(files, threads.map(_fingerprint, files), strict=True):
                 digest.update(f"{path.relative_to(folder).as_posix()}\0{own}\0".encode(errors="surrogateescape"))

@@ -24,7 +24,7 @@ from cassr_jax.data.prepared import PreparedSource, record_files
 from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.resizing import bicubic
-from cassr_jax.ranges import FROM_ZERO
+from cassr_jax.ranges import SEED
 
 _ENDLESS = 2**30  # epochs; if it were repeated without end, a batched set would have more records than a length holds
 
@@ -125,7 +125,7 @@ def batches(
     """
     # Records are made in parallel already; OpenCV's own threads would only slow each other down.
     cv2.setNumThreads(1)
-    FROM_ZERO.check("seed", seed)
+    SEED.check("seed", seed)
     stream = (records or open_records(config))(seed)
 
     def open_at(examples: int) -> grain.DatasetIterator:

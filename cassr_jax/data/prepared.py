@@ -16,7 +16,7 @@ from flax import serialization
 
 from cassr_jax.data.sources import find_part
 from cassr_jax.errors import InputError
-from cassr_jax.files import files_below
+from cassr_jax.files import files_below, is_folder
 
 Record = Mapping[str, np.ndarray]
 SUFFIX = ".array_record"
@@ -46,7 +46,7 @@ def record_files(folder: Path) -> list[Path]:
     Raises:
         InputError: a folder cannot be read.
     """
-    return sorted(path for path in files_below(folder) if path.suffix == SUFFIX) if folder.is_dir() else []
+    return sorted(path for path in files_below(folder) if path.suffix == SUFFIX) if is_folder(folder) else []
 
 
 def count_records(path: Path) -> int:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import files_below, read_json
+from cassr_jax.files import files_below, is_folder, read_json
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 from cassr_jax.imaging.io import opaque, read
 
@@ -74,7 +74,7 @@ def picture_files(folder: str | Path) -> list[str]:
         InputError: the folder is missing, cannot be read, or holds no picture.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(f"{folder}: is not a folder, expected a folder of pictures")
 
     def tell(link: Path) -> None:
@@ -103,6 +103,8 @@ def find_set(path: str | Path) -> Path | None:
     Raises:
         InputError: there are several sets, or a `dataset_info.json` is damaged.
     """
+    if not is_folder(path):
+        return None
     files = [file for depth in ("", "*/", "*/*/", "*/*/*/") for file in sorted(Path(path).glob(depth + SET_INFO))]
     found = [file.parent for file in files if _is_set(read_json(file, object))]
     if len(found) > 1:

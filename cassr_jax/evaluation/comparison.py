@@ -19,7 +19,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import Restore
 from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, read_case
-from cassr_jax.files import Json, parse_json, read_json, replaced, write_json
+from cassr_jax.files import Json, exists, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.locks import claimed
@@ -56,7 +56,7 @@ def open_output(folder: Path, settings: Mapping[str, object]) -> dict[str, Measu
     """
     file = folder / SETTINGS
     settings = json.loads(json.dumps(settings))
-    if file.exists():
+    if exists(file):
         before = read_json(file)
         if changed := sorted(name for name in before.keys() | settings if before.get(name) != settings.get(name)):
             name = changed[0]
@@ -75,7 +75,7 @@ def _read_values(file: Path) -> list[Measured]:
     Raises:
         InputError: a whole line is damaged.
     """
-    if not file.exists():
+    if not exists(file):
         return []
     try:
         whole, newline, rest = file.read_bytes().rpartition(b"\n")
@@ -115,7 +115,7 @@ def _from_line(line: bytes, where: str) -> Measured:
             return float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"a value is {value!r}")
-        return value
+        return float(value)
 
     data = parse_json(line, where)
     try:
@@ -125,7 +125,7 @@ def _from_line(line: bytes, where: str) -> Measured:
         values = {
             program: {name: read(value) for name, value in row.items()} for program, row in measured.values.items()
         }
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{where}: not the values of a picture ({error}); delete this line, and the picture is measured again"
         ) from error

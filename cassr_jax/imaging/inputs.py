@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local, files_below
+from cassr_jax.files import check_local, exists, files_below, is_file, is_folder, same_place
 
 READABLE_SUFFIXES = frozenset(
     [
@@ -102,7 +102,7 @@ class Found:
     Attributes:
         pictures: the pictures in a fixed order, each with a stem of its own.
         passed_over: pictures in the folders whose formats cannot be read, judged by their names.
-        unreadable: a line for each folder that cannot be read, saying why.
+        unreadable: a line for each folder or link that cannot be read, saying why.
         broken: links in the folders that lead nowhere.
     """
 
@@ -128,8 +128,8 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
             first. An input that is this very folder is searched all the same.
 
     Raises:
-        InputError: inputs do not exist, all of which are named, one is neither file nor folder, or no picture was
-            found.
+        InputError: inputs do not exist, all of which are named, one cannot be looked up or is neither file nor folder,
+            or no picture was found.
     """
     found: dict[Path, tuple[Path, Path, str]] = {}  # by real path: path, path below the given folder, folder's name
     passed_over: list[Path] = []
@@ -138,13 +138,13 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     texts = [os.fspath(given) for given in inputs]
     for text in texts:
         check_local(text, "an input")
-    if missing := [text for text in texts if text and not Path(text).exists()]:
+    if missing := [text for text in texts if text and not exists(Path(text))]:
         raise InputError(f"{', '.join(missing)}: no such file or folder, expected picture files or folders")
     for text in texts:
         given = Path(text)
         if not text:
             raise InputError("an input is empty, expected the name of a file or folder")
-        if given.is_dir():
+        if is_folder(given):
             files = list(_files_below(given, exclude, unreadable, broken))
             pictures = [path for path in files if path.suffix.lower() in READABLE_SUFFIXES]
             others = [path for path in files if path.suffix.lower() in OTHER_SUFFIXES]
@@ -153,7 +153,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
             for path in pictures:
                 found.setdefault(path.resolve(), (path, path.relative_to(given), _named(given).name))
             passed_over += others
-        elif given.is_file():
+        elif is_file(given):
             found.setdefault(given.resolve(), (given, Path(given.name), _named(given).parent.name))
         else:
             raise InputError(f"{given}: is neither a file nor a folder, expected picture files or folders")
@@ -177,12 +177,8 @@ def count_suffixes(paths: Sequence[Path]) -> str:
 def _files_below(
     folder: Path, exclude: str | os.PathLike[str] | None, unreadable: list[str], broken: list[Path]
 ) -> Iterator[Path]:
-    inside = None if exclude is None or Path(exclude).resolve() == folder.resolve() else Path(exclude)
-
-    def refuse(error: OSError) -> None:
-        unreadable.append(f"{error.filename}: cannot be read ({error.strerror})")
-
-    return files_below(folder, inside, refuse, broken.append)
+    inside = None if exclude is None or same_place(Path(exclude), folder) else Path(exclude)
+    return files_below(folder, inside, lambda reason: unreadable.append(str(reason)), broken.append)
 
 
 def _no_picture(others: Sequence[Path], broken: Sequence[Path]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, parse_json, read_json, write_json
+from cassr_jax.files import Json, exists, is_file, parse_json, read_json, write_json
 from cassr_jax.locks import Owner, taking_turns
 
 NAME = "manifest.json"
@@ -69,7 +69,7 @@ class Manifest:
         self._run = Owner.this(program)
         self.entries: dict[str, Entry] = {}
         self._owners: dict[str, Entry] = {}  # by each file's name, ignoring case as some file systems do
-        if self.path.exists() or self.journal.exists():
+        if exists(self.path) or exists(self.journal):
             with taking_turns(self.path):  # another run may be moving the journal into the manifest
                 self._read()
 
@@ -111,7 +111,7 @@ class Manifest:
         """
         with taking_turns(self.path):
             self._read()
-            if self.journal.exists():
+            if exists(self.journal):
                 content = {"version": VERSION, "pictures": [asdict(entry) for entry in self.entries.values()]}
                 write_json(self.path, content)
                 self.journal.unlink()
@@ -139,7 +139,7 @@ class Manifest:
             InputError: its name or a link leads outside the folder, or a name is too long.
         """
         path = self.folder / file
-        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+        if not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(self.folder)):
             raise InputError(f"{path}: lies outside {self.folder}, expected a file below it")
         if long := [part for part in Path(file).parts if len(os.fsencode(part)) > LONGEST_NAME]:
             raise InputError(
@@ -149,7 +149,7 @@ class Manifest:
 
     def _as_written(self, entry: Entry, kind: str) -> bool:
         path = self.folder / entry.outputs[kind]
-        return path.is_file() and sha256(path) == entry.written.get(kind)
+        return is_file(path) and sha256(path) == entry.written.get(kind)
 
     def _why_not(self, wanted: Entry) -> str | None:
         advice = "expected another --output, or another name for the picture"
@@ -186,7 +186,7 @@ class Manifest:
 
     def _files(self) -> str:
         """The files that hold the entries, for a person who is to change one."""
-        return " or ".join(str(path) for path in (self.path, self.journal) if path.exists())
+        return " or ".join(str(path) for path in (self.path, self.journal) if exists(path))
 
     def _with_earlier(self, entry: Entry) -> Entry:
         """The entry with the files that earlier runs wrote for the same picture, which still belong to this program."""
@@ -220,12 +220,12 @@ class Manifest:
     def _read(self) -> None:
         self.entries, self._owners = {}, {}
         try:
-            if self.path.exists():
+            if exists(self.path):
                 content = read_json(self.path)
                 if content["version"] != VERSION:
                     raise InputError(f"{self.path}: version {content['version']}, expected {VERSION}")
                 self._remember(map(_entry, content["pictures"]))
-            if self.journal.exists():
+            if exists(self.journal):
                 whole = filter(_is_whole, self.journal.read_bytes().splitlines())
                 self._remember(_entry(parse_json(line, JOURNAL)) for line in whole)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

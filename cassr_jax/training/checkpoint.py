@@ -19,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, read_json
+from cassr_jax.files import Json, is_file, read_json
 from cassr_jax.sharding.placement import Leaf
 from cassr_jax.training.checksums import array_checksums, json_checksum
 from cassr_jax.training.processes import gather_texts
@@ -308,7 +308,7 @@ def _shapes(tree: PyTree[Leaf]) -> dict[str, tuple[int, ...]]:
 
 
 def _is_damaged_json(file: Path) -> bool:
-    if not file.is_file():  # a checkpoint may have no metrics
+    if not is_file(file):  # a checkpoint may have no metrics
         return False
     try:
         read_json(file, object)

@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
+from cassr_jax.files import is_file
+
 T = TypeVar("T")
 
 
@@ -58,7 +60,7 @@ def _end(code: int) -> str:
 
 def _said(errors: Path) -> str:
     """The line of a failed check, which precedes the stack trace, or else the last line."""
-    lines = errors.read_text("utf-8", "replace").splitlines() if errors.is_file() else []
+    lines = errors.read_text("utf-8", "replace").splitlines() if is_file(errors) else []
     failed = [line for line in lines if line.startswith("F") and "] " in line]
     line = failed[0].partition("] ")[2] if failed else next(filter(None, map(str.strip, reversed(lines))), "no word")
     return line[:300]

@@ -15,7 +15,7 @@ from cassr_jax.config_files import to_json
 from cassr_jax.data.pipeline import Batch, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError
-from cassr_jax.files import replaced, write_json
+from cassr_jax.files import exists, is_file, replaced, write_json
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params, merge, select
@@ -84,7 +84,7 @@ def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPo
     if "vae" not in stage_named(config.stage).trains or "vae" not in config.new:
         return {}
     file = workdir / PICTURES_FILE
-    if not file.is_file():
+    if not is_file(file):
         batch = sample_batch(config, 64, open_sets(config) if sets is None else sets)
         with replaced(file) as stream:
             np.savez_compressed(stream, hr=batch["hr"])
@@ -98,7 +98,7 @@ def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPo
 
 
 def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
-    sources = {k: str(Path(s).absolute()) if Path(s).exists() else s for k, s in config.components.items()}
+    sources = {k: str(Path(s).absolute()) if exists(s) else s for k, s in config.components.items()}
     sampling = sampling_of(config)
     negative = usual_negative_prompt(networks.configs["text_encoder"], sampling.negative_prompt)
     sampling = replace(sampling, negative_prompt=negative)

@@ -16,7 +16,7 @@ from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.files import Json, write_json
+from cassr_jax.files import Json, exists, is_folder, same_place, write_json
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
@@ -93,7 +93,7 @@ def train(
                 traced_steps(profile, range(int(state.step), config.num_steps))
             elif export_to is None:
                 state = _train(run, state, saved, checkpoints, workdir, profile, allow_changes)
-        elsewhere = export_to is not None and export_to.resolve() != workdir.resolve()
+        elsewhere = export_to is not None and not same_place(export_to, workdir)
         with claimed_together(folder, "train.py") if elsewhere else nullcontext():
             return export(config, run.networks, state, run.frozen, folder, partial(kept_pictures, config, workdir))
 
@@ -270,5 +270,5 @@ def _check(config: TrainConfig, workdir: Path) -> None:
             f"loss.adversarial_weight is {loss.adversarial_weight} and new holds {', '.join(config.new) or 'nothing'}, "
             f"expected a {DISCRIMINATOR} where the weight is above 0, and there alone"
         )
-    if workdir.exists() and not workdir.is_dir():
+    if exists(workdir) and not is_folder(workdir):
         raise InputError(f"{workdir}: is a file, expected a folder for checkpoints, logs and the export")

@@ -28,7 +28,7 @@ from cassr_jax.data.pipeline import Batch, batches, open_records
 from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.files import read_json, write_json
+from cassr_jax.files import exists, is_file, read_json, same_place, write_json
 from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.imaging import resizing
@@ -202,7 +202,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
         path, first = output / f"{index:05d}{SUFFIX}", index * per_file
         count = min(per_file * size, records - first * size)
         # A file with fewer records than now requested was the last one of a smaller set.
-        if path.exists() and count_records(path) >= count:
+        if exists(path) and count_records(path) >= count:
             continue
         # Every file has a stream of its own, so making it needs none of the files before.
         numbers = range(first, first + math.ceil(count / size))
@@ -251,7 +251,7 @@ def _open_prepared(config: TrainConfig, output: Path) -> PreparedSource | None:
         return None
     if config.data.mixture:
         raise InputError(f"data.mixture: {paths[0]} holds prepared records, which are completed one set at a time")
-    if output.resolve() == Path(config.data.path).resolve():
+    if same_place(output, Path(config.data.path)):
         raise InputError(f"--output is data.path, {output}, expected another folder than that of the records it reads")
     source = PreparedSource(config.data.path)
     if missing := [name for name in _KEPT if name not in source[0]]:
@@ -295,7 +295,7 @@ def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[s
 
 def _check_made_with(file: Path, settings: Mapping[str, object]) -> None:
     """Write the settings of the records, or refuse to continue records that were made with others."""
-    if not file.is_file():
+    if not is_file(file):
         write_json(file, settings)
         return
     before, now = (flat(found) for found in (read_json(file), settings))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, read_json
+from cassr_jax.files import Json, is_file, read_json
 from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
@@ -130,7 +130,7 @@ class ConfigFormat:
 
     def describes(self, path: Path) -> bool:
         """Whether a config.json exists and names this kind of network."""
-        return path.is_file() and bool(set(_class_names(read_json(path))) & set(self.classes))
+        return is_file(path) and bool(set(_class_names(read_json(path))) & set(self.classes))
 
 
 class _Fields:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import read_json
+from cassr_jax.files import is_file, read_json
 from cassr_jax.weights.flax_msgpack import read_flax_msgpack
 from cassr_jax.weights.safetensors import read_safetensors
 from cassr_jax.weights.tensors import Tensor
@@ -57,7 +57,7 @@ def weight_names(stems: Sequence[str], flax_name: str) -> list[list[str]]:
 
 def find_weights(folder: Path, names: Sequence[Sequence[str]]) -> Path | None:
     """The best weight file of a folder, by the order of `weight_names`."""
-    return next((folder / first for first, *_ in names if (folder / first).is_file()), None)
+    return next((folder / first for first, *_ in names if is_file(folder / first)), None)
 
 
 def _weights_alone(tensors: Tensors) -> Tensors:
@@ -75,7 +75,7 @@ def _read_shards(index: Path) -> Tensors:
         raise InputError(f"{index}: expected an index of shards, with a `weight_map` of names to files") from error
     if wrong := [name for name in shards if not isinstance(name, str) or Path(name).name != name]:
         raise InputError(f"{index}: names {wrong[0]!r}, expected files beside it")
-    if absent := [name for name in shards if not (index.parent / name).is_file()]:
+    if absent := [name for name in shards if not is_file(index.parent / name)]:
         raise InputError(f"{index}: {len(absent)} of its {len(shards)} files are missing: {', '.join(absent)}")
     files = {name: read_safetensors(index.parent / name) for name in shards}
     if absent := [name for name, file in weight_map.items() if name not in files[file]]:

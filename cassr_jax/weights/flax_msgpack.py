@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_file
 from cassr_jax.weights.tensors import StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
@@ -37,7 +38,7 @@ def read_flax_msgpack(path: Path | str) -> dict[str, StoredTensor]:
         InputError: the file is absent, cut short or damaged, or holds anything but maps and arrays.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: there is no such file, expected weights in Flax's msgpack format")
     with path.open("rb") as file:
         try:

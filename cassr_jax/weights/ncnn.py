@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_file
 
 _MAGIC = 7767517
 _FLOAT16, _FLOAT32 = 0x01306B47, 0
@@ -50,7 +51,7 @@ def read_ncnn(param: Path | str, weights: Path | str | None = None) -> list[Conv
     param = Path(param)
     weights = param.with_suffix(".bin") if weights is None else Path(weights)
     layers = _read_layers(param)
-    if not weights.is_file():
+    if not is_file(weights):
         raise InputError(f"{weights}: there is no such file, expected the weights of {param.name}")
     size = weights.stat().st_size
     least = sum(2 * layer.count + 4 * layer.out_channels * layer.has_bias for layer in layers)
@@ -87,7 +88,7 @@ def _read_convolution(layer: _Layer, data: bytes, offset: int, what: str) -> tup
 
 
 def _read_layers(path: Path) -> list[_Layer]:
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: there is no such file, expected a network in ncnn's text form")
     if path.stat().st_size > _MAX_PARAM:
         raise InputError(f"{path}: has {path.stat().st_size} bytes, expected at most {_MAX_PARAM} of ncnn's text form")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_file
 from cassr_jax.models.perceptual import Backbone
 from cassr_jax.weights.pickle_data import Built, Global, Inert, read_pickle
 from cassr_jax.weights.torch_pickle import read_torch
@@ -118,6 +119,6 @@ def _package_file(package: str, name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"the package {package} with its weights is not installed: {install}")
     path = Path(spec.submodule_search_locations[0]) / name
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: is missing, expected a file of the package; install it anew: {install}")
     return path

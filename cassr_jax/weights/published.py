@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import write_json
+from cassr_jax.files import exists, is_file, write_json
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import Config, ConfigFormat
@@ -94,7 +94,7 @@ class Published:
         path = self.locate(source)
         beside = path.parent / "config.json"
         # A folder's config belongs to it, but a config.json beside a single file may be that of another network.
-        described = self.config.describes(beside) if Path(source) == path else beside.is_file()
+        described = self.config.describes(beside) if Path(source) == path else is_file(beside)
         tensors = read_tensors(path)
         hint = ""
         if config is None and described:
@@ -122,9 +122,9 @@ class Published:
     def locate(self, source: str | Path) -> Path:
         """The weight file of a network: `source` itself, or the best one in or below that folder or hub id."""
         path = Path(source)
-        if path.is_file():
+        if is_file(path):
             return path
-        if not path.exists():
+        if not exists(path):
             if not is_hub_id(str(source)):
                 raise InputError(
                     f"{source}: no such file or folder, and no hub id either (`owner/name` or `owner/name:folder`)"
@@ -140,7 +140,7 @@ class Published:
                 return weights
         wanted = " or ".join(first for first, *_ in self.files[:2])
         places = f"in it or in its folder {self.name}"
-        loose = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
+        loose = sorted(file.name for file in folder.glob("*") if file.suffix in SUFFIXES)
         if loose:
             raise InputError(f"{folder}: there is no {wanted} {places}; if {', '.join(loose)} is meant, give that file")
         raise InputError(f"{folder}: there are no weights of a {self.name}, expected {wanted} {places}")

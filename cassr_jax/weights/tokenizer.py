@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, parse_json
+from cassr_jax.files import Json, exists, is_folder, parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -84,9 +84,9 @@ def _build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str, lengt
 
 def _tokenizer_folder(source: str | Path) -> Path:
     path = Path(source)
-    if path.is_dir():
-        return path / "tokenizer" if (path / "tokenizer").is_dir() else path
-    if path.exists() or path.is_absolute() or str(source).count("/") != 1:
+    if is_folder(path):
+        return path / "tokenizer" if is_folder(path / "tokenizer") else path
+    if exists(path) or path.is_absolute() or str(source).count("/") != 1:
         raise InputError(f"{source}: is neither a folder nor a hub id, expected a checkpoint folder or owner/name")
     from huggingface_hub import snapshot_download
 
@@ -125,7 +125,7 @@ def _read_merges(path: Path, vocab: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def _read_json(path: Path, *, required: bool = False) -> Json:
-    if not required and not path.exists():
+    if not required and not exists(path):
         return {}
     return parse_json(_read_text(path), path)
 

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_file
 from cassr_jax.weights.pickle_data import Global, Inert, read_pickle
 from cassr_jax.weights.tensors import ForeignTensor, Shape, Tensor
 
@@ -82,7 +83,7 @@ def read_torch(path: Path | str) -> dict[str, Tensor]:
         InputError: the file is damaged, or a tensor reaches beyond its storage.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: there is no such file, expected weights written by torch.save")
     if zipfile.is_zipfile(path):
         return _read_zip(path)

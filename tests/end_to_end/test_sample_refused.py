@@ -73,6 +73,21 @@ def test_all_missing_paths_are_named_before_any_work(folder, cascade, capsys):
     assert line == "sample.py: in/none.png, nowhere/: no such file or folder, expected picture files or folders"
 
 
+@pytest.mark.parametrize("option", [[], ["--output"], ["--config"], ["--prompts"]], ids=str)
+def test_a_name_that_no_file_can_have_is_one_line(folder, cascade, capsys, option):
+    flat(folder / "a.png", "red")
+    name = f"{'a' * 300}.py"
+    assert run("in/a.png", *option, name) == 2
+    assert capsys.readouterr().err == f"sample.py: {name}: cannot be read (File name too long)\n"
+
+
+def test_an_output_that_is_a_link_to_itself_is_one_line(folder, cascade, capsys):
+    flat(folder / "a.png", "red")
+    Path("out").symlink_to("out")
+    assert run("in", "--output", "out") == 2
+    assert "out: cannot be made, since out is a link that leads nowhere" in capsys.readouterr().err
+
+
 def test_resume_does_not_take_one_for_the_other(folder, cascade, capsys):
     four_of_one_name(folder)
     assert run("in/x", "--output", "out") == 0

@@ -56,7 +56,7 @@ IMAGING = [
     *faults(
         "cassr_jax/files.py",
         ("tests/imaging/test_inputs.py::test_links_that_lead_nowhere_are_told",),
-        ("                    broken(path)\n", "                    pass\n"),
+        ("                broken(path)\n", "                pass\n"),
     ),
     *faults(
         "cassr_jax/imaging/tiff.py",

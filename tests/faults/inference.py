@@ -232,7 +232,7 @@ INFERENCE = [
         "cassr_jax/commands/testset.py",
         ("tests/commands/test_testset.py",),
         ("        with taking_turns(output):\n", "        if True:\n"),
-        ("            if not output.exists():  # still", "            if True:  # still"),
+        ("            if not exists(output):  # still", "            if True:  # still"),
     ),
     *faults(
         "cassr_jax/commands/bundle.py",

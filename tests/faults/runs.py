@@ -124,7 +124,23 @@ RUNS = [
         (
             "tests/test_config_files.py::test_a_component_lies_beside_the_configuration_or_in_the_working_directory_or_on_the_hub",
         ),
-        ("return str(below) if below.exists() else component", "return component"),
-        ("return str(below) if below.exists() else component", "return str(below)"),
+        ("return str(below) if exists(below) else component", "return component"),
+        ("return str(below) if exists(below) else component", "return str(below)"),
+    ),
+    *faults(
+        "cassr_jax/files.py",
+        ("tests/test_files.py",),
+        ("secrets.token_hex(8)", "os.getpid()"),
+        ("closed = not os.access(root, os.X_OK)", "closed = False"),
+        ("                report(reason)\n", "                broken(path)\n"),
+        ("{errno.ENOENT, errno.ENOTDIR, errno.ELOOP}", "{errno.ENOENT, errno.ENOTDIR}"),
+        ("{errno.ENOENT, errno.ENOTDIR, errno.ELOOP}", "{errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES}"),
+        ("    exists(folder)  # nobody can tell if a name is too long\n", ""),
+    ),
+    *faults(
+        "cassr_jax/ranges.py",
+        ("tests/test_ranges.py",),
+        ("LARGEST if self._counts else sys.float_info.max", 'float("inf")'),
+        ("if not abs(value) <= (LARGEST", "if abs(value) > (LARGEST"),
     ),
 ]
