@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from cassr_jax.errors import InputError
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
 from cassr_jax.typing import Configs, Device, Modules
@@ -67,12 +68,17 @@ class Networks:
             place: puts a parameter on its devices, from the host's memory, where the network is then drawn; by default
                 it is drawn on JAX's first device and stays there.
             encoder: the parameters of that encoder; by default those of the `unet` among these networks.
+
+        Raises:
+            InputError: there is no encoder to copy.
         """
         entry = kind_of(kind)
         with nullcontext() if place is None else jax.default_device(host()):
             graphdef, params = entry.draw(config, dtype, key)
             if entry.copies_encoder:
                 encoder = encoder or select(self.params, "unet")
+                if not encoder:
+                    raise InputError(f"the new {kind} starts as a copy of a U-Net's encoder, expected a unet before it")
                 params |= {name: jnp.array(encoder[name]) for name in params if name in encoder}
         if place is not None:
             placed = {name: place(f"{kind}.{name}", params.pop(name)) for name in sorted(params)}

@@ -19,6 +19,7 @@ from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import Networks, host, shapes_of, write_network
 from cassr_jax.weights.configs import AttachedConfig
+from tests.training.runs import zeros
 
 UNET = UNetConfig(
     block_out_channels=(8, 16, 16, 16),
@@ -116,6 +117,12 @@ def test_a_new_network_of_no_kind_is_named(kind, config, message):
 def test_a_discriminator_is_never_read(tmp_path):
     with pytest.raises(InputError, match="a discriminator cannot be read from a file"):
         Networks().with_read("discriminator", str(tmp_path), "float32")
+
+
+def test_a_new_controlnet_without_an_encoder_to_start_as_is_refused(monkeypatch):
+    monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
+    with pytest.raises(InputError, match="the new controlnet starts as a copy of a U-Net's encoder, expected a unet "):
+        Networks().with_new("controlnet", CONTROLNET, "float32", jax.random.key(0))
 
 
 @pytest.mark.parametrize("kind", ["controlnet", "activation_controlnet"])

@@ -52,14 +52,6 @@ class Digests:
         }
 
 
-def origins(config: TrainConfig, params: Mapping[str, jax.Array]) -> Origins:
-    """The source and hash of each network, from all its parameters."""
-    digests = Digests()
-    for name in sorted(params):
-        digests.add(name, np.asarray(params[name]))
-    return digests.origins(config)
-
-
 @dataclass(frozen=True)
 class Saved:
     """The contents of a checkpoint.

@@ -33,6 +33,7 @@ from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.imaging.grey import as_grey_as
 from cassr_jax.imaging.pixels import to_float, to_uint8
 from cassr_jax.locks import claimed
 from cassr_jax.models.denoisers import MakeDenoiser
@@ -42,7 +43,7 @@ from cassr_jax.prompts import prompt_ids
 from cassr_jax.sampling import Inputs, Setting, make_course, sample
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
-from cassr_jax.training.checkpoint import origins
+from cassr_jax.training.checkpoint import Digests, Origins
 from cassr_jax.training.processes import flat
 from cassr_jax.training.setup import with_schedule
 from cassr_jax.typing import Modules
@@ -77,6 +78,11 @@ class Recipe:
         if self.first_stage is not None:
             needed += (STABLE_DIFFUSION if self.first_stage.diffuses else ()) + self.first_stage.networks
         return tuple(dict.fromkeys(needed))
+
+    @property
+    def computes(self) -> bool:
+        """Whether anything is added to the pictures."""
+        return self.latents or self.first_stage is not None
 
     @property
     def needs_noise(self) -> bool:
@@ -184,18 +190,17 @@ def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path) -> 
 
 
 def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, prepared: PreparedSource | None) -> None:
-    networks = Networks()
     if missing := [kind for kind in recipe.networks if kind not in config.components]:
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(recipe.networks)}")
-    for kind in recipe.networks:
-        networks = networks.with_read(kind, config.components[kind], config.dtype)
+    mesh = mesh_for(config.batch_size) if recipe.computes else None
+    networks, sources = _read(config, recipe, mesh)
     check_fitting(networks.configs, config.components)
     if recipe.needs_noise:
         config = with_schedule(config)
         make_course(config.known_schedule, recipe.sampling)  # checked before pictures are searched
-    complete = _make_complete(config, networks, recipe)
+    complete = _make_complete(config, networks, recipe, mesh)
     streams = None if prepared is not None else open_records(config.data)
-    _check_made_with(output / MADE_WITH, _settings(config, recipe, networks))
+    _check_made_with(output / MADE_WITH, _settings(config, recipe, sources))
     size = config.batch_size
     per_file = math.ceil(RECORDS_PER_FILE / size)
     for index in tqdm(range(math.ceil(records / size / per_file)), unit="file"):
@@ -216,15 +221,28 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
             write_records(path, islice(_unbatched(made), count))
 
 
+def _read(config: TrainConfig, recipe: Recipe, mesh: Mesh | None) -> tuple[Networks, Origins]:
+    """The recipe's networks on all devices of the mesh, in the type of the computation, and where they come from."""
+    networks, digests = Networks(), Digests()
+
+    def place(name: str, value: ArrayLike) -> jax.Array:
+        assert mesh is not None, "a recipe that computes nothing has no networks"
+        array = np.asarray(value)
+        digests.add(name, array)  # as it is in its file
+        return jax.device_put(array.astype(jnp.dtype(config.dtype)), NamedSharding(mesh, PartitionSpec()))
+
+    for kind in recipe.networks:
+        networks = networks.with_read(kind, config.components[kind], config.dtype, place=place)
+    return networks, digests.origins(config)
+
+
 def _make_complete(
-    config: TrainConfig, networks: Networks, recipe: Recipe
+    config: TrainConfig, networks: Networks, recipe: Recipe, mesh: Mesh | None
 ) -> Callable[[Batch, int], dict[str, np.ndarray]]:
     """A function of a batch and its number that gives the contents of its records."""
-    if not recipe.latents and recipe.first_stage is None:
+    if mesh is None:
         return lambda batch, number: {name: batch[name] for name in _KEPT}
-    mesh = mesh_for(config.batch_size)
     make_share = over(mesh, networks, make_maker(networks, config, recipe))
-    params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
     share, key_of_noise = NamedSharding(mesh, PartitionSpec("data")), seed_key(config.seed)
 
     def complete(batch: Batch, number: int) -> dict[str, np.ndarray]:
@@ -236,9 +254,10 @@ def _make_complete(
             vae = networks.configs["vae"]
             shape = (size, side // vae.factor, side // vae.factor, vae.latent_channels)
             given["noise"] = jax.random.normal(jax.random.fold_in(key_of_noise, number), shape, jnp.float32)
-        found = jax.device_get(make_share(params, jax.device_put(given, share)))
-        if "reference" in found:
-            found["reference"] = to_uint8(found["reference"])
+        found = jax.device_get(make_share(networks.params, jax.device_put(given, share)))
+        if "reference" in found:  # as in the cascade, which takes the networks' tint out of a grey picture
+            references = map(as_grey_as, np.asarray(given["lq"]), to_uint8(found["reference"]))
+            found["reference"] = np.stack(list(references))
         return {name: batch[name] for name in _KEPT} | found
 
     return complete
@@ -276,7 +295,7 @@ def _unbatched(batches_made: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[s
             yield {name: value[i] for name, value in batch.items()}
 
 
-def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[str, object]:
+def _settings(config: TrainConfig, recipe: Recipe, sources: Origins) -> dict[str, object]:
     """The settings that decide the records; pictures and weights count by content, since a path's may change."""
     data = {name: value for name, value in to_json(config.data).items() if name not in (*SPEED, "resident")}
     data["contents"] = fingerprint_sets(config.data.weights())
@@ -284,7 +303,7 @@ def _settings(config: TrainConfig, recipe: Recipe, networks: Networks) -> dict[s
     return {
         "data": data,
         **{name: to_json(config)[name] for name in names},
-        "networks": origins(config, networks.params),
+        "networks": sources,
         "tokenizer": config.components.get("tokenizer") if recipe.needs_noise else None,
         "activation": None if recipe.first_stage is None else recipe.first_stage.name,
         "sampling": to_json(recipe.sampling),

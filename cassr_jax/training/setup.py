@@ -11,6 +11,7 @@ from cassr_jax.data.pipeline import Batch, Batches, Records, batches, open_recor
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
+from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, Place
 from cassr_jax.schedules import agreed
@@ -24,7 +25,10 @@ from cassr_jax.weights.perceptual import lpips_weights
 
 
 def networks_of(config: TrainConfig) -> list[str]:
-    """The kinds of network that the stage uses, existing ones first. Other components belong to the exported cascade.
+    """The kinds of network that the stage uses, in an order in which they can be made.
+
+    Existing ones come first, and those that start as a copy of the U-Net's encoder last. Other components belong to the
+    exported cascade.
 
     Raises:
         InputError: a network is neither in `components` nor in `new` or in both, an autoencoder is missing where
@@ -61,7 +65,7 @@ def networks_of(config: TrainConfig) -> list[str]:
                     f"loss.{name} is 0, expected more: stage {config.stage} learns from decoded pictures alone"
                 )
     read = [kind for kind in config.components if kind in (*needed, *stage.uses)]
-    return [*read, *config.new]
+    return [*read, *sorted(config.new, key=lambda kind: kind_of(kind).copies_encoder)]
 
 
 def with_schedule(config: TrainConfig) -> TrainConfig:

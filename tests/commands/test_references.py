@@ -14,9 +14,13 @@ import pytest
 from PIL import Image
 
 from cassr_jax.commands import references as command
+from cassr_jax.config import SamplingConfig
+from cassr_jax.config_files import read_config
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import batches
-from cassr_jax.data.prepared import PreparedSource, count_records
+from cassr_jax.data.prepared import PreparedSource, count_records, write_records
+from cassr_jax.first_stage import first_stage
+from cassr_jax.imaging.grey import as_grey_as
 from cassr_jax.imaging.pixels import to_uint8
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, write_network
@@ -24,6 +28,7 @@ from cassr_jax.seeds import seed_key
 from cassr_jax.training import references
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
+from tests.training.runs import origins
 
 SIDE, BATCH, SEED = 32, 2, 3
 CONFIG = """
@@ -121,6 +126,38 @@ def test_every_batch_has_noise_of_its_own(folder, tmp_path, monkeypatch):
     noise = jnp.concatenate([jax.random.normal(key, (BATCH, SIDE // 4, SIDE // 4, 4)) for key in keys])
     found = [record["reference"] for record in PreparedSource(tmp_path)]
     np.testing.assert_array_equal(found, to_uint8(noise[:5, ..., :3]))
+
+
+def test_a_grey_picture_has_a_grey_reference(folder, tmp_path, monkeypatch):
+    """As in the cascade, which takes the networks' tint out of it."""
+    colour = picture(SIDE, seed=7).astype(np.uint8)
+    grey = np.repeat(colour[..., :1], 3, axis=-1)
+    pairs = [{"record": np.int32(i), "lr": hr[::4, ::4], "hr": hr} for i, hr in enumerate((grey, colour))]
+    write_records(tmp_path / "pairs" / "0.array_record", pairs)
+    tinted = jnp.full((BATCH, SIDE, SIDE, 3), jnp.asarray([0.2, 0.1, -0.3]))
+    monkeypatch.setattr(references, "make_maker", lambda *_: lambda *_: {"reference": tinted[:1]})
+    assert make(folder, tmp_path / "made", 2, "--set", f"data.path={tmp_path / 'pairs'}") == 0
+    first, second = (record["reference"] for record in PreparedSource(tmp_path / "made"))
+    np.testing.assert_array_equal(first, as_grey_as(grey, to_uint8(tinted[0])))
+    np.testing.assert_array_equal(second, to_uint8(tinted[0]))
+
+
+def test_networks_are_read_straight_to_all_devices_in_the_type_of_the_computation(folder, monkeypatch):
+    put, device_put = [], jax.device_put
+
+    def counted(value, where=None):
+        put.append((jax.tree.leaves(value)[0].dtype, where))
+        return device_put(value, where)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    config = read_config(folder / "config.py", ["dtype=bfloat16"])
+    recipe = references.Recipe(first_stage("scedit"), SamplingConfig(), "none", latents=True)
+    networks, sources = references._read(config, recipe, references.mesh_for(BATCH))
+    assert len(put) == len(networks.params) > 100
+    assert {dtype for dtype, _ in put} == {jnp.dtype("bfloat16")}
+    assert all(len(where.device_set) == BATCH for _, where in put)
+    in_files = {f"{kind}.{name}": value for kind in KINDS for name, value in random_params(kind).items()}
+    assert sources == origins(config, in_files)
 
 
 def test_a_batch_of_them_is_what_the_second_stage_reads(made):

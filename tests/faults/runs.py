@@ -92,7 +92,7 @@ RUNS = [
     *faults(
         "cassr_jax/training/references.py",
         ("tests/commands/test_references.py::test_other_weights_and_pictures_under_the_same_paths_are_refused",),
-        ('        "networks": origins(config, networks.params),\n', ""),
+        ('        "networks": sources,\n', ""),
         ('    data["contents"] = fingerprint_sets(config.data.weights())\n', ""),
         (' and not name.endswith(".source")', ""),
     ),

@@ -194,6 +194,17 @@ TRAINING = [
     ),
     *faults(
         "cassr_jax/training/references.py",
+        (REFERENCES + "test_a_grey_picture_has_a_grey_reference",),
+        ("references = map(as_grey_as, np.asarray", "references = map(lambda lq, made: made, np.asarray"),
+    ),
+    *faults(
+        "cassr_jax/training/references.py",
+        (REFERENCES + "test_networks_are_read_straight_to_all_devices_in_the_type_of_the_computation",),
+        ("array.astype(jnp.dtype(config.dtype)), Named", "array, Named"),
+        ("        digests.add(name, array)  # as", "        digests.add(name, array.astype(config.dtype))  # as"),
+    ),
+    *faults(
+        "cassr_jax/training/references.py",
         (REFERENCES + "test_every_batch_has_noise_of_its_own",),
         ("jax.random.fold_in(key_of_noise, number)", "jax.random.fold_in(key_of_noise, 0)"),
     ),

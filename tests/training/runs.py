@@ -1,11 +1,13 @@
 """Narrow training runs: configurations of every stage over the random cascade, and made data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image
 
 from cassr_jax.config import LossConfig, OptimizerConfig, TrainConfig
@@ -15,7 +17,7 @@ from cassr_jax.models.parameters import abstract
 from cassr_jax.networks import write_network
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
-from cassr_jax.training.checkpoint import Checkpoints
+from cassr_jax.training.checkpoint import Checkpoints, Digests, Origins
 from cassr_jax.training.masking import partition
 from cassr_jax.training.objectives import Objective, make_objective
 from cassr_jax.training.setup import build
@@ -101,6 +103,14 @@ def objective_and_params(config: TrainConfig) -> tuple[Objective, dict[str, jax.
     if "text_encoder" in networks.configs:
         ids = prompt_ids(networks.configs["text_encoder"], None, ["", config.prompt])
     return make_objective(config, networks.graphdefs, ids), *partition(networks.params, config.stage)
+
+
+def origins(config: TrainConfig, params: Mapping[str, ArrayLike]) -> Origins:
+    """The source and hash of each network, from all its parameters."""
+    digests = Digests()
+    for name in sorted(params):
+        digests.add(name, np.asarray(params[name]))
+    return digests.origins(config)
 
 
 def example_keys(key: jax.Array, size: int = 2) -> jax.Array:

@@ -7,7 +7,7 @@ import pytest
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.data.config import DataConfig
-from cassr_jax.training.checkpoint import origins
+from tests.training.runs import origins
 
 CONFIG = TrainConfig("base", DataConfig("unused"), components={"vae": "first/vae"})
 KERNEL = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -145,6 +145,15 @@ def test_a_new_controlnet_starts_as_the_unets_encoder(networks, monkeypatch):
         assert value is not unet.get(name)  # trained apart: its buffers are donated
 
 
+def test_a_new_controlnet_copies_a_new_unet_in_whatever_order_they_are_named(networks, monkeypatch):
+    monkeypatch.setattr("cassr_jax.kinds.initialise", zeros)
+    config = configure("controlnet", networks)
+    components = {kind: config.components[kind] for kind in ("vae", "text_encoder")}
+    new = {kind: NETWORKS[kind] for kind in ("activation_controlnet", "unet")}
+    made = setup.build(replace(config, components=components, new=new))  # raises where there is nothing to copy
+    assert [*made.configs][-2:] == ["unet", "activation_controlnet"]
+
+
 def test_the_export_can_stand_in_a_cascade(finished, tmp_path):
     write_random_cascade(tmp_path, components={kind: kind for kind in NETWORKS} | {"vae": str(finished / "export/vae")})
     cascade = cassr_jax.load(tmp_path)

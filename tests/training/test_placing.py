@@ -18,13 +18,12 @@ from cassr_jax.networks import Networks
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import bytes_per_device
 from cassr_jax.sharding.strategies import FSDP
-from cassr_jax.training.checkpoint import origins
 from cassr_jax.training.masking import partition
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.setup import build
 from cassr_jax.weights.tensors import Weights
 from tests.random_cascade import NETWORKS, random_params, write_random_cascade
-from tests.training.runs import configure
+from tests.training.runs import configure, origins
 
 UNIT = np.float32().itemsize
 
