@@ -38,13 +38,14 @@ from cassr_jax.commands.jobs import (
 from cassr_jax.commands.options import SAMPLING, add_options, help_asked, local_path
 from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
-from cassr_jax.commands.running import command, notice, say
+from cassr_jax.commands.running import command
 from cassr_jax.commands.shard import Shard
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
 from cassr_jax.imaging.manifest import Entry, Manifest
+from cassr_jax.printing import notice, progress_bar, say
 
 if TYPE_CHECKING:
     from cassr_jax.cascade import CasSR, Restoration
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # 3. Restore the pictures. While the devices work, the next pictures are read and the finished ones written.
     try:
-        with tqdm(total=len(jobs), desc="restoring", unit="picture", disable=None, leave=False) as bar:
+        with progress_bar(total=len(jobs), desc="restoring", unit="picture", leave=False) as bar:
             progress = Progress(bar)
             restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, progress))
             write = partial(write_and_record, args=args, manifest=manifest, faults=faults)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import add_options, help_asked, local_path, number
-from cassr_jax.commands.running import command, ended_after, say
+from cassr_jax.commands.running import command, ended_after
+from cassr_jax.printing import say
 from cassr_jax.ranges import COUNT, FROM_ZERO
 from cassr_jax.sharding.strategies import STRATEGIES
 
@@ -117,7 +118,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     asked = help_asked(argv)
     if asked.help:
         parser.print_help()
-        print("", fields(asked.config), sep="\n")
+        say(f"\n{fields(asked.config)}")
         parser.exit()
     arguments = parser.parse_args(argv)
     if not (arguments.workdir or arguments.compile_for):

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import IO
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_local, read_json
+from cassr_jax.printing import complain
 
 NAME = ".lock"
 PROC = Path("/proc")  # where Linux tells of its processes
@@ -109,7 +109,7 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
         if before is not None and not locked and before.may_live():
             raise InputError(f"{folder}: {_in_use(before)}, or delete {path} if that process has ended")
         if before is not None and before.host != socket.gethostname():
-            print(f"{folder}: taken over from {before}, which left no lock", file=sys.stderr, flush=True)
+            complain(f"{folder}: taken over from {before}, which left no lock")
         try:
             _sign(file, path, Owner.this(program))
             yield

@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "cassr_jax").rglob("*.py"))
 SCRIPTS = [ROOT / "sample.py", ROOT / "train.py"]
 
 # What every part may import.
-BASE = {"errors", "choices", "typing", "files", "locks"}
+BASE = {"errors", "choices", "typing", "files", "locks", "printing"}
 # The other parts of the package, folders and modules, that each part may import: all of them, and in no circle.
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
@@ -104,6 +104,13 @@ def test_paths_are_looked_up_in_one_way():
     call = re.compile(r"\.(exists|is_file|is_dir)\b")
     files = [path for path in MODULES + SCRIPTS if call.search(path.read_text("utf-8"))]
     assert list(map(relative, files)) == []
+
+
+def test_everything_is_printed_in_one_way():
+    """`print` and tqdm's own bar end the program once the reader of a pipe has gone."""
+    call = re.compile(r"\b(print|tqdm)\(")
+    files = [path for path in MODULES + SCRIPTS if call.search(path.read_text("utf-8"))]
+    assert list(map(relative, files)) == ["cassr_jax/printing.py"]
 
 
 def test_everything_imported_is_a_dependency():

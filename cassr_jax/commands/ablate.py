@@ -36,6 +36,7 @@ from cassr_jax.evaluation.report import difference_table, differences, means, ta
 from cassr_jax.evaluation.statistics import Mean, to_json
 from cassr_jax.files import Json, replaced, write_json
 from cassr_jax.locks import claimed
+from cassr_jax.printing import complain, say
 from cassr_jax.ranges import GUIDANCE_SCALE, STEPS
 
 PLOT = "ablations.png"
@@ -219,12 +220,12 @@ def run(arguments: argparse.Namespace) -> str:
     chosen = settings(arguments) | {"seed": arguments.seed, "pictures": [case.name for case in cases]}
     outcomes, failed = [], {}
     for variant in variants:
-        print(f"{variant.name}:", file=sys.stderr, flush=True)
+        complain(f"{variant.name}:")
         try:
             outcomes.append(run_variant(variant, cases, measure, chosen, arguments.output, arguments.devices))
         except InputError as error:
             failed[variant.name] = str(error)
-            print(f"left out: {error}", file=sys.stderr, flush=True)
+            complain(f"left out: {error}")
     if not outcomes:
         raise InputError(
             f"none of the {len(variants)} variants could be run; the first one: {next(iter(failed.values()))}"
@@ -285,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     keep_compiled_functions()
     with claimed(arguments.output, "ablate"):
-        print(run(arguments), end="")
+        say(run(arguments).removesuffix("\n"))
     return 0
 
 

@@ -15,6 +15,7 @@ from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
 from cassr_jax.files import exists
+from cassr_jax.printing import say
 
 
 @command("build")
@@ -46,13 +47,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         folder = Path(builder.data_dir)
         if exists(folder):
-            print(f"{folder}: exists already")
+            say(f"{folder}: exists already")
             return 0
         with tempfile.TemporaryDirectory() as unused:  # tfds makes a folder for downloads, but nothing is downloaded
             builder.download_and_prepare(download_dir=unused)
     except OSError as error:
         raise InputError(f"{arguments.output}: cannot be written ({error.strerror or error})") from error
-    print(f"{folder}: {builder.info.splits['train'].num_examples} pictures, {len(builder.left_out)} left out")
+    say(f"{folder}: {builder.info.splits['train'].num_examples} pictures, {len(builder.left_out)} left out")
     return 0
 
 

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from tqdm import tqdm
-
 from cassr_jax.choices import DType
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
@@ -25,13 +23,14 @@ from cassr_jax.loading import CASCADE_FILE, read_cascade
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.printing import progress_bar
 from cassr_jax.schedules import agreed, write_schedule
 
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
     """Write the networks of `config`, whose relative paths start at `base`, and its `cassr.json` below `output`."""
     components = dict(config.components)
-    for kind, source in tqdm(config.components.items(), unit="network"):
+    for kind, source in progress_bar(config.components.items(), unit="network"):
         if kind not in KINDS or not KINDS[kind].bundled:  # a network of others: it stays where it is
             components[kind] = resolve(source, base)
             continue

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from cassr_jax.commands.running import complain, say
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.inputs import Input
 from cassr_jax.imaging.manifest import Entry, Manifest
+from cassr_jax.printing import complain, progress_bar, say
 
 PROGRAM = "sample.py"
 SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
@@ -61,7 +59,7 @@ def plan(
     """The pictures that can be restored, found by reading each completely; the others become faults."""
     jobs = []
     taken: dict[str, Path] = {}  # by each file's name, ignoring case as some file systems do
-    for item in tqdm(inputs, desc="reading", disable=None, leave=False, delay=1):
+    for item in progress_bar(inputs, desc="reading", leave=False, delay=1):
         try:
             picture, digest = read(item.path)
             outputs = outputs_of(item, picture, args)

@@ -1,4 +1,4 @@
-"""What all commands have in common: how they end, with which exit code, and what they print."""
+"""What all commands have in common: how they end, with which exit code, and with which line."""
 
 import functools
 import os
@@ -8,9 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TextIO
 
 from cassr_jax.errors import InputError, Stopped
+from cassr_jax.printing import complain, say, settle
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells
 
@@ -51,6 +51,8 @@ def command(
             except KeyboardInterrupt:
                 complain(interrupted, name)
                 return INTERRUPTED
+            finally:
+                settle()
 
         return run
 
@@ -75,37 +77,6 @@ def ended_after(seconds: float, message: str, name: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def say(message: object) -> None:
-    """Print a line on stdout, if it can be written."""
-    _print(str(message), sys.stdout)
-
-
-def complain(message: object, name: str) -> None:
-    """Print one line on stderr that begins with the program's name."""
-    _print(" ".join([f"{name}:", *str(message).splitlines()]), sys.stderr)
-
-
-def notice(message: object, name: str) -> None:
-    """Print one line on stderr for somebody who waits at a terminal; logs and pipes get none, as with progress bars."""
-    if sys.stderr.isatty():
-        complain(message, name)
-
-
-def _print(text: str, stream: TextIO) -> None:
-    """Print `text`, whatever it holds and whoever reads it.
-
-    A file name need not be valid text, a terminal may lack some of its characters, and a pipe may be closed.
-    """
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
-    except BrokenPipeError:  # without this, Python complains again when it closes the stream at its end
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
-    except (OSError, ValueError):  # the disk is full or the stream closed: nobody can be told
-        return
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
@@ -37,6 +36,7 @@ from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import size_text
 from cassr_jax.locks import taking_turns
+from cassr_jax.printing import progress_bar, say
 from cassr_jax.ranges import COUNT
 
 SCALE, LR_SIDE = 4, 128
@@ -185,7 +185,7 @@ def _make(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
         if exists(partial):  # a run was killed before it could finish
             shutil.rmtree(partial)
         pictures = {}
-        for pair in tqdm(planned, "making pairs", unit="pair", disable=None):
+        for pair in progress_bar(planned, desc="making pairs", unit="pair"):
             try:
                 images = pair.make()
             except InputError as error:
@@ -298,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.command == "check":
         wrong = list(check(arguments.folder))
-        print(*(wrong or [f"{arguments.folder}: is as its manifest says"]), sep="\n")
+        say("\n".join(wrong) or f"{arguments.folder}: is as its manifest says")
         return 1 if wrong else 0
     left_out = {}
     match arguments.command:
@@ -311,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         case _:
             planned, left_out = cropped_pairs(arguments.lr, arguments.hr)
             settings = {"kind": "crops", "lr": LR_SIDE, "hr": LR_SIDE * SCALE}
-    print(build(planned, left_out, settings, arguments.output))
+    say(build(planned, left_out, settings, arguments.output))
     return 0
 
 

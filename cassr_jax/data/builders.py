@@ -5,7 +5,6 @@ archive was unpacked. A record has `image`, an upright 8-bit RGB PNG, and `key`,
 """
 
 import io
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.files import is_folder
 from cassr_jax.imaging.pixels import size_text
+from cassr_jax.printing import complain
 
 MIN_SIDE = 64  # px; smaller pictures are left out. Those between this and the crop size are enlarged when cropped.
 THREADS = 4
@@ -76,7 +76,7 @@ class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 yield key, {"image": io.BytesIO(made), "key": key}
             else:
                 self.left_out.append(made)
-                print(f"left out: {made}", file=sys.stderr, flush=True)
+                complain(f"left out: {made}")
         if not found:
             raise InputError(f"{self.images}: none of its {len(keys)} pictures can be used, expected at least one")
 

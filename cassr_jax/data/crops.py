@@ -4,7 +4,6 @@ Large parts of many photographs are out of focus. A model that trains on such ar
 them invents texture where there is none. So most crops, but not all, are taken where the picture is sharp.
 """
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from cassr_jax.data.sources import PictureSource
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
+from cassr_jax.printing import complain
 
 SHARP = 100.0  # a window is sharp if the variance of the Laplacian of its 8-bit grey is at least this
 TILE = 256  # side in px of the tiles by which it is measured how much of a picture is sharp
@@ -92,7 +92,7 @@ def find_all_windows(
         try:
             return find_windows(images[index], size)
         except InputError as error:
-            print(f"left out: {error}", file=sys.stderr, flush=True)
+            complain(f"left out: {error}")
             return None
 
     with ThreadPoolExecutor(threads) as pool:

@@ -5,7 +5,6 @@ iterator is a small dictionary (`get_state`, `set_state`), so that a run can con
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -24,6 +23,7 @@ from cassr_jax.data.prepared import PreparedSource, record_files
 from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.resizing import bicubic
+from cassr_jax.printing import complain
 from cassr_jax.ranges import SEED
 
 _ENDLESS = 2**30  # epochs; if it were repeated without end, a batched set would have more records than a length holds
@@ -68,7 +68,7 @@ class Batches(Iterator[Batch]):
         skipped = int(batch.pop("skipped").sum())
         if skipped:
             self.skipped += skipped
-            print(f"left out so far: {self.skipped} damaged records", file=sys.stderr, flush=True)
+            complain(f"left out so far: {self.skipped} damaged records")
         return batch
 
     def get_state(self) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Sources of training pictures: random access to 8-bit RGB arrays by record number."""
 
-import sys
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import files_below, is_folder, read_json
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 from cassr_jax.imaging.io import opaque, read
+from cassr_jax.printing import complain
 
 SET_INFO = "dataset_info.json"  # the file that TFDS writes beside a set's records
 ATTEMPTS = 16  # after so many unreadable records in a row, the whole set counts as unreadable
@@ -78,7 +78,7 @@ def picture_files(folder: str | Path) -> list[str]:
         raise InputError(f"{folder}: is not a folder, expected a folder of pictures")
 
     def tell(link: Path) -> None:
-        print(f"left out: {link}: a link that leads nowhere", file=sys.stderr, flush=True)
+        complain(f"left out: {link}: a link that leads nowhere")
 
     files = (path for path in files_below(folder, broken=tell) if path.suffix.lower() in READABLE_SUFFIXES)
     keys = sorted(path.relative_to(folder).as_posix() for path in files)
@@ -201,6 +201,6 @@ def read_or_replace(source: Source[T], index: int) -> tuple[int, T, int]:
         try:
             return number, source[number], len(errors)
         except InputError as error:
-            print(f"left out: {error}", file=sys.stderr, flush=True)
+            complain(f"left out: {error}")
             errors.append(error)
     raise InputError(f"{len(errors)} records in a row cannot be read; the last one: {errors[-1]}") from errors[-1]

@@ -32,6 +32,7 @@ from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.pyiqa_measures import SetMeasure, linked, pyiqa_measures
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
 from cassr_jax.evaluation.statistics import Mean
+from cassr_jax.printing import say
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -156,7 +157,7 @@ def measure_set(
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     keep_compiled_functions()
-    print(run(arguments), end="")
+    say(run(arguments).removesuffix("\n"))
     return 0
 
 

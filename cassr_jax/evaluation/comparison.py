@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import Restore
 from cassr_jax.evaluation.measures import Measure, Values
@@ -23,6 +21,7 @@ from cassr_jax.files import Json, exists, parse_json, read_json, replaced, write
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.locks import claimed
+from cassr_jax.printing import progress_bar
 
 SETTINGS, VALUES, PICTURES = "settings.json", "values.jsonl", "pictures"
 
@@ -162,7 +161,7 @@ def compare(
             restore = None if load is None else load()
             with (folder / VALUES).open("a", encoding="utf-8") as stream:
                 measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
-                for measured in tqdm(measuring, "measuring", len(left), unit="picture", disable=None):
+                for measured in progress_bar(measuring, desc="measuring", total=len(left), unit="picture"):
                     stream.write(_to_line(measured))
                     stream.flush()
                     found[measured.name] = measured

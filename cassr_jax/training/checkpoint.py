@@ -5,7 +5,6 @@ moved to `set_aside`, since a folder that holds later steps accepts no earlier o
 """
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, read_json
+from cassr_jax.printing import complain
 from cassr_jax.sharding.placement import Leaf
 from cassr_jax.training.checksums import array_checksums, json_checksum
 from cassr_jax.training.processes import gather_texts
@@ -166,7 +166,7 @@ class Checkpoints:
                 continue
             if damaged and jax.process_index() == 0:
                 older = f"; the older step {step} is taken, as by --from-step {step}"
-                print("warning:", "; ".join(damaged) + older, file=sys.stderr, flush=True)
+                complain(f"warning: {'; '.join(damaged)}{older}")
             return saved
         others = [step for step in steps if step != from_step] if from_step is not None else []
         rest = f"--from-step {' or '.join(map(str, others))}" if others else "a whole one; there is no other"
@@ -323,7 +323,7 @@ def _set_aside(checkpoints: list[Path]) -> None:
             taken = {other.name for other in aside.iterdir()}
             names = (path.name, *(f"{path.name}_{number}" for number in range(2, len(taken) + 3)))
             moved = path.rename(aside / next(name for name in names if name not in taken))
-            print(f"warning: {path} is set aside as {moved}", file=sys.stderr, flush=True)
+            complain(f"warning: {path} is set aside as {moved}")
         except OSError as error:
             reason = f"{path}: cannot be set aside ({error.strerror or error})"
     if reason := gather_texts(reason)[0]:

@@ -1,6 +1,5 @@
 """The training loop: save, next batch, step."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.previews import make_preview, sampling_of, schedule_of
-from cassr_jax.training.processes import check_agreement, claimed_together
+from cassr_jax.training.processes import check_agreement, claimed_together, notice_once, say_once
 from cassr_jax.training.resume import changes_between, check_permissions, check_same_run, check_stream, log_changes
 from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of, with_schedule
 from cassr_jax.training.signals import watch_signals
@@ -78,7 +77,7 @@ def train(
     _check(config, workdir)
     check_permissions(allow_changes)
     with claimed_together(workdir, "train.py"):
-        _notice(f"loading the networks of stage {config.stage}")
+        notice_once(f"loading the networks of stage {config.stage}")
         run, state = _set_up(config)
         with closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, run.account)) as checkpoints:
             saved = None
@@ -89,7 +88,8 @@ def train(
             if export_to is not None and saved is None:
                 raise InputError(f"{workdir}: holds no checkpoint, expected one to export; train first")
             if export_to is None and int(state.step) >= config.num_steps:
-                _say(f"{workdir}: done already, at step {state.step}; num_steps is {config.num_steps}; exporting again")
+                done = f"done already, at step {state.step}; num_steps is {config.num_steps}"
+                say_once(f"{workdir}: {done}; exporting again")
                 traced_steps(profile, range(int(state.step), config.num_steps))
             elif export_to is None:
                 state = _train(run, state, saved, checkpoints, workdir, profile, allow_changes)
@@ -151,8 +151,8 @@ def _train(
             log_changes(workdir / CHANGES_FILE, start, changes)
             write_json(workdir / CONFIG_FILE, to_json(config))
             kept_pictures(config, workdir, data.sets)
-        _say(f"stage {config.stage}" + (f", taken up at step {start}" if start else ""))
-        _say(parameter_table(state.params, run.frozen, state))
+        say_once(f"stage {config.stage}" + (f", taken up at step {start}" if start else ""))
+        say_once(parameter_table(state.params, run.frozen, state))
         preview = make_preview(config, run.networks, run.prompt_ids, data.sets) if config.preview_every else None
         traced = traced_steps(profile, range(start, config.num_steps))
         with closing(Monitor(config, workdir, preview, traced)) as monitor:
@@ -178,7 +178,7 @@ def _steps(
     the step would find its arrays overwritten.
     """
     config, start, compiled = run.config, int(state.step), None
-    _notice("compiling a step: the first one takes longer")
+    notice_once("compiling a step: the first one takes longer")
     for step in monitor.steps(start):
         if step % config.save_every == 0 and step > start:
             monitor.settle(state)
@@ -232,17 +232,6 @@ def _opened(run: _Run) -> Iterator[_Data]:
         if run.config.data.resident:
             pool = run.placement.place_whole(for_stage(run.config, run.networks, next(stream)))
         yield _Data(run, sets, stream, pool)
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)
-
-
-def _notice(text: str) -> None:
-    """Tells somebody who waits at a terminal what comes before the first step."""
-    if jax.process_index() == 0 and sys.stderr.isatty():
-        print(text, file=sys.stderr, flush=True)
 
 
 def _check(config: TrainConfig, workdir: Path) -> None:

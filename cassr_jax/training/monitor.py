@@ -11,9 +11,11 @@ from tqdm import tqdm
 from cassr_jax.config import TrainConfig
 from cassr_jax.imaging import io
 from cassr_jax.models.parameters import Params
+from cassr_jax.printing import progress_bar
 from cassr_jax.training.guard import Guard
 from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.previews import Preview
+from cassr_jax.training.processes import say_once
 from cassr_jax.training.state import TrainState
 from cassr_jax.typing import HostExamples, Metrics
 
@@ -41,7 +43,9 @@ class Monitor:
         """The remaining steps, with a progress bar in the first process."""
         total, first_process = self._config.num_steps, jax.process_index() == 0
         steps = range(start, total)
-        self._bar = tqdm(steps, initial=start, total=total, unit="step", mininterval=5, disable=not first_process)
+        self._bar = progress_bar(
+            steps, initial=start, total=total, unit="step", mininterval=5, disable=not first_process
+        )
         for step in self._bar:
             if step in self._traced and not self._tracing:
                 jax.profiler.start_trace(str(self._workdir / "profile"))
@@ -130,7 +134,7 @@ def traced_steps(asked: tuple[int, int] | None, left: range) -> range:
     if asked is None:
         return range(0)
     found = range(max(asked[0], left.start), min(asked[1], left.stop))
-    if found != range(*asked) and jax.process_index() == 0:
+    if found != range(*asked):
         traced = f"{found.start}:{found.stop} is traced" if found else "nothing is traced"
-        print(f"profile: {traced}, asked for {asked[0]}:{asked[1]}, the run goes from {left.start} to {left.stop}")
+        say_once(f"profile: {traced}, asked for {asked[0]}:{asked[1]}, the run goes from {left.start} to {left.stop}")
     return found

@@ -1,4 +1,4 @@
-"""Agreement among the processes of a run before it begins."""
+"""What the processes of a run do together: they agree before it begins, and the first one speaks for all."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,6 +11,19 @@ from jax.experimental import multihost_utils
 
 from cassr_jax.errors import InputError
 from cassr_jax.locks import claimed
+from cassr_jax.printing import notice, say
+
+
+def say_once(message: object) -> None:
+    """Print a line on stdout, in the first process alone."""
+    if jax.process_index() == 0:
+        say(message)
+
+
+def notice_once(message: object) -> None:
+    """Print a line for somebody who waits at a terminal, in the first process alone."""
+    if jax.process_index() == 0:
+        notice(message)
 
 
 def gather_texts(text: str) -> list[str]:

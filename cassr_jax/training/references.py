@@ -5,7 +5,6 @@ command continues a run that was stopped. A file beside the records holds their 
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import to_json
@@ -39,6 +37,7 @@ from cassr_jax.locks import claimed
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
+from cassr_jax.printing import complain, progress_bar
 from cassr_jax.prompts import prompt_ids
 from cassr_jax.sampling import Inputs, Setting, make_course, sample
 from cassr_jax.second_stage import STABLE_DIFFUSION
@@ -153,7 +152,7 @@ def mesh_for(batch_size: int) -> Mesh:
     devices = jax.local_devices()
     used = max(count for count in range(1, len(devices) + 1) if batch_size % count == 0)
     if used < len(devices):
-        print(f"batch_size {batch_size} uses {used} of {len(devices)} devices", file=sys.stderr)
+        complain(f"batch_size {batch_size} uses {used} of {len(devices)} devices")
     return Mesh(np.array(devices[:used]), ("data",))
 
 
@@ -203,7 +202,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
     _check_made_with(output / MADE_WITH, _settings(config, recipe, sources))
     size = config.batch_size
     per_file = math.ceil(RECORDS_PER_FILE / size)
-    for index in tqdm(range(math.ceil(records / size / per_file)), unit="file"):
+    for index in progress_bar(range(math.ceil(records / size / per_file)), unit="file"):
         path, first = output / f"{index:05d}{SUFFIX}", index * per_file
         count = min(per_file * size, records - first * size)
         # A file with fewer records than now requested was the last one of a smaller set.

@@ -9,6 +9,7 @@ from pathlib import Path
 from cassr_jax.data.config import SPEED, DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json
+from cassr_jax.printing import say
 from cassr_jax.training.processes import flat
 
 Account = Json
@@ -102,7 +103,8 @@ def log_changes(file: Path, step: int, changes: Sequence[Change]) -> None:
             stream.writelines(lines)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror or error})") from error
-    print(*(f"changed at step {step}: {change}" for change in changes), sep="\n", flush=True)
+    for change in changes:
+        say(f"changed at step {step}: {change}")
 
 
 def _described(origin: Mapping[str, str] | None) -> str:

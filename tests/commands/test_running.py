@@ -7,12 +7,14 @@ import time
 
 import pytest
 
-from cassr_jax.commands.running import command, say
+from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError, Stopped
+from tests.test_printing import BUFFERED
 
 PRELUDE = """
 import os, signal, sys, threading, time
-from cassr_jax.commands.running import command, ended_after, say
+from cassr_jax.commands.running import command, ended_after
+from cassr_jax.printing import say
 """
 
 
@@ -117,33 +119,21 @@ with ended_after(0.2, "too late", "program"):
     assert process.returncode == 2
 
 
-def test_what_a_terminal_cannot_show_is_printed_as_numbers():
-    process = start("say('\\u5199\\u771f.png \\udcff')", env={"PYTHONIOENCODING": "cp1252", "PYTHONPATH": "."})
-    assert process.communicate() == ("\\u5199\\u771f.png \\udcff\n", "")
-    assert process.returncode == 0
+def test_help_that_nobody_reads_is_no_error():
+    """What a parser prints waits in a buffer until the program ends."""
+    code = """
+@command("program")
+def main(argv=None):
+    sys.stdin.readline()
+    sys.stdout.write("usage")
+    sys.exit(0)
 
-
-def test_a_reader_that_has_gone_ends_nothing(tmp_path):
-    process = start(
-        f"""
-for number in range(3):
-    say(number)
-    if number == 0:
-        sys.stdin.readline()
-open({str(tmp_path / "done")!r}, "w")
-""",
-        stdin=subprocess.PIPE,
-    )
-    assert process.stdout.readline() == "0\n"
+main()
+"""
+    process = start(code, stdin=subprocess.PIPE, env=BUFFERED)
     process.stdout.close()
     process.stdin.write("gone\n")
     process.stdin.close()
     assert process.wait(20) == 0
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert (tmp_path / "done").exists()
-
-
-def test_say_prints_a_line(capsys):
-    say("写真.png")
-    assert capsys.readouterr().out == "写真.png\n"

@@ -256,6 +256,20 @@ INFERENCE = [
         ("hashlib.sha256(data).hexdigest()", "hashlib.sha256(path.read_bytes()).hexdigest()"),
     ),
     *faults(
+        "cassr_jax/printing.py",
+        ("tests/test_printing.py",),
+        (', "backslashreplace")', ")"),
+        ("            os.dup2(nowhere.fileno(), stream.fileno())\n", "            pass\n"),
+        ('"file": _Lasting(sys.stderr)', '"file": sys.stderr'),
+        ("    if sys.stderr.isatty():\n", "    if True:\n"),
+        ('{"disable": None, ', '{"disable": False, '),
+    ),
+    *faults(
+        "cassr_jax/commands/running.py",
+        ("tests/commands/test_running.py::test_help_that_nobody_reads_is_no_error",),
+        ("                settle()\n", "                pass\n"),
+    ),
+    *faults(
         "cassr_jax/commands/running.py",
         ("tests/commands/test_running.py::test_closed_streams_end_nothing_and_nothing_is_printed_into_another_file",),
         ("os.O_RDWR)) <= 2", "os.O_RDWR)) <= 0"),
