@@ -37,7 +37,7 @@ class Kind:
         makers: class of the config -> the function that builds the network from it. The config of a network attached to
             a U-Net is an `AttachedConfig`: its own part is looked up here, and the function takes both parts.
         files: how it is read and written; None if it is never stored in a file.
-        bundled: whether a bundle gets a copy; otherwise it keeps the source's name.
+        bundled: whether a bundle gets it in this program's format; otherwise it gets the files of its source.
         copies_encoder: whether a new network starts with the weights of the U-Net's encoder.
     """
 

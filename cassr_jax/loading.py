@@ -152,6 +152,21 @@ def trained(source: str | Path) -> tuple[Path, Json] | None:
     return None
 
 
+def withdraw(folder: Path, *names: str) -> None:
+    """Remove these files, which describe a folder's networks, before the first network is replaced.
+
+    Whoever is interrupted then leaves a folder that is refused, and no mixture of old and new networks.
+
+    Raises:
+        InputError: a file cannot be removed.
+    """
+    for file in (folder / name for name in names):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{file}: cannot be replaced ({error.strerror or error})") from error
+
+
 def embedded_names() -> list[str]:
     folder = Path(str(resources.files("cassr_jax") / "assets"))
     return sorted(file.parent.name for file in folder.glob(f"*/{CASCADE_FILE}"))

@@ -3,10 +3,12 @@
     python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
 Every network of the configuration is read, cast and written below the output folder, beside a `cassr.json` that names
-them by relative paths. So the folder can be moved or uploaded to a hub.
+them by relative paths. A tokenizer or an RRDBNet on this disk is copied as it is; one from a package or a hub is named.
+So the folder can be moved or uploaded to a hub.
 """
 
 import argparse
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,29 +19,49 @@ from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import resolve, to_json
-from cassr_jax.files import write_json
+from cassr_jax.errors import InputError
+from cassr_jax.files import is_folder, replaced, write_json
 from cassr_jax.kinds import KINDS
-from cassr_jax.loading import CASCADE_FILE, read_cascade
+from cassr_jax.loading import CASCADE_FILE, read_cascade, withdraw
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.printing import progress_bar
 from cassr_jax.schedules import agreed, write_schedule
+from cassr_jax.weights.rrdbnet import rrdbnet_files
+from cassr_jax.weights.tokenizer import tokenizer_files
 
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
     """Write the networks of `config`, whose relative paths start at `base`, and its `cassr.json` below `output`."""
     components = dict(config.components)
-    for kind, source in progress_bar(config.components.items(), unit="network"):
-        if kind not in KINDS or not KINDS[kind].bundled:  # a network of others: it stays where it is
-            components[kind] = resolve(source, base)
+    for kind, component in progress_bar(config.components.items(), unit="network"):
+        source = resolve(component, base)
+        if kind not in KINDS or not KINDS[kind].bundled:
+            components[kind] = _copied(kind, source, output)
             continue
-        networks = Networks().with_read(kind, resolve(source, base), "float32")
+        networks = Networks().with_read(kind, source, "float32")
+        withdraw(output, CASCADE_FILE)
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
         components[kind] = kind
     if "unet" in config.components:
         write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
     write_json(output / CASCADE_FILE, to_json(replace(config, components=components)))
+
+
+def _copied(kind: str, source: str, output: Path) -> str:
+    """The component that a bundle names for a `source` of files that others wrote: a copy if they lie on this disk."""
+    files = tokenizer_files(source) if kind == "tokenizer" else rrdbnet_files(source) if kind in KINDS else []
+    for file in files:
+        try:
+            original = file.open("rb")
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+        with original, replaced(output / kind / file.name) as copy:
+            shutil.copyfileobj(original, copy)
+    if not files:
+        return source
+    return kind if is_folder(source) else f"{kind}/{files[0].name}"
 
 
 @command("bundle")

@@ -22,7 +22,7 @@ from cassr_jax.files import Json, is_file, read_json
 from cassr_jax.printing import complain
 from cassr_jax.sharding.placement import Leaf
 from cassr_jax.training.checksums import array_checksums, json_checksum
-from cassr_jax.training.processes import gather_texts
+from cassr_jax.training.processes import gather_texts, refused_together
 from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.state import TrainState
 
@@ -315,16 +315,14 @@ def _set_aside(checkpoints: list[Path]) -> None:
     Raises:
         InputError: a checkpoint cannot be moved.
     """
-    reason = ""
-    for path in checkpoints if jax.process_index() == 0 else []:
-        try:
-            aside = path.parents[1] / SET_ASIDE
-            aside.mkdir(exist_ok=True)
-            taken = {other.name for other in aside.iterdir()}
-            names = (path.name, *(f"{path.name}_{number}" for number in range(2, len(taken) + 3)))
-            moved = path.rename(aside / next(name for name in names if name not in taken))
+    with refused_together():
+        for path in checkpoints if jax.process_index() == 0 else []:
+            try:
+                aside = path.parents[1] / SET_ASIDE
+                aside.mkdir(exist_ok=True)
+                taken = {other.name for other in aside.iterdir()}
+                names = (path.name, *(f"{path.name}_{number}" for number in range(2, len(taken) + 3)))
+                moved = path.rename(aside / next(name for name in names if name not in taken))
+            except OSError as error:
+                raise InputError(f"{path}: cannot be set aside ({error.strerror or error})") from error
             complain(f"warning: {path} is set aside as {moved}")
-        except OSError as error:
-            reason = f"{path}: cannot be set aside ({error.strerror or error})"
-    if reason := gather_texts(reason)[0]:
-        raise InputError(reason)

@@ -1,6 +1,6 @@
 """The export of a run: the trained networks as folders, and the cascade that they belong to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,7 +17,7 @@ from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError
 from cassr_jax.files import exists, is_file, replaced, write_json
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
+from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE, withdraw
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.prompts import usual_negative_prompt
@@ -44,9 +44,13 @@ def export(
 
     If there is an average of the weights, it is what is written; `trained.json` says which. Stage `cassr` completes a
     cascade, whose folder `cassr_jax.load` can read: it names the sources of frozen networks, and holds new ones itself.
+    While a folder's networks are replaced, it holds no description, and is refused.
 
     Args:
         pictures: gives the pictures of `kept_pictures`; called only for a new autoencoder.
+
+    Raises:
+        InputError: the folder or a file cannot be written.
     """
     averaged = bool(config.optimizer.ema_decay)
     trained = gathered(state.ema if averaged else state.params)
@@ -54,22 +58,23 @@ def export(
     if jax.process_index() > 0:
         return folder
     stage = stage_named(config.stage)
-    for kind in stage.trains:
-        network, params = networks.configs[kind], select(trained, kind)
-        if kind == "vae" and kind in config.new:
-            factor = _scaling_factor(networks.graphdefs[kind], params, pictures())
-            network = replace(network, scaling_factor=factor)
-        write_network(folder / kind, kind, network, params)
+    written = {kind: networks.configs[kind] for kind in stage.trains}
+    if stage.completes:
+        written |= {kind: networks.configs[kind] for kind in config.new if kind != DISCRIMINATOR}
+    if config.stage == "vae" and "vae" in config.new:
+        factor = _scaling_factor(networks.graphdefs["vae"], select(trained, "vae"), pictures())
+        written["vae"] = replace(written["vae"], scaling_factor=factor)
+    withdraw(folder, TRAINED_FILE, *[CASCADE_FILE] * stage.completes)
+    for kind, network in written.items():
+        write_network(folder / kind, kind, network, select(frozen | trained, kind))
+    if "unet" in written:
+        write_schedule(folder, schedule_of(config))
+    if stage.completes:
+        write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks, written)))
     write_json(
         folder / TRAINED_FILE,
         {"stage": config.stage, "step": int(state.step), "weights": "averaged (EMA)" if averaged else "last"},
     )
-    if "unet" in (*stage.trains, *(config.new if stage.completes else ())):
-        write_schedule(folder, schedule_of(config))
-    if stage.completes:
-        for kind in config.new.keys() - {*stage.trains, DISCRIMINATOR}:
-            write_network(folder / kind, kind, networks.configs[kind], select(frozen, kind))
-        write_json(folder / CASCADE_FILE, to_json(_cascade(config, networks)))
     return folder
 
 
@@ -97,12 +102,11 @@ def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPo
         ) from error
 
 
-def _cascade(config: TrainConfig, networks: Networks) -> CascadeConfig:
+def _cascade(config: TrainConfig, networks: Networks, written: Iterable[str]) -> CascadeConfig:
     sources = {k: str(Path(s).absolute()) if exists(s) else s for k, s in config.components.items()}
     sampling = sampling_of(config)
     negative = usual_negative_prompt(networks.configs["text_encoder"], sampling.negative_prompt)
     sampling = replace(sampling, negative_prompt=negative)
-    written = {*config.new, *stage_named(config.stage).trains} - {DISCRIMINATOR}
     return CascadeConfig(
         components=sources | {kind: kind for kind in sorted(written)},
         activation=activation_of(config).name,

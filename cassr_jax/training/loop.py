@@ -15,7 +15,7 @@ from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.files import Json, exists, is_folder, same_place, write_json
+from cassr_jax.files import Json, check_folder, same_place, write_json
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
@@ -29,8 +29,15 @@ from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.previews import make_preview, sampling_of, schedule_of
-from cassr_jax.training.processes import check_agreement, claimed_together, notice_once, say_once
-from cassr_jax.training.resume import changes_between, check_permissions, check_same_run, check_stream, log_changes
+from cassr_jax.training.processes import check_agreement, claimed_together, notice_once, refused_together, say_once
+from cassr_jax.training.resume import (
+    CONTENTS,
+    changes_between,
+    check_permissions,
+    check_same_run,
+    check_stream,
+    log_changes,
+)
 from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of, with_schedule
 from cassr_jax.training.signals import watch_signals
 from cassr_jax.training.stages import DISCRIMINATOR
@@ -67,15 +74,18 @@ def train(
     Raises:
         InputError: a network or an entry of the batches is missing, a field is out of range, `workdir` holds the run of
             another stage, of other networks, on other frozen weights or on other data, no checkpoint can be read or
-            one cannot be written, or too many updates in a row were not finite.
+            one cannot be written, nor the export, or too many updates in a row were not finite.
         Stopped: the process was asked to stop by SIGTERM, SIGINT or SIGHUP; the state is saved.
     """
-    # This comes first, since a process that ends alone leaves the others waiting.
+    folder = export_to or workdir / "export"
     asked = {"workdir": str(workdir), "export_to": str(export_to), "profile": profile, "from_step": from_step}
     check_agreement({"config": to_json(config), "allow_changes": [*allow_changes], **asked})
-    config = with_schedule(config)
-    _check(config, workdir)
-    check_permissions(allow_changes)
+    with refused_together():
+        config = with_schedule(config)
+        _check(config)
+        check_permissions(allow_changes)
+        for written in (workdir, folder) if jax.process_index() == 0 else ():
+            check_folder(written)
     with claimed_together(workdir, "train.py"):
         notice_once(f"loading the networks of stage {config.stage}")
         run, state = _set_up(config)
@@ -84,7 +94,6 @@ def train(
             if checkpoints.latest_step is not None or from_step is not None:
                 saved = checkpoints.restore(state, partial(check_same_run, now=run.account), from_step)
                 state = saved.state
-            folder = export_to or workdir / "export"
             if export_to is not None and saved is None:
                 raise InputError(f"{workdir}: holds no checkpoint, expected one to export; train first")
             if export_to is None and int(state.step) >= config.num_steps:
@@ -139,7 +148,10 @@ def _train(
 ) -> TrainState:
     """Trains to the last step, from a checkpoint if one was read; returns the final state."""
     config, start, changes = run.config, int(state.step), []
-    checkpoints.run = run.account | {"contents": fingerprint_sets(config.data.weights())}
+    with refused_together():
+        contents = fingerprint_sets(config.data.weights())
+    check_agreement({CONTENTS: contents}, "give all processes the same data")
+    checkpoints.run = run.account | {"contents": contents}
     if saved is not None:
         changes = changes_between(saved.run, checkpoints.run)
         check_stream(checkpoints.name(saved.step), changes, allow_changes)
@@ -147,10 +159,11 @@ def _train(
         if saved is not None:
             data.stream.set_state(saved.data)
             checkpoints.set_aside_after(saved.step)
-        if jax.process_index() == 0:
-            log_changes(workdir / CHANGES_FILE, start, changes)
-            write_json(workdir / CONFIG_FILE, to_json(config))
-            kept_pictures(config, workdir, data.sets)
+        with refused_together():
+            if jax.process_index() == 0:
+                log_changes(workdir / CHANGES_FILE, start, changes)
+                write_json(workdir / CONFIG_FILE, to_json(config))
+                kept_pictures(config, workdir, data.sets)
         say_once(f"stage {config.stage}" + (f", taken up at step {start}" if start else ""))
         say_once(parameter_table(state.params, run.frozen, state))
         preview = make_preview(config, run.networks, run.prompt_ids, data.sets) if config.preview_every else None
@@ -205,17 +218,19 @@ def _steps(
 
 def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
     """The run and its first state."""
-    placement = Placement.of(config.strategy)
-    check_division(config, placement)
-    placing = Placing(config, placement)
-    networks = build(config, placing)
-    trainable, frozen = parameters_of(config, networks, placing)
-    account = {"config": to_json(config), "frozen": placing.digests.origins(config)}
-    networks = replace(networks, params={})
     ids = None
-    if "text_encoder" in networks.configs:
-        tokenizer = config.components.get("tokenizer")
-        ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt])
+    with refused_together():
+        placement = Placement.of(config.strategy)
+        check_division(config, placement)
+        placing = Placing(config, placement)
+        networks = build(config, placing)
+        trainable, frozen = parameters_of(config, networks, placing)
+        if "text_encoder" in networks.configs:
+            tokenizer = config.components.get("tokenizer")
+            ids = prompt_ids(networks.configs["text_encoder"], tokenizer, ["", config.prompt])
+    account = {"config": to_json(config), "frozen": placing.digests.origins(config)}
+    check_agreement({"frozen": account["frozen"]}, "give all processes the same weights")
+    networks = replace(networks, params={})
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = make_objective(config, networks.graphdefs, ids)
     state = new_state(trainable, optimizer, placement)
@@ -226,7 +241,8 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
 @contextmanager
 def _opened(run: _Run) -> Iterator[_Data]:
     """A block with the run's data; its worker processes end with the block, whatever happens."""
-    sets = open_sets(run.config)
+    with refused_together():
+        sets = open_sets(run.config)
     with closing(open_data(run.config, sets)) as stream:
         pool = None
         if run.config.data.resident:
@@ -234,7 +250,7 @@ def _opened(run: _Run) -> Iterator[_Data]:
         yield _Data(run, sets, stream, pool)
 
 
-def _check(config: TrainConfig, workdir: Path) -> None:
+def _check(config: TrainConfig) -> None:
     check(config)
     if config.max_lost_steps is not None and config.max_lost_steps < config.save_every:
         raise InputError(
@@ -259,5 +275,3 @@ def _check(config: TrainConfig, workdir: Path) -> None:
             f"loss.adversarial_weight is {loss.adversarial_weight} and new holds {', '.join(config.new) or 'nothing'}, "
             f"expected a {DISCRIMINATOR} where the weight is above 0, and there alone"
         )
-    if exists(workdir) and not is_folder(workdir):
-        raise InputError(f"{workdir}: is a file, expected a folder for checkpoints, logs and the export")

@@ -30,17 +30,18 @@ def gather_texts(text: str) -> list[str]:
     """The texts of all processes, in order; every process must call this."""
     if jax.process_count() == 1:
         return [text]
-    data = np.frombuffer(text.encode(), np.uint8)
+    data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) + 1 - len(data))))
-    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+    return [bytes(row[:size]).decode(errors="surrogateescape") for row, size in zip(rows, sizes, strict=True)]
 
 
-def check_agreement(settings: Mapping[str, object]) -> None:
+def check_agreement(settings: Mapping[str, object], advice: str = "start all processes with the same command") -> None:
     """Refuse processes with different settings; the error is the same in all of them.
 
     Args:
         settings: this process's settings, in JSON's own types.
+        advice: what to do if they differ, the end of the message.
 
     Raises:
         InputError: two processes differ; the message names the field and both values.
@@ -52,8 +53,23 @@ def check_agreement(settings: Mapping[str, object]) -> None:
             if expected.get(name) != found.get(name):
                 raise InputError(
                     f"--distributed: process {number} has {name} {found.get(name)!r}, expected "
-                    f"{expected.get(name)!r} as process 0; start all processes with the same command"
+                    f"{expected.get(name)!r} as process 0; {advice}"
                 )
+
+
+@contextmanager
+def refused_together() -> Iterator[None]:
+    """A block that every process passes or none: an InputError in one of them is raised in all.
+
+    A process that ends alone leaves the others waiting. In the block itself, processes must not wait for each other.
+    """
+    refused = ""
+    try:
+        yield
+    except InputError as error:
+        refused = str(error)
+    if refusals := [text for text in gather_texts(refused) if text]:
+        raise InputError(refusals[0])
 
 
 @contextmanager
@@ -64,14 +80,9 @@ def claimed_together(folder: Path, program: str) -> Iterator[None]:
         InputError: the folder cannot be claimed; every process gets the error.
     """
     with ExitStack() as stack:
-        refused = ""
-        if jax.process_index() == 0:
-            try:
+        with refused_together():
+            if jax.process_index() == 0:
                 stack.enter_context(claimed(folder, program))
-            except InputError as error:
-                refused = str(error)
-        if refused := gather_texts(refused)[0]:
-            raise InputError(refused)
         yield
 
 

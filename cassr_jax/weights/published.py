@@ -155,7 +155,11 @@ class Published:
     ) -> None:
         """Write config.json and a safetensors file into `folder`; floats are cast to `dtype` if it is given.
 
-        Each file is replaced whole, never left half written. Raises `ValueError` if the parameters do not fit.
+        Each file is replaced whole, never left half written.
+
+        Raises:
+            ValueError: the parameters do not fit.
+            InputError: the folder or a file cannot be written.
         """
         found = {name: np.shape(value) for name, value in params.items()}
         if wrong := sorted(
@@ -174,10 +178,8 @@ class Published:
             theirs: self._to_torch(name, np.broadcast_to(np.zeros((), types[name]), found[name]))
             for theirs, name in names.items()
         }
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", dict(sorted(self.config.write(config).items())))
-        write_safetensors(folder / self.file, {name: (v.shape, v.dtype) for name, v in views.items()}, read)
+        write_json(Path(folder, "config.json"), dict(sorted(self.config.write(config).items())))
+        write_safetensors(Path(folder, self.file), {name: (v.shape, v.dtype) for name, v in views.items()}, read)
 
     def _to_torch(self, name: str, array: np.ndarray) -> np.ndarray:
         array = to_torch(name, array)

@@ -81,6 +81,14 @@ class RRDBNetFiles:
         return Weights(path, config, shapes, lambda name: params[name].astype(np.float32, copy=False))
 
 
+def rrdbnet_files(source: str) -> list[Path]:
+    """The files of an RRDBNet on this disk, the one that names it first; none for a name in `PUBLISHED`."""
+    path = Path(source)
+    if source in PUBLISHED:
+        return []
+    return [path, path.with_suffix(".bin")] if path.suffix.lower() == ".param" else [path]
+
+
 def basicsr_names(state: Mapping[str, T]) -> dict[str, T]:
     """The same tensors under basicsr's names (`body.0.rdb1.conv1.weight`), without their wrapping."""
     wrapper = next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in state)), "")

@@ -8,7 +8,6 @@ the parameters, it writes only tensors that are all in memory, and its older ver
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_file, parse_json
+from cassr_jax.files import is_file, parse_json, replaced
 from cassr_jax.weights.tensors import ForeignTensor, StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
@@ -83,7 +82,11 @@ def _entry(path: Path, name: str, entry: object, start: int, size: int) -> Store
 def write_safetensors(
     path: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
 ) -> None:
-    """Write tensors of these shapes and types, fetched one by one; the file appears only when complete."""
+    """Write tensors of these shapes and types, fetched one by one; the file appears only when complete.
+
+    Raises:
+        InputError: the folder or file cannot be written.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
     offset = 0
     for name, (shape, dtype) in shapes.items():
@@ -92,18 +95,12 @@ def write_safetensors(
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # readers that map the file need aligned data
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        try:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name, (shape, dtype) in shapes.items():
-                array = np.asarray(read(name), dtype, order="C")  # ascontiguousarray gives scalars an axis
-                if array.shape != shape:
-                    raise ValueError(f"{name} is {array.shape}, {shape} was announced")
-                file.write(array.reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)  # only its owner may read a temporary file
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with replaced(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, (shape, dtype) in shapes.items():
+            array = np.asarray(read(name), dtype, order="C")  # ascontiguousarray gives scalars an axis
+            if array.shape != shape:
+                raise ValueError(f"{name} is {array.shape}, {shape} was announced")
+            file.write(array.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())

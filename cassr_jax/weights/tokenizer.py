@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, exists, is_folder, parse_json
+from cassr_jax.files import Json, exists, is_file, is_folder, parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LEAST_LENGTH, MAX_LENGTH = 3, 77  # tokens, of which the first and the last are marks
+
+_VOCAB, _MERGES = "vocab.json", "merges.txt"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")  # the later ones go before the earlier
 
 # A word in CLIP's published tokenizer (Radford et al. 2021): contractions, letters, single digits, signs.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -41,9 +44,11 @@ def load_tokenizer(source: str | Path) -> "Tokenizer":
     token, which is also the default).
     """
     folder = _tokenizer_folder(source)
-    vocab = _read_vocab(folder / "vocab.json")
-    merges = _read_merges(folder / "merges.txt", vocab)
-    settings = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "special_tokens_map.json")
+    vocab = _read_vocab(folder / _VOCAB)
+    merges = _read_merges(folder / _MERGES, vocab)
+    settings: Json = {}
+    for name in _SETTINGS:
+        settings |= _read_json(folder / name)
     pad = settings.get("pad_token") or END
     if isinstance(pad, dict):  # some files hold a special token in an object
         pad = pad.get("content")
@@ -53,6 +58,15 @@ def load_tokenizer(source: str | Path) -> "Tokenizer":
     if not isinstance(length, int | float) or not length >= LEAST_LENGTH:
         raise InputError(f"{folder}: model_max_length is {length!r}, expected a number of at least {LEAST_LENGTH}")
     return _build(vocab, merges, pad, int(min(length, MAX_LENGTH)))
+
+
+def tokenizer_files(source: str) -> list[Path]:
+    """The files that `load_tokenizer` reads of a tokenizer on this disk; none for a hub id."""
+    if not exists(source):
+        return []
+    folder = _tokenizer_folder(source)
+    settings = [folder / name for name in _SETTINGS if is_file(folder / name)]
+    return [folder / _VOCAB, folder / _MERGES, *settings]
 
 
 def _build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str, length: int) -> "Tokenizer":
@@ -137,3 +151,5 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path}: no such file; a CLIP tokenizer needs vocab.json and merges.txt") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -4,11 +4,69 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import cassr_jax
 from cassr_jax.commands import bundle
+from cassr_jax.commands.running import INTERRUPTED
+from cassr_jax.errors import InputError
+from cassr_jax.loading import read_cascade
 from cassr_jax.locks import claimed
 from tests.random_cascade import write_random_cascade
+
+
+def bundled(source: Path, output: Path) -> int:
+    return bundle.main(["--config", str(source), "--output", str(output), "--dtype", "float32"])
+
+
+def test_a_bundle_holds_what_its_source_has_from_others(tmp_path: Path):
+    """A tokenizer and an RRDBNet, in a checkpoint's folder or files: they are copied, and found without the source."""
+    for name in ("tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/other.bin", "vae/config.json", "net.PARAM"):
+        (tmp_path / "sd" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sd" / name).write_text(name)
+    (tmp_path / "sd" / "net.bin").write_text("weights")
+    own = {"tokenizer": "../sd", "rrdbnet": "../sd/net.PARAM"}
+    source = write_random_cascade(tmp_path / "source", components={"vae": "vae", **own})
+    assert bundled(source, tmp_path / "bundle") == 0
+    config, base = read_cascade(tmp_path / "bundle")
+    assert (config.components["tokenizer"], config.components["rrdbnet"]) == ("tokenizer", "rrdbnet/net.PARAM")
+    copied = {file.relative_to(base).as_posix(): file.read_text() for file in sorted(base.glob("[rt]*/*"))}
+    assert copied == {
+        "rrdbnet/net.PARAM": "net.PARAM",
+        "rrdbnet/net.bin": "weights",
+        "tokenizer/merges.txt": "tokenizer/merges.txt",
+        "tokenizer/vocab.json": "tokenizer/vocab.json",
+    }
+
+
+def test_what_a_package_or_a_hub_holds_is_named(tmp_path: Path):
+    own = {"tokenizer": "owner/name", "rrdbnet": "realesrgan-x4plus"}
+    source = write_random_cascade(tmp_path / "source", components={"vae": "vae", **own})
+    assert bundled(source, tmp_path / "bundle") == 0
+    assert read_cascade(tmp_path / "bundle")[0].components.items() >= own.items()
+
+
+def test_a_file_that_cannot_be_copied_is_named(tmp_path: Path, capsys):
+    (tmp_path / "empty").mkdir()
+    source = write_random_cascade(tmp_path / "source", components={"tokenizer": str(tmp_path / "empty")})
+    assert bundled(source, tmp_path / "bundle") == 2
+    assert "empty/vocab.json: cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+def test_an_interrupted_bundle_leaves_no_mixture(tmp_path: Path, monkeypatch):
+    source, output = write_random_cascade(tmp_path / "source"), tmp_path / "bundle"
+    assert bundled(source, output) == 0
+    write, writing = bundle.write_network, []
+
+    def interrupted(*arguments):
+        if writing:
+            raise KeyboardInterrupt
+        writing.append(write(*arguments))
+
+    monkeypatch.setattr(bundle, "write_network", interrupted)
+    assert bundled(source, output) == INTERRUPTED
+    with pytest.raises(InputError, match=r"holds no cassr\.json"):
+        read_cascade(output)
 
 
 def test_a_bundle_is_the_cascade_in_one_folder(tmp_path: Path, capsys):

@@ -7,9 +7,12 @@ import pytest
 import cassr_jax
 from cassr_jax.config import LossConfig, TrainConfig
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
+from cassr_jax.loading import read_cascade
+from cassr_jax.networks import write_network
 from cassr_jax.sampling import make_course
+from cassr_jax.training import export as exporting
 from cassr_jax.training import setup
-from cassr_jax.training.export import export
 from cassr_jax.training.masking import partition
 from cassr_jax.training.previews import sampling_of, schedule_of
 from cassr_jax.training.state import TrainState, make_optimizer
@@ -21,7 +24,31 @@ def written(config: TrainConfig, folder: Path) -> Path:
     networks = setup.build(config)
     trainable, frozen = partition(networks.params, config.stage)
     state = TrainState.create(trainable, make_optimizer(config.optimizer, config.num_steps))
-    return export(config, networks, state, frozen, folder, dict)
+    return exporting.export(config, networks, state, frozen, folder, dict)
+
+
+def test_an_interrupted_export_leaves_no_mixture(networks, tmp_path, monkeypatch):
+    config, writing = configure("cassr", networks), []
+    folder = written(config, tmp_path / "export")
+    assert read_cascade(tmp_path)[1] == folder
+
+    def write(*arguments):
+        writing.append(arguments)
+        if len(writing) == 2:
+            raise KeyboardInterrupt
+        write_network(*arguments)
+
+    monkeypatch.setattr(exporting, "write_network", write)
+    with pytest.raises(KeyboardInterrupt):
+        written(config, folder)
+    with pytest.raises(InputError, match=r"holds no cassr\.json"):
+        read_cascade(folder)
+
+
+def test_an_export_leaves_a_cascade_alone_that_it_does_not_write(networks, tmp_path):
+    (tmp_path / "cassr.json").write_text("{}")
+    written(configure("scedit", networks), tmp_path)
+    assert (tmp_path / "cassr.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

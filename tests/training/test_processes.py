@@ -6,7 +6,7 @@ import pytest
 
 from cassr_jax.errors import InputError
 from cassr_jax.training import processes
-from cassr_jax.training.processes import check_agreement, flat, gather_texts
+from cassr_jax.training.processes import check_agreement, flat, gather_texts, refused_together
 
 TOLD = {"config": {"save_every": 2, "optimizer": {"learning_rate": 1e-3}}, "workdir": "run"}
 
@@ -35,6 +35,26 @@ def test_the_process_that_differs_and_its_field_are_named(monkeypatch, change, m
     monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text, json.dumps(TOLD | change)])
     with pytest.raises(InputError, match=f"--distributed: {message}"):
         check_agreement(TOLD)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_one_process_is_refused_ends_them_all(monkeypatch, number):
+    told = ["", ""]
+    told[number] = "run/config.json: cannot be written"
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [text or told[0], told[1]])
+    with pytest.raises(InputError, match=r"run/config\.json: cannot be written"), refused_together():
+        pass
+
+
+def test_what_no_process_is_refused_goes_on():
+    with refused_together():
+        done = True
+    assert done
+
+
+def test_a_refused_process_says_why():
+    with pytest.raises(InputError, match="its own"), refused_together():
+        raise InputError("its own")
 
 
 def test_nested_settings_are_flat_under_dotted_names():

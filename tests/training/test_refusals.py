@@ -11,7 +11,7 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.locks import claimed
-from cassr_jax.training import loop, setup
+from cassr_jax.training import loop, processes, setup
 from tests.random_cascade import NETWORKS
 from tests.training.runs import SIDE, configure, steps_of, write_pictures, zeros
 
@@ -134,10 +134,35 @@ def test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged(networks
     setup.networks_of(replace(lacking, preview_every=0, loss=LossConfig()))
 
 
-def test_a_file_in_place_of_the_folder_is_named(config, tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="run: is a file, expected a folder"):
-        loop.train(config, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("run", "export_to"), [("file", None), ("run", "file"), ("run", "file/export"), ("with_export", None)]
+)
+def test_a_file_in_place_of_a_folder_is_named_before_anything_is_read(config, tmp_path, run, export_to, monkeypatch):
+    monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("networks were read"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "with_export").mkdir()
+    (tmp_path / "with_export" / "export").write_text("")
+    with pytest.raises(InputError, match=r"(file|export): cannot be made, since .* is a file; expected a folder"):
+        loop.train(config, tmp_path / run, export_to=None if export_to is None else tmp_path / export_to)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_other_data_are_refused(config, tmp_path, monkeypatch):
+    def gathered(text):
+        told = json.loads(text) if text.startswith("{") else None
+        return [text, json.dumps(told | {"data.contents": "0" * 16}) if told and "data.contents" in told else text]
+
+    monkeypatch.setattr(processes, "gather_texts", gathered)
+    message = r"process 1 has data\.contents '0{16}', expected '\w{16}' as process 0; give all processes the same data"
+    with pytest.raises(InputError, match=message):
+        loop.train(config, tmp_path)
+
+
+def test_processes_with_other_weights_are_refused(networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text.replace('"sha256": "', '"sha256": "_')])
+    message = r"process 1 has frozen\.vae\.sha256 '_\w+', expected '\w+' as process 0; give all processes the same w"
+    with pytest.raises(InputError, match=message):
+        loop.train(configure("scedit", networks), tmp_path)
 
 
 def test_another_networks_run_is_not_taken_up(config, finished, tmp_path, monkeypatch):

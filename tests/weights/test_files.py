@@ -1,6 +1,8 @@
 """The file formats, each against an independent writer or reader of it, and what damaged files do."""
 
+import errno
 import json
+import os
 import pickle
 
 import flax.serialization
@@ -53,6 +55,17 @@ class TestSafetensors:
         value = np.arange(6, dtype=np.float32).reshape(2, 3).astype(ml_dtypes.bfloat16)
         path = save(tmp_path / "a.safetensors", {"w": value})
         assert_read(read_safetensors(path), {"w": value})
+
+    def test_a_full_disk_is_one_sentence_and_leaves_the_file_before(self, tmp_path, monkeypatch):
+        before = save(tmp_path / "a.safetensors", arrays(["float32"])).read_bytes()
+
+        def fsync(number):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with pytest.raises(InputError, match=r"a\.safetensors: cannot be written \(No space left on device\)"):
+            save(tmp_path / "a.safetensors", arrays(["float64"]))
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
     def test_every_way_of_cutting_is_noticed(self, tmp_path):
         whole = save(tmp_path / "a.safetensors", arrays(["float32"])).read_bytes()
