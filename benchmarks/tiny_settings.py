@@ -35,11 +35,12 @@ from cassr_jax.data.crops import TILE
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import blurred
-from cassr_jax.evaluation.cascades import Restore, fingerprint
+from cassr_jax.evaluation.cascades import fingerprint
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
+from cassr_jax.evaluation.restoring import Restore
 from cassr_jax.files import write_json
 from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES

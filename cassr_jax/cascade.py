@@ -106,8 +106,8 @@ class CasSR:
             options: see `Options`.
 
         Raises:
-            InputError: an option is out of range, or a picture cannot be restored. Of many pictures, it is raised in
-                the picture's place, and ends the iterator; `restore_many` goes on.
+            InputError: an option is out of range, or a picture cannot be restored. With an iterable, the error comes in
+                the picture's place and ends the iterator; `restore_many` goes on.
         """
         if hasattr(image, "__array__") and getattr(image, "ndim", 0) == 4 and len(image):
             return np.stack(list(self._upscaled(np.asarray(image), options)))
@@ -162,8 +162,7 @@ class CasSR:
             InputError: an option is out of range.
         """
         chosen = self._checked(options)
-        for group in self._groups(pictures, chosen):
-            yield from self._restored(group, chosen)
+        return (outcome for group in self._groups(pictures, chosen) for outcome in self._restored(group, chosen))
 
     def check(self, **options: object) -> None:
         """Checks the options of a call that is not made yet.

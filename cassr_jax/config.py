@@ -27,7 +27,7 @@ class SamplingConfig:
     guidance_to: float = 1.0  # share of the steps after which it has ended
     control_every: int = 1  # steps for which a ControlNet's features are kept
     start: Start = "lq"  # the picture whose latents are mixed with noise: lq, reference, or noise for none
-    strength: float = 1.0  # share of the training timesteps that sampling covers, in (0, 1]
+    strength: float = 1.0  # share of the noise schedule that is covered; a little changes only details
     prompt: str = "clean, high-resolution"
     negative_prompt: str = "dotted, noise, blur, lowres, smooth"
 

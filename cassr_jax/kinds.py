@@ -65,23 +65,24 @@ class Kind:
         Raises:
             InputError: the source holds no network of this kind.
         """
-        if self.files is None:
-            raise InputError(f"{source}: a {self.name} cannot be read from a file, expected one among `new`")
-        return self.files.open(source, self.shapes)
+        return self._files(source).open(source, self.shapes)
 
     def configuration(self, source: str | Path) -> Config:
         """The config of the network in a source, read without its weights where possible."""
-        if isinstance(self.files, Published):
-            return self.files.configuration(source)
-        return self.open(source).config
+        return self._files(source).configuration(source)
 
     def write(
         self, folder: Path | str, config: Config, params: Mapping[str, ArrayLike], dtype: DTypeLike | None = None
     ) -> None:
         """Write a folder that `open` can read; floats are cast to `dtype` if it is given."""
-        if not isinstance(self.files, Published):
+        if self.files is None:
             raise TypeError(f"a {self.name} is not written")
         self.files.write(folder, config, self.shapes(config), params, dtype)
+
+    def _files(self, source: str | Path) -> Published | RRDBNetFiles:
+        if self.files is None:
+            raise InputError(f"{source}: a {self.name} cannot be read from a file, expected one among `new`")
+        return self.files
 
     def _maker(self, config: Config) -> tuple[Callable[..., nnx.Module], *tuple[Hashable, ...]]:
         """The function that makes the network, and its arguments besides `dtype` and `rngs`."""

@@ -38,7 +38,7 @@ class Networks:
         param_dtype: DTypeLike | None = None,
         place: Place | None = None,
     ) -> "Networks":
-        """These networks and `kind`, read from a folder, a file or a hub id, which computes in `dtype`.
+        """These networks and one more, `kind`, which is read from a folder, a file or a hub id and computes in `dtype`.
 
         Each parameter is read, cast to `param_dtype` (by default the file's own) and placed before the next is read, so
         no second copy of a network is ever held.

@@ -30,7 +30,7 @@ class Options:
         control_every: steps of the second stage for which the features of its ControlNet are kept.
         sampler: ddim, euler, dpmpp_2m or unipc, for both stages.
         start: the picture that the second stage's noise is mixed into: lq, reference, or noise for none.
-        strength: share of the noise schedule that the second stage covers; see `SamplingConfig`.
+        strength: share of the noise schedule that the second stage covers; a little changes only details.
         color_fix: adain, contrast, wavelet or none, for both stages.
         reference_weight: share of the reference in the result.
         fidelity: how much a cascade with a fusion lets its decoder take directly from the LQ image and the reference: 0

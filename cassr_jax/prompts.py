@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.clip_text import LearnedContextConfig
+from cassr_jax.weights.configs import TextConfig
 from cassr_jax.weights.tokenizer import load_tokenizer, tokenize
-
-TextConfig = CLIPTextConfig | LearnedContextConfig
 
 
 def blank_ids(text_encoder: TextConfig, prompts: int) -> np.ndarray:

@@ -25,8 +25,8 @@ PerImage = Float32[Array, "batch"]
 
 # Inside the networks
 Features = Float[Array, "batch height width channels"]
-FeatureMap = Float[Array, "batch _ _ _"]  # of any resolution
-FeatureList = list[FeatureMap]  # of several
+FeatureMap = Float[Array, "batch _ _ _"]  # any resolution
+FeatureList = list[FeatureMap]  # several resolutions
 Tokens = Float[Array, "batch length channels"]
 Context = Float[Array, "batch keys context_channels"]  # what keys and values are made from
 KeyValue = tuple[Float[Array, "batch keys channels"], Float[Array, "batch keys channels"]]
@@ -35,7 +35,7 @@ AnyFloat = Float[Array, "..."]
 # Conditions. A single time embedding serves a whole batch.
 TokenIds = Int[Array | np.ndarray, "batch tokens"]
 TextEmbedding = Float[Array, "batch tokens text_channels"]
-PromptIds = Int[Array | np.ndarray, "2 _"]  # of the negative prompt and of the prompt; one number for a learned context
+PromptIds = Int[Array | np.ndarray, "2 _"]  # the negative prompt and the prompt; one number each for a learned context
 PromptPair = Float[Array, "2 tokens text_channels"]
 TimeEmbedding = Float[Array, "#batch time_channels"]
 # A picture's features for one layer of the denoiser; under guidance two examples share a picture.
@@ -47,11 +47,11 @@ Step = Int[Array, ""]
 Scalar = Float[Array, ""]
 Flag = Bool[Array, ""]
 Column = Float32[Array | np.ndarray, "steps"]  # a value for every step
-Coefficient = Float32[Array | np.ndarray, "*steps"]  # of one step, or of every step
+Coefficient = Float32[Array | np.ndarray, "*steps"]  # for one step or for every step
 NumpyColumn = Float64[np.ndarray, "steps"]
 
 # Training
 Examples = Mapping[str, Shaped[Array, "batch ..."]]  # a batch, its arrays by name
-HostExamples = Mapping[str, Shaped[np.ndarray, "batch ..."]]  # of this process, before they are placed
+HostExamples = Mapping[str, Shaped[np.ndarray, "batch ..."]]  # this process's part, before it is placed
 Keys = Key[Array, "batch"]  # one for each example
 Metrics = dict[str, Scalar]

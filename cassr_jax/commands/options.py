@@ -117,8 +117,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "strength": {
         "type": _number_for("strength"),
         "metavar": "S",
-        "help": "how much noise is mixed in, above 0 and at most 1: a little keeps the picture and changes only its "
-        "details, 1 starts from almost pure noise",
+        "help": "share of the noise schedule that is covered, above 0 and at most 1; a little changes only details",
     },
     "color_fix": {
         "choices": get_args(ColorFix),

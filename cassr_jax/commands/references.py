@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     add("--output", required=True, type=local_path, help="folder for the *.array_record files")
     add("--no-latents", action="store_true", help="store no latents; training then encodes the targets in every step")
     add_options(parser, "set")
-    references = parser.add_argument_group("references", "An option that is left out is what the configuration says.")
+    references = parser.add_argument_group(
+        "references", "By default, the configuration's first stage and its colour fix."
+    )
     add_options(references, "activation", "color_fix")
     sampling = parser.add_argument_group("sampling", "How the first stage samples, if it is a diffusion model.")
     add_options(sampling, *SAMPLED, **SAMPLED)

@@ -34,7 +34,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.preset is not None and self.preset not in PRESETS:
-            raise InputError(f"preset: {self.preset!r} is not known; expected one of {', '.join(PRESETS)}")
+            raise InputError(f"preset is {self.preset!r}, expected one of {', '.join(PRESETS)}")
         if self.crop_size % self.scale:
             raise InputError(f"crop_size is {self.crop_size}, expected a multiple of scale, which is {self.scale}")
         check_local(self.path, "path")

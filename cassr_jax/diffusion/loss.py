@@ -9,36 +9,19 @@ from cassr_jax.errors import InputError
 from cassr_jax.typing import Latents, PerImage, Timesteps
 
 
-def sample_timesteps(
-    key: PRNGKeyArray, batch: int, schedule: Schedule, *, minimum: int = 0, maximum: int | None = None
-) -> Timesteps:
-    """Draw timesteps uniformly from [minimum, maximum], both ends included; int32, by default from the whole schedule.
+def sample_timesteps(key: PRNGKeyArray, batch: int, schedule: Schedule, maximum: int | None = None) -> Timesteps:
+    """Draw timesteps uniformly from 0 to `maximum`, both ends included; int32, by default from the whole schedule.
 
     With a `maximum` below T - 1, training covers only starts at partial strength.
 
     Raises:
-        InputError: the range is empty or leaves the schedule.
+        InputError: the schedule has no such timestep.
     """
     last = schedule.num_train_timesteps - 1
     maximum = last if maximum is None else maximum
-    if not 0 <= minimum <= maximum <= last:
-        raise InputError(f"training timesteps are {minimum} to {maximum}, expected a range within 0 to {last}")
-    return jax.random.randint(key, (batch,), minimum, maximum + 1, dtype=jnp.int32)
-
-
-def sample_noise(key: PRNGKeyArray, shape: tuple[int, int, int, int], *, offset: float = 0.0) -> Latents:
-    """Draw unit normal noise of the shape (batch, height, width, channels), float32.
-
-    With an `offset` above 0, one normal value of that standard deviation is added to each channel of each image (offset
-    noise, N. Guttenberg 2023, crosslabs.org/blog/diffusion-with-offset-noise; 0.1 is usual). This teaches the mean
-    brightness, which the last timestep still holds. The unit part does not depend on `offset`.
-    """
-    pixel_key, offset_key = jax.random.split(key)
-    noise = jax.random.normal(pixel_key, shape, jnp.float32)
-    if offset == 0.0:
-        return noise
-    batch, _, _, channels = shape
-    return noise + offset * jax.random.normal(offset_key, (batch, 1, 1, channels), jnp.float32)
+    if not 0 <= maximum <= last:
+        raise InputError(f"the noisiest training timestep is {maximum}, expected 0 to {last}")
+    return jax.random.randint(key, (batch,), 0, maximum + 1, dtype=jnp.int32)
 
 
 def training_target(schedule: Schedule, x0: Latents, noise: Latents, t: Timesteps) -> Latents:

@@ -1,4 +1,4 @@
-"""Deterministic samplers, each equal to its counterpart in torch diffusers, and the one loop that runs them.
+"""Deterministic samplers, each equal to its counterpart in torch diffusers.
 
 A sampler is a frozen dataclass with two methods: `trajectory` computes every coefficient of a run in NumPy float64,
 before anything is traced; `step` applies the coefficients of one step to the latents. All four solve the same ODE, and

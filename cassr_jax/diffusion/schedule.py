@@ -105,21 +105,19 @@ class Schedule:
             ("timestep_spacing", TimestepSpacing),
         ):
             if getattr(self, field) not in get_args(choices):
-                raise InputError(
-                    f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(choices))}."
-                )
+                raise InputError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(choices))}")
         if not 1 <= self.num_train_timesteps <= MOST_TIMESTEPS:
-            raise InputError(f"num_train_timesteps is {self.num_train_timesteps}, expected 1 to {MOST_TIMESTEPS}.")
+            raise InputError(f"num_train_timesteps is {self.num_train_timesteps}, expected 1 to {MOST_TIMESTEPS}")
         if not 0 <= self.steps_offset < self.num_train_timesteps:
-            raise InputError(f"steps_offset is {self.steps_offset}, expected 0 to {self.num_train_timesteps - 1}.")
+            raise InputError(f"steps_offset is {self.steps_offset}, expected 0 to {self.num_train_timesteps - 1}")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise InputError(
-                f"beta_start is {self.beta_start} and beta_end {self.beta_end}, expected 0 < start <= end < 1."
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}, expected 0 < start <= end < 1"
             )
         if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise InputError(
                 "rescale_betas_zero_snr is true and prediction_type 'epsilon', expected v_prediction or sample: pure "
-                "noise says nothing about x_0."
+                "noise says nothing about x_0"
             )
 
     @classmethod
@@ -240,10 +238,10 @@ class Schedule:
         """
         if first_timestep is not None and not 0 <= first_timestep < self.num_train_timesteps:
             raise InputError(
-                f"The first timestep is {first_timestep}, expected 0 to {self.num_train_timesteps - 1} or none."
+                f"the first timestep is {first_timestep}, expected 0 to {self.num_train_timesteps - 1} or none"
             )
         if num_steps < 1:
-            raise InputError(f"The number of sampling steps is {num_steps}, expected at least 1.")
+            raise InputError(f"the number of sampling steps is {num_steps}, expected at least 1")
         extent = self.timestep_range(first_timestep)
         timesteps = self._spaced(num_steps, extent, open_end=open_end, whole=whole)
         if not _falls_within(timesteps, extent):
@@ -252,7 +250,7 @@ class Schedule:
             most = next((f"at most {n}, or " for n, found in spaced if _falls_within(found, extent)), "")
             raise InputError(
                 f"{num_steps} sampling steps do not fit into timesteps 0 to {extent - 1} with {self.timestep_spacing} "
-                f"spacing, expected {most}a higher first timestep."
+                f"spacing, expected {most}a higher first timestep"
             )
         return timesteps
 

@@ -1,4 +1,4 @@
-"""A bounded store of values that are dear to compute."""
+"""A bounded store of values that are expensive to compute."""
 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar

@@ -1,7 +1,7 @@
 """How the evaluation's programs run a cascade: its options, the pictures that it makes, and its fingerprint."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,22 +17,17 @@ from cassr_jax.config import CascadeConfig
 from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.waves import Blend
 from cassr_jax.evaluation.baselines import ALONE, BLURRED, SIGMAS, Autoencode, baselines, names
+from cassr_jax.evaluation.restoring import KINDS, Restore
 from cassr_jax.files import Json
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.ranges import Range
-
-KINDS = ("bicubic", "reference", "result")
-"""The pictures that a cascade makes: the enlarged input, the first stage's picture, the second stage's."""
 
 _TILE = 1024  # side in px, a multiple of every autoencoder's factor
 _OVERLAP = 0.25  # share of a tile's side that neighbours have in common
 _SIGMA = Range(0, 100, above=True)
 
 Change = Callable[[CascadeConfig], CascadeConfig]
-
-Restore = Callable[..., Mapping[str, np.ndarray]]
-"""(picture (h, w, 3), seed, scale, perhaps `prompt=`) -> pictures (H, W, 3) by program; all uint8."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import Restore
 from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, read_case
+from cassr_jax.evaluation.restoring import Restore
 from cassr_jax.files import Json, exists, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
@@ -102,9 +102,10 @@ def _to_line(measured: Measured) -> str:
 
 
 def _from_line(line: bytes, where: str) -> Measured:
-    """
+    """The values in a line of `_to_line`.
+
     Raises:
-        InputError: `line` is not what `_to_line` makes.
+        InputError: it is no such line.
     """
 
     def read(value: object) -> float:
@@ -205,7 +206,8 @@ def _is_current(measured: Measured | None, case: Case) -> bool:
 
 
 def _files_hash(case: Case) -> str:
-    """
+    """SHA-256 of a case's files.
+
     Raises:
         InputError: a file cannot be read.
     """

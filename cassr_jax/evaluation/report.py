@@ -9,10 +9,10 @@ from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cassr_jax.evaluation.cascades import KINDS
 from cassr_jax.evaluation.comparison import Measured, made_file
 from cassr_jax.evaluation.measures import Values
 from cassr_jax.evaluation.pairing import Case, read_case
+from cassr_jax.evaluation.restoring import KINDS
 from cassr_jax.evaluation.sheet import contact_sheet
 from cassr_jax.evaluation.statistics import Difference, Mean, difference, mean, to_json
 from cassr_jax.files import replaced, write_json

@@ -38,7 +38,7 @@ class FirstStage:
         networks: the kinds of network that it needs besides those of the second stage.
         holder: a cascade that has these networks, for the message about one that lacks them.
         trains: the kinds among them that the training stage of the same name trains; empty if there is none.
-        make_denoiser: builds the denoiser which that training stage trains; None if there is none.
+        make_denoiser: builds the denoiser that this training stage trains; None if there is no such stage.
         batch_name: the reference's name in a training batch of the second stage.
         color_fix: gives the reference the colours of the LQ image, unless a configuration chooses another fix.
         reference_weight: share of the reference in the result, 0 to 1, unless a configuration chooses another share.

@@ -67,7 +67,7 @@ class Picture:
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
-    """The picture in a file; of an animation, the first frame (`frames` is their number).
+    """The picture in a file; an animation gives its first frame, and `frames` is their number.
 
     Raises:
         InputError: the file is missing, empty, cut short, larger than MAX_INPUT_PIXELS, a camera's raw file, a volume,

@@ -15,7 +15,7 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
         InputError: the scale is not a positive number, or the result has more pixels than MAX_OUTPUT_PIXELS.
     """
     if not 0 < scale < float("inf"):
-        raise InputError(f"scale {scale}: expected a positive number")
+        raise InputError(f"scale is {scale}, expected a positive number")
     size = max(1, round(height * scale)), max(1, round(width * scale))
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from cassr_jax.errors import InputError
 
-GAUSSIAN_VARIANCE = 0.01  # of the window, in tiles squared
+GAUSSIAN_VARIANCE = 0.01  # the window's, in tiles squared
 
 
 @dataclass(frozen=True)

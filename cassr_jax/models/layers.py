@@ -99,7 +99,7 @@ class GroupNorm(nnx.Module):
     def __init__(self, groups: int, features: int, *, eps: float, dtype: DTypeLike, rngs: nnx.Rngs):
         del rngs  # parameters start at constants
         if features % groups:
-            raise ValueError(f"GroupNorm: {features} channels do not divide into {groups} groups")
+            raise ValueError(f"norm_num_groups is {groups}, expected a divisor of the {features} channels")
         self.groups = groups
         self.eps = eps
         self.dtype = dtype

@@ -30,21 +30,6 @@ _MEAN, _STD = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float3
 _LPIPS_SHIFT, _LPIPS_SCALE = np.array([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]], np.float32)
 
 
-def lpips(
-    params: Params,
-    a: OneOrMore,
-    b: OneOrMore,
-    net: Backbone = "alexnet",
-    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
-) -> Distances:
-    """Learned perceptual distance of images in [-1, 1]; 0 for equal images.
-
-    `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other. The batches pass
-    through the network separately, so the gradient with respect to one costs nothing for the other.
-    """
-    return lpips_between(params, *(lpips_features(params, x, net, precision) for x in (a, b)))
-
-
 def lpips_features(
     params: Params, images: Pictures, net: Backbone = "alexnet", precision: lax.PrecisionLike = lax.Precision.HIGHEST
 ) -> FeatureList:
@@ -53,22 +38,15 @@ def lpips_features(
 
 
 def lpips_between(params: Params, a: Sequence[Layer], b: Sequence[Layer]) -> Distances:
-    """`lpips` of two batches whose `lpips_features` are known."""
+    """LPIPS of two batches whose `lpips_features` are known; 0 for equal images.
+
+    `params` are `lpips_weights(net)`. A batch of one is compared with every image of the other.
+    """
     distances = []
     for i, (f, g) in enumerate(zip(a, b, strict=True)):
         squared = jnp.square(_unit(f) - _unit(g))  # (B, h, w, C)
         distances.append(jnp.mean(jnp.sum(squared * params[f"head.{i}"], axis=-1), axis=(1, 2)))
     return jnp.stack(distances).sum(0)
-
-
-def dists(
-    params: Params, a: OneOrMore, b: OneOrMore, precision: lax.PrecisionLike = lax.Precision.HIGHEST
-) -> Distances:
-    """Structure and texture distance of images in [-1, 1]; 0 for equal images.
-
-    `params` are `dists_weights()`. A batch of one is compared with every image of the other.
-    """
-    return dists_between(params, *(dists_features(params, x, precision) for x in (a, b)))
 
 
 def dists_features(
@@ -86,7 +64,10 @@ def dists_features(
 
 
 def dists_between(params: Params, a: Sequence[Layer], b: Sequence[Layer]) -> Distances:
-    """`dists` of two batches whose `dists_features` are known."""
+    """DISTS of two batches whose `dists_features` are known; 0 for equal images.
+
+    `params` are `dists_weights()`. A batch of one is compared with every image of the other.
+    """
     total = jnp.sum(params["alpha"]) + jnp.sum(params["beta"])
     similarity, start = jnp.zeros(()), 0
     for f, g in zip(a, b, strict=True):

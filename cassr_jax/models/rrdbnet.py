@@ -91,8 +91,6 @@ class RRDBNet(nnx.Module):
     """
 
     def __init__(self, config: RRDBNetConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        if config.scale not in (1, 2, 4):
-            raise ValueError(f"scale is {config.scale}, expected 1, 2 or 4")
         self.unshuffle = 4 // config.scale
         feat = config.num_feat
         self.conv_first = Conv(config.num_in_ch * self.unshuffle**2, feat, 3, dtype=dtype, rngs=rngs)

@@ -69,9 +69,11 @@ class UNetConfig:
             (self.up_block_types, ("UpBlock2D", "CrossAttnUpBlock2D")),
         ):
             if len(names) != len(self.block_out_channels):
-                raise ValueError(f"U-Net: {len(self.block_out_channels)} widths but {len(names)} block types {names}")
+                raise ValueError(
+                    f"the U-Net's block types are {names}, expected {len(self.block_out_channels)}, one for each width"
+                )
             if unknown := sorted(set(names) - set(known)):
-                raise ValueError(f"U-Net: unknown block types {unknown}, expected some of {list(known)}")
+                raise ValueError(f"the U-Net's block types hold {unknown}, expected some of {list(known)}")
         widths = self.block_out_channels
         if widths[0] % 2:
             raise ValueError(f"block_out_channels begin with {widths[0]}, expected an even number")  # sines and cosines

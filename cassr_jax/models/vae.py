@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -13,13 +12,13 @@ from jax.typing import DTypeLike
 from cassr_jax.models.checks import check_depth, check_divisor
 from cassr_jax.models.dot_product import dot_product_attention
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
-from cassr_jax.typing import FeatureList, Features, Images, Latents
+from cassr_jax.typing import FeatureList, FeatureMap, Features, Images, Latents
 
 _EPS = 1e-6
 SCALING_FACTORS = (1e-3, 1e3)  # others would take latents out of the range of half precision
 
 # Changes the decoder's features at one level, given the level's stride in pixels and the features.
-Fuse = Callable[[int, Features], Features]
+Fuse = Callable[[int, FeatureMap], FeatureMap]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class VAEAttention(nnx.Module):
         self.to_v = Linear(features, features, dtype=dtype, rngs=rngs)
         self.to_out = nnx.List([Linear(features, features, dtype=dtype, rngs=rngs)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         batch, _, _, channels = x.shape
         h = self.group_norm(x).reshape(batch, -1, channels)
         h = dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h), num_heads=1)
@@ -75,7 +74,7 @@ class MidBlock(nnx.Module):
         attend = config.mid_block_add_attention
         self.attentions = nnx.List([VAEAttention(features, groups=groups, **kwargs) if attend else Identity()])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Features) -> Features:
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
@@ -93,7 +92,7 @@ class DownBlock(nnx.Module):
         if downsample:
             self.downsamplers = nnx.List([Downsample(out_channels, asymmetric=True, **kwargs)])
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
         """The features of this level, and the input of the next one."""
         for resnet in self.resnets:
             x = resnet(x)
@@ -114,7 +113,7 @@ class UpBlock(nnx.Module):
         if upsample:
             self.upsamplers = nnx.List([Upsample(out_channels, **kwargs)])
 
-    def __call__(self, x: jax.Array, fuse: Callable[[Features], Features]) -> jax.Array:
+    def __call__(self, x: FeatureMap, fuse: Callable[[FeatureMap], FeatureMap]) -> FeatureMap:
         for resnet in self.resnets:
             x = resnet(x)
         x = fuse(x)
@@ -136,7 +135,7 @@ class Encoder(nnx.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, 3, **kwargs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Images) -> FeatureMap:
         x = self._down(x)[1]
         return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
 
@@ -144,7 +143,7 @@ class Encoder(nnx.Module):
         """The features of every level before downsampling, shallowest first."""
         return self._down(x)[0]
 
-    def _down(self, x: Images) -> tuple[FeatureList, jax.Array]:
+    def _down(self, x: Images) -> tuple[FeatureList, FeatureMap]:
         features, x = [], self.conv_in(x)
         for block in self.down_blocks:
             level, x = block(x)
@@ -167,14 +166,14 @@ class Decoder(nnx.Module):
         self.conv_norm_out = GroupNorm(config.norm_num_groups, widths[-1], eps=_EPS, **kwargs)
         self.conv_out = Conv(widths[-1], config.out_channels, 3, **kwargs)
 
-    def __call__(self, z: jax.Array, fuse: Fuse | None = None) -> jax.Array:
+    def __call__(self, z: Latents, fuse: Fuse | None = None) -> FeatureMap:
         x = self.mid_block(self.conv_in(z))
         for level, block in enumerate(self.up_blocks, 1 - len(self.up_blocks)):
             x = block(x, partial(fuse or _unchanged, 2**-level))
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
-def _unchanged(stride: int, x: Features) -> Features:
+def _unchanged(stride: int, x: FeatureMap) -> FeatureMap:
     del stride
     return x
 

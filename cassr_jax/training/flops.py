@@ -16,12 +16,13 @@ from jax.extend import core
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
-from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.typing import Configs
+from cassr_jax.weights.configs import TextConfig
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _vae_encoder(vae: VAEConfig, side: int) -> Work:
     return work + _product(area * (9 * width * out + out**2), frozen)
 
 
-def _text(text: CLIPTextConfig | LearnedContextConfig) -> Work:
+def _text(text: TextConfig) -> Work:
     if isinstance(text, LearnedContextConfig):
         return Work()  # a lookup has no products
     length, width = text.max_position_embeddings, text.hidden_size

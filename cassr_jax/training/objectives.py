@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from cassr_jax.config import TrainConfig
-from cassr_jax.diffusion.loss import denoising_loss, sample_noise, sample_timesteps
+from cassr_jax.diffusion.loss import denoising_loss, sample_timesteps
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.fusion import decode_guided
 from cassr_jax.models.layers import NETWORK_INPUT
@@ -87,7 +87,7 @@ def _diffusion_loss(
     size = len(latents)
     times = partial(sample_timesteps, batch=1, schedule=schedule, maximum=settings.max_timestep)
     timesteps = jax.vmap(times)(time_keys)[:, 0]
-    noise = jax.vmap(lambda key: sample_noise(key, (1, *latents.shape[1:])))(noise_keys)[:, 0]
+    noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(noise_keys)
     noisy = schedule.add_noise(latents, noise, timesteps)
     started = round(settings.start_fraction * size)
     if started:

@@ -22,7 +22,7 @@ from cassr_jax.training.objectives import Objective
 from cassr_jax.training.state import TrainState, learning_rate
 from cassr_jax.typing import Examples, Keys, Metrics, Scalar
 
-Sums = tuple[Scalar, Metrics, Params]  # of the loss, its metrics and its gradient over parts of a batch
+Sums = tuple[Scalar, Metrics, Params]  # the loss, its metrics and its gradient, summed over parts of a batch
 
 
 @runtime_checkable

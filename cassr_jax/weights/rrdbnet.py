@@ -65,20 +65,32 @@ class RRDBNetFiles:
             InputError: the package is not installed or has another version, the file is absent or damaged, or its
                 tensors are not those of an RRDBNet; the message lists every missing, unexpected and wrongly shaped one.
         """
-        path = _published(*PUBLISHED[str(source)]) if str(source) in PUBLISHED else Path(source)
-        match path.suffix.lower():
-            case ".param":
-                state = _name_convolutions(path)
-            case ".safetensors" | ".pth" | ".pt" | ".ckpt":
-                tensors = {name: tensor for name, tensor in read_tensors(path).items() if is_float(tensor.dtype)}
-                state = {name: tensor.read() for name, tensor in basicsr_names(tensors).items()}
-            case _:
-                names = ", ".join(PUBLISHED)
-                raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
+        path, state = _read(source)
         config = infer_config(state, str(source))
         shapes = shapes_of(config)
         params = from_torch(state, shapes, source=str(source))
         return Weights(path, config, shapes, lambda name: params[name].astype(np.float32, copy=False))
+
+    def configuration(self, source: str | Path) -> RRDBNetConfig:
+        """The config alone; only the weights reveal it."""
+        return infer_config(_read(source)[1], str(source))
+
+    def write(self, *_: object) -> None:
+        raise TypeError("an RRDBNet is not written")
+
+
+def _read(source: str | Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """The file behind a name in `PUBLISHED` or a path, and its tensors in basicsr's names."""
+    path = _published(*PUBLISHED[str(source)]) if str(source) in PUBLISHED else Path(source)
+    match path.suffix.lower():
+        case ".param":
+            return path, _name_convolutions(path)
+        case ".safetensors" | ".pth" | ".pt" | ".ckpt":
+            tensors = {name: tensor for name, tensor in read_tensors(path).items() if is_float(tensor.dtype)}
+            return path, {name: tensor.read() for name, tensor in basicsr_names(tensors).items()}
+        case _:
+            names = ", ".join(PUBLISHED)
+            raise InputError(f"{source}: expected {names}, or a file .pth, .safetensors or .param")
 
 
 def rrdbnet_files(source: str) -> list[Path]:

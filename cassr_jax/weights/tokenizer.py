@@ -120,7 +120,7 @@ def _read_vocab(path: Path) -> dict[str, int]:
         raise InputError(f"{path}: expected an object of token to id")
     for token in (START, END):
         if token not in vocab:
-            raise InputError(f"{path}: the token {token} is missing, this is not CLIP's vocabulary")
+            raise InputError(f"{path}: holds no token {token}, expected CLIP's vocabulary")
     return vocab
 
 

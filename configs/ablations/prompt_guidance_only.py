@@ -1,4 +1,10 @@
-"""Table 3, row "CFG only": guidance away from the negative prompt, without a description."""
+"""Table 3, row "CFG only": guidance away from the negative prompt, without a description.
+
+    python -m cassr_jax.commands.ablate --lr LR --hr HR --config tiny --output ablations
+
+Cost: every picture is restored once more.
+Result: a row of the table that the command prints.
+"""
 
 from dataclasses import replace
 

@@ -343,7 +343,7 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preset": "heavy"}, "preset: 'heavy' is not known; expected one of light, realesrgan, stablesr"),
+        ({"preset": "heavy"}, "preset is 'heavy', expected one of light, realesrgan, stablesr"),
         ({"crop_size": 30}, "crop_size is 30, expected a multiple of scale, which is 4"),
         ({"crop_size": 0}, "crop_size is 0, expected a whole number of at least 1"),
         ({"sharp_fraction": 1.5}, "sharp_fraction is 1.5, expected a number of at least 0 and at most 1"),

@@ -17,9 +17,9 @@ from cassr_jax.evaluation import __main__ as command
 from cassr_jax.evaluation import comparison, measures, pyiqa_measures
 from cassr_jax.evaluation.report import differences, means, paper_rows, paper_sets, table
 from cassr_jax.evaluation.statistics import Mean
-from cassr_jax.models.perceptual import lpips
 from tests.evaluation.pair_folders import arguments, write
 from tests.models.test_perceptual import narrow
+from tests.perceptual import lpips
 
 
 def test_vgg16_where_it_is_asked_for(folders, cascade):

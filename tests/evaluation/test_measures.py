@@ -12,10 +12,10 @@ from cassr_jax.evaluation.fidelity import psnr
 from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.sheet import contact_sheet
 from cassr_jax.evaluation.statistics import difference, mean
-from cassr_jax.models.perceptual import dists, lpips
 from tests.data.measures import picture
 from tests.evaluation.narrow_backbones import narrow_params
 from tests.models.test_perceptual import GOLDEN
+from tests.perceptual import dists, lpips
 
 WEIGHTS = {"lpips": narrow_params("alexnet"), "dists": narrow_params("vgg16")}
 

@@ -102,7 +102,7 @@ def test_each_picture_has_its_own_prompt(folders, monkeypatch, capsys, rows):
         large = lr.repeat(4, 0).repeat(4, 1)
         return SimpleNamespace(bicubic=large, reference=large, result=large)
 
-    loaded = SimpleNamespace(restore=restore, config=CascadeConfig())
+    loaded = SimpleNamespace(restore=restore, check=lambda **_: None, config=CascadeConfig())
     monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded)
     monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda picture: picture)
     install_narrow_networks(monkeypatch)

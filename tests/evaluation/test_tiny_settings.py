@@ -43,7 +43,7 @@ def test_every_setting_is_tried_on_both_kinds_of_damage(monkeypatch, tmp_path, c
             assert reference_weight == 0
             return SimpleNamespace(reference=reference(lr), result=lr.repeat(4, 0).repeat(4, 1))
 
-        return SimpleNamespace(reference=reference, restore=restore)
+        return SimpleNamespace(reference=reference, restore=restore, check=lambda **_: None)
 
     install_narrow_networks(monkeypatch)
     monkeypatch.setattr(GLOBALS["cassr_jax"], "load", load)

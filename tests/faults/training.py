@@ -55,7 +55,7 @@ TRAINING = [
         "cassr_jax/diffusion/loss.py",
         ("tests/diffusion/test_loss.py",),
         ("return clipped / (snr + 1)", "return clipped / snr"),
-        ("minimum, maximum + 1, dtype", "minimum, maximum, dtype"),
+        ("0, maximum + 1, dtype", "0, maximum, dtype"),
     ),
     *faults(
         "cassr_jax/training/image_loss.py",

@@ -63,7 +63,7 @@ class TestGroupNorm:
         np.testing.assert_array_equal(out, np.broadcast_to(params["bias"], out.shape))
 
     def test_rejects_channels_that_do_not_divide(self):
-        with pytest.raises(ValueError, match="10 channels do not divide into 4 groups"):
+        with pytest.raises(ValueError, match="norm_num_groups is 4, expected a divisor of the 10"):
             GroupNorm(4, 10, eps=1e-5, dtype=jnp.float32, rngs=nnx.Rngs(0))
 
     @pytest.mark.reference

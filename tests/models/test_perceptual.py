@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.models.perceptual import dists, lpips
 from cassr_jax.weights.perceptual import dists_weights, lpips_weights
 from tests.evaluation.narrow_backbones import narrow_params
+from tests.perceptual import dists, lpips
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "evaluation.npz")
 NETS = ["alexnet", "vgg16"]

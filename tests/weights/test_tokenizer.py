@@ -162,7 +162,7 @@ def with_settings(settings: dict[str, object]) -> Callable[[Path], object]:
             "vocab.json: holds list .*, expected an object",
         ),
         (lambda folder: (folder / "vocab.json").write_bytes(b"\xff\xfe{"), "vocab.json: not UTF-8"),
-        (other_vocabulary, "not CLIP's vocabulary"),
+        (other_vocabulary, "expected CLIP's vocabulary"),
         (break_merges, "line 3 is 'd o g'"),
         (break_merge_of_unknown, "line 2 is 'd o'"),
         (lambda folder: (folder / "vocab.json").write_text("[" * 100_000), "vocab.json: nested too deep"),
