@@ -23,7 +23,7 @@ def cascade(monkeypatch):
         large = lr.repeat(4, 0).repeat(4, 1)
         return SimpleNamespace(bicubic=large, reference=large // 2, result=large // 4)
 
-    loaded = SimpleNamespace(restore=restore, config=CascadeConfig())
+    loaded = SimpleNamespace(restore=restore, check=lambda **_: None, config=CascadeConfig())
     monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded, raising=False)
     install_narrow_networks(monkeypatch)
     return seen

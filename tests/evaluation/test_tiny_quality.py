@@ -98,7 +98,7 @@ def cascade(monkeypatch):
         large = lr.repeat(int(scale), 0).repeat(int(scale), 1)
         return SimpleNamespace(bicubic=large, reference=large, result=large)
 
-    loaded = SimpleNamespace(restore=restore, config=CascadeConfig())
+    loaded = SimpleNamespace(restore=restore, check=lambda **_: None, config=CascadeConfig())
     monkeypatch.setattr(cascades.cassr_jax, "load", lambda *_, **__: loaded, raising=False)
     monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda image: image)
     install_narrow_networks(monkeypatch)
