@@ -210,7 +210,7 @@ def test_a_picture_that_the_cascade_refuses_costs_only_itself(folders, cascade, 
                 raise InputError("too large")
             return cascade.restore(lr, **more)
 
-        return SimpleNamespace(restore=restore)
+        return SimpleNamespace(restore=restore, check=lambda **_: None)
 
     monkeypatch.setattr(cascades.cassr_jax, "load", strict_load)
     write(folders / "lr", "b.png", np.zeros((32, 32, 3), np.uint8))
