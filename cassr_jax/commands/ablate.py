@@ -29,9 +29,9 @@ from cassr_jax.config_files import naming, run_file
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import Change, add_options, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare
-from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
+from cassr_jax.evaluation.installed import find_measures
+from cassr_jax.evaluation.measures import Measure
 from cassr_jax.evaluation.pairing import Case, find_cases
-from cassr_jax.evaluation.pyiqa_measures import pyiqa_measures
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.evaluation.statistics import Mean, to_json
 from cassr_jax.files import Json, replaced, write_json
@@ -158,8 +158,6 @@ def plot(file: Path, outcomes: Sequence[Outcome], rows: Mapping[str, Mapping[str
     columns = {title: found for title, found in columns.items() if len(found) > 1 or title.startswith("seconds")}
     figure = Figure(figsize=(4.5 * len(columns), 7), layout="constrained")
     measures = {name: label for name, label in _MEASURES.items() if all(name in row for row in rows.values())}
-    if not measures:
-        raise InputError("neither LPIPS nor DISTS is installed, expected one of them to plot; see docs/evaluation.md")
     grid = figure.subplots(len(measures), len(columns), squeeze=False, sharey="row")
     for (name, label), row in zip(measures.items(), grid, strict=True):
         row[0].set_ylabel(f"{label}, lower is better")
@@ -210,15 +208,21 @@ def run(arguments: argparse.Namespace) -> str:
         raise InputError('matplotlib is not installed, expected it for the plots: pip install "cassr-jax[eval]"')
     variants = read_variants(arguments.ablations) + sweeps(arguments.sweep_steps, arguments.sweep_guidance)
     names = [variant.name for variant in variants]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"two variants are called {repeated[0]}, expected a name of its own for each")
     baseline = arguments.against or (WHOLE if WHOLE in names else names[0])
     if baseline not in names:
         raise InputError(f"--against is {baseline!r}, expected one of {', '.join(names)}")
     cases, unpaired = find_cases(arguments.hr, arguments.lr, {})
-    weights, missing = read_weights(["lpips", "dists"])
-    blind, missing_niqe = read_naturalness()
-    measure = make_measure(weights, blind | pyiqa_measures()[0], arguments.devices)
-    chosen = settings(arguments) | {"seed": arguments.seed, "pictures": [case.name for case in cases]}
-    outcomes, failed = [], {}
+    measures = find_measures(False, arguments.devices)
+    if measures.missing.keys() >= _MEASURES.keys():
+        raise InputError("neither LPIPS nor DISTS is installed, expected one of them to plot; see docs/evaluation.md")
+    chosen = settings(arguments) | {
+        "seed": arguments.seed,
+        "pictures": [case.name for case in cases],
+        "missing": sorted(measures.missing),
+    }
+    outcomes, failed, measure = [], {}, measures.of_pictures
     for variant in variants:
         complain(f"{variant.name}:")
         try:
@@ -230,7 +234,7 @@ def run(arguments: argparse.Namespace) -> str:
         raise InputError(
             f"none of the {len(variants)} variants could be run; the first one: {next(iter(failed.values()))}"
         )
-    return write_report(arguments.output, chosen, outcomes, baseline, failed, unpaired | missing | missing_niqe)
+    return write_report(arguments.output, chosen, outcomes, baseline, failed, {**unpaired, **measures.missing})
 
 
 def write_report(

@@ -143,6 +143,6 @@ def reason_of(error: Exception) -> str:
     """A line that tells a person why a picture failed."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    if memory.ran_out(error):
         return "does not fit into memory; a smaller --tile or --scale needs less, and so does --precision bf16"
     return f"{type(error).__name__}: {error}; this is a fault in the program, and the manifest has its traceback"

@@ -13,8 +13,8 @@ the restored pictures. Run the same command again to continue a comparison that 
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +24,20 @@ from cassr_jax.commands.options import local_path
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import add_options, add_results, add_sigmas, fingerprint, load_restore, settings
+from cassr_jax.evaluation import baselines
+from cassr_jax.evaluation.cascades import (
+    KINDS,
+    add_options,
+    add_results,
+    add_sigmas,
+    fingerprint,
+    load_restore,
+    settings,
+)
 from cassr_jax.evaluation.comparison import Measured, compare, result_file
-from cassr_jax.evaluation.frechet import vgg16_distance
-from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
+from cassr_jax.evaluation.installed import find_measures
 from cassr_jax.evaluation.pairing import Case, find_cases
-from cassr_jax.evaluation.pyiqa_measures import SetMeasure, linked, pyiqa_measures
+from cassr_jax.evaluation.pyiqa_measures import SetMeasure, linked
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
 from cassr_jax.evaluation.statistics import Mean
 from cassr_jax.printing import say
@@ -67,33 +75,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("there is nothing to compare: expected --lr, --results, or both")
     if arguments.prompts is not None and arguments.lr is None:
         parser.error("--prompts is given without --lr, expected both: prompts are for the pictures of --lr")
+    names = [name for name, _ in arguments.results]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        parser.error(f"--results gives {repeated[0]} twice, expected a name of its own for each folder")
+    _check_baseline(arguments.against, _programs(arguments))
     return arguments
 
 
-@dataclass(frozen=True)
-class Measures:
-    """The measures that are installed.
-
-    Attributes:
-        of_pictures: measures each picture of a case.
-        of_sets: measure -> its function of two folders.
-        missing: measure -> why it is not installed.
-    """
-
-    of_pictures: Measure
-    of_sets: Mapping[str, SetMeasure]
-    missing: Mapping[str, str]
+def _programs(arguments: argparse.Namespace) -> list[str]:
+    """The programs that a table may have, before anything is restored."""
+    own = [] if arguments.lr is None else [*KINDS, *(baselines.names(arguments.sigma) if arguments.baselines else ())]
+    return own + [name for name, _ in arguments.results]
 
 
-def find_measures(vgg16: bool, devices: int | None) -> Measures:
-    """Find every measure that is installed."""
-    weights, missing = read_weights(["lpips", *(["lpips_vgg16"] if vgg16 else []), "dists"])
-    blind, missing_niqe = read_naturalness()
-    blind_pyiqa, of_sets, missing_pyiqa = pyiqa_measures()
-    if vgg16 and "lpips_vgg16" in weights:
-        of_sets["frechet_vgg16"] = vgg16_distance(weights["lpips_vgg16"], devices)
-    of_pictures = make_measure(weights, blind | blind_pyiqa, devices)
-    return Measures(of_pictures, of_sets, missing | missing_niqe | missing_pyiqa)
+def _check_baseline(name: str | None, programs: Iterable[str]) -> None:
+    if name is not None and name not in programs:
+        raise InputError(f"--against is {name!r}, expected one of {', '.join(programs)}")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -122,8 +119,7 @@ def run(arguments: argparse.Namespace) -> str:
     if not rows:
         raise InputError(f"none of the {len(cases)} pictures could be measured; the first one: {found[0].left_out}")
     baseline = arguments.against or ("reference" if "reference" in rows else next(iter(rows)))
-    if baseline not in rows:
-        raise InputError(f"--against is {baseline!r}, expected one of {', '.join(rows)}")
+    _check_baseline(baseline, rows)  # "second stage alone" is a row only where the result is a blend
     missing = dict(measures.missing)
     pictures = sum(bool(m.values) for m in found)
     for name, set_measure in measures.of_sets.items():
@@ -131,10 +127,11 @@ def run(arguments: argparse.Namespace) -> str:
         missing |= {name: reason} if reason else {}
         for program, row in rows.items():
             row[name] = Mean(values[program], math.nan, pictures) if program in values else Mean(math.nan, math.nan, 0)
-    write_sheet(arguments.output, cases, found)
-    return write_report(
+    text = write_report(
         arguments.output, chosen, found, rows, missing, unpaired, arguments.paper, baseline if len(rows) > 1 else None
     )
+    write_sheet(arguments.output, cases, found)
+    return text
 
 
 def measure_set(

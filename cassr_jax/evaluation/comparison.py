@@ -9,17 +9,21 @@ import hashlib
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import Measure, Values
-from cassr_jax.evaluation.pairing import Case, read_case
+from cassr_jax.evaluation.pairing import Case, Pictures, read_case
 from cassr_jax.evaluation.restoring import Restore
-from cassr_jax.files import Json, exists, parse_json, read_json, replaced, write_json
+from cassr_jax.files import Json, exists, is_file, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
+from cassr_jax.imaging.memory import ran_out
 from cassr_jax.locks import claimed
 from cassr_jax.printing import progress_bar
 
@@ -35,8 +39,9 @@ class Measured:
         values: program -> measure -> value.
         left_out: why it has no values; empty if it has some.
         seconds: how long the cascade took; None if no cascade restored it.
-        files: a hash of the files that were read.
+        files: a hash of the files that were read; empty if it is to be tried again.
         undefined: measure -> why it is not defined for this picture.
+        traceback: where the program failed at this picture, if that is why it has no values.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Measured:
     seconds: float | None = None
     files: str = ""
     undefined: Mapping[str, str] = field(default_factory=dict)
+    traceback: str = ""
 
 
 def open_output(folder: Path, settings: Mapping[str, object]) -> dict[str, Measured]:
@@ -141,8 +147,9 @@ def compare(
 ) -> list[Measured]:
     """Measure every case that `folder` has no values of yet; return the values of all cases, in their order.
 
-    A case whose files have changed since it was measured is measured again. A case whose pictures cannot be read or
-    have sizes that do not fit has no values, but says why.
+    A case is measured again if its files have changed since, or a picture that the cascade made is gone. A case has no
+    values, but says why, if its pictures cannot be read or have sizes that do not fit, or if the program fails at it,
+    for example for lack of memory. Such a failure is tried again at the next start.
 
     Args:
         cases: the pictures.
@@ -157,7 +164,7 @@ def compare(
     """
     with claimed(folder, "evaluation"):
         found = open_output(folder, settings)
-        left = [case for case in cases if not _is_current(found.get(case.name), case)]
+        left = [case for case in cases if not _is_current(found.get(case.name), case, folder)]
         if left:
             restore = None if load is None else load()
             with (folder / VALUES).open("a", encoding="utf-8") as stream:
@@ -177,30 +184,53 @@ def _measure_all(
         try:
             files = _files_hash(case)
             pictures = read_case(case)
+            made, seconds = _restored(case, pictures, restore, seed)
+            shown = {**made, **pictures.results}
+            values, undefined = measure(pictures.hr, list(shown.values()))
         except InputError as error:
             yield Measured(case.name, {}, str(error), files=files)
             continue
-        shown, seconds = dict(pictures.results), None
-        if restore is not None and pictures.lr is not None:
-            start = time.perf_counter()
-            try:
-                prompt = {} if case.prompt is None else {"prompt": case.prompt}
-                made = restore(pictures.lr, seed, pictures.scale, **prompt)
-            except InputError as error:
-                yield Measured(case.name, {}, f"{case.lr}: {error}", files=files)
-                continue
-            seconds = time.perf_counter() - start
-            for program, picture in made.items():
-                io.write(made_file(folder, program, case.name), io.Picture(picture))
-            shown = {**made, **shown}
-        values, undefined = measure(pictures.hr, list(shown.values()))
+        except Exception as error:  # one picture must not end the comparison, here and at every restart
+            yield Measured(case.name, {}, _reason(case, error), traceback="".join(traceback.format_exception(error)))
+            continue
+        for program, picture in made.items():
+            io.write(made_file(folder, program, case.name), io.Picture(picture))
         yield Measured(case.name, dict(zip(shown, values, strict=True)), "", seconds, files, undefined)
 
 
-def _is_current(measured: Measured | None, case: Case) -> bool:
-    """Whether `measured` was made from the case's files as they are now."""
+def _restored(
+    case: Case, pictures: Pictures, restore: Restore | None, seed: int
+) -> tuple[Mapping[str, np.ndarray], float | None]:
+    """What the cascade makes of a case, by program, and the seconds that it takes; nothing without a cascade.
+
+    Raises:
+        InputError: the cascade cannot restore this picture; the message names it.
+    """
+    if restore is None or pictures.lr is None:
+        return {}, None
+    prompt = {} if case.prompt is None else {"prompt": case.prompt}
+    start = time.perf_counter()
     try:
-        return measured is not None and measured.files == _files_hash(case)
+        made = restore(pictures.lr, seed, pictures.scale, **prompt)
+    except InputError as error:
+        raise InputError(f"{case.lr}: {error}") from error
+    return made, time.perf_counter() - start
+
+
+def _reason(case: Case, error: Exception) -> str:
+    if ran_out(error):
+        return f"{case.hr}: does not fit into memory; a smaller --tile needs less, and so does --precision bf16"
+    return f"{case.hr}: {type(error).__name__}: {error}; this is a fault in the program, {VALUES} has its traceback"
+
+
+def _is_current(measured: Measured | None, case: Case, folder: Path) -> bool:
+    """Whether `measured` was made from the case's files as they are now, and the measured pictures are there."""
+    try:
+        return (
+            measured is not None
+            and measured.files == _files_hash(case)
+            and all(is_file(result_file(folder, case, program)) for program in measured.values)
+        )
     except InputError:  # the next attempt to measure it says why it is left out
         return False
 

@@ -45,6 +45,11 @@ def check(height: int, width: int) -> None:
         )
 
 
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that the machine or a device had no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def in_words(size: int) -> str:
     """A number of bytes for a person: "11.5 GB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 1):.0f} MB"

@@ -13,6 +13,7 @@ from cassr_jax.commands import ablate
 from cassr_jax.commands.ablate import read_variants, sweeps
 from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.errors import InputError
+from cassr_jax.evaluation import measures
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write
 
@@ -169,6 +170,38 @@ def test_a_measure_that_is_not_defined_is_null(folders, cascade, truths):
         means = json.loads(text, parse_constant=pytest.fail)["variants"]["whole"]["means"]
         assert means["lpips"] == {"mean": None, "standard_error": None, "pictures": 0}
         assert means["psnr_y"]["mean"] > 0
+
+
+def test_a_measure_that_is_installed_in_between_is_refused(folders, cascade, capsys, monkeypatch):
+    """The pictures that were measured without it would be missing from its mean alone."""
+
+    def lack(*_):
+        raise InputError("not installed")
+
+    given = arguments(folders, "--ablations", str(ABLATIONS))
+    with monkeypatch.context() as patched:
+        patched.setattr(measures, "dists_weights", lack)
+        assert ablate.main(given) == 0
+    assert ablate.main(given) == 2
+    assert 'settings.json: missing is ["clipiqa", "dists", ' in capsys.readouterr().err
+
+
+def test_nothing_to_plot_is_known_before_any_work(folders, cascade, capsys, monkeypatch):
+    def lack(*_):
+        raise InputError("not installed")
+
+    for name in ("lpips_weights", "dists_weights"):
+        monkeypatch.setattr(measures, name, lack)
+    assert ablate.main(arguments(folders, "--ablations", str(ABLATIONS))) == 2
+    assert "neither LPIPS nor DISTS is installed, expected one of them to plot" in capsys.readouterr().err
+    assert cascade == []
+
+
+def test_two_variants_of_one_name_are_refused(folders, cascade, capsys):
+    given = arguments(folders, "--ablations", str(ABLATIONS), "--sweep-steps", "5", "10", "5")
+    assert ablate.main(given) == 2
+    assert "two variants are called steps_05, expected a name of its own for each" in capsys.readouterr().err
+    assert cascade == []
 
 
 def test_a_person_s_mistake_is_one_line_and_exit_code_2(folders, cascade, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from itertools import count
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
-from cassr_jax.evaluation import cascades, comparison
+from cassr_jax.evaluation import cascades, comparison, installed
 from cassr_jax.evaluation.fidelity import luma, psnr
 from cassr_jax.evaluation.pairing import find_cases
 from tests.evaluation.pair_folders import arguments, write
@@ -60,7 +61,7 @@ def test_the_sheet_shows_the_worst_first(folders, cascade):
 
 
 def test_a_killed_comparison_goes_on(folders, cascade, monkeypatch):
-    calls, make_measure = count(), command.make_measure
+    calls, make_measure = count(), installed.make_measure
 
     def make_killed(*given):
         measure = make_measure(*given)
@@ -73,7 +74,7 @@ def test_a_killed_comparison_goes_on(folders, cascade, monkeypatch):
         return killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(command, "make_measure", make_killed)
+        patched.setattr(installed, "make_measure", make_killed)
         assert command.main(arguments(folders)) == 130
     values = folders / "out" / "values.jsonl"
     assert len(values.read_text().splitlines()) == 2
@@ -99,6 +100,74 @@ def test_a_picture_that_was_changed_is_measured_anew(folders, cascade, truths):
     after = json.loads((folders / "out" / "comparison.json").read_text())["pictures"]
     assert after["a"] == before["a"]
     assert after["b"]["peer"]["psnr_y"] < before["b"]["peer"]["psnr_y"]
+
+
+def test_pictures_that_were_deleted_are_made_anew(folders, cascade):
+    """The sheet and the measures of whole sets read them."""
+    assert command.main(arguments(folders)) == 0
+    shutil.rmtree(folders / "out" / "pictures")
+    cascade.clear()
+    assert command.main(arguments(folders, "--against", "bicubic")) == 0
+    assert len(cascade) == 3
+    assert "| minus bicubic |" in (folders / "out" / "table.md").read_text()
+    (folders / "out" / "pictures" / "result" / "b.png").unlink()
+    assert command.main(arguments(folders)) == 0
+    assert len(cascade) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "does not fit into memory; a smaller --tile needs less"),
+        (MemoryError(), "does not fit into memory; a smaller --tile needs less"),
+        (ZeroDivisionError("by nought"), "ZeroDivisionError: by nought; this is a fault in the program, values.jsonl"),
+    ],
+    ids=["device", "machine", "fault"],
+)
+def test_a_picture_at_which_the_program_fails_is_left_out_and_tried_again(folders, cascade, monkeypatch, error, reason):
+    loaded = cascades.cassr_jax.load()
+    restore = loaded.restore
+
+    def failing(lr, **options):
+        if len(cascade) == 1:
+            cascade.append({})
+            raise error
+        return restore(lr, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loaded, "restore", failing)
+        assert command.main(arguments(folders)) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    assert list(report["pictures"]) == ["a", "c"]
+    assert f"{folders / 'hr' / 'b.png'}: {reason}" in report["left_out"]["b"]
+    failed = json.loads((folders / "out" / "values.jsonl").read_text().splitlines()[1])
+    assert "in failing" in failed["traceback"]
+    cascade.clear()
+    assert command.main(arguments(folders)) == 0
+    assert len(cascade) == 1
+    assert list(json.loads((folders / "out" / "comparison.json").read_text())["pictures"]) == ["a", "b", "c"]
+
+
+def test_a_sheet_that_cannot_be_written_costs_no_table(folders, cascade, monkeypatch):
+    def full(*_):
+        raise InputError("sheet.png: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(command, "write_sheet", full)
+    assert command.main(arguments(folders)) == 2
+    assert (folders / "out" / "table.md").is_file()
+
+
+def test_what_names_no_program_is_known_before_any_work(folders, cascade, capsys):
+    peer, other = (f"peer={folders / name}" for name in ("peer", "hr"))
+    with pytest.raises(SystemExit, match="2"):
+        command.main(arguments(folders, "--results", peer, "--results", other))
+    assert "--results gives peer twice, expected a name of its own for each folder" in capsys.readouterr().err
+    assert command.main(arguments(folders, "--results", peer, "--against", "pear")) == 2
+    expected = "--against is 'pear', expected one of bicubic, reference, result, peer"
+    assert capsys.readouterr().err == f"evaluation: {expected}\n"
+    assert command.main(arguments(folders, "--baselines", "--against", "reference, blurred 0.4")) == 2
+    assert "reference, blurred 0.3, reference, blurred 0.5" in capsys.readouterr().err
+    assert cascade == []
 
 
 def test_other_weights_are_another_comparison(folders, cascade, capsys):
