@@ -112,6 +112,10 @@ def test_a_mapping_can_be_set_whole():
         ("data.preset=heavy", "data.preset: preset is 'heavy', expected one of light, realesrgan, stablesr"),
         ("new.vae=5", "new.vae: cannot be set to '5' as a whole"),
         ("data=5", "data: cannot be set to '5' as a whole, expected the name of one of its fields"),
+        (
+            "new.scedit.own.hint_channels=[-8, 12]",
+            "new.scedit.own.hint_channels: hint_channels is (-8, 12), expected num",
+        ),
         ("new.unet.in_channels=5", "new.unet.in_channels: there is no entry 'unet', expected one of scedit, "),
         ("new.vae.block_out_channels=[8, 1.5]", "new.vae.block_out_channels is 1.5, expected a value of type int"),
         ("new.vae.block_out_channels=8", "new.vae.block_out_channels is 8, expected a list of int"),

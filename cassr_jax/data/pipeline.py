@@ -19,7 +19,7 @@ from absl import flags
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.crops import Windows, find_all_windows, find_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
-from cassr_jax.data.prepared import PreparedSource, record_files
+from cassr_jax.data.prepared import PreparedSource, check_alike, record_files
 from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.resizing import bicubic
@@ -148,7 +148,7 @@ def open_records(config: DataConfig) -> Records:
 
     Raises:
         InputError: a set cannot be used, pictures and prepared records are mixed, or prepared records do not have the
-            size `crop_size`.
+            size `crop_size` or differ in what they hold.
     """
     weights = config.weights()
     prepared = [path for path in weights if record_files(Path(path))]
@@ -187,12 +187,15 @@ def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
 def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
     sources = [PreparedSource(path) for path in weights]
     for path, source in zip(weights, sources, strict=True):
-        height, width = read_prepared(source, 0, scale=config.scale)["lq"].shape[:2]
+        if "lr" not in (record := read_or_replace(source, 0)[1]):
+            raise InputError(f"{path}: the records hold {', '.join(record)}, expected lr among them")
+        height, width = with_lq(record, config.scale)["lq"].shape[:2]
         if (height, width) != (config.crop_size, config.crop_size):
             raise InputError(
                 f"{path}: holds records of {width}x{height} px, expected data.crop_size {config.crop_size}; records "
                 "are not cropped, because their latents and references belong to the whole picture"
             )
+    check_alike(sources)
     source = Joined(sources)
     parts = [range(first, end) for first, end in pairwise(source.bounds)]
     read = partial(read_prepared, source, scale=config.scale)

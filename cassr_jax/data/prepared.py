@@ -5,7 +5,7 @@ belong to the target), packed with msgpack. It contains no code, and every recor
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -77,6 +77,14 @@ class PreparedSource(Sequence[dict[str, np.ndarray]]):
     def __len__(self) -> int:
         return self._bounds[-1]
 
+    def firsts(self) -> dict[Path, int]:
+        """The folders that hold records, and the number of the first record of each."""
+        found: dict[Path, int] = {}
+        for file, (first, end) in zip(self.files, pairwise(self._bounds), strict=True):
+            if first < end:
+                found.setdefault(file.parent, first)
+        return found
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:  # pyright: ignore[reportIncompatibleMethodOverride]
         file, position = find_part(self._bounds, index)
         try:
@@ -85,6 +93,34 @@ class PreparedSource(Sequence[dict[str, np.ndarray]]):
             raise InputError(
                 f"{self.files[file]}: record {position} is damaged ({error}); make the file again"
             ) from error
+
+
+def check_alike(sources: Iterable[PreparedSource]) -> None:
+    """Checks that records of all these folders, and of those that links lead to, can stand in one batch.
+
+    A folder's records were made together, so the first stands for the others.
+
+    Raises:
+        InputError: those of two folders have other entries, or entries of other shapes; the message names both folders.
+    """
+    alike: tuple[Path, dict[str, tuple[int, ...]]] | None = None
+    for source in sources:
+        for folder, index in source.firsts().items():
+            try:
+                shapes = {name: np.shape(value) for name, value in source[index].items()}
+            except InputError:  # a damaged record is named and left out where it is met
+                continue
+            if alike is None:
+                alike = folder, shapes
+            elif shapes != alike[1]:
+                raise InputError(
+                    f"{folder}: its records hold {_described(shapes)}, expected {_described(alike[1])} like those of "
+                    f"{alike[0]}: a batch holds records of both"
+                )
+
+
+def _described(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 def _open(path: Path) -> ArrayRecordDataSource:

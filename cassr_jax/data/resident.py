@@ -38,10 +38,10 @@ class ResidentPool(Iterator[Pool]):
         def place(index: int) -> None:
             record = source[index]
             for name, images in pool.items():
-                if record[name].shape != images.shape[1:]:
+                shape = record[name].shape if name in record else "of no shape"
+                if shape != images.shape[1:]:
                     raise InputError(
-                        f"{path}: record {index} has {name} {record[name].shape}, expected {images.shape[1:]} like "
-                        "the first"
+                        f"{path}: record {index} has {name} {shape}, expected {images.shape[1:]} like the first"
                     )
                 images[index] = record[name]
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from cassr_jax.models.checks import check_depth, check_divisor
+from cassr_jax.models.checks import check_depth, check_divisor, check_widths
 from cassr_jax.models.initializers import EMBEDDING, NORMAL, ONES, ZEROS
 from cassr_jax.models.layers import Linear
 from cassr_jax.typing import AnyFloat, TokenIds, Tokens
@@ -32,8 +32,11 @@ class CLIPTextConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_divisor("num_attention_heads", self.num_attention_heads, [self.hidden_size])
         check_depth("num_hidden_layers", self.num_hidden_layers)
+        check_widths(self)
+        check_divisor("num_attention_heads", self.num_attention_heads, [self.hidden_size])
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}, expected one of {sorted(ACTIVATIONS)}")
 
 
 def quick_gelu(x: AnyFloat) -> AnyFloat:
@@ -87,8 +90,6 @@ class CLIPAttention(nnx.Module):
 
 class CLIPMLP(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        if config.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {config.hidden_act!r}, expected one of {sorted(ACTIVATIONS)}")
         self.activation = ACTIVATIONS[config.hidden_act]
         self.fc1 = Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
@@ -175,6 +176,7 @@ class LearnedContextConfig:
     prompt: str = "clean, high-resolution"
 
     def __post_init__(self) -> None:
+        check_widths(self)
         if self.num_contexts < len(self.prompts):
             raise ValueError(f"num_contexts is {self.num_contexts}, expected at least {len(self.prompts)}")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from cassr_jax.models.checks import check_widths
 from cassr_jax.models.layers import Conv
 from cassr_jax.models.unet import TextKeyValues, UNetConfig, UNetEncoder
 from cassr_jax.typing import FeatureList, FeatureMap, Images, Latents, TimeEmbedding
@@ -21,6 +22,9 @@ class ControlNetConfig:
 
     conditioning_channels: int = 3
     conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+    def __post_init__(self) -> None:
+        check_widths(self)
 
     @property
     def factor(self) -> int:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from cassr_jax.models.checks import check_widths
 from cassr_jax.models.layers import Conv
 from cassr_jax.typing import FeatureMap, Features
 
@@ -21,6 +22,9 @@ class DiscriminatorConfig:
 
     feature_channels: tuple[int, ...] = (64, 128, 256, 512, 512)
     hidden_channels: int = 64
+
+    def __post_init__(self) -> None:
+        check_widths(self)
 
 
 class Discriminator(nnx.Module):

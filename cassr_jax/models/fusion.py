@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cassr_jax.models.checks import check_depth
+from cassr_jax.models.checks import check_depth, check_widths
 from cassr_jax.models.layers import Conv
 from cassr_jax.models.vae import AutoencoderKL, Fuse
 from cassr_jax.typing import FeatureList, Features, Images, Latents, Scalar
@@ -38,12 +38,13 @@ class FusionConfig:
     num_blocks: int = 2
 
     def __post_init__(self) -> None:
+        check_depth("num_blocks", self.num_blocks)
+        check_widths(self)
         known = [2**level for level in range(len(self.block_out_channels))]
         if not self.strides or len({*self.strides}) < len(self.strides) or not {*self.strides} <= {*known}:
             raise ValueError(f"strides are {self.strides}, expected some of {known}, each once")
         if self.num_guides < 1:
             raise ValueError(f"num_guides is {self.num_guides}, expected at least 1")
-        check_depth("num_blocks", self.num_blocks)
 
 
 class ResidualBlock(nnx.Module):

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from cassr_jax.models.checks import check_depth
+from cassr_jax.models.checks import check_depth, check_widths
 from cassr_jax.models.layers import Conv
 from cassr_jax.typing import Features, Images
 
@@ -28,9 +28,10 @@ class RRDBNetConfig:
     scale: int = 4  # 4, 2 or 1; below 4 the input is folded into channels first
 
     def __post_init__(self) -> None:
+        check_depth("num_block", self.num_block)
+        check_widths(self)
         if self.scale not in (1, 2, 4):
             raise ValueError(f"scale is {self.scale}, expected 1, 2 or 4")
-        check_depth("num_block", self.num_block)
 
 
 def leaky_relu(x: Features) -> Features:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from cassr_jax.models.checks import check_widths
 from cassr_jax.models.layers import Conv, Identity, Linear
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.typing import FeatureList, FeatureMap, Features, Images
@@ -35,6 +36,7 @@ class SCEditConfig:
     control_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_widths(self)
         if not 0 < self.ratio <= MOST_RATIO:
             raise ValueError(f"ratio is {self.ratio}, expected a number above 0 and at most {MOST_RATIO}")
 

@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import ImageGuide, Transformer2D
-from cassr_jax.models.checks import check_depth, check_divisor
+from cassr_jax.models.checks import check_depth, check_divisor, check_widths
 from cassr_jax.models.layers import (
     BLOCK_OUTPUT,
     Conv,
@@ -64,6 +64,8 @@ class UNetConfig:
     norm_num_groups: int = 32
 
     def __post_init__(self) -> None:
+        check_depth("layers_per_block", self.layers_per_block)
+        check_widths(self)
         for names, known in (
             (self.down_block_types, ("DownBlock2D", "CrossAttnDownBlock2D")),
             (self.up_block_types, ("UpBlock2D", "CrossAttnUpBlock2D")),
@@ -81,7 +83,6 @@ class UNetConfig:
         attended = [width for kind, width in kinds if kind.startswith("CrossAttn")]
         check_divisor("attention_head_dim, the number of heads,", self.attention_head_dim, [*attended, widths[-1]])
         check_divisor("norm_num_groups", self.norm_num_groups, widths)
-        check_depth("layers_per_block", self.layers_per_block)
 
     @property
     def temb_channels(self) -> int:

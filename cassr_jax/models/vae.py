@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cassr_jax.models.checks import check_depth, check_divisor
+from cassr_jax.models.checks import check_depth, check_divisor, check_widths
 from cassr_jax.models.dot_product import dot_product_attention
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
 from cassr_jax.typing import FeatureList, FeatureMap, Features, Images, Latents
@@ -35,8 +35,9 @@ class VAEConfig:
     mid_block_add_attention: bool = True
 
     def __post_init__(self) -> None:
-        check_divisor("norm_num_groups", self.norm_num_groups, self.block_out_channels)
         check_depth("layers_per_block", self.layers_per_block)
+        check_widths(self)
+        check_divisor("norm_num_groups", self.norm_num_groups, self.block_out_channels)
         least, most = SCALING_FACTORS
         if not least <= self.scaling_factor <= most:
             raise ValueError(f"scaling_factor is {self.scaling_factor}, expected a number of {least:g} to {most:g}")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import replaced
 from cassr_jax.models.parameters import Params
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.typing import HostExamples
@@ -42,20 +43,30 @@ class Guard:
         self.in_a_row = self.in_a_row + 1 if metrics["skipped"] else 0
         if self.in_a_row < self.limit:
             return
-        file = self._dump(step, batch, metrics, params)
+        kept = self._dump(step, batch, metrics, params)
         records = np.asarray(batch["record"]).tolist() if "record" in batch else "drawn on the device"
         raise InputError(
             f"step {step}: the loss, its gradient or the update was not finite {self.in_a_row} times in a row; "
-            f"records {records}; batch, metrics and parameters are in {file}"
+            f"records {records}; {kept}"
         )
 
-    def _dump(self, step: int, batch: HostExamples, metrics: Mapping[str, float], params: Params) -> Path:
-        """Writes a file for each process with its part of the batch; the first process adds the parameters."""
+    def _dump(self, step: int, batch: HostExamples, metrics: Mapping[str, float], params: Params) -> str:
+        """Writes a file for each process with its part of the batch; the first process adds the parameters.
+
+        Returns:
+            What is in which file, or why there is none: the end of a sentence.
+        """
         whole = gathered(params)
         arrays: dict[str, Any] = {f"batch/{name}": np.asarray(value) for name, value in batch.items()}
+        held = ["batch"] * bool(batch) + ["metrics"]
         if jax.process_index() == 0:
+            held.append("parameters")
             arrays |= {f"params/{name}": np.asarray(value) for name, value in whole.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays["metrics"] = np.array(json.dumps({name: float(value) for name, value in metrics.items()}))
         file = self.folder / f"step_{step}_process_{jax.process_index()}.npz"
-        np.savez(file, metrics=np.array(json.dumps({name: float(value) for name, value in metrics.items()})), **arrays)
-        return file
+        try:
+            with replaced(file) as stream:
+                np.savez(stream, **arrays)
+        except InputError as error:
+            return f"nothing is kept for the diagnosis: {error}"
+        return f"{', '.join(held)} are in {file}"

@@ -2,12 +2,17 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+
+from cassr_jax.errors import InputError
+from cassr_jax.imaging import io
+from cassr_jax.printing import complain
 
 # Peak of dense bfloat16 FLOP/s of a device, by `jax.Device.device_kind`, from the makers' data sheets.
 PEAK_FLOPS: Mapping[str, float] = {
@@ -87,30 +92,87 @@ class Meter:
 
 
 class Logs:
-    """`metrics.jsonl` and TensorBoard's events in `workdir`, written by the first process alone."""
+    """`metrics.jsonl`, `previews` and TensorBoard's events in `workdir`, written by the first process alone.
+
+    They are only to look at, so a full disk does not end a run for them: a warning names what cannot be written.
+
+    Raises:
+        InputError: the files cannot be opened.
+    """
 
     def __init__(self, workdir: Path):
         self._writes = jax.process_index() == 0
-        if self._writes:
-            from tensorboardX import SummaryWriter  # imports torch where that is installed
-
-            self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._previews, self._warned = workdir / "previews", ""
+        if not self._writes:
+            return
+        file = workdir / "metrics.jsonl"
+        try:
+            self._file = file.open("a", encoding="utf-8")
+            self._board = _Board(workdir / "tensorboard")
+        except OSError as error:
+            raise InputError(f"{error.filename or file}: cannot be written ({error.strerror or error})") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         if not self._writes:
             return
-        self._file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        with self._going_on():
+            self._file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
+            self._file.flush()
+        with self._going_on():
+            self._board.write(step, metrics)
 
-    def show(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Add a picture (H, W, 3) uint8 to TensorBoard."""
-        if self._writes:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+    def show(self, step: int, picture: np.ndarray) -> None:
+        """Add the preview (H, W, 3) uint8 of a step."""
+        if not self._writes:
+            return
+        with self._going_on():
+            io.write(self._previews / f"{step:08d}.png", io.Picture(picture))
+        with self._going_on():
+            self._board.show(step, picture)
 
     def close(self) -> None:
-        if self._writes:
-            self._file.close()
-            self._board.close()
+        if not self._writes:
+            return
+        for opened in (self._file, self._board):
+            with self._going_on():
+                opened.close()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A block that writes; what it cannot write is said, though not again and again."""
+        try:
+            yield
+        except (OSError, InputError) as error:
+            if str(error) != self._warned:
+                complain(f"warning: a log or preview cannot be written ({error}); training goes on")
+            self._warned = str(error)
+
+
+class _Board:
+    """TensorBoard's events, each written at once.
+
+    The usual writer of tensorboardX hands them to a thread, and waits for ever once that has met a full disk.
+    """
+
+    def __init__(self, folder: Path):
+        from tensorboardX import event_file_writer, summary  # imports torch where that is installed
+        from tensorboardX.proto import event_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = event_file_writer.EventsWriter(str(folder / "events"))
+        self._summary = summary
+        self._event = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._add(step, [self._summary.scalar(name, value) for name, value in metrics.items()])
+
+    def show(self, step: int, picture: np.ndarray) -> None:
+        self._add(step, [self._summary.image("preview", picture, dataformats="HWC")])
+
+    def _add(self, step: int, summaries: Sequence[Any]) -> None:
+        for summary in summaries:
+            self._events.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()

@@ -168,7 +168,9 @@ def _train(
         say_once(parameter_table(state.params, run.frozen, state))
         preview = make_preview(config, run.networks, run.prompt_ids, data.sets) if config.preview_every else None
         traced = traced_steps(profile, range(start, config.num_steps))
-        with closing(Monitor(config, workdir, preview, traced)) as monitor:
+        with refused_together():
+            monitor = Monitor(config, workdir, preview, traced)
+        with closing(monitor):
             state = _steps(run, state, data, checkpoints, monitor, asked_to_stop)
         checkpoints.wait()
     if int(state.step) < config.num_steps:

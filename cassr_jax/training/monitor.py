@@ -9,7 +9,6 @@ import jax
 from tqdm import tqdm
 
 from cassr_jax.config import TrainConfig
-from cassr_jax.imaging import io
 from cassr_jax.models.parameters import Params
 from cassr_jax.printing import progress_bar
 from cassr_jax.training.guard import Guard
@@ -100,10 +99,7 @@ class Monitor:
             assert self._bar is not None, "a step is one of `steps`"
             self._bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
         if self._preview is not None and done % self._config.preview_every == 0:
-            picture = self._preview({**frozen, **state.ema})
-            if jax.process_index() == 0:
-                io.write(self._workdir / "previews" / f"{done:08d}.png", io.Picture(picture))
-                self._logs.show(done, "preview", picture)
+            self._logs.show(done, self._preview({**frozen, **state.ema}))
 
     def settle(self, state: TrainState) -> None:
         """Wait for the running step, and take in its results."""

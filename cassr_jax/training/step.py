@@ -121,10 +121,10 @@ def make_step(
 
 
 def check_division(config: TrainConfig, placement: Placement) -> None:
-    """Checks that the batch divides into equal parts for `accumulate` and the devices of the mesh.
+    """Checks that the batch divides into equal parts for `accumulate`, the devices of the mesh and the processes.
 
     Raises:
-        InputError: it does not, or a field is outside its range.
+        InputError: it does not, a field is outside its range, or processes have unequal shares of the mesh.
     """
     check(config)
     parts = placement.batch_shards * config.accumulate
@@ -143,6 +143,13 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
         raise InputError(
             f"the mesh {dict(placement.mesh.shape)} divides a batch into {placement.batch_shards} parts, expected a "
             f"multiple of the {jax.process_count()} processes"
+        )
+    of_processes = [device.process_index for device in placement.mesh.devices.flat]
+    held = [of_processes.count(process) for process in range(jax.process_count())]
+    if min(held) < max(held):  # a mesh that is smaller than all devices takes the first ones
+        raise InputError(
+            f"the mesh {dict(placement.mesh.shape)} takes {' and '.join(map(str, held))} devices of processes 0 to "
+            f"{len(held) - 1}, expected as many of each; a size of -1 takes all devices"
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, read_json
-from cassr_jax.models.clip_text import ACTIVATIONS, CLIPTextConfig, LearnedContextConfig
+from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
 from cassr_jax.models.fusion import FusionConfig
@@ -256,10 +256,7 @@ def _read_text_encoder(fields: _Fields) -> TextConfig:
         # Older files do not name the prompt; all of them were trained with the same one.
         return LearnedContextConfig(**fields.take(LearnedContextConfig, prompt=LearnedContextConfig.prompt))
     defaults = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-    config = CLIPTextConfig(**fields.take(CLIPTextConfig, **defaults))
-    if config.hidden_act not in ACTIVATIONS:
-        raise InputError(f"{fields.what}: hidden_act is {config.hidden_act!r}, expected one of {sorted(ACTIVATIONS)}")
-    return config
+    return CLIPTextConfig(**fields.take(CLIPTextConfig, **defaults))
 
 
 def _write_text_encoder(config: TextConfig) -> Json:

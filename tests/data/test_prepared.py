@@ -178,6 +178,26 @@ def test_prepared_records_and_pictures_do_not_mix(folder, tmp_path):
         batches(config, batch_size=1, seed=0)
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_records_that_cannot_stand_in_one_batch_are_refused_at_once(folder, tmp_path, linked):
+    bare = [{name: value for name, value in record(index).items() if name != "latents"} for index in range(3)]
+    write_records(tmp_path / "bare" / "other.array_record", bare)
+    config = DataConfig(mixture={str(folder): 1.0, str(tmp_path / "bare"): 1.0}, crop_size=SIDE, prefetch=2)
+    if linked:
+        (tmp_path / "bare" / "more").symlink_to(folder, target_is_directory=True)
+        config = DataConfig(str(tmp_path / "bare"), crop_size=SIDE, prefetch=2)
+    message = ": its records hold lr .*, expected .* like those of .*: a batch holds records of both"
+    with pytest.raises(InputError, match=message) as error:
+        batches(config, batch_size=2, seed=0)
+    assert str(error.value).count("latents") == 1
+
+
+def test_records_without_an_lr_are_named(tmp_path):
+    write_records(tmp_path / "a.array_record", [{"record": np.int32(0), "hr": np.zeros((8, 8, 3), np.uint8)}])
+    with pytest.raises(InputError, match="the records hold hr, record, expected lr among them"):
+        batches(DataConfig(str(tmp_path), crop_size=8), batch_size=1, seed=0)
+
+
 def test_records_of_another_size_than_the_crops_are_refused(folder, tmp_path):
     whole = DataConfig(str(folder), crop_size=SIDE)
     assert next(batches(whole, batch_size=1, seed=0))["lq"].shape == (1, SIDE, SIDE, 3)

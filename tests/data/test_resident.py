@@ -65,6 +65,11 @@ def test_records_that_do_not_fit_are_named(tmp_path):
     write_records(tmp_path / "uneven.array_record", [odd])
     with pytest.raises(InputError, match=r"record 1 has hr \(16, 32, 3\), expected \(32, 32, 3\)"):
         ResidentPool(tmp_path, CROP)
+    write_records(tmp_path / "linked" / "a.array_record", [record(0)])
+    lacking = {name: image for name, image in record(1).items() if name != "reference"}
+    write_records(tmp_path / "linked" / "b.array_record", [lacking])
+    with pytest.raises(InputError, match=r"record 1 has reference of no shape, expected \(32, 32, 3\) like the first"):
+        ResidentPool(tmp_path / "linked", CROP)
     write_records(tmp_path / "none" / "a.array_record", [{"lr": np.zeros((8, 8, 3), np.uint8)}])
     with pytest.raises(InputError, match="expected hr"):
         ResidentPool(tmp_path / "none", CROP)

@@ -7,6 +7,16 @@ PIPELINE = "tests/data/test_pipeline.py::"
 
 DATA = [
     *faults(
+        "cassr_jax/data/pipeline.py",
+        ("tests/data/test_prepared.py",),
+        ("    check_alike(sources)\n", ""),
+    ),
+    *faults(
+        "cassr_jax/data/prepared.py",
+        ("tests/data/test_prepared.py",),
+        ("found.setdefault(file.parent, first)", "found.setdefault(Path(), first)"),
+    ),
+    *faults(
         "cassr_jax/data/degradation.py",
         (DEGRADATION + "test_moments_of_gaussian_noise",),
         ("np.float32(sigma / 255.0)", "np.float32(sigma / 256.0 * 1.1)"),

@@ -185,6 +185,20 @@ TRAINING = [
         ),
         ("if self.in_a_row < self.limit:", "if self.in_a_row <= self.limit:"),
         ("return self.in_a_row + 1 >= self.limit", "return self.in_a_row >= self.limit"),
+        ('["batch"] * bool(batch)', '["batch"]'),
+        ("        except InputError as error:\n", "        except ZeroDivisionError as error:\n"),
+    ),
+    *faults(
+        "cassr_jax/training/logs.py",
+        ("tests/training/test_logs.py",),
+        ("        except (OSError, InputError) as error:\n", "        except InputError as error:\n"),
+        ("if str(error) != self._warned:", "if True:"),
+        ("        self._events.flush()\n", ""),
+    ),
+    *faults(
+        "cassr_jax/training/step.py",
+        ("tests/training/test_division.py::test_a_mesh_of_the_first_processs_devices_alone_is_refused",),
+        ("if min(held) < max(held):", "if False:"),
     ),
     *faults(
         "cassr_jax/training/references.py",

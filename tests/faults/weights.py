@@ -12,7 +12,8 @@ WEIGHTS = [
     *faults(
         "cassr_jax/models/checks.py",
         CONFIGS,
-        ("divisor < 1 or any", "any"),
+        ("not 1 <= number <= MOST_WIDTH", "not 0 <= number <= MOST_WIDTH"),
+        ("if value == ():", "if False:"),
         ("any(width % divisor for width in widths)", "widths[-1] % divisor"),
         ("1 <= count <= MOST_LAYERS", "1 <= count"),
     ),
@@ -20,6 +21,7 @@ WEIGHTS = [
         "cassr_jax/models/unet.py",
         CONFIGS,
         ("if widths[0] % 2:", "if False:"),
+        ("        check_widths(self)\n", ""),
         ("[*attended, widths[-1]]", "[widths[-1]]"),
     ),
     *faults("cassr_jax/models/vae.py", CONFIGS, ("if not least <= self.scaling_factor <= most:", "if False:")),

@@ -250,6 +250,14 @@ def test_a_batch_that_does_not_divide_is_refused(changes, message):
         check_division(config, Placement.of(STRATEGIES["dp"]))
 
 
+def test_a_mesh_of_the_first_processs_devices_alone_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    config = TrainConfig("vae", DataConfig("unused"), batch_size=16)
+    message = r"the mesh .* takes 8 and 0 devices of processes 0 to 1, expected as many of each; a size of -1 takes all"
+    with pytest.raises(InputError, match=message):
+        check_division(config, Placement.of(STRATEGIES["dp"]))
+
+
 def test_a_mesh_that_does_not_fit_the_devices_is_refused():
     for mesh in (MeshConfig(tensor=3), MeshConfig(data=16)):
         with pytest.raises(InputError, match="does not divide the 8 devices found"):

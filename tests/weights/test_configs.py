@@ -1,11 +1,12 @@
 """config.json: what diffusers writes is read, what would be another network is refused."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.kinds import KINDS
+from cassr_jax.kinds import CONFIGS, KINDS
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.fusion import FusionConfig
@@ -210,11 +211,11 @@ def test_numbers_that_make_no_network_are_refused_with_the_file(kind, changes, m
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: UNetConfig(norm_num_groups=0), "norm_num_groups is 0, expected a divisor"),
-        (lambda: UNetConfig(attention_head_dim=0), "is 0, expected a divisor"),
+        (lambda: UNetConfig(norm_num_groups=0), "norm_num_groups is 0, expected 1 to 1048576"),
+        (lambda: UNetConfig(attention_head_dim=0), "attention_head_dim is 0, expected 1 to 1048576"),
         (lambda: VAEConfig(scaling_factor=0.0), "scaling_factor is 0.0, expected a number of"),
         (lambda: VAEConfig(scaling_factor=float("nan")), "scaling_factor is nan, expected a number of"),
-        (lambda: CLIPTextConfig(num_attention_heads=0), "num_attention_heads is 0, expected a divisor of 768"),
+        (lambda: CLIPTextConfig(num_attention_heads=0), "num_attention_heads is 0, expected 1 to 1048576"),
         (lambda: LearnedContextConfig(num_contexts=1), "num_contexts is 1, expected at least 2"),
         (lambda: FusionConfig(num_blocks=0), "num_blocks is 0, expected 1 to 1000"),
         (lambda: SCEditConfig(ratio=float("inf")), "ratio is inf, expected a number above 0 and at most 64"),
@@ -224,6 +225,25 @@ def test_numbers_that_make_no_network_are_refused_with_the_file(kind, changes, m
 def test_a_new_network_is_checked_too(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CONFIGS.values() if cls is not AttachedConfig])
+def test_every_number_of_a_network_is_the_size_of_something(cls):
+    sound, wrong = cls(), {}
+    for name, value in asdict(sound).items():
+        if isinstance(value, tuple):
+            wrong[name] = [()] + [(number, *value[1:]) for number in (-8, 0, 2**40) if isinstance(value[0], int)]
+        elif type(value) is int:
+            wrong[name] = [-8, 0, 2**40]
+    assert wrong
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        with pytest.raises(ValueError, match=r"is .*, expected|but \d block types"):
+            replace(sound, **{name: value})
+
+
+def test_an_unknown_activation_is_refused_where_it_is_named():
+    with pytest.raises(ValueError, match=r"hidden_act is 'relu', expected one of \['gelu', 'quick_gelu'\]"):
+        CLIPTextConfig(hidden_act="relu")
 
 
 @pytest.mark.parametrize(
