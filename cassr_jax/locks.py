@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, check_local, read_json
+from cassr_jax.files import Json, check_folder, check_local, read_json
 from cassr_jax.printing import complain
 
 NAME = ".lock"
@@ -96,6 +96,7 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
             written.
     """
     check_local(folder, "the folder")
+    check_folder(folder)
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -147,7 +147,7 @@ def test_an_address_is_no_folder(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    own(tmp_path / "file" / "run", r"file/run/\.lock: cannot be written")
+    own(tmp_path / "file" / "run", r"file/run: cannot be made, since .*/file is a file; expected a folder")
 
 
 def test_turns_lose_no_entry(tmp_path):

@@ -4,7 +4,8 @@ A record is a mapping from names to arrays (`lr`, `hr` and `reference` are uint8
 belong to the target), packed with msgpack. It contains no code, and every record can be read on its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import cast
@@ -23,19 +24,38 @@ SUFFIX = ".array_record"
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
-    """Write a file of records, which gets its name only when it is complete; return the number of records."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file of records, which gets its name only when it is complete; return the number of records.
+
+    Raises:
+        InputError: the folder or file cannot be written.
+    """
     unfinished = path.with_name(path.name + ".unfinished")
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1,zstd:1")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1,zstd:1")
     count = 0
     try:
         for record in records:
-            writer.write(serialization.msgpack_serialize({name: np.asarray(value) for name, value in record.items()}))
+            packed = serialization.msgpack_serialize({name: np.asarray(value) for name, value in record.items()})
+            with _writing(path):
+                writer.write(packed)
             count += 1
     finally:
-        writer.close()
-    unfinished.rename(path)
+        with _writing(path):
+            writer.close()
+    with _writing(path):
+        unfinished.rename(path)
     return count
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A block that does nothing but write `path`; its errors become one InputError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
+        raise InputError(f"{path}: cannot be written ({reason})") from error
 
 
 def record_files(folder: Path) -> list[Path]:

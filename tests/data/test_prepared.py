@@ -4,6 +4,7 @@ import itertools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,18 @@ def test_a_file_is_complete_or_not_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_records(path, interrupted())
     assert count_records(path) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+def test_what_cannot_be_written_is_one_sentence(tmp_path):
+    path = tmp_path / "a.array_record"
+    path.with_name("a.array_record.unfinished").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"a\.array_record: cannot be written \(.*No space left on device\)"):
+        write_records(path, map(record, range(200)))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"b\.array_record: cannot be written \((File exists|Not a directory)\)"):
+        write_records(tmp_path / "file" / "b.array_record", [record(0)])
+    assert not path.exists()
 
 
 DAMAGES = {

@@ -15,6 +15,10 @@ DATA = [
         "cassr_jax/data/prepared.py",
         ("tests/data/test_prepared.py",),
         ("found.setdefault(file.parent, first)", "found.setdefault(Path(), first)"),
+        (
+            "except (OSError, RuntimeError) as error:\n        reason = getattr",
+            "except OSError as error:\n        reason = getattr",
+        ),
     ),
     *faults(
         "cassr_jax/data/degradation.py",

@@ -137,6 +137,7 @@ RUNS = [
         (" and _agree(self.began, other.began)", ""),
         ("or not 0 < owner.process <= LARGEST_PROCESS", ""),
         ('    check_local(folder, "the folder")\n', ""),
+        ("    check_folder(folder)\n", ""),
         ("fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)", "fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB)"),
         ("if before is not None and not locked and before.may_live():", "if before is not None and before.may_live():"),
     ),
