@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, exists, is_file, is_folder, parse_json
-from cassr_jax.kinds import CONFIGS
+from cassr_jax.kinds import CONFIGS, KINDS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,8 +63,20 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         "takes this file"
     )
     config = override(defined(path, ("config", TrainConfig), ("cascade", CascadeConfig), instead), changes)
+    check_components(config.components, str(path))
     sources = {kind: resolve(source, path.parent) for kind, source in config.components.items()}
     return dataclasses.replace(config, components=sources)
+
+
+def check_components(components: Mapping[str, str], where: str) -> None:
+    """Checks the names of components, which a slip of the pen would have ignored; `where` names their place in errors.
+
+    Raises:
+        InputError: one is neither a kind of network nor the tokenizer.
+    """
+    expected = (*KINDS, "tokenizer")
+    if unknown := sorted(components.keys() - {*expected}):
+        raise InputError(f"{where}: components names {unknown[0]!r}, expected some of {', '.join(expected)}")
 
 
 def resolve(component: str, base: Path) -> str:
@@ -134,7 +146,7 @@ def override(config: T, changes: Sequence[str]) -> T:
     """`config` after some changes `path.to.field=value`, applied in order.
 
     Values are JSON, but plain text for a text field; `null` is None for a field that may be None. An entry of a mapping
-    is named like a field: `components.vae=runs/vae/export/vae`.
+    is named like a field: `components.vae=runs/vae/export/vae`. Its name may hold dots: `data.mixture.../photos=1`.
 
     Raises:
         InputError: a field is unknown, or a value has another type than its field.
@@ -152,10 +164,12 @@ def _changed(current: object, hint: object, path: list[str], text: str, what: st
         return _parsed(hint, text, what)
     first, *rest = path
     if isinstance(current, Mapping):
+        inner = get_args(hint)[1]
+        if not any(map(dataclasses.is_dataclass, _alternatives(inner))):  # nothing is within its values
+            return {**current, ".".join(path): _parsed(inner, text, what)}
         if rest and first not in current:
             raise InputError(f"{what}: there is no entry {first!r}, expected one of {', '.join(current) or 'none'}")
-        value = _changed(current.get(first), get_args(hint)[1], rest, text, what)
-        return {**current, first: value}
+        return {**current, first: _changed(current.get(first), inner, rest, text, what)}
     default = _alternatives(hint)[0]
     if current is None and isinstance(default, type) and dataclasses.is_dataclass(default):
         current = default()  # its fields without a change keep their defaults

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
-from cassr_jax.config_files import defined, from_json, resolve
+from cassr_jax.config_files import check_components, defined, from_json, resolve
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage
@@ -70,6 +70,7 @@ def load(
         )
     if unknown := sorted(config.first_stages.keys() - set(NAMES)):
         raise InputError(f"{source}: first_stages names {unknown[0]!r}, expected some of {', '.join(NAMES)}")
+    check_components(config.components, str(source))
     dtype = dtype or "float32"
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")

@@ -16,7 +16,7 @@ from cassr_jax.config_files import from_json, override, read_config, sibling, to
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.loading import read_cascade
+from cassr_jax.loading import load, read_cascade
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from tests.random_cascade import NETWORKS
 
@@ -83,6 +83,23 @@ def test_a_change_within_nothing_starts_from_the_defaults():
 def test_changes_are_made_in_order():
     assert override(CONFIG, ["batch_size=2", "seed=3", "batch_size=5"]) == replace(CONFIG, batch_size=5, seed=3)
     assert override(CONFIG, []) == CONFIG
+
+
+@pytest.mark.parametrize("path", ["photos", "../photos", "data/div2k/1.0.0", "/data/v1.2/", "photos.v2"])
+def test_a_set_of_a_mixture_may_have_dots_in_its_path(path):
+    config = override(CONFIG, ["data.path=", "data.mixture.photos=1", f"data.mixture.{path}=2"])
+    assert config.data.weights() == {"photos": 1.0} | {path: 2.0}
+    with pytest.raises(InputError, match=re.escape(f"data.mixture.{path} is 'much', expected a value of type float")):
+        override(CONFIG, [f"data.mixture.{path}=much"])
+
+
+@pytest.mark.parametrize("name", ["vea", "vae.x", ""])
+def test_a_component_that_is_none_is_named(name):
+    expected = re.escape(f"components names {name!r}, expected some of vae, unet, ")
+    with pytest.raises(InputError, match=expected):
+        read_config(CONFIGS / "smoke.py", [f"components.{name}=x"])
+    with pytest.raises(InputError, match=expected):
+        load(change=lambda cascade: replace(cascade, components=cascade.components | {name: "x"}))
 
 
 def test_a_mapping_can_be_set_whole():

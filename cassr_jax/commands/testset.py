@@ -210,21 +210,36 @@ def _make(planned: Sequence[Planned], left_out: dict[str, str], settings: dict[s
 
 
 def check(folder: Path) -> Iterator[str]:
-    """Give one sentence for each difference between a set and its manifest.
+    """Give one sentence for each difference between a set and its manifest, and for what of it cannot be read.
 
     Raises:
         InputError: the manifest is missing or damaged.
     """
     pictures = read_manifest(folder)["pictures"]
     for kind in ("lr", "hr"):
-        found = by_stem(folder / kind)
+        try:
+            found = by_stem(folder / kind)
+        except InputError as error:
+            yield str(error)
+            continue
         for name in sorted(found.keys() | pictures):
             if name not in pictures:
                 yield f"{found[name]}: is not in the manifest"
             elif name not in found:
                 yield f"{folder / kind / name}: is missing"
-            elif (digest := pixels_sha256(read_rgb(found[name]))) != pictures[name][kind]:
-                yield f"{found[name]}: its pixels' SHA-256 is {digest[:12]}..., expected {pictures[name][kind][:12]}..."
+            else:
+                yield from _differences(found[name], pictures[name][kind])
+
+
+def _differences(file: Path, expected: str) -> Iterator[str]:
+    """A sentence if the pixels of `file` have another hash than expected, or cannot be read."""
+    try:
+        digest = pixels_sha256(read_rgb(file))
+    except InputError as error:
+        yield str(error)
+        return
+    if digest != expected:
+        yield f"{file}: its pixels' SHA-256 is {digest[:12]}..., expected {expected[:12]}..."
 
 
 def read_manifest(folder: Path) -> Json:

@@ -1,6 +1,7 @@
 """Test sets: the right pixels under the right names, the same ones every time, and a manifest that notices a change."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -128,6 +129,21 @@ def test_a_set_that_was_changed_is_noticed(tmp_path, capsys):
         "is not in the manifest",
         "its pixels' SHA-256",
     ]
+
+
+def test_a_damaged_picture_hides_no_other_difference(tmp_path, capsys):
+    for seed, name in enumerate("ab"):
+        write(tmp_path / "photos", f"{name}.png", picture(32, seed))
+    output = tmp_path / "set"
+    build(degraded_pairs(tmp_path / "photos", PRESETS["light"]), {}, {}, output)
+    (output / "hr" / "a.png").write_bytes(b"junk")
+    write(output / "hr", "b.png", picture(32, 5))
+    shutil.rmtree(output / "lr")
+    assert main(["check", str(output)]) == 1
+    folder, damaged, other = capsys.readouterr().out.splitlines()
+    assert folder == f"{output / 'lr'}: is not a folder, expected a folder of pictures"
+    assert damaged.startswith(f"{output / 'hr' / 'a.png'}: ")
+    assert other.startswith(f"{output / 'hr' / 'b.png'}: its pixels' SHA-256 is ")
 
 
 def test_a_set_appears_only_when_it_is_complete(tmp_path, monkeypatch):

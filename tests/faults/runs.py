@@ -156,6 +156,21 @@ RUNS = [
         ("return str(below) if exists(below) else component", "return str(below)"),
     ),
     *faults(
+        "cassr_jax/config_files.py",
+        ("tests/test_config_files.py::test_a_set_of_a_mixture_may_have_dots_in_its_path",),
+        ('".".join(path): _parsed', "path[-1]: _parsed"),
+    ),
+    *faults(
+        "cassr_jax/config_files.py",
+        ("tests/test_config_files.py::test_a_component_that_is_none_is_named",),
+        ("    check_components(config.components, str(path))\n", ""),
+    ),
+    *faults(
+        "cassr_jax/loading.py",
+        ("tests/test_config_files.py::test_a_component_that_is_none_is_named",),
+        ("    check_components(config.components, str(source))\n", ""),
+    ),
+    *faults(
         "cassr_jax/files.py",
         ("tests/test_files.py",),
         ("secrets.token_hex(8)", "os.getpid()"),
