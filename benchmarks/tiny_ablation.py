@@ -17,17 +17,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import cassr_jax
 from cassr_jax.commands.options import number
-from cassr_jax.commands.running import command, complain
+from cassr_jax.commands.running import command
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import Measure, make_measure, read_weights
 from cassr_jax.evaluation.statistics import mean
 from cassr_jax.evaluation.tiles import Pair, degraded_tiles
 from cassr_jax.files import write_json
+from cassr_jax.printing import complain, progress_bar, say
 from cassr_jax.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ def measure_tiles(workdir: Path, tiles: Sequence[Pair], measure: Measure) -> Val
     """The means of the measures over the tiles that the trained cascade restores."""
     cassr = cassr_jax.load(workdir)
     found = []
-    for seed, tile in enumerate(tqdm(tiles, workdir.name, leave=False, disable=None)):
+    for seed, tile in enumerate(progress_bar(tiles, desc=workdir.name, leave=False)):
         found += measure(tile.hr, [cassr.restore(tile.lr, seed=seed).result])[0]
     return {name: float(np.mean([values[name] for values in found])) for name in TITLES}
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain(f"{name}, seed {seed}: {json.dumps(runs[name][-1])}", "tiny_ablation")
     settings = {"tiles": arguments.tiles, "preset": arguments.preset, "seeds": arguments.seeds}
     write_json(arguments.output / "ablation.json", {"settings": settings, "runs": runs})
-    print(table(runs))
+    say(table(runs))
     return 0
 
 

@@ -46,6 +46,7 @@ from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import SHOWN, difference_table, differences, means, table
 from cassr_jax.evaluation.statistics import Mean
 from cassr_jax.files import replaced, write_json
+from cassr_jax.printing import say
 from cassr_jax.ranges import COUNT, FROM_ZERO
 
 DAMAGE = ("light", "realesrgan")
@@ -196,7 +197,7 @@ def run(arguments: argparse.Namespace) -> list[Line]:
         lines += judge(preset, ON_TILES + own, tiles)
         texts.append(f"{preset}: {len(tiles)} tiles, {len(crops)} crops\n\n{merged(tiles, crops)}")
         details[preset] = {"tiles": [asdict(m) for m in tiles], "crops": [asdict(m) for m in crops]}
-        print(texts[-1], end="\n\n", flush=True)
+        say(texts[-1] + "\n")
     if arguments.pairs:
         results = dict(arguments.results)
         cases, _ = find_cases(arguments.pairs / "hr", arguments.pairs / "lr", results)
@@ -204,13 +205,13 @@ def run(arguments: argparse.Namespace) -> list[Line]:
         lines += judge(PAIRS, (*ON_PAIRS, *(bar for name in results for bar in against_peer(name))), found)
         texts.append(f"{PAIRS}: {len(found)}\n\n{merged(found, found)}")
         details[PAIRS] = [asdict(m) for m in found]
-        print(texts[-1], end="\n\n", flush=True)
+        say(texts[-1] + "\n")
     verdict = "\n".join([TITLES, *map(str, lines)])
     with replaced(arguments.output / "quality.md") as file:
         file.write("\n\n".join([*texts, verdict, ""]).encode())
     content = {"settings": bench.chosen, "lines": [asdict(line) for line in lines], "pictures": details}
     write_json(arguments.output / "quality.json", content)
-    print(verdict)
+    say(verdict)
     return lines
 
 
@@ -236,7 +237,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     lines = run(parse(argv))
     met = sum(line.passed for line in lines)
-    print(f"{met} of {len(lines)} met")
+    say(f"{met} of {len(lines)} met")
     return 0 if met == len(lines) else 1
 
 

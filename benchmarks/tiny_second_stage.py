@@ -25,9 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cassr_jax.commands.options import number
-from cassr_jax.commands.running import command, say
+from cassr_jax.commands.running import command
 from cassr_jax.data.sources import picture_files
 from cassr_jax.errors import InputError
+from cassr_jax.printing import say
 from cassr_jax.ranges import COUNT
 
 ROOT = Path(__file__).resolve().parents[1]

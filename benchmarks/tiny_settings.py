@@ -45,6 +45,7 @@ from cassr_jax.files import write_json
 from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
+from cassr_jax.printing import say
 from cassr_jax.ranges import COUNT
 
 DAMAGE = ("light", "realesrgan")
@@ -118,7 +119,7 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
     chosen = {"cascade": cascade, "tiles": [case.name for case in cases], "seed": 0}
     fixes = compare(cases, lambda: restore_fixes(arguments.config), measure, arguments.output / "fixes", chosen)
     fix = cast(ColorFix, best(fixes, "colour fix"))
-    print(report(fixes, UNFIXED), flush=True)
+    say(report(fixes, UNFIXED))
     shares = compare(
         cases,
         lambda: restore_shares(arguments.config, fix),
@@ -126,7 +127,7 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
         arguments.output / f"shares_{fix}",
         chosen | {"fix": fix},
     )
-    print(report(shares, ALONE), flush=True)
+    say(report(shares, ALONE))
     choices = {"color_fix": fix, "share": best(shares, "share"), "sigma": best(shares, "sigma")}
     write_json(arguments.output / "choices.json", choices)
     return choices
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--tiles", type=number(COUNT), default=20, help="number of tiles for each preset (default: %(default)s)")
     add_options(parser, "config")
     choices = run(parser.parse_args(argv))
-    print("\n".join(f"{name}: {choice}" for name, choice in choices.items()))
+    say("\n".join(f"{name}: {choice}" for name, choice in choices.items()))
     return 0
 
 
