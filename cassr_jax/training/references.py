@@ -213,7 +213,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
         if prepared is not None:
             stream = (_batched(prepared, number, size) for number in numbers)
         else:
-            seed = config.seed * 1_000_003 + first
+            seed = (config.seed * 1_000_003 + first) % 2**63  # the range of a seed
             stream = batches(config.data, batch_size=size, seed=seed, records=streams)
         with closing(stream):
             made = (complete(batch, number) for number, batch in zip(numbers, stream, strict=False))
