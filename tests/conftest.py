@@ -15,8 +15,8 @@ from tests import type_checks
 
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
-    # Nearly all of the suite's time is compiling networks that run once. Without optimisation it takes half as long, and
-    # the older emitters of fused loops take two thirds of the newer ones' time.
+    # Nearly all of the suite's time is compiling networks that run once. Without optimisation it takes half as long,
+    # and with the older emitters of fused loops a third less again.
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
 )
