@@ -4,9 +4,13 @@ All of them must be set before JAX or the package is imported.
 """
 
 import atexit
+import gc
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -51,6 +55,19 @@ CHECKED = (
     *(f"cassr_jax.training.{name}" for name in TRAINING),
 )
 install_import_hook(CHECKED, f"{type_checks.__name__}.check")
+
+MOST_MEMORY = 3 * 2**30  # bytes of a test process, of which two run beside each other
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Compiled functions are forgotten between two files once they take much memory; their folder has them still."""
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
+    if pages * os.sysconf("SC_PAGE_SIZE") > MOST_MEMORY:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+
 
 LONGEST = ("end_to_end", "training", "first_stage")
 
