@@ -61,7 +61,7 @@ examples:
   python sample.py photo.jpg                          output/photo.png, four times as wide and high
   python sample.py holiday/ --output out --compare    every picture of a folder and its sub-folders
   python sample.py holiday/ --output out --resume     the rest of them, after a run that was stopped
-  python sample.py photo.jpg --seed 7 --steps 20      another variation, with fewer steps
+  python sample.py photo.jpg --seed 7                 another variation
 
 exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least one picture failed (one line each on
 stderr), 130 after Ctrl-C. If an INPUT does not exist, all such paths are named and nothing is restored. Only the first
@@ -115,10 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found.broken:
         warn(f"warning: passed over, links that lead nowhere: {len(found.broken)}, such as {found.broken[0]}")
     manifest = Manifest(args.output)
-    prompts = read_prompts(args.prompts, [item.stem for item in found.pictures]) if args.prompts else {}
+    prompts = prompts_of([item.stem for item in found.pictures], args)
     pictures = args.shard.of(found.pictures)
     if not pictures:
-        say(f"--shard {args.shard} takes none of the {len(found.pictures)} pictures: there are fewer than parts")
+        count = f"{len(found.pictures)} found"
+        say(f"--shard {args.shard} takes none of the pictures ({count}): there are fewer pictures than parts")
     jobs = plan(pictures, prompts, args, manifest, faults)
     if not jobs:
         return faults.exit_code
@@ -168,6 +169,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return faults.exit_code
 
 
+def prompts_of(names: Sequence[str], args: argparse.Namespace) -> Mapping[str, str]:
+    """The prompts of the pictures, by name; a picture without one has the cascade's own."""
+    if args.prompt is not None:
+        return {name: args.prompt for name in names}
+    return read_prompts(args.prompts, names) if args.prompts else {}
+
+
 def check(cassr: "CasSR", prompts: Mapping[str, str], args: argparse.Namespace) -> None:
     """Checks the options and every prompt against the cascade, before any work starts.
 
@@ -179,7 +187,7 @@ def check(cassr: "CasSR", prompts: Mapping[str, str], args: argparse.Namespace) 
         try:
             cassr.check(prompt=prompt)
         except InputError as error:
-            raise InputError(f"{args.prompts}, {name}: {error}") from error
+            raise InputError(f"{f'{args.prompts}, {name}' if args.prompts else '--prompt'}: {error}") from error
 
 
 def by_prompt(jobs: Sequence[Job]) -> Collection[list[Job]]:
@@ -330,7 +338,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if own:
         decides += f"The defaults below are those of {asked.config or 'tiny'}; --config CONFIG --help shows another's."
     sampling = parser.add_argument_group("sampling", decides)
-    add_options(sampling, "activation", *SAMPLING, "prompts", "devices", "precision", shown=own)
+    add_options(sampling, "activation", *SAMPLING, shown=own)
+    add_options(sampling.add_mutually_exclusive_group(), "prompt", "prompts")
+    add_options(sampling, "devices", "precision")
     args = parser.parse_args(argv)
     if exists(args.output) and not is_folder(args.output):
         parser.error(f"--output {args.output}: is a file, expected a folder")

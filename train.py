@@ -72,7 +72,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
     add = parser.add_argument
-    add("-h", "--help", action="help", help="show this, and every field: of --config CONFIG if that is given too")
+    add(
+        "-h",
+        "--help",
+        action="help",
+        help="show this help and every configuration field, with CONFIG's values if --config is given",
+    )
     add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
     add("--workdir", type=local_path, help="folder for checkpoints, logs and the export")
     add("--steps", type=int, help="train up to this step, in place of the configuration's num_steps")
@@ -111,9 +116,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     devices(
         "--compile-for",
-        metavar="SLICE",
-        help="compile a step for a TPU slice such as v5e:2x4, which need not be here, and print what each chip holds "
-        "and does",
+        metavar="DEVICES",
+        help="compile a step for devices that need not be here, a TPU slice such as v5e:2x4 or GPUs such as h200:8 or "
+        "h100:4x8 (hosts x GPUs), and print what each of them holds and does",
     )
     asked = help_asked(argv)
     if asked.help:

@@ -24,7 +24,7 @@ class Options:
         scale: the output's side divided by the input's.
         seed: decides the noise; the same seed gives the same pixels.
         steps: sampling steps of each stage.
-        speed: fast or draft, a sampler and its steps for both stages; `steps` and `sampler` go before it.
+        speed: fast or draft, a sampler and its steps for both stages; `steps` and `sampler` override it.
         guidance_scale: classifier-free guidance of each stage; 1 switches it off.
         guidance_from, guidance_to: shares of the steps of each stage between which guidance is on.
         control_every: steps of the second stage for which the features of its ControlNet are kept.

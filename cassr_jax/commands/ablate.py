@@ -1,14 +1,15 @@
-"""Measure what each part of a cascade is worth: run variants of it on the same pairs, and make tables and plots.
+"""Measure what a trained cascade loses when a part is switched off: run variants of it on the same pairs.
 
     python -m cassr_jax.commands.ablate --lr LR --hr HR --config tiny --output FOLDER --sweep-steps 1 2 4
 
-A variant is a file of --ablations that defines `change`, a function of the cascade's configuration. The options of this
-command hold for every variant, unless the variant changes the same thing. --sweep-steps and --sweep-guidance add the
-unchanged cascade with each of the given values. A variant that cannot be loaded, for example because a network is
-missing, is named and left out. Every mean comes with its standard error, and a second table compares each variant with
---against, picture by picture. The output folder gets ablations.md, ablations.json, ablations.png (LPIPS and DISTS
-against steps, guidance and time) and a folder for each variant. Run the same command again to continue a run that was
-stopped.
+This shows what the weights use, not what a part is worth: a network always suffers from the loss of a part that it was
+trained with. A variant is a file of --ablations that defines `change`, a function of the cascade's configuration. The
+options of this command hold for every variant, unless the variant changes the same thing. --sweep-steps and
+--sweep-guidance add the unchanged cascade with each of the given values. A variant that cannot be loaded, for example
+because a network is missing, is named and left out. Every mean comes with its standard error, and a second table
+compares each variant with --against, picture by picture. The output folder gets ablations.md, ablations.json,
+ablations.png (LPIPS and DISTS against steps, guidance and time) and a folder for each variant. Run the same command
+again to continue a run that was stopped.
 """
 
 import argparse

@@ -70,7 +70,9 @@ def plan(
             for file in outputs.values():
                 place = manifest.place(file)
                 if (other := taken.get(file.casefold())) is not None:
-                    raise InputError(f"{place} will be a file of {other}, expected another name or another --output")
+                    raise InputError(
+                        f"{place} would also be written for {other}, expected another name or another --output"
+                    )
         except (InputError, MemoryError) as error:
             faults.add(item.path, reason_of(error))
             continue

@@ -73,7 +73,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": _number_for("seed"),
         "metavar": "N",
         "default": 0,
-        "help": "decides the noise, 0 to 2**63 - 1: the same seed gives the same pixels, another one another variation",
+        "help": "decides the noise, 0 to 2**63 - 1: the same seed gives the same pixels, a different seed gives a "
+        "different variation",
     },
     "steps": {
         "type": _number_for("steps"),
@@ -88,7 +89,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "speed": {
         "choices": list(SPEEDS),
         "help": "a sampler and its steps for both stages: fast is dpmpp_2m in 20 steps, draft in 8; --steps and "
-        "--sampler go before it",
+        "--sampler override it",
     },
     "guidance_from": {
         "type": _number_for("guidance_from"),
@@ -141,6 +142,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "longest side of a tile, in px of the output: larger pictures pass through the networks in "
         "overlapping tiles; smaller tiles need less memory, except for what the picture itself needs",
     },
+    "prompt": {
+        "metavar": "TEXT",
+        "help": "the prompt for all pictures, in place of the cascade's own; tiny knows only '' and "
+        "'clean, high-resolution'",
+    },
     "prompts": {
         "type": local_path,
         "metavar": "FILE",
@@ -184,7 +190,7 @@ def help_asked(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_known_args(argv)[0]
 
 
-def add_options(parser: Parser, *names: str, shown: Mapping[str, str] | None = None, **defaults: object) -> None:
+def add_options(parser: Parser, *names: str, shown: Mapping[str, object] | None = None, **defaults: object) -> None:
     """Add some of `OPTIONS` to a parser.
 
     Args:

@@ -42,7 +42,7 @@ class DataConfig:
             check_local(path, "a path of mixture")
             POSITIVE.check(f"mixture.{path}", weight)
         if self.resident and self.mixture:
-            raise InputError("mixture: cannot be resident, expected one folder of prepared records as path")
+            raise InputError("resident: not possible with a mixture, expected one folder of prepared records as path")
 
     def weights(self) -> Mapping[str, float]:
         """The weight of each set, by its path.

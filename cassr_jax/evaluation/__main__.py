@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--vgg16",
         action="store_true",
-        help="also measure LPIPS with VGG16 and the Frechet distance on its features; slow",
+        help="also measure LPIPS with VGG16 and the Fréchet distance on its features; slow",
     )
     add_options(parser)
     options.add_options(parser, "prompts")

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of pictures, on the features of VGG16.
+"""The Fréchet distance between two sets of pictures, on the features of VGG16.
 
 FID is the same distance on the features of one particular Inception network. The weights of VGG16 are here anyway, as
 a part of LPIPS; since they give other values, this measure has a name of its own.
@@ -22,7 +22,7 @@ LEAST_SIDE = 16  # px; VGG16 halves a picture four times
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The Frechet distance between the normal distributions with the means and covariances of two sets of features.
+    """The Fréchet distance between the normal distributions with the means and covariances of two sets of features.
 
     It is |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)). With A = X^T X and B = Y^T Y, the trace of (A B)^(1/2) is the
     sum of the singular values of X Y^T. That needs no root of a matrix, and is exact even with fewer pictures than

@@ -46,7 +46,7 @@ SHOWN: Mapping[str, Column] = {
 
 VARIANTS: Mapping[str, str] = {
     "fid": "FID: pyiqa's `fid`, on the pictures measured here.",
-    "frechet_vgg16": "FD-VGG16: the Frechet distance on VGG16's last features, averaged over each picture; not FID.",
+    "frechet_vgg16": "FD-VGG16: the Fréchet distance on VGG16's last features, averaged over each picture; not FID.",
     "lpips": "LPIPS: AlexNet, version 0.1, RGB, whole pictures.",
     "lpips_vgg16": "LPIPS-VGG16: version 0.1, RGB, whole pictures.",
     "dists": "DISTS: VGG16, RGB, whole pictures.",

@@ -182,7 +182,9 @@ class Manifest:
             return Owner.of(entry.run) if entry.run else None
         except ValueError as error:
             result = entry.outputs.get("result")
-            raise InputError(f"{self.path}: {result} has a run {entry.run!r}, {error}; delete this entry") from error
+            raise InputError(
+                f"{self.path}: {result} has an invalid `run` {entry.run!r} ({error}); delete this entry"
+            ) from error
 
     def _files(self) -> str:
         """The files that hold the entries, for a person who is to change one."""

@@ -78,8 +78,8 @@ def _slice(name: str) -> Sequence[Device]:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # some of libtpu's exceptions have no other base class
         raise InputError(
-            f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu` "
-            f"({str(error).splitlines()[0]})"
+            f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu`, or GPUs "
+            f"such as h200:8 or h100:4x8 ({str(error).splitlines()[0]})"
         ) from error
 
 

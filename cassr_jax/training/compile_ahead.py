@@ -53,18 +53,18 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
 
 
 def compile_for(config: TrainConfig, topology: str) -> str:
-    """An account of what a step of `config` costs each chip of a TPU slice: bytes, FLOPs and collectives.
+    """An account of what a step of `config` costs each chip of a TPU slice or each GPU: bytes, FLOPs and collectives.
 
     Raises:
-        InputError: there is no such slice, the batch or the mesh does not divide, a network is missing, or the
+        InputError: there are no such devices, the batch or the mesh does not divide, a network is missing, or the
             compiler, which runs in a process of its own, crashed.
     """
     try:
         return in_child(_compiled, config, topology)
     except Died as error:
         raise InputError(
-            f"{topology}: the compiler did not finish ({error}); expected a slice that it knows, such as v5e:2x4, and "
-            "enough memory"
+            f"{topology}: the compiler did not finish ({error}); expected devices that it knows, such as v5e:2x4 or "
+            "h200:8, and enough memory"
         ) from error
 
 

@@ -320,6 +320,6 @@ def _check_made_with(file: Path, settings: Mapping[str, object]) -> None:
     for name in {**before, **now}:
         if before.get(name) != now.get(name) and not name.endswith(".source"):
             raise InputError(
-                f"{file}: made with {name} {before.get(name)!r}, expected it again and not {now.get(name)!r}, "
-                "or another --output"
+                f"{file}: made with {name} {before.get(name)!r}, this run has {now.get(name)!r}; expected the same, or "
+                "another --output"
             )

@@ -130,5 +130,6 @@ def denoiser_and_pictures(
     """
     make = stage_named(config.stage).make_denoiser
     if make is None:
-        raise InputError(f"stage is {config.stage!r}, which has no denoiser")
+        known = [name for name, stage in STAGES.items() if stage.make_denoiser is not None]
+        raise InputError(f"stage is {config.stage!r}, which has no denoiser, expected one of {', '.join(known)}")
     return make(config, modules), tuple(batch[name] for name in pictures_read(config))

@@ -149,7 +149,7 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
     if min(held) < max(held):  # a mesh that is smaller than all devices takes the first ones
         raise InputError(
             f"the mesh {dict(placement.mesh.shape)} takes {' and '.join(map(str, held))} devices of processes 0 to "
-            f"{len(held) - 1}, expected as many of each; a size of -1 takes all devices"
+            f"{len(held) - 1}, expected the same number of each process's devices; a size of -1 takes all devices"
         )
 
 

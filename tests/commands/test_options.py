@@ -174,4 +174,5 @@ def test_an_empty_cascade_is_named_as_it_was_given(capsys):
 
 def test_the_help_names_the_prompts_of_tiny():
     known = kind_of("text_encoder").configuration(str(ROOT / "cassr_jax/assets/tiny/text_encoder")).prompts
-    assert f"tiny knows only {known[0]!r} and {known[1]!r}" in OPTIONS["prompts"]["help"]
+    for name in ("prompt", "prompts"):
+        assert f"tiny knows only {known[0]!r} and {known[1]!r}" in OPTIONS[name]["help"]

@@ -69,7 +69,8 @@ def small_files(monkeypatch):
 
 def make(folder: Path, output: Path, records: int = 5, *more: str) -> int:
     where = ["--config", str(folder / "config.py"), "--output", str(output)]
-    return command.main([*where, "--records", str(records), "--steps", "2", *more])
+    sampled = () if "activation=null" in more else ("--steps", "2")
+    return command.main([*where, "--records", str(records), *sampled, *more])
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +199,32 @@ def test_what_was_interrupted_goes_on_and_a_short_last_file_is_filled(folder, ma
             np.testing.assert_array_equal(found[name], record[name])
 
 
-def test_without_a_first_stage_there_are_no_references(folder, tmp_path):
+def test_without_a_first_stage_there_are_no_references(folder, tmp_path, capsys):
     config = (folder / "config.py").read_text() + "\nconfig = replace(config, activation=None)\n"
     (tmp_path / "config.py").write_text(config)
     arguments = ["--config", str(tmp_path / "config.py"), "--records", "1", "--output", str(tmp_path / "pairs")]
     assert command.main(arguments) == 0
     assert set(PreparedSource(tmp_path / "pairs")[0]) == {"record", "lr", "hr", "latents", "latents_std"}
+    assert "no first stage is chosen, so the records get no references" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "unused", "reason"),
+    [
+        ("--set activation=null --color-fix none", "--color-fix", "no first stage is chosen"),
+        ("--set activation=null --guidance-scale 5.5", "--guidance-scale", "no first stage is chosen"),
+        ("--set activation=null components.scedit=x", "components.scedit", "no first stage is chosen"),
+        ("--set components.rrdbnet=x", "components.rrdbnet", "the first stage scedit does not use it"),
+        ("--activation identity", "--steps", "the first stage identity does not use it"),
+    ],
+)
+def test_what_would_only_concern_references_of_another_first_stage_is_refused(
+    folder, tmp_path, capsys, given, unused, reason
+):
+    assert make(folder, tmp_path / "new", 5, *given.split()) == 2
+    expected = f"references: {unused} is given, but {reason}; expected --activation with a first stage that uses it, "
+    assert capsys.readouterr().err == f"{expected}or no {unused}\n"
+    assert not (tmp_path / "new").exists()
 
 
 def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
@@ -258,11 +279,11 @@ def test_a_damaged_file_is_named_and_not_passed_over(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--set", "data.preset=realesrgan"], "made with data.preset 'light', expected it again and not 'realesrgan'"),
-        (["--set", "seed=4"], "made with seed 3, expected it again and not 4"),
-        (["--guidance-scale", "2"], "made with sampling.guidance_scale 1.0, expected it again and not 2.0"),
+        (["--set", "data.preset=realesrgan"], "made with data.preset 'light', this run has 'realesrgan'; expected the"),
+        (["--set", "seed=4"], "made with seed 3, this run has 4; expected the same"),
+        (["--guidance-scale", "2"], "made with sampling.guidance_scale 1.0, this run has 2.0"),
         (["--color-fix", "none"], "made with color_fix 'wavelet'"),
-        (["--no-latents"], "made with latents True, expected it again and not False, or another --output"),
+        (["--no-latents"], "made with latents True, this run has False; expected the same, or another --output"),
     ],
 )
 def test_records_of_other_settings_are_not_gone_on_with(folder, made, capsys, changes, message):

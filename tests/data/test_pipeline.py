@@ -355,7 +355,7 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
         ({"num_workers": -1}, "num_workers is -1, expected a whole number of at least 0"),
         ({"path": "gs://bucket/set"}, "path is gs://bucket/set, an address, expected a path on this machine"),
         ({"mixture": {"s3://b": 1.0}}, "a path of mixture is s3://b, an address"),
-        ({"mixture": {"a": 1.0}, "resident": True}, "mixture: cannot be resident"),
+        ({"mixture": {"a": 1.0}, "resident": True}, "resident: not possible with a mixture"),
     ],
 )
 def test_a_wrong_setting_is_named(change, message):

@@ -1,4 +1,4 @@
-"""`sample.py --prompts`: each picture gets its own prompt, which decides whether it is finished."""
+"""`sample.py --prompt` and `--prompts`: the pictures' prompts, which decide whether a picture is finished."""
 
 import json
 
@@ -57,4 +57,28 @@ def test_a_picture_without_a_prompt_is_named_before_anything_is_done(pictures, c
     assert run("in", "--output", "out", "--prompts", "p.json") == 2
     assert capsys.readouterr().err == "sample.py: p.json: has no prompt for deep/b, expected one for every picture\n"
     assert not cascade.calls
+    assert not (pictures / "out").exists()
+
+
+@pytest.mark.parametrize("prompt", ["a bee", ""])
+def test_one_prompt_holds_for_all_pictures(pictures, cascade, prompt):
+    assert run("in", "--output", "out", "--prompt", prompt) == 0
+    assert [call["prompt"] for call in cascade.calls] == [prompt, prompt]
+    assert {entry["settings"]["result"]["prompt"] for entry in manifest().values()} == {prompt}
+    cascade.calls.clear()
+    assert run("in", "--output", "out", "--prompt", prompt, "--resume") == 0
+    assert cascade.calls == []
+
+
+def test_a_prompt_for_all_pictures_is_checked_and_excludes_a_file_of_prompts(pictures, cascade, capsys):
+    def check(prompt=None, **settings):
+        if prompt is not None:
+            raise InputError(f"a prompt is {prompt!r}, expected 'a wall'")
+
+    cascade.check = check
+    assert run("in", "--output", "out", "--prompt", "a meadow") == 2
+    assert capsys.readouterr().err == "sample.py: --prompt: a prompt is 'a meadow', expected 'a wall'\n"
+    with pytest.raises(SystemExit, match="2"):
+        run("in", "--output", "out", "--prompt", "a wall", "--prompts", "p.json")
+    assert "argument --prompts: not allowed with argument --prompt" in capsys.readouterr().err
     assert not (pictures / "out").exists()

@@ -177,8 +177,8 @@ def test_results_that_would_share_a_file_are_refused(folder, cascade, capsys, op
     assert run("in", "--output", "out", option) == 2
     assert outputs() == ["a.png", f"a_{kind}.png"]
     assert capsys.readouterr().err == (
-        f"sample.py: in/a_{kind}.png: out/a_{kind}.png will be a file of in/a.png, expected another name or another "
-        "--output\n"
+        f"sample.py: in/a_{kind}.png: out/a_{kind}.png would also be written for in/a.png, expected another name or "
+        "another --output\n"
     )
     assert len(cascade.calls) == 1
 

@@ -80,7 +80,10 @@ def test_machines_share_a_folder_by_shards(folder, cascade):
 def test_a_shard_without_a_picture_says_so(folder, cascade, capsys):
     flat(folder / "a.png", "red")
     assert run("in", "--output", "out", "--shard", "2/3") == 0
-    assert capsys.readouterr() == ("--shard 2/3 takes none of the 1 pictures: there are fewer than parts\n", "")
+    assert capsys.readouterr() == (
+        "--shard 2/3 takes none of the pictures (1 found): there are fewer pictures than parts\n",
+        "",
+    )
     assert not Path("out").exists()
 
 

@@ -1,4 +1,4 @@
-"""The Frechet distance where its value is known, and against the formula with a matrix root."""
+"""The Fréchet distance where its value is known, and against the formula with a matrix root."""
 
 import numpy as np
 import pytest

@@ -21,6 +21,13 @@ _NEXT = """\
 
 TRAINING = [
     *faults(
+        "cassr_jax/commands/references.py",
+        (REFERENCES + "test_what_would_only_concern_references_of_another_first_stage_is_refused",),
+        ("if first is None or not first.diffuses]", "if first is None]"),
+        ("field in networks and networks[field] not in needed", "field in networks and needed == ()"),
+        ('["color_fix"] if first is None else []', "[]"),
+    ),
+    *faults(
         "cassr_jax/training/objectives.py",
         (OBJECTIVES + "test_the_vae_loss_is_l1_and_kl",),
         ("_sampled(mean, jnp.exp(0.5 * logvar), sample_keys)", "_sampled(mean, jnp.exp(logvar), sample_keys)"),

@@ -183,11 +183,11 @@ RUN = {"program": "sample.py", "process": 1, "host": socket.gethostname(), "star
     ("changes", "message"),
     [
         *(
-            ({"run": run}, "1\\.png has a run .*, expected a program, process, host and start; delete this entry")
+            ({"run": run}, "1\\.png has an invalid `run` .* \\(expected a program, process, host and start\\); delete")
             for run in ({"host": 3}, [1], "abc")
         ),
         *(
-            ({"run": RUN | {"process": process}}, f"{process}.*, expected a process from 1 to 2147483647; delete")
+            ({"run": RUN | {"process": process}}, f"{process}.* \\(expected a process from 1 to 2147483647\\); delete")
             for process in ("abc", 2**70, -1, 0, None, 1.5)
         ),
         ({"written": []}, "not a manifest of this program"),

@@ -41,4 +41,4 @@ def test_a_compiler_that_ends_its_process_is_one_sentence(networks, monkeypatch)
     with pytest.raises(InputError) as error:
         compile_ahead.compile_for(configure("base", networks), "v5e:16x32")
     reason = "ended by SIGABRT: Check failed: 16 <= 8 chips"
-    assert str(error.value).startswith(f"v5e:16x32: the compiler did not finish ({reason}); expected a slice")
+    assert str(error.value).startswith(f"v5e:16x32: the compiler did not finish ({reason}); expected devices")
