@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure on a GPU what is worth it, within a time: Stable Diffusion 1.5's widths, random weights, bfloat16.
+"""Measure everything worth measuring on a GPU, within a time limit: Stable Diffusion 1.5's widths in bfloat16.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --table     # print the tables of what was measured so far
@@ -9,7 +9,7 @@ There are parts of seven kinds: the kernels of `attention` against each other, i
 `unet`; the same step of diffusers' U-Net in `torch`, and `compiled` by torch; the `train` step of the second stage; the
 `start` of a new process, up to its first step; and the whole `cascade`. Each part is written to a JSON file of this
 kind of device as soon as it is measured. The same command goes on with the parts that are not there yet. It needs no
-file besides the repository. Torch's parts need a torch that has CUDA, and diffusers.
+file besides the repository; all weights are random. Torch's parts need a torch that has CUDA, and diffusers.
 """
 
 import argparse

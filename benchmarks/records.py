@@ -18,6 +18,7 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import open_records
 from cassr_jax.data.prepared import record_files
+from cassr_jax.evaluation.statistics import mean
 
 
 def main() -> None:
@@ -34,10 +35,13 @@ def main() -> None:
         config = replace(config, preset=args.preset)
     records = open_records(config)(0)
     records[0]
-    begun = time.process_time()
+    seconds = []
     for index in range(1, args.records + 1):
+        begun = time.process_time()
         records[index]
-    print(f"{args.records / (time.process_time() - begun):.1f} records/s")
+        seconds.append(time.process_time() - begun)
+    taken = mean(seconds)
+    print(f"{1 / taken.value:.1f} records/s  ({1000 * taken.value:.1f} +- {1000 * taken.error:.1f} ms per record)")
 
 
 if __name__ == "__main__":

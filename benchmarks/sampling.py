@@ -31,6 +31,7 @@ import cassr_jax
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.evaluation.statistics import mean
 from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.unet import UNetConfig
@@ -163,6 +164,7 @@ def beside_torch(args: argparse.Namespace) -> dict[str, Any]:
         program: {
             "first_seconds": each[0]["seconds"],
             "median_seconds": statistics.median(turn["seconds"] for turn in each[1:]),
+            "standard_error": mean([turn["seconds"] for turn in each[1:]]).error,
             "peak_bytes": max(turn["peak"] for turn in each),
         }
         for program, each in turns.items()
@@ -183,20 +185,22 @@ def folder_of_pictures(args: argparse.Namespace) -> dict[str, Any]:
     for devices in args.devices:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         command = [sys.executable, __file__, "folder", "--serve", str(devices), "--source", args.source]
+        command += ["--repeats", str(args.repeats)]
         made = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, check=True, stdout=subprocess.PIPE)
         found[devices] = json.loads(made.stdout)
     return {"source": args.source, "devices": found}
 
 
-def serve_folder(source: str, devices: int) -> None:
+def serve_folder(source: str, devices: int, repeats: int) -> None:
     cassr = cassr_jax.load(source, devices=devices)
     seconds = []
-    for _ in range(2):
+    for _ in range(1 + repeats):
         start = time.perf_counter()
         for outcome in cassr.restore_many(iter(pictures())):
             assert not isinstance(outcome, Exception), outcome
         seconds.append(time.perf_counter() - start)
-    print(json.dumps({"first_seconds": seconds[0], "seconds": seconds[1]}))
+    taken = mean(seconds[1:])
+    print(json.dumps({"first_seconds": seconds[0], "seconds": taken.value, "standard_error": taken.error}))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -205,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--narrow", action="store_true", help="small networks")
     parser.add_argument("--size", type=int, default=512, help="side of the picture in px (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2, help="sampling steps (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="pictures after the first (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs after the first (default: %(default)s)")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--source", default="tiny", help="the cascade of `folder` (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
@@ -215,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.serve and args.what == "torch":
         serve(args.serve, args.folder, args.size, args.steps)
     elif args.serve:
-        serve_folder(args.source, int(args.serve))
+        serve_folder(args.source, int(args.serve), args.repeats)
     else:
         found = beside_torch(args) if args.what == "torch" else folder_of_pictures(args)
         text = json.dumps(found, indent=2)

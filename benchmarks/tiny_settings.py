@@ -11,8 +11,8 @@ is chosen, in this order:
 2. with that fix, the share of the reference in the result, and the sigma of the Gaussian blur of the reference that
    stands as the sceptic's row beside every result; a share of 1, the first stage alone, is shown but cannot be chosen.
 
-The program prints tables of all settings, with standard errors, and the choices. Run the same command again to
-continue.
+The program prints tables of all settings, with standard errors, how far each setting's LPIPS + DISTS is from that of
+the choice, and the choices. Run the same command again to continue.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.evaluation.restoring import Restore
+from cassr_jax.evaluation.statistics import difference
 from cassr_jax.files import write_json
 from cassr_jax.imaging import resizing
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -108,6 +109,20 @@ def report(found: Sequence[Measured], baseline: str) -> str:
     return f"{table(means(found))}\n\n{difference_table(differences(found, baseline), baseline)}\n"
 
 
+def behind(found: Sequence[Measured], kind: str, choice: str) -> str:
+    """A table of LPIPS + DISTS, by which a setting of this kind is chosen: each setting's minus that of the choice."""
+
+    def sums(name: str) -> list[float]:
+        return [m.values[name]["lpips"] + m.values[name]["dists"] for m in found if m.values]
+
+    chosen, lines = f"{kind} {choice}", [f"| minus {kind} {choice} | LPIPS + DISTS ↓ |", "|---|---|"]
+    for name in means(found):
+        if name.startswith(kind) and name != chosen:
+            of = difference(sums(name), sums(chosen), higher_is_better=False)
+            lines.append(f"| {name} | {of.mean.value:+.4f} ± {of.mean.error:.4f} ({of.better}) |")
+    return "\n".join(lines) + "\n"
+
+
 def run(arguments: argparse.Namespace) -> dict[str, str]:
     """Measure all settings, print the tables, and return the choices."""
     cases = make_tiles(arguments.photos, arguments.tiles, arguments.output / "tiles")
@@ -120,6 +135,7 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
     fixes = compare(cases, lambda: restore_fixes(arguments.config), measure, arguments.output / "fixes", chosen)
     fix = cast(ColorFix, best(fixes, "colour fix"))
     say(report(fixes, UNFIXED))
+    say(behind(fixes, "colour fix", fix))
     shares = compare(
         cases,
         lambda: restore_shares(arguments.config, fix),
@@ -128,7 +144,10 @@ def run(arguments: argparse.Namespace) -> dict[str, str]:
         chosen | {"fix": fix},
     )
     say(report(shares, ALONE))
-    choices = {"color_fix": fix, "share": best(shares, "share"), "sigma": best(shares, "sigma")}
+    found = {kind: best(shares, kind) for kind in ("share", "sigma")}
+    for kind, choice in found.items():
+        say(behind(shares, kind, choice))
+    choices = {"color_fix": fix, **found}
     write_json(arguments.output / "choices.json", choices)
     return choices
 

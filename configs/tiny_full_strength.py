@@ -6,7 +6,7 @@ It is judged on latents alone.
 
 Needs: what configs/tiny_both.py trains and its records.
 Cost: 12 minutes on two CPU cores, for 240 steps of 8 crops.
-Result: LPIPS 0.488 in 20 steps, where the embedded cascade has 0.280 in one, on 20 `light` tiles. Not shipped.
+Result: LPIPS 0.488 in 20 steps, where the embedded cascade then had 0.280 in one, on 20 `light` tiles. Not shipped.
 """
 
 from dataclasses import replace

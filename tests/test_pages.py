@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 import sample
+from cassr_jax.commands import references
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, TrainConfig
 from cassr_jax.config_files import from_json, override, read_config, to_json
-from cassr_jax.first_stage import all_first_stages
+from cassr_jax.first_stage import all_first_stages, first_stage
 from cassr_jax.loading import read_cascade
 from cassr_jax.ranges import check
 from cassr_jax.training.stages import STAGES
@@ -89,9 +90,9 @@ def test_commands_name_what_exists(page, command):
         if before == "-m" and word.split(".")[0] in ("cassr_jax", "tests"):
             module = ROOT / word.replace(".", "/")
             assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), word
-        elif before == "-c" or re.fullmatch(r"(configs|examples|cassr_jax|benchmarks)/.*|\w+\.py", word):
+        elif re.fullmatch(r"(configs|examples|cassr_jax|benchmarks)/.*|\w+\.(py|lock)", word):
             assert (ROOT / word).exists(), word
-    if extras := re.search(r"\[([\w,]+)\]", " ".join(command)):
+    if extras := re.search(r"\.\[([\w,]+)\]", " ".join(command)):
         known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
         assert set(extras[1].split(",")) <= set(known)
 
@@ -153,6 +154,38 @@ def test_fields_shown_can_be_set(page, command):
     check(override(read_config(ROOT / command[command.index("--config") + 1]), changes))
 
 
+REFERENCES = "cassr_jax.commands.references"
+MAKING_RECORDS = [(page, words) for page, words in COMMANDS_SHOWN if REFERENCES in words]
+
+
+@pytest.fixture(scope="module")
+def with_references() -> set[Path]:
+    """The folders of records in which a configuration reads references that a first stage has made."""
+    configs = [read_config(file) for file in CONFIGS if "config" in runpy.run_path(str(file))]
+    learning = [c for c in configs if "reference" in STAGES[c.stage].reads and c.activation != "identity"]
+    return {Path(path) for config in learning for path in config.data.weights()}
+
+
+def test_records_with_references_are_made_by_commands_shown(with_references):
+    made = {Path(words[words.index("--output") + 1]) for _, words in MAKING_RECORDS}
+    found = {path.as_posix() for path in with_references for output in made if path in (output, *output.parents)}
+    assert found >= {"data/pairs", "data/paper_pairs", "runs/references", "runs/references_both"}
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    MAKING_RECORDS,
+    ids=lambda value: relative(value) if isinstance(value, Path) else " ".join(value),
+)
+def test_commands_that_promise_references_choose_a_first_stage(with_references, page, command):
+    arguments = references.parse(command[command.index(REFERENCES) + 1 :])
+    config = read_config(ROOT / arguments.config, arguments.set)
+    name = arguments.activation or config.activation
+    references.check_used(arguments, None if name is None else first_stage(name))
+    promised = with_references & {arguments.output, *arguments.output.parents}
+    assert name is not None or not promised
+
+
 def test_rows_of_the_paper_s_tables_are_variants():
     section = (ROOT / "docs/paper.md").read_text("utf-8").partition("## The paper's tables as commands")[2]
     rows = re.findall(r"^\| [^|]+ \| `(\w+)` \|$", section, re.MULTILINE)
@@ -168,6 +201,11 @@ def test_options_in_the_readme_exist(capsys):
     assert len(shown) >= 10
     for option in shown:
         sample.parse(["photo.jpg", *option.split()])
+
+
+def test_the_memory_of_parameters_in_the_page_is_what_the_benchmark_prints():
+    table = runpy.run_path(str(ROOT / "benchmarks/step_memory.py"))["table"]()
+    assert f"\n{table}\n" in (ROOT / "docs/training.md").read_text("utf-8")
 
 
 def test_the_readme_marks_its_test_command_for_ci():

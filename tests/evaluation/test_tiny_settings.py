@@ -29,6 +29,16 @@ def test_the_lowest_sum_of_both_distances_is_chosen_and_never_the_first_stage_al
     assert PROGRAM["best"](measured({"colour fix none": (0, 0), "colour fix adain": (1, 1)}), "colour fix") == "adain"
 
 
+def test_the_sums_of_both_distances_are_compared_with_the_choice_by_picture():
+    values = {"share 0": (0.3, 0.3), "share 0.5": (0.32, 0.2), "sigma 0.3": (0.0, 0.0)}
+    found = measured(values) + measured(values | {"share 0": (0.4, 0.3)})
+    assert PROGRAM["behind"](found, "share", "0.5").splitlines() == [
+        "| minus share 0.5 | LPIPS + DISTS ↓ |",
+        "|---|---|",
+        "| share 0 | +0.1300 ± 0.0500 (0) |",
+    ]
+
+
 def test_every_setting_is_tried_on_both_kinds_of_damage(monkeypatch, tmp_path, capsys):
     """The first stage makes noise and the second an enlargement; the choice is that of the values written."""
     configs: list[CascadeConfig] = []
@@ -64,6 +74,7 @@ def test_every_setting_is_tried_on_both_kinds_of_damage(monkeypatch, tmp_path, c
     text = capsys.readouterr().out
     for name in ("colour fix adain", "share 0.25", "share 1", "sigma 0.3", "sigma 1"):
         assert f"| {name} |" in text
+    assert text.count("| LPIPS + DISTS ↓ |") == 3
     assert sorted(path.name for path in (tmp_path / "out" / "tiles").iterdir()) == ["light", "realesrgan"]
     configs.clear()
     assert PROGRAM["main"](given) == 0
