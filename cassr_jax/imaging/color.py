@@ -103,8 +103,16 @@ def _mean_and_std(image: Array) -> tuple[Array, Array]:
 
 
 def _blurred(image: Array, levels: int) -> Array:
+    def blur(level: int, image: Array) -> Array:
+        return _blur(_blur(image, -3, 1 << level), -2, 1 << level)
+
+    if not isinstance(image, np.ndarray):
+        from jax.lax import fori_loop  # only here, since pictures are read without JAX
+
+        # In one expression, XLA would compute a pixel of a level again for each of the pixels that it goes into.
+        return fori_loop(0, levels, blur, image)
     for level in range(levels):
-        image = _blur(_blur(image, -3, 2**level), -2, 2**level)
+        image = blur(level, image)
     return image
 
 
