@@ -232,7 +232,7 @@ FAULTS = [
         "cassr_jax/imaging/color.py",
         COLOR,
         ("image + _blurred(source - image, levels)", "image + _blurred(image - source, levels)"),
-        ("2**level), -2, 2**level", "2**level), -2, 2 * level + 1"),
+        ("1 << level), -2, 1 << level", "1 << level), -2, 2 * level + 1"),
         ("/ image_std * source_std", "/ source_std * image_std"),
         ("0.5 * image + 0.25 * (before", "0.5 * image + 0.2 * (before"),
     ),

@@ -38,5 +38,5 @@ def test_need_is_that_of_float_pictures():
 
 def test_readme_states_the_need():
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    assert f"about {memory.need(1, 1)} bytes for each pixel of the result" in readme.replace("\n", " ")
+    assert f"{memory.need(1, 1)} bytes for each pixel of the result" in readme.replace("\n", " ")
     assert [round(memory.need(3000 * scale, 4000 * scale) / 1e9) for scale in (4, 2)] == [46, 12]
