@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
-from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.jobs import (
     PROGRAM,
     SUFFIXES,
@@ -40,6 +39,7 @@ from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
 from cassr_jax.commands.shard import Shard
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
 from cassr_jax.imaging import io
@@ -314,7 +314,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Shard.parse,
         default=Shard(),
         metavar="I/N",
-        help="restore part I of N of the pictures; N machines that share the folders each take one part",
+        help="restore part I of N of the pictures; N machines that share the folders each take one part; with "
+        "`cluster`, I and N are what SLURM, Open MPI, torchrun or a TPU slice says",
     )
 
     files = parser.add_argument_group("what is written")

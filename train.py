@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import add_options, help_asked, local_path, number
 from cassr_jax.commands.running import command, ended_after
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.printing import say
 from cassr_jax.ranges import COUNT, FROM_ZERO
 from cassr_jax.sharding.strategies import STRATEGIES

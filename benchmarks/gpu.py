@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.running import command
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.printing import say
 
 ROOT = Path(__file__).parents[1]

@@ -45,7 +45,7 @@ def load(
         activation: the first stage that makes the reference: scedit, controlnet, rrdbnet or identity; by default the
             cascade's own.
         change: changes the cascade's configuration before anything is read; ablations use it.
-        dtype: precision of the networks and their weights: float32 (default), bfloat16 or float16.
+        dtype: precision of the networks and their weights: float32, bfloat16 or float16; by default `usual_dtype`.
         devices: how many devices share the tiles of a picture; by default all accelerators of this process, or one CPU.
 
     Raises:
@@ -71,7 +71,7 @@ def load(
     if unknown := sorted(config.first_stages.keys() - set(NAMES)):
         raise InputError(f"{source}: first_stages names {unknown[0]!r}, expected some of {', '.join(NAMES)}")
     check_components(config.components, str(source))
-    dtype = dtype or "float32"
+    dtype = dtype or usual_dtype()
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
@@ -110,6 +110,11 @@ def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
         f"{source}: names no {kind} among its components, expected one for activation {stage.name} "
         f"({stage.holder} has one); without it the activation can be {', '.join(runs)}"
     )
+
+
+def usual_dtype() -> DType:
+    """The precision in which this machine samples unless it is told: bfloat16 on accelerators, float32 on a CPU."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:

@@ -24,11 +24,15 @@ Place = Callable[[str, ArrayLike], jax.Array]
 
 @dataclass(frozen=True)
 class Networks:
-    """Some networks: `configs` and `graphdefs` by kind, and the parameters of all in `params`, named `kind.path`."""
+    """Some networks: by kind, `configs`, the `dtypes` they compute in and their `graphdefs`; and the parameters of all.
+
+    The parameters' names are `kind.path`.
+    """
 
     configs: Configs = field(default_factory=dict)
     graphdefs: dict[str, nnx.GraphDef] = field(default_factory=dict)
     params: Params = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
 
     def with_read(
         self,
@@ -51,7 +55,7 @@ class Networks:
         put = place or (lambda _, array: jax.device_put(array))
         placed = {name: put(f"{kind}.{name}", weights.read(name, param_dtype)) for name in sorted(weights.shapes)}
         params = {name: placed[name] for name in weights.shapes}
-        return self._with(kind, weights.config, entry.abstract(weights.config, dtype)[0], params)
+        return self._with(kind, weights.config, dtype, entry.abstract(weights.config, dtype)[0], params)
 
     def with_new(
         self,
@@ -83,16 +87,19 @@ class Networks:
         if place is not None:
             placed = {name: place(f"{kind}.{name}", params.pop(name)) for name in sorted(params)}
             params = {name: placed[name] for name in entry.shapes(config)}
-        return self._with(kind, config, graphdef, params)
+        return self._with(kind, config, dtype, graphdef, params)
 
     def with_shapes(self, kind: str, config: Config, dtype: DTypeLike) -> "Networks":
         """These networks and one that has only the shapes of its parameters, for planning."""
         graphdef, shapes = kind_of(kind).abstract(config, dtype)
-        return self._with(kind, config, graphdef, cast(Params, shapes))
+        return self._with(kind, config, dtype, graphdef, cast(Params, shapes))
 
-    def _with(self, kind: str, config: Config, graphdef: nnx.GraphDef, params: Params) -> "Networks":
+    def _with(self, kind: str, config: Config, dtype: DTypeLike, graphdef: nnx.GraphDef, params: Params) -> "Networks":
         return Networks(
-            self.configs | {kind: config}, self.graphdefs | {kind: graphdef}, self.params | nest(kind, params)
+            self.configs | {kind: config},
+            self.graphdefs | {kind: graphdef},
+            self.params | nest(kind, params),
+            self.dtypes | {kind: jnp.dtype(dtype).name},
         )
 
 

@@ -40,6 +40,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
 
+# A program that is read back is not traced, so nothing in it would be checked.
+os.environ.setdefault("CASSR_JAX_PROGRAMS", "")
+
 # Every call in these packages has its arguments and its result checked against their annotations, the axes of arrays
 # (`cassr_jax.typing`) included. To check another module, add its name.
 MODELS = (

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,9 +11,11 @@ from PIL import Image
 import cassr_jax
 import sample
 from cassr_jax.cascade import CasSR
+from cassr_jax.commands.settings import described
 from cassr_jax.config import SamplingConfig
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
+from cassr_jax.loading import read_cascade
 from tests.random_cascade import write_random_cascade
 
 
@@ -51,3 +55,13 @@ def test_results_keep_their_names(shared: CasSR, tmp_path: Path, monkeypatch: py
         result = io.read(tmp_path / "out" / f"{number}.png").rgb
         assert result.shape == (4 * height, 4 * width, 3)
         assert np.abs(result.mean((0, 1)) - color).max() <= 3
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")])
+def test_an_accelerator_computes_in_bfloat16_unless_it_is_told(tmp_path, monkeypatch, backend, expected):
+    folder = write_random_cascade(tmp_path)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    networks = cassr_jax.load(folder).networks
+    assert {array.dtype for array in networks.params.values()} == {jnp.dtype(expected)}
+    assert set(networks.dtypes.values()) == {expected}
+    assert described(read_cascade(folder)[0])["dtype"] == expected

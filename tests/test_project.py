@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "cassr_jax").rglob("*.py"))
 SCRIPTS = [ROOT / "sample.py", ROOT / "train.py"]
 
 # What every part may import.
-BASE = {"errors", "choices", "typing", "files", "locks", "printing"}
+BASE = {"compiled", "errors", "choices", "typing", "files", "locks", "printing"}
 # The other parts of the package, folders and modules, that each part may import: all of them, and in no circle.
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
@@ -163,7 +163,7 @@ def test_no_other_framework_is_imported():
 
 
 def test_sampling_needs_nothing_of_training():
-    unwanted = "{'grain', 'orbax', 'tensorflow_datasets', 'array_record'}"
+    unwanted = "{'grain', 'orbax', 'tensorflow_datasets', 'array_record', 'scipy'}"
     code = f"import sys, cassr_jax.loading; print(*sorted({unwanted} & set(sys.modules)))"
     assert run_python("-c", code) == ""
 

@@ -3,18 +3,24 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import cassr_jax
 from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
+from cassr_jax.models.multiple_attention import GuidanceSwitches
+from cassr_jax.networks import Networks, merge_all
 from cassr_jax.options import Options
-from cassr_jax.sampling import Embeddings, Setting, make_course, predict
-from tests.random_cascade import write_random_cascade
+from cassr_jax.sampling import Embeddings, Setting, embed, make_course, predict
+from cassr_jax.second_stage import make_denoiser
+from cassr_jax.sharding.topologies import topology_devices
+from tests.random_cascade import NETWORKS, write_random_cascade
 
 PLAIN = {"steps": 4, "guidance_scale": 100.0, "reference_weight": 0.0, "color_fix": "none"}
 
@@ -168,3 +174,34 @@ def test_speeds_are_a_sampler_and_its_steps():
 )
 def test_what_is_compiled_follows_from_the_interval(changes, guided):
     assert Setting.of(SamplingConfig(**changes)).guided == guided
+
+
+def test_a_sampling_step_for_gpus_has_flash_attention_and_holds_no_scores():
+    """A tile of 128 px, which has 16x16 tokens in the transformers: the fewest that flash attention is used for."""
+    try:
+        everywhere = NamedSharding(Mesh(topology_devices("h200:8"), ("tiles",)), PartitionSpec())
+    except InputError as error:
+        pytest.skip(str(error))
+    networks, sampling = Networks(), SamplingConfig()
+    for kind in ("unet", "controlnet", "multiple_attention"):
+        networks = networks.with_shapes(kind, NETWORKS[kind], jnp.bfloat16)
+    course, setting = make_course(Schedule(), sampling), Setting.of(sampling)
+
+    def step(params, latents, prompts, lq, reference):
+        denoiser = make_denoiser(merge_all(networks.graphdefs, params), GuidanceSwitches())
+        embeddings = embed(denoiser, prompts, course.trajectory, 1, setting)
+        hints = denoiser.embed_images(lq, reference)
+        return predict(denoiser, embeddings, latents, hints, jnp.int32(0), course, setting)[0]
+
+    image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
+    shapes = (
+        networks.params,
+        jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32),
+        jax.ShapeDtypeStruct((2, 77, 8), jnp.float32),
+    )
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), (*shapes, image, image)
+    )
+    program = jax.jit(step).lower(*placed).compile().as_text()
+    assert '"__cudnn$fmhaSoftmax"' in program
+    assert "256,256]" not in program

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.commands.settings import with_options
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import naming, run_file
 from cassr_jax.errors import InputError

@@ -162,7 +162,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "precision": {
         "choices": list(PRECISIONS),
-        "help": "number format in which the networks compute; bf16 and fp16 need half the memory (default: fp32)",
+        "help": "number format in which the networks compute; bf16 and fp16 need half the memory (default: bf16 on "
+        "an accelerator, fp32 on a CPU)",
     },
     "set": {
         "nargs": "+",

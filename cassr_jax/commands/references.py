@@ -14,9 +14,10 @@ import argparse
 import sys
 from typing import Any
 
-from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
+from cassr_jax.commands.shard import Shard
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import read_config
 from cassr_jax.errors import InputError
@@ -68,6 +69,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--config", required=True, type=local_path, help="a training configuration, whose data and components are used")
     add("--records", required=True, type=number(COUNT), help="number of records to make")
     add("--output", required=True, type=local_path, help="folder for the *.array_record files")
+    add(
+        "--shard",
+        type=Shard.parse,
+        default=Shard(),
+        metavar="I/N",
+        help="write part I of N of the files; N machines that share the output folder each write one part",
+    )
     add("--no-latents", action="store_true", help="store no latents; training then encodes the targets in every step")
     add_options(parser, "set")
     references = parser.add_argument_group(
@@ -106,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         color_fix=arguments.color_fix or ("none" if first is None else first.color_fix),
         latents="vae" in config.components and not arguments.no_latents,
     )
-    prepare(config, recipe, arguments.records, arguments.output)
+    prepare(config, recipe, arguments.records, arguments.output, (arguments.shard.index, arguments.shard.count))
     return 0
 
 

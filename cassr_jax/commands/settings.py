@@ -8,7 +8,7 @@ from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.files import Json
 from cassr_jax.first_stage import first_stage
-from cassr_jax.loading import read_cascade
+from cassr_jax.loading import read_cascade, usual_dtype
 from cassr_jax.options import Options
 from cassr_jax.second_stage import FUSION
 
@@ -35,12 +35,12 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
 
     Args:
         config: the configuration with all options written into it.
-        precision: the value of --precision.
+        precision: the value of --precision; None for the usual one.
     """
     stage, weighed = first_stage(config.activation), FUSION in config.components
     return {
         "activation": stage.name,
-        "dtype": PRECISIONS[precision or "fp32"],
+        "dtype": usual_dtype() if precision is None else PRECISIONS[precision],
         "tile": config.tile,
         "tile_overlap": config.tile_overlap,
         "reference": (_described(config.activation_sampling) if stage.diffuses else {})
@@ -57,7 +57,7 @@ def own_values(source: str) -> dict[str, str]:
     Raises:
         InputError: the cascade's configuration cannot be read.
     """
-    found = described(read_cascade(source)[0])
+    found = described(read_cascade(source)[0], "fp32")  # of which nothing is shown, and which asks for no device
     result, reference = found["result"], found["reference"]
 
     def value(option: str) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import j1
 
 Range = tuple[float, float]
 
@@ -49,6 +48,8 @@ def circular_lowpass(size: int, cutoff: float) -> np.ndarray:
 
     It is the Fourier transform of the disc of radius c: c J1(c r) / (2 pi r) at radius r, c^2 / (4 pi) at the centre.
     """
+    from scipy.special import j1  # imported only here, because no program but training needs scipy, which is slow
+
     x, y = _grid(size)
     radius = np.hypot(x, y)
     centre = radius == 0

@@ -90,7 +90,7 @@ class Engine:
     def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int, places: int):
         params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
         self.networks = replace(networks, params=params)
-        self.programs = Programs(networks.graphdefs, params, mesh, at_once)
+        self.programs = Programs(self.networks, mesh, at_once)
         self._runs: Recent[tuple[MakeDenoiser, SamplingConfig], Run] = Recent(_RUNS)
         self._configs, self._overlap = networks.configs, overlap
         self._seating = (mesh.size, at_once, places)

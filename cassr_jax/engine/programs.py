@@ -5,7 +5,7 @@ takes `at_once` tiles on each device. The number of calls is data too, and netwo
 alone. So a function is compiled once for each size of tile, whatever the pictures.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
@@ -13,19 +13,29 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, PyTree
 
-from cassr_jax.diffusion.samplers import Carry, Trajectory, begin, start_latents, take_step
-from cassr_jax.engine.layout import Places, Sharing
+from cassr_jax.diffusion.samplers import (
+    Carry,
+    Coefficients,
+    CorrectedCoefficients,
+    Trajectory,
+    begin,
+    start_latents,
+    take_step,
+)
+from cassr_jax.engine.kept import Store, register
+from cassr_jax.engine.layout import Axis, Places, Sharing
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.models.denoisers import MakeDenoiser
+from cassr_jax.models.controlnet import ControlNetOutput
+from cassr_jax.models.denoisers import MakeDenoiser, TextPair, TimePair
 from cassr_jax.models.fusion import decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
-from cassr_jax.networks import merge_all
+from cassr_jax.models.unet import TextKeyValues
+from cassr_jax.networks import Networks, merge_all
 from cassr_jax.sampling import Course, Embeddings, Setting, embed, nothing_kept, predict
 from cassr_jax.typing import Latents, Modules, Pixels, PromptIds, PromptPair, Scalar, Step
 
@@ -77,18 +87,25 @@ class Order(NamedTuple):
     calls: ArrayLike
 
 
+register(
+    *(Axis, Carry, ControlNetOutput, Coefficients, CorrectedCoefficients, Course, Embeddings, Moments, Order, Places),
+    *(Run, Sharing, TextKeyValues, TextPair, TimePair, Trajectory),
+)
+
+
 class Programs:
     """The compiled functions of some networks, on the devices of a mesh with one axis.
 
     Args:
-        graphdefs, params: the networks; every device holds all parameters.
+        networks: the networks; every device holds all parameters.
         mesh: the devices.
         at_once: tiles on each device in one call of a network.
     """
 
-    def __init__(self, graphdefs: Mapping[str, nnx.GraphDef], params: Params, mesh: Mesh, at_once: int):
+    def __init__(self, networks: Networks, mesh: Mesh, at_once: int):
         self.mesh, self.at_once = mesh, at_once
-        self._graphdefs, self._params = graphdefs, params
+        self._graphdefs, self._params = networks.graphdefs, networks.params
+        self._store = Store.of(mesh, (networks.configs, networks.dtypes, at_once))
         self._selected: dict[str, Params] = {}
         self._functions: dict[tuple[str, *tuple[Hashable, ...]], Callable[..., Any]] = {}
 
@@ -304,7 +321,7 @@ class Programs:
         result: str = "t",
         donate: tuple[int, ...] = (),
     ) -> Callable[..., T]:
-        """`function` on every device, compiled once for each key and set of argument shapes.
+        """`function` on every device, compiled once for each key and set of argument shapes, and kept by a store.
 
         Args:
             key: a name, and everything else that affects tracing.
@@ -322,7 +339,8 @@ class Programs:
                 out_specs=_DIVIDED if result == "t" else _EVERYWHERE,
                 check_vma=False,  # the loop's state mixes divided arrays with whole copies
             )
-            self._functions[key] = jax.jit(mapped, donate_argnums=donate)
+            jitted = jax.jit(mapped, donate_argnums=donate)
+            self._functions[key] = jitted if self._store is None else self._store.wrapped(key, jitted, donate)
         return self._functions[key]
 
 

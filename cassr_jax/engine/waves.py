@@ -16,7 +16,7 @@ from cassr_jax.imaging import tiling
 
 Pictures = Sequence[Shaped[np.ndarray, "_ _ channels"]]  # of any sizes
 
-LARGER = 128  # places for a picture with more tiles than a usual wave; after that eight times as many, and so on
+LARGER = 128  # places for a picture with more tiles than a usual wave; after that twice as many, and so on
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Seats:
         """Places on each device; a wave has one of a few sizes."""
         places = self.places
         while places < self.share * self.devices:
-            places = max(8 * places, LARGER)
+            places = max(2 * places, LARGER)
         return -(-places // self.devices // self.at_once) * self.at_once
 
     @property

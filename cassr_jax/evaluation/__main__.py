@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from cassr_jax.commands import options
-from cassr_jax.commands.compiled import keep_compiled_functions
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import baselines
 from cassr_jax.evaluation.cascades import (

@@ -20,6 +20,7 @@ from cassr_jax.evaluation.baselines import ALONE, BLURRED, SIGMAS, Autoencode, b
 from cassr_jax.evaluation.restoring import KINDS, Restore
 from cassr_jax.files import Json
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
+from cassr_jax.loading import usual_dtype
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.ranges import Range
 
@@ -71,9 +72,14 @@ def _named(text: str) -> tuple[str, Path]:
     return name, local_path(folder)
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, object]:
-    """The options that decide the cascade's pixels, besides the seed; None keeps the cascade's own setting."""
-    return {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
+def settings(arguments: argparse.Namespace) -> Json:
+    """The options that decide the cascade's pixels, besides the seed; None keeps the cascade's own setting.
+
+    The precision is always named, because the usual one depends on the machine.
+    """
+    chosen = {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
+    usual = next(name for name, dtype in PRECISIONS.items() if dtype == usual_dtype())
+    return chosen | {"precision": chosen["precision"] or usual}
 
 
 def load_restore(chosen: Json, change: Change | None = None, devices: int | None = None) -> Restore:

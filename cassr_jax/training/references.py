@@ -172,8 +172,11 @@ def over(
     )
 
 
-def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path) -> None:
+def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, part: tuple[int, int] = (1, 1)) -> None:
     """Write `records` records below `output`; when prepared records are completed, no more than there are.
+
+    Args:
+        part: (I, N): write part I of N of the files, as one of N machines that write into the same folder.
 
     Raises:
         InputError: the configuration has no degradation or lacks a network, its prepared records hold no pairs,
@@ -184,11 +187,17 @@ def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path) -> 
         records = min(records, len(prepared))
     elif config.data.preset is None:
         raise InputError(f"data.preset is None, expected one of {', '.join(PRESETS)}: pairs are degraded pictures")
-    with claimed(output, "references"):
-        _prepare(config, recipe, records, output, prepared)
+    index, parts = part
+    claim = output if parts == 1 else output / f".part-{index}-of-{parts}"
+    with claimed(claim, "references"):
+        _prepare(config, recipe, records, output, prepared, slice(index - 1, None, parts))
+    if parts > 1:
+        claim.rmdir()
 
 
-def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, prepared: PreparedSource | None) -> None:
+def _prepare(
+    config: TrainConfig, recipe: Recipe, records: int, output: Path, prepared: PreparedSource | None, files: slice
+) -> None:
     if missing := [kind for kind in recipe.networks if kind not in config.components]:
         raise InputError(f"the components lack {', '.join(missing)}, expected {', '.join(recipe.networks)}")
     mesh = mesh_for(config.batch_size) if recipe.computes else None
@@ -202,7 +211,7 @@ def _prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, pr
     _check_made_with(output / MADE_WITH, _settings(config, recipe, sources))
     size = config.batch_size
     per_file = math.ceil(RECORDS_PER_FILE / size)
-    for index in progress_bar(range(math.ceil(records / size / per_file)), unit="file"):
+    for index in progress_bar(range(math.ceil(records / size / per_file))[files], unit="file"):
         path, first = output / f"{index:05d}{SUFFIX}", index * per_file
         count = min(per_file * size, records - first * size)
         # A file with fewer records than now requested was the last one of a smaller set.

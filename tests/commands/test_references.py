@@ -22,6 +22,7 @@ from cassr_jax.data.prepared import PreparedSource, count_records, write_records
 from cassr_jax.first_stage import first_stage
 from cassr_jax.imaging.grey import as_grey_as
 from cassr_jax.imaging.pixels import to_uint8
+from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.seeds import seed_key
@@ -172,6 +173,19 @@ def test_a_batch_of_them_is_what_the_second_stage_reads(made):
         "latents_std": ((4, SIDE // 4, SIDE // 4, 4), np.float16),
         "reference": ((4, SIDE, SIDE, 3), np.uint8),
     }
+
+
+def test_machines_share_the_files(folder, made, tmp_path):
+    for part in ("2/2", "1/2"):
+        with claimed(tmp_path / ".part-1-of-3", "another machine"):
+            assert make(folder, tmp_path, 5, "--shard", part) == 0
+        assert len(list(tmp_path.glob("*.array_record"))) == (1 if part == "2/2" else 2)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == [".part-1-of-3"]
+    whole, shared = PreparedSource(made), PreparedSource(tmp_path)
+    assert len(whole) == len(shared) == 5
+    for one, other in zip(whole, shared, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_a_second_call_does_nothing(folder, made, monkeypatch):

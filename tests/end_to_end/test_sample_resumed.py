@@ -77,6 +77,32 @@ def test_machines_share_a_folder_by_shards(folder, cascade):
     assert len(cascade.calls) == 5
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "3"},
+        {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3"},
+        {"RANK": "1", "WORLD_SIZE": "3"},
+        {"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "a,b,c"},
+    ],
+)
+def test_a_cluster_numbers_the_parts(folder, cascade, monkeypatch, numbers):
+    for name in "abcde":
+        flat(folder / f"{name}.png", "red")
+    for name, value in numbers.items():
+        monkeypatch.setenv(name, value)
+    assert run("in", "--output", "out", "--shard", "cluster") == 0
+    assert outputs() == ["b.png", "e.png"]
+
+
+def test_no_cluster_has_no_parts(folder, cascade, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_NTASKS", "3")  # numbers start at 0
+    with pytest.raises(SystemExit):
+        run("in", "--output", "out", "--shard", "cluster")
+    assert "no cluster has numbered the processes, expected I/N" in capsys.readouterr().err
+
+
 def test_a_shard_without_a_picture_says_so(folder, cascade, capsys):
     flat(folder / "a.png", "red")
     assert run("in", "--output", "out", "--shard", "2/3") == 0

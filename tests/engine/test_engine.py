@@ -15,6 +15,7 @@ import cassr_jax
 from cassr_jax.cascade import CasSR, Restoration, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import engine, waves
+from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.programs import Programs, State
 from cassr_jax.errors import InputError
 from tests.random_cascade import write_random_cascade
@@ -104,6 +105,54 @@ def test_nothing_is_compiled_for_another_size(one: CasSR, alone: list[np.ndarray
     assert sum(before.values()) <= 30
 
 
+@pytest.mark.slow
+def test_a_hundred_pictures_of_a_hundred_sizes_compile_few_programs(folder: Path):
+    """From 1x1 to 1500x1500 px, at scale 1, so that the largest has 64 times as many tiles as most."""
+    cassr = cassr_jax.load(folder)
+    rng = np.random.default_rng(0)
+    sides = np.geomspace(1, 1500, 120).round().astype(int).tolist()
+    sizes = [(1500, 1500), *dict.fromkeys(zip(sides, rng.permutation(sides).tolist(), strict=True))][:100]
+    assert len(set(sizes)) == 100
+    pictures = (rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes)
+    found = [each.result.shape[:2] for each in cassr.restore_many(pictures, scale=1) if isinstance(each, Restoration)]
+    assert found == sizes
+    counts = cassr._engine.programs.count()
+    assert max(counts.values()) <= 6
+    assert sum(counts.values()) <= 30
+
+
+def test_the_host_needs_at_most_30_ms_for_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """64 px, with devices that give at once what they gave the first time. Counted in the processor's own time."""
+    cassr = cassr_jax.load(folder)
+    compiled, given = Programs._compiled, {}
+
+    def at_once(self: Programs, key: tuple, *arguments: Any, **options: Any) -> Any:
+        program = compiled(self, key, *arguments, **options)
+
+        def run(*arrays: Any) -> Any:
+            if key not in given:
+                given[key] = jax.block_until_ready(program(*arrays))
+            return given[key]
+
+        return run
+
+    monkeypatch.setattr(Programs, "_compiled", at_once)
+    pictures = [np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)] * 21
+    restored = cassr.restore_many(iter(pictures), tile=256)
+    next(restored)
+    start = time.process_time()
+    assert len(list(restored)) == 20
+    assert (time.process_time() - start) / 20 < 0.03
+
+
+def test_a_large_picture_needs_no_more_of_an_accelerator():
+    """4096x4096 out has the places of 1024x1024 out, and so the same programs and arrays on the devices."""
+    sizes = tile_sizes(512, 64, 8, 0.25)
+    tiles = [layout(side, side, sizes, 64, 0.25).count for side in (1024, 4096)]
+    assert tiles == [9, 121]
+    assert len({waves.Seats(count, 1, 4, waves.LARGER).capacity for count in tiles}) == 1
+
+
 def test_a_sampling_loop_takes_nothing_from_the_host(one: CasSR, eight: CasSR, monkeypatch: pytest.MonkeyPatch):
     """The guard on transfers: all that the loop needs was put on the devices before."""
     denoise, guarded = Programs.denoise, []
@@ -140,9 +189,9 @@ def test_devices_share_small_pictures(eight: CasSR, monkeypatch: pytest.MonkeyPa
 def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.MonkeyPatch):
     """A picture of more tiles than the usual wave has places for has room of its own."""
     picture = np.random.default_rng(2).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    layout = one._engine.layout((160, 240), 64)
-    assert layout.count > 4
-    capacities = [waves.Seats(layout.count, 1, 2, places).capacity for places in (4, 32)]
+    tiles = one._engine.layout((160, 240), 64).count
+    assert tiles > 4
+    capacities = [waves.Seats(tiles, 1, 2, places).capacity for places in (4, 32)]
     assert capacities == [128, 32]
     expected = one.restore(picture).result
     monkeypatch.setattr(one._engine, "_seating", (1, 2, 4))

@@ -21,6 +21,23 @@ INFERENCE = [
         ("if not jnp.isfinite(array).all():", "if False:"),
     ),
     *faults(
+        "cassr_jax/engine/kept.py",
+        ("tests/engine/test_kept.py::test_programs_differ_by_key_context_shapes_and_types",),
+        ('f"{self.context} {described}"', "described"),
+        ("((x.shape, x.dtype) for x in leaves)", "((x.shape,) for x in leaves)"),
+        ("{function}{rest}", "{function}"),
+    ),
+    *faults(
+        "cassr_jax/engine/kept.py",
+        ("tests/engine/test_kept.py::test_a_damaged_entry_is_made_anew",),
+        ("if parse_json(header, path) == _header(key, program):", "if parse_json(header, path):"),
+    ),
+    *faults(
+        "cassr_jax/engine/kept.py",
+        ("tests/engine/test_kept.py::test_a_second_start_traces_nothing",),
+        ("exported = self._store.read(key)", "exported = None"),
+    ),
+    *faults(
         "cassr_jax/cascade.py",
         ("tests/test_cascade.py::test_the_first_stage_has_settings_of_its_own",),
         (

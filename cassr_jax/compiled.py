@@ -1,20 +1,24 @@
-"""Where the programs keep compiled functions; this module does not import JAX."""
+"""Where compiled functions and traced programs are kept between runs; this module does not import JAX."""
 
 import os
 import sys
 from pathlib import Path
 
+PROGRAMS = "CASSR_JAX_PROGRAMS"
+"""The environment variable that names the folder of traced programs (`cassr_jax.engine.kept`); empty for none."""
+
 _LEAST_SECONDS = 0.5  # what takes less to compile is compiled again
 
 
 def keep_compiled_functions() -> None:
-    """Has JAX keep its compiled functions for the next run, unless the environment says where or that it should not."""
+    """Keeps compiled functions and traced programs for the next run, unless the environment says something else."""
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cassr_jax"
     except RuntimeError:  # HOME is not set, and the system does not know the user
         return
+    os.environ.setdefault(PROGRAMS, str(cache / "programs"))
     settings = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache / "cassr_jax" / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": _LEAST_SECONDS,
     }
     for name, value in settings.items():

@@ -8,7 +8,7 @@ import pytest
 
 import train
 from cassr_jax.commands import ablate, references
-from cassr_jax.commands.compiled import keep_compiled_functions
+from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.evaluation import __main__ as evaluation
 from cassr_jax.locks import claimed
 

@@ -1,0 +1,117 @@
+"""Programs are kept between runs: a second start traces nothing and gives the same pixels."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax import export
+
+import cassr_jax
+from cassr_jax.cascade import CasSR
+from cassr_jax.compiled import PROGRAMS
+from cassr_jax.config import SamplingConfig
+from cassr_jax.engine import kept
+from tests.random_cascade import write_random_cascade
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sampling = SamplingConfig(num_steps=2, negative_prompt="")
+    return write_random_cascade(tmp_path_factory.mktemp("cascade"), sampling=sampling)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("programs")
+
+
+def started(folder: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, devices: int) -> CasSR:
+    """A cascade as after a new start, which keeps its programs in that folder."""
+    monkeypatch.setenv(PROGRAMS, str(programs))
+    return cassr_jax.load(folder, devices=devices)
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path, programs: Path, picture: np.ndarray) -> np.ndarray:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return started(folder, programs, monkeypatch, 2).restore(picture).result
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("a function was traced")
+
+
+def test_a_second_start_traces_nothing(folder, programs, picture, first, monkeypatch):
+    monkeypatch.setattr(export, "export", refuse)
+    again = started(folder, programs, monkeypatch, 2)
+    np.testing.assert_array_equal(again.restore(picture).result, first)
+    assert sum(again._engine.programs.count().values()) == len(list(programs.iterdir()))
+
+
+def test_what_is_kept_is_what_runs_without(folder, picture, first, monkeypatch):
+    monkeypatch.setenv(PROGRAMS, "")
+    plain = cassr_jax.load(folder, devices=2).restore(picture).result
+    assert np.abs(plain.astype(int) - first).max() <= 1  # XLA may fuse the two differently
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-1],
+        lambda text: text[:-9] + bytes([text[-9] ^ 1]) + text[-8:],
+        lambda text: b"{}" + text[text.index(b"\n") :],
+        lambda text: b"",
+    ],
+    ids=["cut short", "a bit", "another program's", "empty"],
+)
+def test_a_damaged_entry_is_made_anew(monkeypatch, tmp_path, capsys, damage):
+    store = kept.Store(tmp_path, "context")
+    function = jax.jit(lambda x: x + 1)
+    one = store.wrapped(("a name",), function, ())
+    np.testing.assert_array_equal(one(np.float32([1])), [2])
+    (path,) = tmp_path.iterdir()
+    sound = path.read_bytes()
+    path.write_bytes(damage(sound))
+    two = store.wrapped(("a name",), function, ())
+    np.testing.assert_array_equal(two(np.float32([1])), [2])
+    assert "so the function is traced again" in capsys.readouterr().err
+    assert path.read_bytes() == sound
+    monkeypatch.setattr(export, "export", refuse)
+    np.testing.assert_array_equal(store.wrapped(("a name",), function, ())(np.float32([1])), [2])
+
+
+def test_programs_differ_by_key_context_shapes_and_types(tmp_path):
+    for context in ("one", "two"):
+        store = kept.Store(tmp_path, context)
+        for key in (("a",), ("a", 1), ("a", partial(int, base=3)), ("a", int)):
+            function = store.wrapped(key, jax.jit(lambda x: x), ())
+            for value in (np.float32([1]), np.float32([1, 2]), np.int32([1])):
+                np.testing.assert_array_equal(function(value), value)
+    assert len(list(tmp_path.iterdir())) == 2 * 4 * 3
+
+
+def test_a_function_without_a_lasting_name_is_not_kept(tmp_path):
+    function = jax.jit(lambda x: x)
+    for nameless in (lambda x: x, partial(lambda x: x, 1), object(), ("a", object())):
+        assert kept.Store(tmp_path, "context").wrapped(("a", nameless), function, ()) is function
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    store = kept.Store(tmp_path / "file", "context")
+    np.testing.assert_array_equal(store.wrapped(("a",), jax.jit(lambda x: x + 1), ())(np.float32([1])), [2])
+
+
+def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "MOST", 3)
+    store = kept.Store(tmp_path, "context")
+    for number in range(5):
+        store.wrapped(("a", number), jax.jit(lambda x: x), ())(np.float32([1]))
+    assert len(list(tmp_path.iterdir())) == 3
