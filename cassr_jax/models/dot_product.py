@@ -1,7 +1,8 @@
 """softmax(Q K^T / sqrt(d)) V on every kind of device.
 
-The compiler chooses by the device that it compiles for: cuDNN's flash attention on NVIDIA GPUs, Pallas's on TPUs, and
-queries in blocks everywhere else. Flash attention never writes the scores to memory, forward or backward.
+The compiler chooses by the device that it compiles for: cuDNN's flash attention on NVIDIA GPUs, Pallas's on TPUs, one
+head after the other on a CPU, and queries in blocks everywhere else. Flash attention never writes the scores to memory,
+forward or backward.
 """
 
 import math
@@ -27,6 +28,8 @@ HeadKeys = Float[Array, "batch heads keys head_dim"]
 # (N, M) matrix, 2 GB for one 512 px image and its guidance, is never held.
 _QUERY_BLOCK = 256
 _LONGEST_WHOLE = 1024
+_HEAD_BLOCK = 512  # a CPU's queries at a time; the scores of one head are then a few MB
+_SHORTEST_BY_HEAD = 1024
 _SHORTEST_FLASH = 256  # fewer queries or keys have so few scores that plain products are as good
 _PALLAS_BLOCKS = (512, 256, 128)  # the largest that divides both lengths is used
 _WIDEST_PALLAS = 128  # lanes of a TPU's registers
@@ -66,7 +69,7 @@ def dot_product_attention(query: Tokens, key: Keys, value: Keys, num_heads: int)
     batch, length, channels = query.shape
     # Heads before positions: batched products whose batch axes lead are three times as fast on a CPU.
     q, k, v = (x.reshape(batch, -1, num_heads, channels // num_heads).swapaxes(1, 2) for x in (query, key, value))
-    kernels = flash_kernels(q, k)
+    kernels = flash_kernels(q, k) | ({"cpu": by_head} if _goes_by_head(q, k) else {})
     out = jax.lax.platform_dependent(q, k, v, default=in_blocks, **kernels) if kernels else in_blocks(q, k, v)
     return out.swapaxes(1, 2).reshape(batch, length, channels)
 
@@ -86,6 +89,33 @@ def in_blocks(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries
     return jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 2).reshape(query.shape)
 
 
+def by_head(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    """One head after the other, by blocks of queries: a CPU's caches hold the scores from one product to the next.
+
+    At SD-1.5's 4,096 tokens this takes a third of the time of all heads at once.
+    """
+    return _on_each_device(_head_after_head, query, key, value)
+
+
+def _head_after_head(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    _, _, length, head_dim = query.shape
+
+    def attend_head(own: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, k, v = own
+
+        def attend(q: jax.Array) -> jax.Array:
+            scores = jnp.einsum("nd,md->nm", q, k, preferred_element_type=jnp.float32)
+            weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+            found = jnp.einsum("nm,md->nd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            return (found / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+
+        blocks = q.reshape(-1, _HEAD_BLOCK, head_dim)
+        return jax.lax.map(jax.checkpoint(attend), blocks).reshape(length, head_dim)
+
+    heads = tuple(x.reshape(-1, *x.shape[2:]) for x in (query * head_dim**-0.5, key, value))
+    return jax.lax.map(attend_head, heads).reshape(query.shape)
+
+
 def cudnn_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
     """cuDNN's flash attention, for 16-bit numbers and heads of at most 128 channels."""
     out = jax.nn.dot_product_attention(*(x.swapaxes(1, 2) for x in (query, key, value)), implementation="cudnn")
@@ -94,17 +124,25 @@ def cudnn_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueri
 
 def pallas_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
     """Pallas's flash attention, for lengths that are multiples of 128 and heads of at most 128 channels."""
+    return _on_each_device(_pallas_on_one_device, query, key, value)
+
+
+def _on_each_device(
+    kernel: Callable[[HeadQueries, HeadKeys, HeadKeys], HeadQueries],
+    query: HeadQueries,
+    key: HeadKeys,
+    value: HeadKeys,
+) -> HeadQueries:
+    """A kernel on each device's own examples and heads, which the compiler could not divide by itself."""
     division = _division.get()
     if division is None:
-        return _on_one_device(query, key, value)
+        return kernel(query, key, value)
     spec = PartitionSpec(division.batch, division.heads)
-    mapped = jax.shard_map(
-        _on_one_device, mesh=division.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
-    )
+    mapped = jax.shard_map(kernel, mesh=division.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)
     return mapped(query, key, value)
 
 
-def _on_one_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+def _pallas_on_one_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
     block = _pallas_block(query.shape[2], key.shape[2])
     assert block is not None, "the lengths are those that the kernel takes"
     from jax.experimental.pallas.ops.tpu import flash_attention as pallas  # takes long to import
@@ -130,6 +168,11 @@ def flash_kernels(query: HeadQueries, key: HeadKeys) -> dict[str, Callable[..., 
     ):
         found["tpu"] = pallas_flash
     return found
+
+
+def _goes_by_head(query: HeadQueries, key: HeadKeys) -> bool:
+    (batch, num_heads, length, _), keys = query.shape, key.shape[2]
+    return min(length, keys) >= _SHORTEST_BY_HEAD and length % _HEAD_BLOCK == 0 and _divides(batch, num_heads)
 
 
 @cache

@@ -28,6 +28,12 @@ INFERENCE = [
         ("{function}{rest}", "{function}"),
     ),
     *faults(
+        "cassr_jax/models/dot_product.py",
+        ("tests/models/test_dot_product.py::test_on_a_cpu_one_head_after_the_other_equals_all_at_once",),
+        ("found / weights.sum(axis=-1, keepdims=True)", "found / weights.sum(axis=0)[:, None][: len(found)]"),
+        ("(query * head_dim**-0.5, key, value))", "(query, key, value))"),
+    ),
+    *faults(
         "cassr_jax/engine/kept.py",
         ("tests/engine/test_kept.py::test_a_damaged_entry_is_made_anew",),
         ("if parse_json(header, path) == _header(key, program):", "if parse_json(header, path):"),

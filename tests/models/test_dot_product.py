@@ -34,6 +34,17 @@ def test_equals_its_definition(length, keys, num_heads):
     )
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_on_a_cpu_one_head_after_the_other_equals_all_at_once(dtype):
+    """The values and the gradients, at the fewest tokens for which a CPU takes the heads one by one."""
+    arrays = [jnp.asarray(x, dtype).reshape(2, 2, 1024, 4) for x in (*random_qkv(1024, 1024), random_qkv(1024, 1)[0])]
+    assert dot_product._goes_by_head(*arrays[:2])
+    found = jax.jit(lambda *arrays: with_gradients(dot_product.by_head, *arrays))(*arrays)
+    exact = with_gradients(in_blocks, *(x.astype(jnp.float32) for x in arrays))
+    for one, other in zip(found, exact, strict=True):
+        assert narrow.relative_l2(one, other) <= (1e-5 if dtype == jnp.float32 else 2e-2)
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """The same function with blocks never used."""
