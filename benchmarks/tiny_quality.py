@@ -31,19 +31,12 @@ from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import Planned, build, sharpest_pairs, tiled_pairs
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.evaluation.cascades import (
-    Restore,
-    add_options,
-    add_results,
-    add_sigmas,
-    fingerprint,
-    load_restore,
-    settings,
-)
+from cassr_jax.evaluation.cascades import add_options, add_results, add_sigmas, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Measure, make_measure, read_naturalness, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import SHOWN, difference_table, differences, means, table
+from cassr_jax.evaluation.restoring import Restore
 from cassr_jax.evaluation.statistics import Mean
 from cassr_jax.files import replaced, write_json
 from cassr_jax.printing import say

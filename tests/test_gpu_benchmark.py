@@ -35,7 +35,7 @@ PLENTY = 600.0
 
 
 def found_by(name: str) -> Json:
-    """What a part finds, as it comes back from JSON."""
+    """The values that a part measures, once they have been through JSON."""
     return json.loads(json.dumps(measured(NARROW[name].measure)))
 
 

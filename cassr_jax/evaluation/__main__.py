@@ -25,20 +25,13 @@ from cassr_jax.commands.running import command
 from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import baselines
-from cassr_jax.evaluation.cascades import (
-    KINDS,
-    add_options,
-    add_results,
-    add_sigmas,
-    fingerprint,
-    load_restore,
-    settings,
-)
+from cassr_jax.evaluation.cascades import add_options, add_results, add_sigmas, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare, result_file
 from cassr_jax.evaluation.installed import find_measures
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.pyiqa_measures import SetMeasure, linked
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
+from cassr_jax.evaluation.restoring import KINDS
 from cassr_jax.evaluation.statistics import Mean
 from cassr_jax.printing import say
 

@@ -106,8 +106,9 @@ def _equation(equation: Any) -> float:
         taps = math.prod(kernel[i] for i in numbers.rhs_spec[1:])
         # A strided convolution's gradient puts zeros between its inputs, which need no multiplication.
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / math.prod(params["lhs_dilation"])
-    if name == "cond":  # of its branches, such as the kernels of several kinds of device, one runs
-        return max(traced_flops(branch.jaxpr) for branch in params["branches"])
+    if name == "cond":  # one branch runs; where the device decides, the last is the form for any device
+        costs = [traced_flops(branch.jaxpr) for branch in params["branches"]]
+        return costs[-1] if params.get("branches_platforms") else max(costs)
     times = params["length"] if name == "scan" else 1
     return times * sum(map(traced_flops, core.jaxprs_in_params(params)))
 

@@ -73,3 +73,11 @@ def test_other_stages_are_refused(networks):
     config = configure("base", networks, loss=LossConfig())
     with pytest.raises(InputError, match="stage is base, expected scedit or cassr"):
         step_work(config, build(config).configs, latents=True)
+
+
+def test_attention_counts_once_whatever_kernels_devices_have():
+    """A CPU goes by head through 1,024 tokens, and computes scores again for the gradient; that form is not counted."""
+    query = jax.ShapeDtypeStruct((1, 1024, 8), np.float32)
+    traced = jax.make_jaxpr(jax.grad(lambda q: dot_product_attention(q, q, q, 2).sum()))(query)
+    assert "platform_index" in str(traced)
+    assert traced_flops(traced.jaxpr) == 6 * 2 * 1024 * 1024 * 8
