@@ -1,20 +1,14 @@
 """Lines and bars reach whoever can read them, and end nothing if nobody can."""
 
-import os
 import subprocess
-import sys
 
 from cassr_jax import printing
-
-# Without a buffer, nothing would be left to complain of at the end.
-BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+from tests import children
+from tests.children import BUFFERED, ends_well_unread
 
 
 def start(code, env=BUFFERED, **options):
-    code = f"import sys\nfrom cassr_jax import printing\n{code}"
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **options
-    )
+    return children.start(f"import sys\nfrom cassr_jax import printing\n{code}", env=env, **options)
 
 
 def test_what_a_terminal_cannot_show_is_printed_as_numbers():
@@ -35,12 +29,7 @@ open({str(tmp_path / "done")!r}, "w")
         stdin=subprocess.PIPE,
     )
     assert process.stdout.readline() == "0\n"
-    process.stdout.close()
-    process.stdin.write("gone\n")
-    process.stdin.close()
-    assert process.wait(20) == 0
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    assert ends_well_unread(process)
     assert (tmp_path / "done").exists()
 
 

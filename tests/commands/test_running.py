@@ -9,7 +9,8 @@ import pytest
 
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError, Stopped
-from tests.test_printing import BUFFERED
+from tests import children
+from tests.children import BUFFERED, ends_well_unread
 
 PRELUDE = """
 import os, signal, sys, threading, time
@@ -19,9 +20,7 @@ from cassr_jax.printing import say
 
 
 def start(code, **options):
-    return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    return children.start(PRELUDE + code, **options)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +129,4 @@ def main(argv=None):
 
 main()
 """
-    process = start(code, stdin=subprocess.PIPE, env=BUFFERED)
-    process.stdout.close()
-    process.stdin.write("gone\n")
-    process.stdin.close()
-    assert process.wait(20) == 0
-    assert process.stderr.read() == ""
-    process.stderr.close()
+    assert ends_well_unread(start(code, stdin=subprocess.PIPE, env=BUFFERED))
