@@ -8,7 +8,7 @@ There are three parts, one after the other, each made of the program's own comma
 
 1. pairs: crops of 128 px with Real-ESRGAN's reference of each; half of them have a camera's damage, the others that of
    `light` and `realesrgan`,
-2. `configs/tiny_fusion.py`: the decoder learns to use both pictures, behind the second stage as it is,
+2. `configs/tiny_fusion.py`: the decoder learns to correct the reference, behind the second stage as it is,
 3. `configs/tiny_second.py`: the second stage is trained with that decoder.
 
 Every seventh picture of `--choosing`, by name, is kept apart to choose settings by: OUTPUT/photos/choosing holds links

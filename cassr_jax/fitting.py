@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from cassr_jax.errors import InputError
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.typing import Configs
 from cassr_jax.weights.configs import AttachedConfig
 
@@ -67,8 +68,9 @@ def _pairs(configs: Configs) -> Iterator[_Pair]:
             values = getattr(attention, name), getattr(unet, name)
             yield _Pair(("multiple_attention", "unet"), (name, name), values)
     if vae and (fusion := configs.get("fusion")):
-        values = fusion.block_out_channels, vae.block_out_channels
-        yield _Pair(("fusion", "vae"), ("block_out_channels", "block_out_channels"), values)
+        guided = isinstance(fusion, GuidedDecoderConfig)
+        for name in ("latent_channels", "factor") if guided else ("block_out_channels",):
+            yield _Pair(("fusion", "vae"), (name, name), (getattr(fusion, name), getattr(vae, name)))
 
 
 def _image_channels(configs: Configs) -> Iterator[tuple[str, str, int]]:

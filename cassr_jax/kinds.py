@@ -15,6 +15,7 @@ from cassr_jax.models.clip_text import CLIPTextConfig, CLIPTextModel, LearnedCon
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
 from cassr_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from cassr_jax.models.fusion import Fusion, FusionConfig
+from cassr_jax.models.guided_decoder import GuidedDecoder, GuidedDecoderConfig
 from cassr_jax.models.multiple_attention import MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
@@ -163,7 +164,11 @@ KINDS: Mapping[str, Kind] = {
             {UNetConfig: MultipleAttention},
             Published(UNetConfig(), configs.MULTIPLE_ATTENTION, ("multiple_attention",)),
         ),
-        Kind("fusion", {FusionConfig: Fusion}, Published(FusionConfig(), configs.FUSION, ("fusion",))),
+        Kind(
+            "fusion",
+            {FusionConfig: Fusion, GuidedDecoderConfig: GuidedDecoder},
+            Published(FusionConfig(), configs.FUSION, ("fusion",)),
+        ),
         Kind("rrdbnet", {RRDBNetConfig: RRDBNet}, RRDBNetFiles(), bundled=False),
         Kind("discriminator", {DiscriminatorConfig: Discriminator}, None),
     )

@@ -21,7 +21,8 @@ from cassr_jax.diffusion.samplers import Carry, Sampler, Trajectory, begin, make
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.models.denoisers import ControlledDenoiser, Denoiser
-from cassr_jax.models.fusion import Fusion, decode_guided
+from cassr_jax.models.fusion import Fusion
+from cassr_jax.models.guided_decoder import GuidedDecoder, decode_guided
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.typing import Flag, Images, Latents, PromptPair, Scalar, Step
 
@@ -202,7 +203,11 @@ def nothing_kept(
 
 
 def sample(
-    vae: AutoencoderKL, denoiser: Denoiser, inputs: Inputs, setting: Setting, fusion: Fusion | None = None
+    vae: AutoencoderKL,
+    denoiser: Denoiser,
+    inputs: Inputs,
+    setting: Setting,
+    fusion: Fusion | GuidedDecoder | None = None,
 ) -> Images:
     """Runs a whole stage on B tiles: (B, H, W, 3) float32, about [-1, 1], not clipped."""
     course, trajectory = inputs.course, inputs.course.trajectory

@@ -46,8 +46,8 @@ os.environ.setdefault("CASSR_JAX_PROGRAMS", "")
 # Every call in these packages has its arguments and its result checked against their annotations, the axes of arrays
 # (`cassr_jax.typing`) included. To check another module, add its name.
 MODELS = (
-    *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "dot_product", "fusion", "layers"),
-    *("moments", "multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
+    *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "dot_product", "fusion"),
+    *("guided_decoder", "layers", "moments", "multiple_attention", "perceptual", "rrdbnet", "scedit", "unet", "vae"),
 )
 TRAINING = ("image_loss", "masking", "monitor", "objectives", "state", "step")
 ENGINE = ("layout", "programs", "waves")

@@ -17,6 +17,7 @@ from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
 from cassr_jax.diffusion.samplers import make_sampler, start_latents
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import resizing
+from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.models.parameters import nest
 from cassr_jax.models.rrdbnet import RRDBNetConfig
@@ -388,6 +389,13 @@ class TestFusion:
     def test_untrained_it_changes_nothing(self, cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
         networks = cassr.networks.with_new("fusion", NETWORKS["fusion"], jnp.float32, jax.random.key(0))
         np.testing.assert_array_equal(CasSR(cassr.config, networks).restore(rgb).result, restored)
+
+    def test_an_untrained_guided_decoder_gives_the_reference(self, cassr: CasSR, rgb: np.ndarray):
+        config = GuidedDecoderConfig(4, factor=4, num_guides=2, features=8, num_blocks=1)
+        networks = cassr.networks.with_new("fusion", config, jnp.float32, jax.random.key(0))
+        made = CasSR(replace(cassr.config, color_fix="none"), networks).restore(rgb)
+        np.testing.assert_array_equal(made.result, made.reference)
+        assert np.any(made.reference != made.bicubic)
 
     def test_fidelity_leads_from_the_plain_decoder_to_the_fused_one(
         self, fused: CasSR, cassr: CasSR, rgb: np.ndarray, restored: np.ndarray

@@ -13,6 +13,7 @@ import cassr_jax
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
 from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.networks import shapes_of, write_network
 from cassr_jax.training.setup import build
@@ -47,6 +48,8 @@ UNFIT: list[tuple[str, Any, str, str]] = [
     ("multiple_attention", WIDE, "unet", r"channels \(16, 16\).*channels \(8, 16\)"),
     ("multiple_attention", OTHER_BLOCKS, "unet", "up_block_types.*up_block_types"),
     ("fusion", replace(NETWORKS["fusion"], block_out_channels=(8, 8, 32)), "vae", r"\(8, 8, 32\).*\(8, 8, 16\)"),
+    ("fusion", GuidedDecoderConfig(8, factor=4), "vae", "latent_channels 8.*latent_channels 4"),
+    ("fusion", GuidedDecoderConfig(4, factor=8), "vae", "factor 8.*factor 4"),
 ]
 
 

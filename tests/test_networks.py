@@ -13,6 +13,7 @@ from cassr_jax.kinds import KINDS, Kind
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.fusion import FusionConfig
+from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.models.parameters import select
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -43,6 +44,7 @@ CONFIGS = [
     ("scedit", SCEDIT),
     ("multiple_attention", UNET),
     ("fusion", FusionConfig((8, 16), strides=(1, 2), num_guides=2, num_blocks=1)),
+    ("fusion", GuidedDecoderConfig(4, factor=2, num_guides=1, features=8, num_blocks=1)),
 ]
 
 

@@ -41,6 +41,7 @@ class Preset:
     second: Order
     final_sinc_prob: float = 0.8
     sharpen: bool = False  # unsharp masking of the target
+    soften: Range | None = None  # sigma of a Gaussian blur of the target, in px
     no_degradation_prob: float = 0.0  # probability that the picture is only shrunk bicubically
 
 
@@ -90,6 +91,8 @@ STABLESR = replace(
 
 # A picture that a good camera took from too far away: the lens blurs it, the sensor adds a little noise, and it is
 # saved once or twice at high quality. Nothing is resized in between, so the blur is measured in pixels of the target.
+# The target is what the camera takes from close by: its lens and its colour filter blur that too, while a photograph
+# that was shrunk for the screen is sharp to the pixel.
 CAMERA = Preset(
     first=Order(
         kernel=KernelRanges(sigma=(0.8, 3.6), sinc_prob=0.0),
@@ -109,6 +112,7 @@ CAMERA = Preset(
         blur_prob=0.3,
     ),
     final_sinc_prob=0.2,
+    soften=(0.3, 0.9),
 )
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -128,8 +132,8 @@ def degrade(
         scale: how many times smaller the low-resolution picture is.
 
     Returns:
-        lr, uint8 (H / scale, W / scale, 3), and the target hr, uint8 (H, W, 3): `image`, sharpened if the preset says
-        so.
+        lr, uint8 (H / scale, W / scale, 3), and the target hr, uint8 (H, W, 3): `image`, sharpened or softened if the
+        preset says so.
 
     Raises:
         ValueError: the picture has another type, shape or size.
@@ -168,12 +172,19 @@ def degrade(
         out = blur(out, draw_final_sinc(rng))
     if compress_last:
         out = _compress_randomly(rng, out, second)
+    if preset.soften is not None:
+        hr = to_uint8(gaussian_blur(clean, uniform(rng, preset.soften)))
     return to_uint8(out), hr
 
 
 def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Filter float32 (H, W, 3) with a kernel (K, K); the border is reflected without repeating the edge pixel."""
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+
+
+def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur float32 (H, W, 3) with an isotropic Gaussian of `sigma` px; the border as in `blur`."""
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
 
 
 def add_gaussian_noise(rng: np.random.Generator, image: np.ndarray, sigma: float, *, gray: bool) -> np.ndarray:

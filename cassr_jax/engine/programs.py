@@ -31,7 +31,7 @@ from cassr_jax.engine.layout import Axis, Places, Sharing
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.controlnet import ControlNetOutput
 from cassr_jax.models.denoisers import MakeDenoiser, TextPair, TimePair
-from cassr_jax.models.fusion import decode_guided
+from cassr_jax.models.guided_decoder import decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.models.unet import TextKeyValues

@@ -18,7 +18,7 @@ from cassr_jax.models.layers import Conv
 from cassr_jax.models.vae import AutoencoderKL, Fuse
 from cassr_jax.typing import FeatureList, Features, Images, Latents, Scalar
 
-_SLOPE = 0.2
+SLOPE = 0.2  # of the leaky ReLU
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ResidualBlock(nnx.Module):
         self.conv2 = Conv(features, features, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Features) -> Features:
-        return x + self.conv2(nnx.leaky_relu(self.conv1(x), _SLOPE))
+        return x + self.conv2(nnx.leaky_relu(self.conv1(x), SLOPE))
 
 
 class FusionBlock(nnx.Module):
@@ -70,7 +70,7 @@ class FusionBlock(nnx.Module):
         x = self.conv_in(jnp.concatenate([decoded, *guides], axis=-1))
         for resnet in self.resnets:
             x = resnet(x)
-        return self.conv_out(nnx.leaky_relu(x, _SLOPE))
+        return self.conv_out(nnx.leaky_relu(x, SLOPE))
 
 
 class Fusion(nnx.Module):
@@ -104,20 +104,13 @@ class Fusion(nnx.Module):
 
         return fuse
 
+    def decode(
+        self, vae: AutoencoderKL, latents: Latents, guides: Sequence[Images], weight: float | Scalar = 1.0
+    ) -> Images:
+        """The picture of scaled latents, not clipped; guides are in [-1, 1], and those beyond `num_guides` are unused.
 
-def decode_guided(
-    vae: AutoencoderKL,
-    fusion: Fusion | None,
-    latents: Latents,
-    guides: Sequence[Images],
-    weight: float | Scalar = 1.0,
-) -> Images:
-    """Decodes scaled latents to images, not clipped; without a `fusion` by the plain decoder.
-
-    `guides` are the pictures that the second stage reads, in [-1, 1], the LQ image first. A fusion with fewer guides
-    takes the first ones.
-    """
-    if fusion is None:
-        return vae.decode(latents)
-    seen = [vae.features(image) for image in guides[: fusion.config.num_guides]]
-    return vae.decode(latents, fusion.bind(seen, weight))
+        Raises:
+            ValueError: there are fewer guides than the network has.
+        """
+        seen = [vae.features(image) for image in guides[: self.config.num_guides]]
+        return vae.decode(latents, self.bind(seen, weight))

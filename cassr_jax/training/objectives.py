@@ -20,11 +20,11 @@ from jaxtyping import Array, Float, Key
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_timesteps
 from cassr_jax.imaging.pixels import to_float
-from cassr_jax.models.fusion import decode_guided
+from cassr_jax.models.guided_decoder import decode_guided
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.training.image_loss import image_loss_of
-from cassr_jax.training.stages import denoiser_and_pictures, start_read
+from cassr_jax.training.stages import denoiser_and_pictures, stage_named, start_read
 from cassr_jax.typing import Examples, Keys, Latents, Metrics, PromptIds, Scalar
 
 Objective = Callable[[Params, Examples, Keys], tuple[Scalar, Metrics]]
@@ -70,7 +70,8 @@ def _diffusion_loss(
 
     In its first step, a model that samples in a few steps meets the noised latents of the LQ image or the reference,
     not those of the target. `start_fraction` of the examples are of this kind; their target is the output that leads to
-    the same x_0. `image_weight` adds the loss of the decoded x_0 as a picture.
+    the same x_0. `image_weight` adds the loss of the decoded x_0 as a picture. A stage that trains the decoder has that
+    loss alone.
     """
     settings, schedule = config.loss, config.known_schedule
     modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
@@ -112,6 +113,8 @@ def _diffusion_loss(
     guides = tuple(to_float(picture[:started]) for picture in pictures)
     decoded = decode_guided(modules["vae"], modules.get("fusion"), x0, guides).astype(jnp.float32)
     image_loss, metrics = image_loss_of(settings, graphdefs, params, decoded, to_float(batch["hr"][:started]))
+    if stage_named(config.stage).decodes:  # the denoiser is frozen, and its own loss takes the target's latents
+        return settings.image_weight * image_loss, metrics
     return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
 
 

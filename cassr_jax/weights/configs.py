@@ -17,6 +17,7 @@ from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
 from cassr_jax.models.fusion import FusionConfig
+from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -35,7 +36,8 @@ class AttachedConfig:
 
 
 TextConfig = CLIPTextConfig | LearnedContextConfig
-Config = VAEConfig | FusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
+AnyFusionConfig = FusionConfig | GuidedDecoderConfig
+Config = VAEConfig | AnyFusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
 
 _VERSION = "0.39.0"  # the version of diffusers whose format is written
 
@@ -243,12 +245,13 @@ def _write_multiple_attention(config: UNetConfig) -> Json:
     return {"_class_name": "MultipleAttention"} | _fields(config)
 
 
-def _read_fusion(fields: _Fields) -> FusionConfig:
-    return FusionConfig(**fields.take(FusionConfig))
+def _read_fusion(fields: _Fields) -> AnyFusionConfig:
+    kind = GuidedDecoderConfig if fields.data.get("_class_name") == "GuidedDecoder" else FusionConfig
+    return kind(**fields.take(kind))
 
 
-def _write_fusion(config: FusionConfig) -> Json:
-    return {"_class_name": "Fusion"} | _fields(config)
+def _write_fusion(config: AnyFusionConfig) -> Json:
+    return {"_class_name": type(config).__name__.removesuffix("Config")} | _fields(config)
 
 
 def _read_text_encoder(fields: _Fields) -> TextConfig:
@@ -275,7 +278,7 @@ TEXT_ENCODER = ConfigFormat(
 CONTROLNET = ConfigFormat(("ControlNetModel", "FlaxControlNetModel"), _read_controlnet, _write_controlnet)
 SCEDIT = ConfigFormat(("CSCTuner",), _read_scedit, _write_scedit)
 MULTIPLE_ATTENTION = ConfigFormat(("MultipleAttention",), _read_multiple_attention, _write_multiple_attention)
-FUSION = ConfigFormat(("Fusion",), _read_fusion, _write_fusion)
+FUSION = ConfigFormat(("Fusion", "GuidedDecoder"), _read_fusion, _write_fusion)
 
 
 def _class_names(data: Json) -> list[str]:

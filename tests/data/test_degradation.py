@@ -210,6 +210,20 @@ def test_other_seeds_give_other_pictures_and_the_target_is_sharpened_where_the_p
         np.testing.assert_array_equal(degrade(image, 0, PRESETS[name])[1], to_uint8(unsharp_mask(unit(image))))
 
 
+def test_a_cameras_target_is_blurred_by_a_drawn_sigma_and_its_small_picture_is_not():
+    """A step of 200 levels in the target: how much of it one pixel takes gives sigma, in the preset's range."""
+    step = np.repeat(np.where(np.arange(64) < 32, np.uint8(28), np.uint8(228))[None, :, None], 64, 0).repeat(3, 2)
+    steepest = [np.diff(degrade(step, seed, PRESETS["camera"])[1][32, :, 0].astype(float)).max() for seed in range(50)]
+    # A Gaussian of this sigma, sampled: its middle weight, at most a pixel's share of the step.
+    least, most = (200 / np.sum(np.exp(-(np.arange(-9, 10) ** 2) / (2 * sigma**2))) for sigma in (0.9, 0.3))
+    assert least - 2 <= min(steepest) < least + 15
+    assert most - 15 < max(steepest) <= most + 2
+    sharp = replace(PRESETS["camera"], soften=None)
+    for seed in range(5):
+        np.testing.assert_array_equal(degrade(step, seed, PRESETS["camera"])[0], degrade(step, seed, sharp)[0])
+        np.testing.assert_array_equal(degrade(step, seed, sharp)[1], step)
+
+
 def test_a_preset_may_leave_the_picture_clean():
     image = picture(64, seed=0)
     lr, hr = degrade(image, 0, replace(PRESETS["light"], no_degradation_prob=1.0))

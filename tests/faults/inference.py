@@ -359,6 +359,17 @@ INFERENCE = [
         ("[features[level] for features in guides]", "[features[level] for features in guides[::-1]]"),
     ),
     *faults(
+        "cassr_jax/models/guided_decoder.py",
+        ("tests/models/test_guided_decoder.py",),
+        ("return pictures[-1] + unfold(", "return pictures[0] + unfold("),
+        ("[latents.astype(jnp.float32), *folded]", "[jnp.zeros_like(latents), *folded]"),
+        ("return plain + jnp.asarray(weight, plain.dtype) *", "return plain + 1.0 *"),
+        (
+            "x.reshape(batch, height, width, factor, factor, -1).transpose(0, 1, 3, 2, 4, 5)",
+            "x.reshape(batch, height, width, factor, factor, -1).transpose(0, 1, 4, 2, 3, 5)",
+        ),
+    ),
+    *faults(
         "cassr_jax/evaluation/frechet.py",
         ("tests/evaluation/test_frechet.py",),
         ("np.sqrt(len(z) - 1)", "np.sqrt(len(z))"),

@@ -297,6 +297,15 @@ def test_a_samplers_first_step_is_aimed_at_the_same_picture(networks, monkeypatc
     np.testing.assert_allclose(loss, 2 * l1, rtol=1e-3)
 
 
+def test_a_fusion_has_no_loss_but_the_pictures(networks):
+    objective, trainable, frozen = objective_and_params(
+        configure("fusion", networks, loss=replace(PICTURES, image_weight=3.0))
+    )
+    loss, metrics = objective(frozen | trainable, on_device(make_batch("fusion")), example_keys(jax.random.key(0)))
+    assert metrics.keys() == {"l1", "lpips"}
+    np.testing.assert_allclose(loss, 3 * metrics["l1"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["image_weight", "start_fraction"])
 def test_a_fusion_that_sees_no_picture_is_refused(networks, name):
     with pytest.raises(InputError, match=f"loss.{name} is 0"):
