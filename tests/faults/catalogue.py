@@ -101,7 +101,7 @@ FAULTS = [
             "if kind not in ('controlnet', 'scedit'):",
         ),
         ('"layers_per_block", "up_block_types")', '"layers_per_block")'),
-        ("fusion.block_out_channels, vae", "vae.block_out_channels, vae"),
+        ("(getattr(fusion, name), getattr(vae, name))", "(getattr(vae, name), getattr(vae, name))"),
         ("if value != _IMAGE_CHANNELS", "if False"),
     ),
     *faults(

@@ -60,7 +60,7 @@ DATA = [
     *faults(
         "cassr_jax/data/degradation.py",
         (DEGRADATION + "test_blur_is_the_sum_over_a_reflected_border",),
-        ("cv2.BORDER_REFLECT_101", "cv2.BORDER_REFLECT"),
+        ("-1, kernel, borderType=cv2.BORDER_REFLECT_101", "-1, kernel, borderType=cv2.BORDER_REFLECT"),
     ),
     *faults(
         "cassr_jax/data/degradation.py",
