@@ -40,7 +40,7 @@ from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
-from cassr_jax.evaluation.restoring import Restore
+from cassr_jax.evaluation.restoring import Request, Restore, one_by_one
 from cassr_jax.evaluation.statistics import difference
 from cassr_jax.files import write_json
 from cassr_jax.imaging import resizing
@@ -77,25 +77,25 @@ def restore_fixes(config: str) -> Restore:
     """Load the function that makes the reference with each colour fix."""
     cassr = cassr_jax.load(config, change=partial(with_fix, "none"))
 
-    def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
-        reference = to_float(cassr.reference(lr, seed=seed, scale=scale))
+    def restore(request: Request) -> Mapping[str, np.ndarray]:
+        reference = to_float(cassr.reference(request.picture, seed=request.seed, scale=request.scale))
         height, width = reference.shape[:2]
-        source = to_float(resizing.bicubic(lr, (height, width)))
+        source = to_float(resizing.bicubic(request.picture, (height, width)))
         return {f"colour fix {name}": to_uint8(fix(reference, source)) for name, fix in COLOR_FIXES.items()}
 
-    return restore
+    return one_by_one(restore)
 
 
 def restore_shares(config: str, fix: ColorFix) -> Restore:
     """Load the function that makes the result with each share of the reference, and each blur of the reference."""
     cassr = cassr_jax.load(config, change=partial(with_fix, fix))
 
-    def restore(lr: np.ndarray, seed: int, scale: float) -> Mapping[str, np.ndarray]:
-        found = cassr.restore(lr, seed=seed, scale=scale, reference_weight=0.0)
+    def restore(request: Request) -> Mapping[str, np.ndarray]:
+        found = cassr.restore(request.picture, seed=request.seed, scale=request.scale, reference_weight=0.0)
         shares = {f"share {share:g}": blended(found.reference, found.result, share) for share in SHARES}
         return shares | {f"sigma {sigma:g}": blurred(found.reference, sigma) for sigma in SIGMAS}
 
-    return restore
+    return one_by_one(restore)
 
 
 def best(found: Sequence[Measured], kind: str) -> str:

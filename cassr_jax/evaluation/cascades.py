@@ -1,14 +1,17 @@
 """How the evaluation's programs run a cascade: its options, the pictures that it makes, and its fingerprint."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 import cassr_jax
-from cassr_jax.cascade import CasSR
+from cassr_jax.cascade import CasSR, Restoration
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
@@ -16,8 +19,9 @@ from cassr_jax.commands.options import SAMPLING, Parser, local_path, number
 from cassr_jax.config import CascadeConfig
 from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.waves import Blend
+from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import ALONE, BLURRED, SIGMAS, Autoencode, baselines, names
-from cassr_jax.evaluation.restoring import KINDS, Restore
+from cassr_jax.evaluation.restoring import KINDS, Request, Restore, Restored
 from cassr_jax.files import Json
 from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.loading import usual_dtype
@@ -83,7 +87,7 @@ def settings(arguments: argparse.Namespace) -> Json:
 
 
 def load_restore(chosen: Json, change: Change | None = None, devices: int | None = None) -> Restore:
-    """Load a cascade and return the function that restores one picture with it.
+    """Load a cascade and return the function that restores pictures with it.
 
     Args:
         chosen: what `settings` gives. With an entry `sigmas`, the function makes the sceptic's pictures too.
@@ -100,23 +104,53 @@ def load_restore(chosen: Json, change: Change | None = None, devices: int | None
     options = {name: chosen[name] for name in SAMPLING if chosen.get(name) is not None}
     cassr.check(**options)
 
-    def restore(lr: np.ndarray, seed: int, scale: float, **prompt: str) -> dict[str, np.ndarray]:
-        restoration = cassr.restore(lr, seed=seed, scale=scale, **options, **prompt)
-        return {kind: getattr(restoration, kind) for kind in KINDS}
-
-    def restore_with_baselines(lr: np.ndarray, seed: int, scale: float, **prompt: str) -> dict[str, np.ndarray]:
-        pictures = restore(lr, seed, scale, **prompt)
-        alone = pictures["result"]
-        if weight:
-            pictures["result"] = blended(pictures["reference"], alone, weight)
-        return pictures | ({ALONE: alone} if weight else {}) | baselines(pictures, autoencode, chosen["sigmas"])
-
-    if not chosen.get("sigmas"):
-        return restore
     weight = options.get("reference_weight", cassr.config.reference_weight)
-    options["reference_weight"] = 0.0  # the blend is made above, because the second stage's own picture is a row too
+    if not chosen.get("sigmas"):
+        return partial(_restore, cassr, options, _pictures)
+    alone = options | {"reference_weight": 0.0}  # the blend is made later: the second stage's own picture is a row too
     autoencode = make_autoencode(cassr)
-    return restore_with_baselines
+    return partial(_restore, cassr, alone, partial(_with_baselines, weight, autoencode, chosen["sigmas"]))
+
+
+def _restore(
+    cassr: CasSR,
+    options: Mapping[str, Any],
+    pictures: Callable[[Restoration], Mapping[str, np.ndarray]],
+    requests: Iterable[Request],
+) -> Iterator[Restored | Exception]:
+    """Restores pictures with a cascade, together as long as seed, scale and prompt are the same."""
+
+    def outcomes() -> Iterator[Restoration | Exception]:
+        for (seed, scale, prompt), group in groupby(requests, lambda each: (each.seed, each.scale, each.prompt)):
+            own = {} if prompt is None else {"prompt": prompt}
+            together = (each.picture for each in group)
+            try:
+                made = cassr.restore_many(together, seed=seed, scale=scale, **options, **own)
+            except InputError as error:
+                yield from (error for _ in together)
+            else:
+                yield from made
+
+    for outcome in outcomes():
+        if isinstance(outcome, Exception):
+            yield outcome
+        else:
+            yield Restored(pictures(outcome), outcome.seconds)
+
+
+def _pictures(restoration: Restoration) -> dict[str, np.ndarray]:
+    return {kind: getattr(restoration, kind) for kind in KINDS}
+
+
+def _with_baselines(
+    weight: float, autoencode: Autoencode, sigmas: Sequence[float], restoration: Restoration
+) -> dict[str, np.ndarray]:
+    """The pictures of a restoration without a share of the reference: the blend, and the sceptic's rows."""
+    pictures = _pictures(restoration)
+    alone = pictures["result"]
+    if weight:
+        pictures["result"] = blended(pictures["reference"], alone, weight)
+    return pictures | ({ALONE: alone} if weight else {}) | baselines(pictures, autoencode, sigmas)
 
 
 def make_autoencode(cassr: CasSR) -> Autoencode:

@@ -1,4 +1,4 @@
-"""The comparison of several programs on the same pictures, one picture at a time, in a folder that can be continued.
+"""The comparison of several programs on the same pictures, in a folder that can be continued.
 
 An output folder belongs to one comparison. `settings.json` says which one it is, `values.jsonl` has a line for each
 finished picture, and `pictures/` holds the pictures that the cascade made. A comparison that was stopped continues
@@ -8,18 +8,16 @@ after the last whole line.
 import hashlib
 import json
 import math
-import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, Pictures, read_case
-from cassr_jax.evaluation.restoring import Restore
+from cassr_jax.evaluation.restoring import Request, Restore, Restored, nothing
 from cassr_jax.files import Json, exists, is_file, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
@@ -38,7 +36,8 @@ class Measured:
         name: the picture's name, as in `Case`.
         values: program -> measure -> value.
         left_out: why it has no values; empty if it has some.
-        seconds: how long the cascade took; None if no cascade restored it.
+        seconds: its share of the cascade's time, which restores several pictures together; None if no cascade
+            restored it.
         files: a hash of the files that were read; empty if it is to be tried again.
         undefined: measure -> why it is not defined for this picture.
         traceback: where the program failed at this picture, if that is why it has no values.
@@ -166,7 +165,7 @@ def compare(
         found = open_output(folder, settings)
         left = [case for case in cases if not _is_current(found.get(case.name), case, folder)]
         if left:
-            restore = None if load is None else load()
+            restore = nothing if load is None else load()
             with (folder / VALUES).open("a", encoding="utf-8") as stream:
                 measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
                 for measured in progress_bar(measuring, desc="measuring", total=len(left), unit="picture"):
@@ -176,45 +175,75 @@ def compare(
     return [found[case.name] for case in cases]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A case, its pictures, and the hash of its files."""
+
+    case: Case
+    pictures: Pictures
+    files: str
+
+
 def _measure_all(
-    cases: Sequence[Case], restore: Restore | None, measure: Measure, seed: int, folder: Path
+    cases: Sequence[Case], restore: Restore, measure: Measure, seed: int, folder: Path
 ) -> Iterator[Measured]:
-    for case in cases:
-        files = ""  # stays empty if a file cannot be read, so that the next start tries again
-        try:
-            files = _files_hash(case)
-            pictures = read_case(case)
-            made, seconds = _restored(case, pictures, restore, seed)
-            shown = {**made, **pictures.results}
-            values, undefined = measure(pictures.hr, list(shown.values()))
-        except InputError as error:
-            yield Measured(case.name, {}, str(error), files=files)
-            continue
-        except Exception as error:  # one picture must not end the comparison, here and at every restart
-            yield Measured(case.name, {}, _reason(case, error), traceback="".join(traceback.format_exception(error)))
-            continue
-        for program, picture in made.items():
-            io.write(made_file(folder, program, case.name), io.Picture(picture))
-        yield Measured(case.name, dict(zip(shown, values, strict=True)), "", seconds, files, undefined)
+    """Measures the cases in order. The cascade reads some ahead, because it restores several pictures together."""
+    waiting: deque[_Read | Measured] = deque()
+
+    def requests() -> Iterator[Request]:
+        for case in cases:
+            read = _read(case)
+            waiting.append(read)
+            if isinstance(read, _Read):
+                pictures = read.pictures
+                lr = pictures.hr if pictures.lr is None else pictures.lr  # without LR pictures nothing is restored
+                yield Request(lr, seed, pictures.scale, case.prompt)
+
+    def unread() -> Iterator[Measured]:
+        while waiting and isinstance(first := waiting[0], Measured):
+            waiting.popleft()
+            yield first
+
+    for outcome in restore(requests()):
+        yield from unread()
+        read = waiting.popleft()
+        assert isinstance(read, _Read), "a cascade gives one outcome for each picture that was read"
+        yield _measured(read, outcome, measure, folder)
+    yield from unread()
 
 
-def _restored(
-    case: Case, pictures: Pictures, restore: Restore | None, seed: int
-) -> tuple[Mapping[str, np.ndarray], float | None]:
-    """What the cascade makes of a case, by program, and the seconds that it takes; nothing without a cascade.
-
-    Raises:
-        InputError: the cascade cannot restore this picture; the message names it.
-    """
-    if restore is None or pictures.lr is None:
-        return {}, None
-    prompt = {} if case.prompt is None else {"prompt": case.prompt}
-    start = time.perf_counter()
+def _read(case: Case) -> _Read | Measured:
+    files = ""  # stays empty if a file cannot be read, so that the next start tries again
     try:
-        made = restore(pictures.lr, seed, pictures.scale, **prompt)
-    except InputError as error:
-        raise InputError(f"{case.lr}: {error}") from error
-    return made, time.perf_counter() - start
+        files = _files_hash(case)
+        return _Read(case, read_case(case), files)
+    except Exception as error:
+        return _failed(case, error, files)
+
+
+def _measured(read: _Read, outcome: Restored | Exception, measure: Measure, folder: Path) -> Measured:
+    """The values of a case. The pictures that the cascade made of it are written into `folder`."""
+    case = read.case
+    try:
+        if isinstance(outcome, InputError):
+            raise InputError(f"{case.lr}: {outcome}") from outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        shown = {**outcome.pictures, **read.pictures.results}
+        values, undefined = measure(read.pictures.hr, list(shown.values()))
+    except Exception as error:
+        return _failed(case, error, read.files)
+    for program, picture in outcome.pictures.items():
+        io.write(made_file(folder, program, case.name), io.Picture(picture))
+    named = dict(zip(shown, values, strict=True))
+    return Measured(case.name, named, "", outcome.seconds, read.files, undefined)
+
+
+def _failed(case: Case, error: Exception, files: str) -> Measured:
+    """Why a case has no values; one picture must not end the comparison, here and at every restart."""
+    if isinstance(error, InputError):
+        return Measured(case.name, {}, str(error), files=files)
+    return Measured(case.name, {}, _reason(case, error), traceback="".join(traceback.format_exception(error)))
 
 
 def _reason(case: Case, error: Exception) -> str:

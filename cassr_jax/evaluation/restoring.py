@@ -1,11 +1,60 @@
 """What an evaluation restores pictures with: any function of this kind, a cascade or another program."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 KINDS = ("bicubic", "reference", "result")
 """The pictures that a cascade makes: the enlarged input, the first stage's picture, the second stage's."""
 
-Restore = Callable[..., Mapping[str, np.ndarray]]
-"""(picture (h, w, 3), seed, scale, perhaps `prompt=`) -> pictures (H, W, 3) by program; all uint8."""
+
+@dataclass(frozen=True)
+class Request:
+    """A picture to restore.
+
+    Attributes:
+        picture: (h, w, 3) uint8.
+        seed: decides the noise.
+        scale: the result's sides are so many times as long.
+        prompt: the picture's own; None is the program's.
+    """
+
+    picture: np.ndarray
+    seed: int
+    scale: float
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was made of a picture: (H, W, 3) uint8 by program, and the seconds it took, if anything was made."""
+
+    pictures: Mapping[str, np.ndarray]
+    seconds: float | None = None
+
+
+Restore = Callable[[Iterable[Request]], Iterator[Restored | Exception]]
+"""Restores pictures in their order and reads as far ahead as it can restore at once. Some pictures give an error."""
+
+
+def nothing(requests: Iterable[Request]) -> Iterator[Restored]:
+    """Restores nothing, for pictures that are compared as they are."""
+    return (Restored({}) for _ in requests)
+
+
+def one_by_one(restore: Callable[[Request], Mapping[str, np.ndarray]]) -> Restore:
+    """The pictures of `restore`, which makes those of one request."""
+
+    def restored(requests: Iterable[Request]) -> Iterator[Restored | Exception]:
+        for request in requests:
+            start = time.perf_counter()
+            try:
+                pictures = restore(request)
+            except Exception as error:
+                yield error
+            else:
+                yield Restored(pictures, time.perf_counter() - start)
+
+    return restored

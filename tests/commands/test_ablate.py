@@ -2,18 +2,19 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 import cassr_jax
+from cassr_jax.cascade import Restoration
 from cassr_jax.commands import ablate
 from cassr_jax.commands.ablate import read_variants, sweeps
 from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import measures
+from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write
 
@@ -87,12 +88,12 @@ def cascade(monkeypatch):
         if config.activation == "controlnet":
             raise InputError("names no activation_controlnet")
 
-        def restore(lr: np.ndarray, *, seed: int, scale: float) -> SimpleNamespace:
+        def restore(lr: np.ndarray, *, seed: int, scale: float) -> Restoration:
             large = lr.repeat(4, 0).repeat(4, 1)
             dark = (large * (config.sampling.num_steps / 50)).astype(np.uint8)
-            return SimpleNamespace(bicubic=large, reference=large, result=dark)
+            return Restoration(large, large, dark)
 
-        return SimpleNamespace(restore=restore, check=lambda **_: None)
+        return fake_cascade(restore)
 
     monkeypatch.setattr(cassr_jax, "load", load)
     install_narrow_networks(monkeypatch)

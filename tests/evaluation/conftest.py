@@ -1,12 +1,11 @@
 """Pairs of pictures in folders, and a cascade that costs nothing."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.config import CascadeConfig
+from cassr_jax.cascade import Restoration
+from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.pairs import folders, truths
 
@@ -18,12 +17,12 @@ def cascade(monkeypatch):
     """A cascade that repeats pixels, judged by narrow networks. Returns the options of each call."""
     seen: list[dict] = []
 
-    def restore(lr: np.ndarray, *, seed: int, scale: float, **options) -> SimpleNamespace:
+    def restore(lr: np.ndarray, *, seed: int, scale: float, **options) -> Restoration:
         seen.append({"seed": seed, "scale": scale, **options})
         large = lr.repeat(4, 0).repeat(4, 1)
-        return SimpleNamespace(bicubic=large, reference=large // 2, result=large // 4)
+        return Restoration(large, large // 2, large // 4)
 
-    loaded = SimpleNamespace(restore=restore, check=lambda **_: None, config=CascadeConfig())
+    loaded = fake_cascade(restore)
     monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded, raising=False)
     install_narrow_networks(monkeypatch)
     return seen

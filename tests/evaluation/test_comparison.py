@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 from itertools import count
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ from cassr_jax.evaluation import __main__ as command
 from cassr_jax.evaluation import cascades, comparison, installed
 from cassr_jax.evaluation.fidelity import luma, psnr
 from cassr_jax.evaluation.pairing import find_cases
+from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.pair_folders import arguments, write
 
 
@@ -279,7 +279,7 @@ def test_a_picture_that_the_cascade_refuses_costs_only_itself(folders, cascade, 
                 raise InputError("too large")
             return cascade.restore(lr, **more)
 
-        return SimpleNamespace(restore=restore, check=lambda **_: None)
+        return fake_cascade(restore)
 
     monkeypatch.setattr(cascades.cassr_jax, "load", strict_load)
     write(folders / "lr", "b.png", np.zeros((32, 32, 3), np.uint8))

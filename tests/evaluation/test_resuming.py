@@ -8,19 +8,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.config import CascadeConfig
+from cassr_jax.cascade import Restoration
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
 from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Undefined, Values
 from cassr_jax.evaluation.pairing import find_cases
+from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write
 
@@ -97,12 +97,12 @@ def test_a_damaged_value_is_named(tmp_path, folders):
 def test_each_picture_has_its_own_prompt(folders, monkeypatch, capsys, rows):
     seen: list[str] = []
 
-    def restore(lr: np.ndarray, *, prompt: str, **options) -> SimpleNamespace:
+    def restore(lr: np.ndarray, *, prompt: str, **options) -> Restoration:
         seen.append(prompt)
         large = lr.repeat(4, 0).repeat(4, 1)
-        return SimpleNamespace(bicubic=large, reference=large, result=large)
+        return Restoration(large, large, large)
 
-    loaded = SimpleNamespace(restore=restore, check=lambda **_: None, config=CascadeConfig())
+    loaded = fake_cascade(restore)
     monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded)
     monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda picture: picture)
     install_narrow_networks(monkeypatch)

@@ -5,14 +5,14 @@ import json
 import math
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cassr_jax.config import CascadeConfig
+from cassr_jax.cascade import Restoration
 from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.comparison import Measured
+from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import write
 from tests.evaluation.test_tiles import picture
@@ -93,12 +93,12 @@ def cascade(monkeypatch):
     """A cascade that repeats pixels, judged by narrow networks. Lists the sides of the pictures that it restores."""
     sides: list[int] = []
 
-    def restore(lr: np.ndarray, *, seed: int, scale: float, reference_weight: float) -> SimpleNamespace:
+    def restore(lr: np.ndarray, *, seed: int, scale: float, reference_weight: float) -> Restoration:
         sides.append(lr.shape[0])
         large = lr.repeat(int(scale), 0).repeat(int(scale), 1)
-        return SimpleNamespace(bicubic=large, reference=large, result=large)
+        return Restoration(large, large, large)
 
-    loaded = SimpleNamespace(restore=restore, check=lambda **_: None, config=CascadeConfig())
+    loaded = fake_cascade(restore)
     monkeypatch.setattr(cascades.cassr_jax, "load", lambda *_, **__: loaded, raising=False)
     monkeypatch.setattr(cascades, "make_autoencode", lambda _: lambda image: image)
     install_narrow_networks(monkeypatch)
