@@ -7,8 +7,6 @@ from pathlib import Path
 PROGRAMS = "CASSR_JAX_PROGRAMS"
 """The environment variable that names the folder of traced programs (`cassr_jax.engine.kept`); empty for none."""
 
-_LEAST_SECONDS = 0.5  # what takes less to compile is compiled again
-
 
 def keep_compiled_functions() -> None:
     """Keeps compiled functions and traced programs for the next run, unless the environment says something else."""
@@ -19,7 +17,7 @@ def keep_compiled_functions() -> None:
     os.environ.setdefault(PROGRAMS, str(cache / "programs"))
     settings = {
         "JAX_COMPILATION_CACHE_DIR": str(cache / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": _LEAST_SECONDS,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0,  # there are few, and a start waits for all of them
     }
     for name, value in settings.items():
         if name not in os.environ:

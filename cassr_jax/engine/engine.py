@@ -125,12 +125,13 @@ class Engine:
         """Enlarges pictures (h, w, 3) uint8 with a network; gives (h scale, w scale, 3) float32 in [-1, 1] for each.
 
         Args:
-            tile: largest side of a tile in px of the output.
+            tile: side of a stage's tiles in px of the output. Those of this network may be twice as long: it needs less
+                memory, and computes less where tiles overlap.
         """
         scale = self._configs[kind].scale
         side = max(tile // scale // 8, 2) * 8
-        *smaller, side = halved(side, 8, 8, ENOUGH // scale)
-        sizes = (*(TileSize(each, scale, 1) for each in smaller), TileSize(side, scale, 2))
+        smaller = halved(side, 8, 8, ENOUGH // scale)
+        sizes = (*(TileSize(each, scale, 1) for each in smaller), TileSize(2 * side, scale, 2))
         layouts = [layout(scale * len(lr), scale * lr.shape[1], sizes, scale, 0.25) for lr in pictures]
         all_waves = waves(layouts, *self._seating)
         all_calls = [in_calls(range(wave.seats.count), wave.seats.width) for wave in all_waves]

@@ -4,22 +4,25 @@ JAX keeps what XLA has compiled, but it traces and lowers every function at each
 the compiled ones. Here a function is exported once, as StableHLO (`jax.export`), and the next run reads that. Its key
 holds everything that affects tracing: the function, the networks, the shapes of the arguments, the devices, the
 versions of the libraries, and this package's own source. An entry that is damaged or has another key is made anew.
+A thread reads the programs that were used last, while the first ones run.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Thread, main_thread
 from typing import Any
 
 import jax
 from jax import export
 from jax.sharding import Mesh
-from jax.stages import Wrapped
+from jax.stages import Compiled, Wrapped
 
 from cassr_jax.compiled import PROGRAMS
 from cassr_jax.errors import InputError
@@ -28,6 +31,7 @@ from cassr_jax.printing import complain
 
 MOST = 200  # entries in the folder; those that were not used for longest make room
 
+_AHEAD = 16  # programs that are read in the background
 _SUFFIX = ".program"
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # the last three have kernels
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")  # JAX's own that change what is traced
@@ -40,17 +44,18 @@ def register(*structures: type) -> None:
         export.register_namedtuple_serialization(structure, serialized_name=name)
 
 
-@dataclass(frozen=True)
 class Store:
     """A folder of kept programs, for some networks on some devices.
 
-    Attributes:
+    Args:
         folder: holds one file for each program.
         context: everything besides a program's own key on which it depends.
+        mesh: the devices.
     """
 
-    folder: Path
-    context: str
+    def __init__(self, folder: Path, context: str, mesh: Mesh):
+        self._folder, self._context, self._mesh = folder, _digest(context.encode()), mesh
+        self._ahead: dict[str, Future[Compiled | None]] = {}
 
     @classmethod
     def of(cls, mesh: Mesh, networks: object) -> "Store | None":
@@ -65,21 +70,56 @@ class Store:
         device = mesh.devices.flat[0]
         settings = [getattr(jax.config, name) for name in _SETTINGS]
         versions = (*map(_version, _PACKAGES), _source())
-        return cls(Path(folder), repr((versions, settings, device.platform, device.device_kind, mesh.shape, networks)))
+        context = repr((versions, settings, device.platform, device.device_kind, mesh.shape, networks))
+        return cls(Path(folder), context, mesh)
+
+    def prepare(self) -> None:
+        """Starts to read, in the background, the programs of this context that were used last, in the same order."""
+        names = [path.name for path in _by_last_use(self._folder, f"{self._context[:8]}_*")[-_AHEAD:]]
+        self._ahead = {name: Future() for name in names}
+        Thread(target=self._read_ahead, args=(tuple(self._ahead.items()),)).start()
 
     def wrapped(self, key: tuple[Hashable, ...], function: Wrapped, donate: tuple[int, ...]) -> "Wrapped | Kept":
         """The jitted `function`, which is kept; it is returned as it is if its key has no lasting description."""
         described = _described(key)
-        return function if described is None else Kept(self, f"{self.context} {described}", function, donate)
+        return function if described is None else Kept(self, described, function, donate)
 
-    def read(self, key: str) -> export.Exported | None:
-        """The program of that key, if there is a sound one."""
-        path = self._path(key)
-        try:
-            header, _, program = path.read_bytes().partition(b"\n")
+    def get(self, key: str, export_program: Callable[[], export.Exported], donate: tuple[int, ...]) -> Compiled:
+        """The program of that key; if there is no sound one, it is exported and kept.
+
+        Args:
+            donate: the numbers of the donated arguments.
+        """
+        key = _digest(f"{self._context} {key}".encode())
+        path = self._folder / f"{self._context[:8]}_{key[:32]}{_SUFFIX}"
+        ahead = self._ahead.pop(path.name, None)
+        found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
+        if found is None:
+            exported = export_program()
+            self._write(path, exported, donate)
+            return self._compiled(exported, donate)
+        with suppress(OSError):  # a folder of somebody else
             os.utime(path)
-            if parse_json(header, path) == _header(key, program):
-                return export.deserialize(bytearray(program))
+        return found
+
+    def _read_ahead(self, ahead: Sequence[tuple[str, Future[Compiled | None]]]) -> None:
+        for name, future in ahead:
+            if not main_thread().is_alive():
+                return
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._read(self._folder / name))
+                except Exception as error:  # whoever needs this program is told
+                    future.set_exception(error)
+
+    def _read(self, path: Path) -> Compiled | None:
+        """The program in a file; None if there is no sound one."""
+        try:
+            first, _, program = path.read_bytes().partition(b"\n")
+            header = parse_json(first, path)
+            donate = header.get("donate")
+            if isinstance(donate, list) and header == _header(path.name, program, donate):
+                return self._compiled(export.deserialize(bytearray(program)), donate)
         except FileNotFoundError:
             return None
         except (OSError, InputError) as error:
@@ -88,50 +128,62 @@ class Store:
         complain(f"{path}: damaged, so the function is traced again", "programs")
         return None
 
-    def write(self, key: str, exported: export.Exported) -> None:
+    def _write(self, path: Path, exported: export.Exported, donate: tuple[int, ...]) -> None:
         """Keeps a program if the folder can be written; a run does not need it."""
         program = bytes(exported.serialize())
         try:
-            with replaced(self._path(key)) as file:
-                file.write(json.dumps(_header(key, program)).encode() + b"\n" + program)
-            by_age = sorted(self.folder.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
-            for path in by_age[:-MOST]:
-                path.unlink(missing_ok=True)
+            with replaced(path) as file:
+                file.write(json.dumps(_header(path.name, program, list(donate))).encode() + b"\n" + program)
+            for old in _by_last_use(self._folder)[:-MOST]:
+                old.unlink(missing_ok=True)
         except (InputError, OSError):
             return
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}{_SUFFIX}"
+    def _compiled(self, exported: export.Exported, donate: Sequence[int]) -> Compiled:
+        shardings = exported.in_shardings_jax(self._mesh)
+        leaves = [
+            jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding)
+            for aval, sharding in zip(exported.in_avals, shardings, strict=True)
+        ]
+        args, _ = jax.tree.unflatten(exported.in_tree, leaves)
+        return jax.jit(exported.call, donate_argnums=donate).lower(*args).compile()
 
 
 class Kept:
-    """A jitted function whose programs, one for each set of argument shapes, are read from a store or put into it."""
+    """A jitted function whose programs, one for each set of argument shapes, come from a store."""
 
     def __init__(self, store: Store, key: str, function: Wrapped, donate: tuple[int, ...]):
         self._store, self._key, self._function, self._donate = store, key, function, donate
-        self._programs: dict[Hashable, Callable[..., Any]] = {}
+        self._programs: dict[Hashable, Compiled] = {}
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         signature = (structure, *((x.shape, x.dtype) for x in leaves))
         if signature not in self._programs:
-            self._programs[signature] = self._program(f"{self._key} {signature}", args)
+            self._programs[signature] = self._store.get(
+                f"{self._key} {signature}", lambda: export.export(self._function)(*args), self._donate
+            )
         return self._programs[signature](*args)
 
     def _cache_size(self) -> int:
         return len(self._programs)
 
-    def _program(self, key: str, args: Sequence[Any]) -> Callable[..., Any]:
-        exported = self._store.read(key)
-        if exported is None:
-            exported = export.export(self._function)(*args)
-            self._store.write(key, exported)
-        return jax.jit(exported.call, donate_argnums=self._donate)
+
+def _by_last_use(folder: Path, names: str = "*") -> list[Path]:
+    """The programs in a folder, those that were used last at the end."""
+    found = {}
+    for path in folder.glob(names + _SUFFIX):
+        with suppress(FileNotFoundError):  # another process has removed it
+            found[path] = path.stat().st_mtime_ns
+    return sorted(found, key=found.__getitem__)
 
 
-def _header(key: str, program: bytes) -> dict[str, str]:
-    digest = hashlib.sha256(program).hexdigest()
-    return {"key": hashlib.sha256(key.encode()).hexdigest(), "program": digest}
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _header(name: str, program: bytes, donate: object) -> dict[str, object]:
+    return {"name": name, "donate": donate, "digest": _digest(repr(donate).encode(), program)}
 
 
 def _described(value: object) -> str | None:

@@ -9,11 +9,13 @@ import pytest
 from jax import export
 
 import cassr_jax
-from cassr_jax.cascade import CasSR
+from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.compiled import PROGRAMS
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import kept
 from tests.random_cascade import write_random_cascade
+
+MESH, ZERO = mesh_of_tiles(1), np.int32(0)
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +70,24 @@ def test_what_is_kept_is_what_runs_without(folder, picture, first, monkeypatch):
         lambda text: text[:-9] + bytes([text[-9] ^ 1]) + text[-8:],
         lambda text: b"{}" + text[text.index(b"\n") :],
         lambda text: b"",
+        lambda text: b"[]" + text[text.index(b"\n") :],
     ],
-    ids=["cut short", "a bit", "another program's", "empty"],
+    ids=["cut short", "a bit", "another program's", "empty", "a list"],
 )
-def test_a_damaged_entry_is_made_anew(monkeypatch, tmp_path, capsys, damage):
-    store = kept.Store(tmp_path, "context")
+@pytest.mark.parametrize("ahead", [False, True], ids=["when it is needed", "ahead"])
+def test_a_damaged_entry_is_made_anew(monkeypatch, tmp_path, capsys, damage, ahead):
+    store = kept.Store(tmp_path, "context", MESH)
     function = jax.jit(lambda x: x + 1)
     one = store.wrapped(("a name",), function, ())
     np.testing.assert_array_equal(one(np.float32([1])), [2])
     (path,) = tmp_path.iterdir()
     sound = path.read_bytes()
     path.write_bytes(damage(sound))
+    if ahead:
+        store.prepare()
     two = store.wrapped(("a name",), function, ())
     np.testing.assert_array_equal(two(np.float32([1])), [2])
-    assert "so the function is traced again" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("so the function is traced again") == 1
     assert path.read_bytes() == sound
     monkeypatch.setattr(export, "export", refuse)
     np.testing.assert_array_equal(store.wrapped(("a name",), function, ())(np.float32([1])), [2])
@@ -89,7 +95,7 @@ def test_a_damaged_entry_is_made_anew(monkeypatch, tmp_path, capsys, damage):
 
 def test_programs_differ_by_key_context_shapes_and_types(tmp_path):
     for context in ("one", "two"):
-        store = kept.Store(tmp_path, context)
+        store = kept.Store(tmp_path, context, MESH)
         for key in (("a",), ("a", 1), ("a", partial(int, base=3)), ("a", int)):
             function = store.wrapped(key, jax.jit(lambda x: x), ())
             for value in (np.float32([1]), np.float32([1, 2]), np.int32([1])):
@@ -100,18 +106,81 @@ def test_programs_differ_by_key_context_shapes_and_types(tmp_path):
 def test_a_function_without_a_lasting_name_is_not_kept(tmp_path):
     function = jax.jit(lambda x: x)
     for nameless in (lambda x: x, partial(lambda x: x, 1), object(), ("a", object())):
-        assert kept.Store(tmp_path, "context").wrapped(("a", nameless), function, ()) is function
+        assert kept.Store(tmp_path, "context", MESH).wrapped(("a", nameless), function, ()) is function
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
     (tmp_path / "file").touch()
-    store = kept.Store(tmp_path / "file", "context")
+    store = kept.Store(tmp_path / "file", "context", MESH)
     np.testing.assert_array_equal(store.wrapped(("a",), jax.jit(lambda x: x + 1), ())(np.float32([1])), [2])
 
 
 def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "MOST", 3)
-    store = kept.Store(tmp_path, "context")
+    store = kept.Store(tmp_path, "context", MESH)
     for number in range(5):
         store.wrapped(("a", number), jax.jit(lambda x: x), ())(np.float32([1]))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+class AtOnce:
+    """A thread whose work is done when it is started."""
+
+    def __init__(self, target, args):
+        self.start = partial(target, *args)
+
+
+class Never(AtOnce):
+    """A thread that does not come to its work."""
+
+    def __init__(self, target, args):
+        self.start = lambda: None
+
+
+@pytest.fixture
+def used(tmp_path) -> list[kept.Kept]:
+    """Three functions that a run has used."""
+    store = kept.Store(tmp_path, "context", MESH)
+    functions = [store.wrapped((number,), jax.jit(partial(jax.lax.add, np.int32(number))), ()) for number in range(3)]
+    for number, function in enumerate(functions):
+        assert function(ZERO) == number
+    return functions
+
+
+def again(functions: list[kept.Kept], store: kept.Store) -> list[kept.Kept]:
+    return [kept.Kept(store, function._key, function._function, ()) for function in functions]
+
+
+def test_what_was_used_last_is_read_ahead_in_the_same_order(tmp_path, monkeypatch, used):
+    kept.Store(tmp_path, "another", MESH).wrapped((3,), jax.jit(lambda x: x), ())(ZERO)
+    again(used, kept.Store(tmp_path, "context", MESH))[0](ZERO)  # now the second is the oldest
+    monkeypatch.setattr(kept, "_AHEAD", 2)
+    monkeypatch.setattr(kept, "Thread", AtOnce)
+    monkeypatch.setattr(export, "export", refuse)
+    store, read = kept.Store(tmp_path, "context", MESH), []
+    compiled = store._compiled
+    monkeypatch.setattr(
+        store, "_compiled", lambda exported, donate: read.append(compiled(exported, donate)) or read[-1]
+    )
+    store.prepare()
+    assert [program(ZERO) for program in read] == [2, 0]
+    assert [function(ZERO) for function in again(used, store)] == [0, 1, 2]
+    assert len(read) == 3, "what was read ahead is not read again"
+
+
+def test_nobody_waits_for_what_is_not_yet_read_ahead(tmp_path, monkeypatch, used):
+    monkeypatch.setattr(kept, "Thread", Never)
+    store = kept.Store(tmp_path, "context", MESH)
+    store.prepare()
+    assert [function(ZERO) for function in again(used, store)] == [0, 1, 2]
+
+
+def test_a_failure_in_the_background_reaches_whoever_needs_the_program(tmp_path, monkeypatch, used):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    store = kept.Store(tmp_path, "context", MESH)
+    monkeypatch.setattr(store, "_compiled", fail)
+    store.prepare()
+    with pytest.raises(ZeroDivisionError):
+        again(used, store)[0](ZERO)
