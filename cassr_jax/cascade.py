@@ -159,9 +159,11 @@ class CasSR:
         an exception for a picture that could not be read; it is yielded in its place.
 
         Raises:
-            InputError: an option is out of range.
+            InputError: an option is out of range, or `pictures` are no iterable.
         """
         chosen = self._checked(options)
+        if not isinstance(pictures, Iterable):
+            raise InputError(f"the pictures are of type {type(pictures).__name__}, expected an iterable of arrays")
         return (outcome for group in self._groups(pictures, chosen) for outcome in self._restored(group, chosen))
 
     def check(self, **options: object) -> None:
@@ -193,6 +195,8 @@ class CasSR:
         try:
             pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
             return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs), time.monotonic() - start)
+        except _CallersError as error:
+            raise error.error from None
         except Exception as error:  # for example out of memory on a device; a picture alone may still fit
             return [error] if len(group) == 1 else [each for rgb in group for each in self._restored([rgb], chosen)]
 
@@ -222,7 +226,8 @@ class CasSR:
         if isinstance(picture, Exception):
             return picture, 0
         try:
-            rgb = np.asarray(picture) if hasattr(picture, "__array__") else picture  # of JAX, for example
+            # Of JAX, for example; and a copy, because whoever reads frames may reuse an array for the next one.
+            rgb = np.array(picture) if hasattr(picture, "__array__") else picture
             return rgb, self._engine.layout(_output_size(rgb, scale), tile).count
         except Exception as error:
             return error, 0
@@ -323,9 +328,27 @@ class _FirstStageEngine:
         return [resizing.resized(picture, whole.shape[:2]) for picture, whole in zip(made, lq, strict=True)]
 
 
+class _CallersError(Exception):
+    """An error of the caller's own progress function, which ends the work; it is not a picture's."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
 def _report(stage: StageName, chosen: Options) -> Callable[[int, int], None] | None:
     """The function that reports a stage's progress to the caller, if one is wanted."""
-    return None if chosen.progress is None else partial(chosen.progress, stage)
+    progress = chosen.progress
+    if progress is None:
+        return None
+
+    def report(done: int, total: int) -> None:
+        try:
+            progress(stage, done, total)
+        except Exception as error:
+            raise _CallersError(error) from error
+
+    return report
 
 
 def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:

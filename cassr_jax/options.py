@@ -72,8 +72,9 @@ class Options:
             ("start", get_args(Start)),
             ("color_fix", COLOR_FIXES),
         ):
-            if getattr(self, name) not in (None, *choices):
-                raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value in choices):
+                raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
         if self.progress is not None and not callable(self.progress):
             raise InputError(f"progress is {self.progress!r}, expected a function of three arguments, or None")
 

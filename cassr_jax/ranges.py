@@ -54,6 +54,7 @@ class Range:
         numbers = (int, np.integer) if self.whole else (int, float, np.integer, np.floating)
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers):
             return False
+        value = value.item() if isinstance(value, np.generic) else value  # a bound need not fit NumPy's type
         if not abs(value) <= (LARGEST if self._counts else sys.float_info.max):  # NaN is not <= either
             return False
         if self.least is not None and (value < self.least or (self.above and value == self.least)):

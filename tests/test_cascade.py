@@ -166,7 +166,7 @@ def test_progress_reports_every_call_of_both_stages(cassr: CasSR, rgb: np.ndarra
 
 def test_progress_reports_tiles_of_a_first_stage_that_only_enlarges(cassr: CasSR):
     networks, seen = with_rrdbnet_of(cassr.networks), []
-    rgb = np.random.default_rng(1).integers(0, 256, (40, 24, 3)).astype(np.uint8)
+    rgb = np.random.default_rng(1).integers(0, 256, (80, 48, 3)).astype(np.uint8)
     enlarging = CasSR(replace(cassr.config, activation="rrdbnet"), networks)
     enlarging.reference(rgb, tile=64, progress=lambda *report: seen.append(report))
     assert seen == [("reference", call, 6) for call in range(1, 7)]  # 3 x 2 tiles
@@ -312,6 +312,7 @@ def test_the_reference_has_its_share_in_the_result(cassr: CasSR):
 def test_options_out_of_range_are_named(cassr: CasSR, rgb: np.ndarray):
     for options, message in (
         ({"sampler": "lms"}, "sampler is 'lms', expected one of ddim"),
+        ({"sampler": np.array(["ddim", "lms"])}, r"sampler is array\(.*\), expected one of ddim"),
         ({"start": "nowhere"}, "start is 'nowhere'"),
         ({"color_fix": "sepia"}, "color_fix is 'sepia'"),
         ({"strength": 0.0}, "strength is 0.0"),

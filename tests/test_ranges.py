@@ -69,6 +69,12 @@ def test_refused_with_what_was_found_and_expected(allowed, value, expected):
     assert str(error.value) == f"field is {value!r}, expected {expected}"
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int8, np.uint64, int, float])
+def test_numbers_of_any_type_are_compared_with_any_bound(kind):
+    for allowed in (Range(0, above=True), Range(), Range(0, 1e300)):
+        assert allowed.holds(kind(2))
+
+
 @given(st.integers(-5, 5), st.integers(-5, 5), st.integers(-5, 5), st.booleans(), st.booleans())
 def test_bounds_are_those_of_comparison(value, least, most, above, below):
     allowed = Range(least, most, above=above, below=below, whole=True)

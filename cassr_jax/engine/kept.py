@@ -34,6 +34,7 @@ MOST = 200  # entries in the folder; those that were not used for longest make r
 _AHEAD = 16  # programs that are read in the background
 _SUFFIX = ".program"
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # the last three have kernels
+_BY_VERSION = [export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]  # what it means depends on the versions
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")  # JAX's own that change what is traced
 
 
@@ -67,6 +68,9 @@ class Store:
         folder = os.environ.get(PROGRAMS)
         if not folder:
             return None
+        if os.path.isfile(folder):
+            complain(f"{folder}: a file, expected a folder; no programs are kept", "programs")
+            return None
         device = mesh.devices.flat[0]
         settings = [getattr(jax.config, name) for name in _SETTINGS]
         versions = (*map(_version, _PACKAGES), _source())
@@ -95,9 +99,9 @@ class Store:
         ahead = self._ahead.pop(path.name, None)
         found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
         if found is None:
-            exported = export_program()
-            self._write(path, exported, donate)
-            return self._compiled(exported, donate)
+            program = export_program()
+            self._write(path, program, donate)
+            return self._compiled(program, donate)
         with suppress(OSError):  # a folder of somebody else
             os.utime(path)
         return found
@@ -115,11 +119,11 @@ class Store:
     def _read(self, path: Path) -> Compiled | None:
         """The program in a file; None if there is no sound one."""
         try:
-            first, _, program = path.read_bytes().partition(b"\n")
+            first, _, stored = path.read_bytes().partition(b"\n")
             header = parse_json(first, path)
             donate = header.get("donate")
-            if isinstance(donate, list) and header == _header(path.name, program, donate):
-                return self._compiled(export.deserialize(bytearray(program)), donate)
+            if isinstance(donate, list) and header == _header(path.name, stored, donate):
+                return self._compiled(export.deserialize(bytearray(stored)), donate)
         except FileNotFoundError:
             return None
         except (OSError, InputError) as error:
@@ -128,25 +132,30 @@ class Store:
         complain(f"{path}: damaged, so the function is traced again", "programs")
         return None
 
-    def _write(self, path: Path, exported: export.Exported, donate: tuple[int, ...]) -> None:
+    def _write(self, path: Path, program: export.Exported, donate: tuple[int, ...]) -> None:
         """Keeps a program if the folder can be written; a run does not need it."""
-        program = bytes(exported.serialize())
+        stored = bytes(program.serialize())
         try:
             with replaced(path) as file:
-                file.write(json.dumps(_header(path.name, program, list(donate))).encode() + b"\n" + program)
+                file.write(json.dumps(_header(path.name, stored, list(donate))).encode() + b"\n" + stored)
             for old in _by_last_use(self._folder)[:-MOST]:
                 old.unlink(missing_ok=True)
         except (InputError, OSError):
             return
 
-    def _compiled(self, exported: export.Exported, donate: Sequence[int]) -> Compiled:
-        shardings = exported.in_shardings_jax(self._mesh)
+    def _compiled(self, program: export.Exported, donate: Sequence[int]) -> Compiled:
+        shardings = program.in_shardings_jax(self._mesh)
         leaves = [
             jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding)
-            for aval, sharding in zip(exported.in_avals, shardings, strict=True)
+            for aval, sharding in zip(program.in_avals, shardings, strict=True)
         ]
-        args, _ = jax.tree.unflatten(exported.in_tree, leaves)
-        return jax.jit(exported.call, donate_argnums=donate).lower(*args).compile()
+        args, _ = jax.tree.unflatten(program.in_tree, leaves)
+        return jax.jit(program.call, donate_argnums=donate).lower(*args).compile()
+
+
+def exported(function: Wrapped, platforms: Sequence[str] | None = None) -> Callable[..., export.Exported]:
+    """Gives the program of a jitted function for arguments of given shapes, by default for this machine's devices."""
+    return export.export(function, platforms=platforms, disabled_checks=_BY_VERSION)
 
 
 class Kept:
@@ -161,7 +170,7 @@ class Kept:
         signature = (structure, *((x.shape, x.dtype) for x in leaves))
         if signature not in self._programs:
             self._programs[signature] = self._store.get(
-                f"{self._key} {signature}", lambda: export.export(self._function)(*args), self._donate
+                f"{self._key} {signature}", lambda: exported(self._function)(*args), self._donate
             )
         return self._programs[signature](*args)
 

@@ -145,10 +145,12 @@ def from_pil(image: Image.Image, name: str = "") -> Picture:
 def from_array(image: np.ndarray) -> Picture:
     """A picture from a uint8 array: (H, W) or (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB, (H, W, 4) RGBA.
 
+    The array is copied, because whoever reads frames may reuse it for the next one.
+
     Raises:
-        InputError: the array has another type or shape.
+        InputError: the array has another type or shape, or a mask.
     """
-    if not hasattr(image, "__array__"):
+    if not hasattr(image, "__array__") or isinstance(image, np.ma.MaskedArray):
         raise InputError(f"the picture is of type {type(image).__name__}, expected a PIL image or a uint8 array")
     image = np.asarray(image)
     if image.ndim == 2:
@@ -158,16 +160,16 @@ def from_array(image: np.ndarray) -> Picture:
             f"picture array of {image.dtype} and shape {image.shape}: expected uint8 of (height, width), "
             "(height, width, 3) or (height, width, 4)"
         )
+    if image.shape[0] * image.shape[1] > MAX_INPUT_PIXELS:
+        raise InputError(
+            f"picture array of shape {image.shape}: expected at most {MAX_INPUT_PIXELS} pixels (height x width)"
+        )
     channels = image.shape[-1]
     if channels <= 2:
         rgb, alpha = np.repeat(image[..., :1], 3, axis=-1), image[..., 1] if channels == 2 else None
     else:
         rgb, alpha = image[..., :3], image[..., 3] if channels == 4 else None
-    if rgb.shape[0] * rgb.shape[1] > MAX_INPUT_PIXELS:
-        raise InputError(
-            f"picture array of shape {image.shape}: expected at most {MAX_INPUT_PIXELS} pixels (height x width)"
-        )
-    return Picture(rgb=np.ascontiguousarray(rgb), alpha=None if alpha is None else np.ascontiguousarray(alpha))
+    return Picture(rgb=np.array(rgb, order="C"), alpha=None if alpha is None else np.array(alpha, order="C"))
 
 
 def to_array(picture: Picture) -> np.ndarray:

@@ -256,6 +256,42 @@ def test_a_source_that_fails_loses_no_picture_that_it_gave(one: CasSR, pictures,
         next(found)
 
 
+def test_a_source_may_use_its_array_again(one: CasSR, pictures, alone):
+    """As programs do that read the frames of a video."""
+
+    def frames(channels: int):
+        buffer = np.empty((*pictures[5].shape[:2], channels), np.uint8)
+        for level in (255, 0):
+            buffer[:] = level
+            buffer[..., :3] = pictures[5] if level else 0
+            yield buffer
+
+    first, _ = one.restore_many(frames(3))
+    np.testing.assert_array_equal(first.result, alone[5])
+    first, last = one.upscale(frames(4))
+    np.testing.assert_array_equal(first[..., :3], alone[5])
+    assert np.all(first[..., 3] == 255)
+    assert not last[..., 3].any()
+
+
+def test_the_caller_s_own_error_is_no_picture_s(one: CasSR, pictures):
+    calls: list[int] = []
+
+    def stop(stage: str, done: int, total: int):
+        calls.append(done)
+        raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            next(one.restore_many(pictures, progress=stop))
+    assert calls == [1, 1]
+
+
+def test_what_is_no_iterable_is_named_at_once(one: CasSR):
+    with pytest.raises(InputError, match="the pictures are of type int, expected an iterable of arrays"):
+        one.restore_many(3)
+
+
 def test_pictures_are_taken_as_they_are_needed(one: CasSR, pictures: list[np.ndarray]):
     taken = []
 
@@ -314,7 +350,7 @@ def test_company_does_not_change_what_a_network_enlarges(folder: Path):
     cassr = cassr_jax.load(folder, devices=2)
     enlarging = CasSR(replace(cassr.config, activation="rrdbnet"), with_rrdbnet_of(cassr.networks), devices=2)
     rng = np.random.default_rng(3)
-    large, *small = (rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in ((28, 28), *[(12, 16)] * 4))
+    large, *small = (rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in ((56, 56), *[(24, 32)] * 4))
     calls: list[int] = []
     alone, together = (
         enlarging._engine.enlarge("rrdbnet", group, 64, lambda _, total: calls.append(total))[0]

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
@@ -13,6 +14,7 @@ from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.compiled import PROGRAMS
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import kept
+from cassr_jax.models import dot_product
 from tests.random_cascade import write_random_cascade
 
 MESH, ZERO = mesh_of_tiles(1), np.int32(0)
@@ -121,6 +123,25 @@ def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
     for number in range(5):
         store.wrapped(("a", number), jax.jit(lambda x: x), ())(np.float32([1]))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_in_place_of_the_folder_is_named_once(folder, picture, first, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    result = started(folder, tmp_path / "file", monkeypatch, 2).restore(picture).result
+    np.testing.assert_allclose(result.astype(int), first, atol=1)
+    expected = f"programs: {tmp_path / 'file'}: a file, expected a folder; no programs are kept\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_program_with_cudnn_s_attention_can_be_kept(monkeypatch):
+    """It is exported for NVIDIA GPUs on a machine that has none, as if this had cuDNN 9.10."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    dot_product._cudnn_takes.cache_clear()
+    tokens = jax.ShapeDtypeStruct((1, 4096, 80), jnp.bfloat16)
+    function = jax.jit(partial(dot_product.dot_product_attention, num_heads=2))
+    stored = kept.exported(function, ["cuda"])(tokens, tokens, tokens).serialize()
+    dot_product._cudnn_takes.cache_clear()
+    assert "__cudnn$fmhaSoftmax" in export.deserialize(stored).mlir_module()
 
 
 class AtOnce:

@@ -5,15 +5,18 @@ Prompts for each picture decide the values, so they are a part of the comparison
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import cassr_jax
 from cassr_jax.cascade import Restoration
+from cassr_jax.config import CascadeConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
 from cassr_jax.evaluation import cascades
@@ -119,6 +122,42 @@ def test_each_picture_has_its_own_prompt(folders, monkeypatch, capsys, rows):
     prompts.write_text("a\tone\nb\ttwo\nc\tfour\n")
     assert command.main(given) == 2
     assert "settings.json: prompts is" in capsys.readouterr().err
+
+
+def test_pictures_are_restored_together_as_long_as_their_options_are_the_same(folders, monkeypatch):
+    """A picture that cannot be read, and one whose prompt is refused, keep their places among the others."""
+    groups: list[list[str]] = []
+
+    def restore_many(pictures: Iterable[np.ndarray], *, prompt: str, **_: object) -> Iterator[Restoration]:
+        if prompt == "bad":
+            raise InputError("no such prompt")
+        groups.append([])
+
+        def made() -> Iterator[Restoration]:
+            for lr in pictures:
+                groups[-1].append(prompt)
+                large = lr.repeat(4, 0).repeat(4, 1)
+                yield Restoration(large, large, large, seconds=2.0)
+
+        return made()
+
+    loaded = SimpleNamespace(restore_many=restore_many, check=lambda **_: None, config=CascadeConfig())
+    monkeypatch.setattr(cassr_jax, "load", lambda *_, **__: loaded)
+    case = find_cases(folders / "hr", folders / "lr", {})[0][0]
+    prompts = {"a": "one", "b": "one", "c": "", "d": "one", "e": "two", "f": "bad", "g": "bad", "h": ""}
+    cases = [
+        replace(case, name=name, prompt=prompt, **({} if prompt else {"hr": folders / "gone.png"}))
+        for name, prompt in prompts.items()
+    ]
+    load = partial(cascades.load_restore, {"config": "tiny", "activation": None})
+    found = compare(cases, load, lambda hr, made: ([{"x": 1.0} for _ in made], {}), folders / "out", {})
+    assert groups == [["one"] * 3, ["two"]]
+    assert {m.name: m.seconds for m in found if m.values} == dict.fromkeys("abde", 2.0)
+    left_out = {m.name: m.left_out for m in found if not m.values}
+    assert all(left_out[name].endswith("a.png: no such prompt") for name in "fg")
+    assert all("gone.png" in left_out[name] for name in "ch")
+    lines = (folders / "out" / "values.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines] == list(prompts)
 
 
 def test_prompts_are_for_pictures_that_are_restored(folders, capsys):

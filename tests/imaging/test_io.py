@@ -241,6 +241,13 @@ def test_other_arrays_are_refused(array):
         io.from_array(array)
 
 
+def test_a_mask_and_more_pixels_than_memory_are_refused():
+    with pytest.raises(InputError, match="of type MaskedArray, expected"):
+        io.from_array(np.ma.masked_array(np.zeros((2, 2), np.uint8), mask=True))
+    with pytest.raises(InputError, match=r"shape \(1000000, 1000000, 1\): expected at most"):
+        io.from_array(np.broadcast_to(np.uint8(3), (10**6, 10**6)))
+
+
 # --- sizes, resizing ---
 
 
