@@ -143,6 +143,21 @@ def same_place(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
+def check_outside(output: Path, source: Path, name: str) -> None:
+    """Checks that what is written into one folder will not be found among what is read from another.
+
+    Neither needs to exist; links are followed.
+
+    Raises:
+        InputError: `output` is `source`, whose name in errors is `name`, or lies below it.
+    """
+    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
+        raise InputError(
+            f"{output}: lies within {name}, {source}, expected a folder outside it: what is written there would be "
+            "read with the rest"
+        )
+
+
 def files_below(
     folder: Path,
     exclude: Path | None = None,

@@ -35,7 +35,7 @@ from cassr_jax.evaluation.measures import Measure
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
 from cassr_jax.evaluation.statistics import Mean, to_json
-from cassr_jax.files import Json, replaced, write_json
+from cassr_jax.files import Json, check_outside, replaced, write_json
 from cassr_jax.locks import claimed
 from cassr_jax.printing import complain, say
 from cassr_jax.ranges import GUIDANCE_SCALE, STEPS
@@ -289,6 +289,8 @@ def write_report(
 @command("ablate")
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
+    for name, folder in (("--hr", arguments.hr), ("--lr", arguments.lr)):
+        check_outside(arguments.output, folder, name)
     keep_compiled_functions()
     with claimed(arguments.output, "ablate"):
         say(run(arguments).removesuffix("\n"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.errors import InputError
-from cassr_jax.files import exists
+from cassr_jax.files import check_outside, exists
 from cassr_jax.printing import say
 
 
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             images=arguments.images, min_side=arguments.min_side, data_dir=arguments.output
         )
         folder = Path(builder.data_dir)
+        check_outside(folder, builder.images, "--images")
         if exists(folder):
             say(f"{folder}: exists already")
             return 0

@@ -68,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, type=local_path, help="a training configuration, whose data and components are used")
     add("--records", required=True, type=number(COUNT), help="number of records to make")
-    add("--output", required=True, type=local_path, help="folder for the *.array_record files")
+    add("--output", required=True, type=local_path, help="folder for the *.array_record files, apart from the data")
     add(
         "--shard",
         type=Shard.parse,

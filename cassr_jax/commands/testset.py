@@ -31,7 +31,7 @@ from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.pairing import by_name, by_stem
 from cassr_jax.evaluation.tiles import Pair, degraded_crops, degraded_tiles
-from cassr_jax.files import Json, exists, is_file, read_json, write_json
+from cassr_jax.files import Json, check_outside, exists, is_file, read_json, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
 from cassr_jax.imaging.pixels import size_text
@@ -315,6 +315,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong = list(check(arguments.folder))
         say("\n".join(wrong) or f"{arguments.folder}: is as its manifest says")
         return 1 if wrong else 0
+    for name in ("photos", "lr", "hr"):
+        if name in arguments:
+            check_outside(arguments.output, getattr(arguments, name), f"--{name}")
     left_out = {}
     match arguments.command:
         case "degraded":

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local
+from cassr_jax.files import check_local, check_outside
 from cassr_jax.ranges import POSITIVE, check
 
 SPEED = ("num_threads", "num_workers", "prefetch", "cache_bytes")
@@ -54,3 +55,14 @@ class DataConfig:
             found = f"path {self.path!r} and a mixture" if self.path else "neither path nor mixture"
             raise InputError(f"data: found {found}, expected one of the two")
         return self.mixture or {self.path: 1.0}
+
+    def check_apart(self, output: Path) -> None:
+        """Checks that no set shares its folder with what a run writes, which would become part of it.
+
+        Raises:
+            InputError: the `output` folder lies within a set, or a set within the output.
+        """
+        for name, paths in (("data.path", filter(None, [self.path])), ("data.mixture", self.mixture)):
+            for path in map(Path, paths):
+                check_outside(output, path, name)
+                check_outside(path, output, "the output")

@@ -20,8 +20,10 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.data.crops import Windows, find_all_windows, find_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.prepared import PreparedSource, check_alike, record_files
-from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, read_or_replace
+from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, only_one_kind, read_or_replace
 from cassr_jax.errors import InputError
+from cassr_jax.files import files_below
+from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 from cassr_jax.imaging.resizing import bicubic
 from cassr_jax.printing import complain
 from cassr_jax.ranges import SEED
@@ -159,8 +161,15 @@ def open_records(config: DataConfig) -> Records:
 
 
 def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
-    """Open a set that `cassr_jax.commands.build` or tfds has built, or else a folder of pictures."""
+    """Open a set that `cassr_jax.commands.build` or tfds has built, or else a folder of pictures.
+
+    Raises:
+        InputError: it holds neither, or both.
+    """
     if (built := find_set(path)) is not None:
+        beside = (file for file in files_below(Path(path), built) if file.suffix.lower() in READABLE_SUFFIXES)
+        if (picture := next(beside, None)) is not None:
+            raise only_one_kind(path, f"a built set ({built})", f"pictures ({picture})")
         from cassr_jax.data.tfds_sets import TFDSSource  # takes seconds to import, so a folder does without
 
         return TFDSSource(built, cache_bytes=cache_bytes)

@@ -112,6 +112,14 @@ def find_set(path: str | Path) -> Path | None:
     return found[0] if found else None
 
 
+def only_one_kind(folder: str | Path, one: str, other: str) -> InputError:
+    """The refusal of a folder that holds two kinds of data, of which only one would be read."""
+    return InputError(
+        f"{folder}: holds {one} and {other}, expected only one kind; name the folder of the one to use, or move the "
+        "other elsewhere"
+    )
+
+
 def _is_set(info: object) -> bool:
     """Whether TFDS wrote this `dataset_info.json`; it then has the set's name, its version and a list of splits."""
     kinds = {"name": str, "version": str, "splits": list}

@@ -33,6 +33,7 @@ from cassr_jax.evaluation.pyiqa_measures import SetMeasure, linked
 from cassr_jax.evaluation.report import means, paper_sets, write_report, write_sheet
 from cassr_jax.evaluation.restoring import KINDS
 from cassr_jax.evaluation.statistics import Mean
+from cassr_jax.files import check_outside
 from cassr_jax.printing import say
 
 
@@ -89,6 +90,10 @@ def _check_baseline(name: str | None, programs: Iterable[str]) -> None:
 def run(arguments: argparse.Namespace) -> str:
     """Run the whole comparison and return its tables."""
     results = dict(arguments.results)
+    read = {"--hr": arguments.hr, "--lr": arguments.lr} | {f"--results {name}": at for name, at in results.items()}
+    for name, folder in read.items():
+        if folder is not None:
+            check_outside(arguments.output, folder, name)
     cases, unpaired = find_cases(arguments.hr, arguments.lr, results)
     prompts = {}
     if arguments.prompts is not None:

@@ -86,6 +86,7 @@ def train(
         check_permissions(allow_changes)
         for written in (workdir, folder) if jax.process_index() == 0 else ():
             check_folder(written)
+            config.data.check_apart(written)
     with claimed_together(workdir, "train.py"):
         notice_once(f"loading the networks of stage {config.stage}")
         run, state = _set_up(config)

@@ -26,7 +26,7 @@ from cassr_jax.data.pipeline import Batch, batches, open_records
 from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.files import exists, is_file, read_json, same_place, write_json
+from cassr_jax.files import exists, is_file, read_json, write_json
 from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.imaging import resizing
@@ -180,9 +180,10 @@ def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, par
 
     Raises:
         InputError: the configuration has no degradation or lacks a network, its prepared records hold no pairs,
-            `output` holds records made with other settings, or another run writes there.
+            `output` lies within the data or holds records made with other settings, or another run writes there.
     """
-    prepared = _open_prepared(config, output)
+    config.data.check_apart(output)
+    prepared = _open_prepared(config)
     if prepared is not None:
         records = min(records, len(prepared))
     elif config.data.preset is None:
@@ -271,15 +272,13 @@ def _make_complete(
     return complete
 
 
-def _open_prepared(config: TrainConfig, output: Path) -> PreparedSource | None:
+def _open_prepared(config: TrainConfig) -> PreparedSource | None:
     """The prepared records to complete; None if the data are pictures."""
     paths = [path for path in config.data.weights() if record_files(Path(path))]
     if not paths:
         return None
     if config.data.mixture:
         raise InputError(f"data.mixture: {paths[0]} holds prepared records, which are completed one set at a time")
-    if same_place(output, Path(config.data.path)):
-        raise InputError(f"--output is data.path, {output}, expected another folder than that of the records it reads")
     source = PreparedSource(config.data.path)
     if missing := [name for name in _KEPT if name not in source[0]]:
         raise InputError(

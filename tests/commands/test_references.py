@@ -271,7 +271,7 @@ def test_prepared_records_are_completed_in_their_order(folder, made, tmp_path):
         (["--set", "data.path=", 'data.mixture={"PAIRS": 1, "/nowhere": 1}'], "are completed one set at a time"),
         (
             ["--set", "data.path=PAIRS", "--output", "PAIRS"],
-            "expected another folder than that of the records it reads",
+            "lies within data.path, ",
         ),
     ],
 )
@@ -282,6 +282,17 @@ def test_what_is_missing_is_named(folder, made, tmp_path, capsys, changes, messa
     assert error.startswith("references: ")
     assert message in error
     assert not list(tmp_path.glob("new/*.array_record"))
+
+
+def test_records_that_would_become_part_of_the_pictures_are_refused(folder, capsys):
+    """Else the same command does not go on, as its records change the data, and training reads nothing but them."""
+    pictures = folder / "pictures"
+    assert make(folder, pictures / "pairs") == 2
+    expected = f"references: {pictures / 'pairs'}: lies within data.path, {pictures}, expected a folder outside it: "
+    assert capsys.readouterr().err.startswith(expected)
+    assert make(folder, folder) == 2
+    assert f"{pictures}: lies within the output, {folder}, expected a folder out" in capsys.readouterr().err
+    assert not (pictures / "pairs").exists()
 
 
 def test_a_damaged_file_is_named_and_not_passed_over(folder, tmp_path, capsys):

@@ -198,7 +198,8 @@ def test_a_person_s_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
     given = ["degraded", "--photos", str(tmp_path / "photos"), "--output"]
     assert main([*given, str(tmp_path / "set")]) == 2
     assert "none of 1 pairs could be made, expected at least one; " in capsys.readouterr().err
-    assert main([*given, str(tmp_path / "photos")]) == 2
+    (tmp_path / "other").mkdir()
+    assert main([*given, str(tmp_path / "other")]) == 2
     assert "manifest.json: no such file" in capsys.readouterr().err
     assert main(["check", str(tmp_path / "none")]) == 2
     assert "expected the manifest of a test set" in capsys.readouterr().err
@@ -229,3 +230,10 @@ def test_a_damaged_manifest_is_one_sentence(tmp_path, capsys, damage):
 def test_no_tiles_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["tiles", "--photos", str(tmp_path), "--output", str(tmp_path / "set"), "--count", "0"])
+
+
+@pytest.mark.parametrize("command", ["degraded --photos", "tiles --photos", "crops --hr elsewhere --lr"])
+def test_a_set_within_its_own_photographs_is_refused(tmp_path, capsys, command):
+    assert main([*command.split(), str(tmp_path), "--output", str(tmp_path / "set")]) == 2
+    name = command.split()[-1]
+    assert f"{tmp_path / 'set'}: lies within {name}, {tmp_path}, expected a folder outside" in capsys.readouterr().err

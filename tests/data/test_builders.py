@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from cassr_jax.commands.build import main
 from cassr_jax.data.builders import BUILDERS, Ffhq
 from cassr_jax.data.config import DataConfig
-from cassr_jax.data.pipeline import batches
+from cassr_jax.data.pipeline import batches, open_pictures
 from cassr_jax.data.sources import find_set
 from cassr_jax.data.tfds_sets import TFDSSource
 from cassr_jax.errors import InputError
@@ -67,6 +68,16 @@ def test_pictures_are_stored_upright_in_8_bit_rgb_under_their_names(images, buil
     for index, record in enumerate(records):
         np.testing.assert_array_equal(source[index], record["image"])
         assert not source[index].flags.writeable
+
+
+def test_a_set_beside_pictures_hides_none_of_them(images, built, tmp_path, capsys):
+    own = shutil.copytree(images, tmp_path / "own")
+    assert main(["--dataset", "folder", "--images", str(own), "--output", str(own / "built")]) == 2
+    assert f"own/built/folder/1.0.0: lies within --images, {own}, expected a folder outside" in capsys.readouterr().err
+    found = shutil.copytree(built, own / "built") / "folder" / "1.0.0"
+    assert len(open_pictures(str(found), cache_bytes=0)) == 6
+    with pytest.raises(InputError, match=f"{own}: holds a built set .{found}. and pictures .*, expected only one kind"):
+        open_pictures(str(own), cache_bytes=0)
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason(built):
@@ -126,7 +137,7 @@ def test_of_ffhq_the_first_faces_are_taken(tmp_path, monkeypatch):
     [
         (["--images", "/nowhere"], "/nowhere: is not a folder"),
         (["--images", "IMAGES", "--min-side", "1000"], "none of its 8 pictures can be used"),
-        (["--images", "IMAGES", "--output", "IMAGES/notes.txt/below"], "cannot be written"),
+        (["--images", "IMAGES", "--output", "/dev/null/below"], "cannot be written"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_left(images, tmp_path, capsys, arguments, message):

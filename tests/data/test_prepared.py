@@ -12,6 +12,7 @@ import pytest
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import batches
 from cassr_jax.data.prepared import PreparedSource, count_records, write_records
+from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.resizing import bicubic
 
@@ -189,6 +190,20 @@ def test_prepared_records_and_pictures_do_not_mix(folder, tmp_path):
     config = DataConfig(mixture={str(folder): 1.0, str(tmp_path): 1.0})
     with pytest.raises(InputError, match=r"holds prepared records, .* pictures, expected only one kind"):
         batches(config, batch_size=1, seed=0)
+
+
+@pytest.mark.parametrize("other", ["photo.PNG", "div2k-train.array_record-00000-of-00001"])
+def test_other_data_below_a_folder_of_records_are_not_passed_over(folder, tmp_path, other):
+    file = tmp_path / "a" / "b" / "pairs" / "0.array_record"
+    write_records(file, [record(0)])
+    (file.parent / "1.array_record.unfinished").write_bytes(b"half a file")
+    config = DataConfig(str(tmp_path), crop_size=SIDE, prefetch=2)
+    assert next(batches(config, batch_size=1, seed=0))["lq"].shape == (1, SIDE, SIDE, 3)
+    (tmp_path / other).write_bytes(b"")
+    with pytest.raises(InputError, match=f"holds prepared records .{file}. and .* .{tmp_path / other}., expected only"):
+        batches(config, batch_size=1, seed=0)
+    with pytest.raises(InputError, match="name the folder of the one to use, or move the other elsewhere"):
+        ResidentPool(tmp_path, SIDE)
 
 
 @pytest.mark.parametrize("linked", [False, True])

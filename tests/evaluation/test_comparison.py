@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from itertools import count
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from cassr_jax.commands import ablate
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
 from cassr_jax.evaluation import cascades, comparison, installed
@@ -338,3 +340,20 @@ def test_precision_and_devices_reach_the_cascade(folders, cascade, monkeypatch):
     assert command.main(arguments(folders, "--precision", "bf16", "--devices", "2")) == 0
     assert (seen[0]["dtype"], seen[0]["devices"]) == ("bfloat16", 2)
     assert command.main(arguments(folders, "--devices", "99")) == 2
+
+
+@pytest.mark.parametrize(
+    ("program", "given"),
+    [
+        (command, "--hr hr --lr lr --output lr/out"),
+        (command, "--hr hr --lr lr --output hr"),
+        (command, "--hr hr --results peer=peer --output peer/out"),
+        (ablate, "--hr hr --lr lr --output lr/out"),
+    ],
+)
+def test_a_report_within_the_pictures_is_refused(program, given, tmp_path, monkeypatch, capsys):
+    """The next report would find its own pictures among them."""
+    monkeypatch.chdir(tmp_path)
+    assert program.main(given.split()) == 2
+    assert re.search(r": lies within --(hr|lr|results peer), \w+, expected a folder outside", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,8 @@ DATA = [
         "cassr_jax/data/prepared.py",
         ("tests/data/test_prepared.py",),
         ("found.setdefault(file.parent, first)", "found.setdefault(Path(), first)"),
+        ("path.suffix.lower() in READABLE_SUFFIXES or _SHARD", "_SHARD"),
+        ("in READABLE_SUFFIXES or _SHARD.search(path.name)", "in READABLE_SUFFIXES"),
         (
             "except (OSError, RuntimeError) as error:\n        reason = getattr",
             "except OSError as error:\n        reason = getattr",

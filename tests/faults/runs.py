@@ -68,6 +68,13 @@ RUNS = [
         ('    check_agreement({CONTENTS: contents}, "give all processes the same data")\n', ""),
         ('    check_agreement({"frozen": account["frozen"]}, "give all processes the same weights")\n', ""),
         ("            check_folder(written)\n", "            pass\n"),
+        ("            config.data.check_apart(written)\n", ""),
+    ),
+    *faults(
+        "cassr_jax/data/config.py",
+        ("tests/training/test_refusals.py::test_a_run_that_would_share_a_folder_with_its_data_is_refused",),
+        ("                check_outside(output, path, name)\n", ""),
+        ('                check_outside(path, output, "the output")\n', ""),
     ),
     *faults(
         "cassr_jax/training/export.py",

@@ -147,6 +147,19 @@ def test_a_file_in_place_of_a_folder_is_named_before_anything_is_read(config, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("run", "export"), [("pics/run", "out"), ("run", "pics/export"), ("", "pics")])
+def test_a_run_that_would_share_a_folder_with_its_data_is_refused(config, tmp_path, run, export, monkeypatch):
+    """A continued run would find its own previews among the pictures."""
+    monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("networks were read"))
+    pictures = write_pictures(tmp_path / "pics", 2)
+    (tmp_path / "link").symlink_to(pictures)
+    for data in (DataConfig(str(tmp_path / "link")), DataConfig(mixture={config.data.path: 1, str(pictures): 1})):
+        shared = replace(config, data=data)
+        with pytest.raises(InputError, match=r": lies within (data\.path|data\.mixture|the output), .*, expected a fo"):
+            loop.train(shared, tmp_path / run, export_to=tmp_path / export)
+    assert sorted(path.name for path in pictures.iterdir()) == ["0.png", "1.png"]
+
+
 def test_processes_with_other_data_are_refused(config, tmp_path, monkeypatch):
     def gathered(text):
         told = json.loads(text) if text.startswith("{") else None
