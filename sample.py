@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = f"{len(found.pictures)} found"
         say(f"--shard {args.shard} takes none of the pictures ({count}): there are fewer pictures than parts")
     jobs = plan(pictures, prompts, args, manifest, faults)
-    if not jobs:
+    if not jobs and faults.exit_code:
         return faults.exit_code
 
     # 2. Load the networks, only now because JAX alone takes seconds to import.
@@ -131,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.commands.settings import described, with_options
     from cassr_jax.loading import read_cascade, trained
 
-    config = with_options(read_cascade(args.config)[0], vars(args))
+    config = with_options(read_cascade(args.config)[0], vars(args))  # checked even where a shard is empty
+    if not jobs:
+        return 0
     weights = fingerprint(args.config)
 
     def settings(job: Job) -> Json:

@@ -130,7 +130,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         return defined(path, ("cascade", CascadeConfig), ("config", TrainConfig), instead), path.parent
     if not is_folder(path):
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
-        if not is_file(embedded / CASCADE_FILE):
+        if str(source) not in embedded_names():
             raise InputError(
                 f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder or a .py "
                 "file"

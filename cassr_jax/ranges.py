@@ -152,7 +152,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "latent_noise": NOT_NEGATIVE,
     },
     "DataConfig": {
-        "crop_size": COUNT,
+        "crop_size": Range(1, 8192, whole=True),  # the side of the largest square picture that is read
         "sharp_fraction": SHARE,
         "min_scale": PART,
         "scale": COUNT,

@@ -41,6 +41,8 @@ class DataConfig:
         check_local(self.path, "path")
         for path, weight in self.mixture.items():
             check_local(path, "a path of mixture")
+            if not path:  # which Path takes for the working folder
+                raise InputError("a path of mixture is '', expected a path; . is the working folder")
             POSITIVE.check(f"mixture.{path}", weight)
         if self.resident and self.mixture:
             raise InputError("resident: not possible with a mixture, expected one folder of prepared records as path")

@@ -13,12 +13,14 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
-from cassr_jax.data.sources import PictureSource
+from cassr_jax.data.sources import NamedSource, PictureSource
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
+from cassr_jax.imaging.memory import check_bytes
 from cassr_jax.printing import complain
 
 SHARP = 100.0  # a window is sharp if the variance of the Laplacian of its 8-bit grey is at least this
+_BYTES = 28  # for a pixel that is searched for sharp windows: colours, two greys, the Laplacian and its running sums
 TILE = 256  # side in px of the tiles by which it is measured how much of a picture is sharp
 
 
@@ -51,12 +53,41 @@ def window_variances(values: np.ndarray, size: int, stride: int) -> np.ndarray:
 
 def at_least(image: np.ndarray, size: int) -> np.ndarray:
     """The image, enlarged bicubically until its shorter side is `size` if that side is shorter."""
+    height, width = _enlarged_size(image, size)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _enlarged_size(image: np.ndarray, size: int) -> tuple[int, int]:
     height, width = image.shape[:2]
     shorter = min(height, width)
     if shorter >= size:
-        return image
-    new = tuple(max(size, round(side * size / shorter)) for side in (width, height))
-    return cv2.resize(image, new, interpolation=cv2.INTER_CUBIC)
+        return height, width
+    return max(size, round(height * size / shorter)), max(size, round(width * size / shorter))
+
+
+class Enlarged:
+    """The pictures of a source, enlarged until the shorter side is `size` if it is shorter.
+
+    Raises:
+        InputError: on access, if the source cannot read the picture, or the memory does not hold it when enlarged: of
+            one that is a thousand times as wide as high, a thousand squares of `size`.
+    """
+
+    def __init__(self, source: NamedSource, size: int) -> None:
+        self._source, self._size = source, size
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = self._source[index]
+        height, width = _enlarged_size(image, self._size)
+        if (height, width) != image.shape[:2]:
+            what = f"{self._source.origin(index)}: the {width}x{height} px to which it is enlarged for a crop"
+            check_bytes(_BYTES * height * width, what, "choose a smaller data.crop_size or leave it out")
+        return at_least(image, self._size)
 
 
 @dataclass(frozen=True)

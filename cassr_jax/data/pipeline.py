@@ -17,10 +17,19 @@ import numpy as np
 from absl import flags
 
 from cassr_jax.data.config import DataConfig
-from cassr_jax.data.crops import Windows, find_all_windows, find_windows, random_crop
+from cassr_jax.data.crops import Enlarged, Windows, find_all_windows, find_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.prepared import PreparedSource, check_alike, record_files
-from cassr_jax.data.sources import FolderSource, Joined, PictureSource, Source, find_set, only_one_kind, read_or_replace
+from cassr_jax.data.sources import (
+    FolderSource,
+    Joined,
+    NamedSource,
+    PictureSource,
+    Source,
+    find_set,
+    only_one_kind,
+    read_or_replace,
+)
 from cassr_jax.errors import InputError
 from cassr_jax.files import files_below
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
@@ -160,7 +169,7 @@ def open_records(config: DataConfig) -> Records:
     return (_prepared if prepared else _from_pictures)(config, weights)
 
 
-def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
+def open_pictures(path: str, *, cache_bytes: int) -> NamedSource:
     """Open a set that `cassr_jax.commands.build` or tfds has built, or else a folder of pictures.
 
     Raises:
@@ -179,7 +188,7 @@ def open_pictures(path: str, *, cache_bytes: int) -> PictureSource:
 def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
     sources, windows = [], []
     for path in weights:
-        source = open_pictures(path, cache_bytes=config.cache_bytes // len(weights))
+        source = Enlarged(open_pictures(path, cache_bytes=config.cache_bytes // len(weights)), config.crop_size)
         kept = (built / f"windows_{config.crop_size}.npz") if (built := find_set(path)) else None
         sources.append(source)
         windows += find_all_windows(source, config.crop_size, file=kept)
@@ -198,7 +207,7 @@ def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
     for path, source in zip(weights, sources, strict=True):
         if "lr" not in (record := read_or_replace(source, 0)[1]):
             raise InputError(f"{path}: the records hold {', '.join(record)}, expected lr among them")
-        height, width = with_lq(record, config.scale)["lq"].shape[:2]
+        height, width = (side * config.scale for side in record["lr"].shape[:2])  # of lq, before it is made
         if (height, width) != (config.crop_size, config.crop_size):
             raise InputError(
                 f"{path}: holds records of {width}x{height} px, expected data.crop_size {config.crop_size}; records "

@@ -36,6 +36,14 @@ PictureSource = Source[np.ndarray]
 """Random access to pictures, uint8 RGB (H, W, 3)."""
 
 
+class NamedSource(PictureSource, Protocol):
+    """Pictures that errors can name."""
+
+    def origin(self, index: int) -> str:
+        """The file that holds picture `index`, and its place there if it holds several."""
+        ...
+
+
 class PictureCache:
     """A thread-safe cache of the most recently used pictures, up to `max_bytes`. A pickled copy is empty."""
 
@@ -155,6 +163,9 @@ class FolderSource:
     def __getitem__(self, index: int) -> np.ndarray:
         index = range(len(self.keys))[index]
         return self._cache.get(index, lambda: read_rgb(self.path / self.keys[index]))
+
+    def origin(self, index: int) -> str:
+        return str(self.path / self.keys[index])
 
     def __repr__(self) -> str:
         return f"FolderSource({str(self.path)!r}, {len(self.keys)} pictures)"

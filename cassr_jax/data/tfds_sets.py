@@ -57,10 +57,11 @@ class TFDSSource:
             TypeError,
             AttributeError,
         ) as error:  # TypeError: the file itself is cut short
-            shard, position = find_part(self._bounds, index)
-            raise InputError(
-                f"{self.files[shard]}: record {position} is damaged ({error}); build the set again"
-            ) from error
+            raise InputError(f"{self.origin(index)} is damaged ({error}); build the set again") from error
+
+    def origin(self, index: int) -> str:
+        shard, position = find_part(self._bounds, index)
+        return f"{self.files[shard]}: record {position}"
 
     def __repr__(self) -> str:
         return f"TFDSSource({str(self.path)!r}, {len(self)} pictures)"

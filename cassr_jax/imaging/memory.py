@@ -37,11 +37,24 @@ def check(height: int, width: int) -> None:
     Raises:
         InputError: it needs more than the machine has.
     """
+    check_bytes(need(height, width), f"{width}x{height} px of output", "choose a smaller scale or crop")
+
+
+def check_bytes(needed: int, what: str, advice: str) -> None:
+    """Checks that there are so many bytes of memory.
+
+    Args:
+        what: what needs them, in the plural, for the message.
+        advice: what to do if they are missing.
+
+    Raises:
+        InputError: it needs more than the machine has.
+    """
     present = installed()
-    if present is not None and need(height, width) > present:
+    if present is not None and needed > present:
         raise InputError(
-            f"{width}x{height} px of output need about {in_words(need(height, width))} of memory, expected at most "
-            f"{in_words(present)}, which this machine has; choose a smaller scale or crop"
+            f"{what} need about {in_words(needed)} of memory, expected at most {in_words(present)}, which this machine "
+            f"has; {advice}"
         )
 
 

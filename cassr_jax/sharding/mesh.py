@@ -23,13 +23,18 @@ def join_processes(where: Sequence[str], timeout: int = 300) -> None:
         timeout: seconds after which the caller ends this process if the others have not joined.
 
     Raises:
-        InputError: `where` is neither, or the other processes cannot be found.
+        InputError: `where` is neither, no cluster is found, or the other processes cannot be.
     """
     try:
         address, count, index = _address(where) if where else (None, None, None)
         jax.distributed.initialize(address, count, index, initialization_timeout=timeout + _GRACE)
     except (ValueError, RuntimeError) as error:
-        found = " ".join(where) or "no address"
+        if not where and isinstance(error, ValueError):  # JAX has asked every kind of cluster that it knows
+            raise InputError(
+                "--distributed: found no cluster (TPU pod, Slurm, MPI) that tells this process where the others are, "
+                "expected one, or HOST:PORT N I after the option"
+            ) from error
+        found = " ".join(where) or "what the cluster says"
         reason = " ".join(str(error).split())
         raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({reason})") from error
 

@@ -26,7 +26,7 @@ from cassr_jax.training.processes import gather_texts, refused_together
 from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.state import TrainState
 
-SET_ASIDE = "set_aside"  # beside `checkpoints`
+CHECKPOINTS, SET_ASIDE = "checkpoints", "set_aside"  # folders of a run
 CHECKSUMS = "checksums"  # the entry of a checkpoint's `run` that holds them; older checkpoints have none
 
 Origins = Mapping[str, Mapping[str, str]]  # kind -> {"source", "sha256"}
@@ -87,7 +87,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int, best: int = 0, run: Json | None = None):
         self.run = dict(run or {})
-        folder = (workdir / "checkpoints").absolute()
+        folder = (workdir / CHECKPOINTS).absolute()
         # The manager first reads the metrics of every step, and fails on a damaged file.
         _set_aside([path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")])
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]

@@ -85,32 +85,45 @@ def test_out_of_range_is_refused_in_words(capsys, arguments, expected):
     assert "None" not in error  # which nobody can type
 
 
-@pytest.mark.parametrize(
+ASKING_FOR_A_PATH = pytest.mark.parametrize(
     "arguments",
     [
-        "sample photo.jpg --output gs://bucket/run",
-        "train --config configs/smoke.py --workdir gs://bucket/run",
-        "train --config gs://bucket/run --workdir run",
-        "train --config configs/smoke.py --workdir run --export gs://bucket/run",
-        "cassr_jax.commands.references --config configs/smoke.py --records 1 --output gs://bucket/run",
-        "cassr_jax.commands.build --dataset folder --images gs://bucket/run --output data",
-        "cassr_jax.commands.build --dataset folder --images photos --output gs://bucket/run",
-        "cassr_jax.commands.bundle --config tiny --output gs://bucket/run",
-        "cassr_jax.commands.testset tiles --photos gs://bucket/run --output set",
-        "cassr_jax.commands.testset check gs://bucket/run",
-        "cassr_jax.commands.ablate --lr lr --hr hr --output gs://bucket/run",
-        "cassr_jax.evaluation.__main__ --hr hr --results other=gs://bucket/run --output report",
-        "cassr_jax.evaluation.__main__ --hr gs://bucket/run --lr lr --output report",
+        "sample photo.jpg --output PATH",
+        "sample photo.jpg --prompts PATH",
+        "train --config configs/smoke.py --workdir PATH",
+        "train --config PATH --workdir run",
+        "train --config configs/smoke.py --workdir run --export PATH",
+        "cassr_jax.commands.references --config configs/smoke.py --records 1 --output PATH",
+        "cassr_jax.commands.build --dataset folder --images PATH --output data",
+        "cassr_jax.commands.build --dataset folder --images photos --output PATH",
+        "cassr_jax.commands.bundle --config tiny --output PATH",
+        "cassr_jax.commands.testset tiles --photos PATH --output set",
+        "cassr_jax.commands.testset check PATH",
+        "cassr_jax.commands.ablate --lr lr --hr hr --output PATH",
+        "cassr_jax.evaluation.__main__ --hr hr --results other=PATH --output report",
+        "cassr_jax.evaluation.__main__ --hr PATH --lr lr --output report",
     ],
 )
-def test_an_address_is_refused_where_a_path_is_asked_for(arguments, capsys, tmp_path, monkeypatch):
-    program, *rest = arguments.split()
+
+
+@ASKING_FOR_A_PATH
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gs://bucket/run", "gs://bucket/run, an address, expected a path on this machine; mount or copy it first"),
+        ("", "found '.*', expected "),  # which Path takes for the working folder
+    ],
+)
+def test_what_is_no_path_here_is_refused_where_one_is_asked_for(
+    arguments, path, message, capsys, tmp_path, monkeypatch
+):
+    program, *rest = [word.replace("PATH", path) for word in arguments.split()]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:
         importlib.import_module(program).main(rest)
     assert exit.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "gs://bucket/run, an address, expected a path on this machine; mount or copy it first" in error
+    assert re.search(message, error)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.pipeline import batches, open_pictures, record_maker, visits
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
+from cassr_jax.imaging import memory
 from cassr_jax.imaging.resizing import bicubic
 from tests.data.measures import picture
 
@@ -248,6 +250,18 @@ def test_damaged_pictures_are_left_out_and_named(folder, tmp_path, capfd):
         batches(configure(str(tmp_path)), batch_size=4, seed=0)
 
 
+def test_a_picture_too_thin_to_be_enlarged_is_left_out_and_named(folder, tmp_path, capfd, monkeypatch):
+    own = shutil.copytree(folder, tmp_path / "own")
+    Image.fromarray(np.zeros((1, 3000, 3), np.uint8)).save(own / "thin.png")  # 96000 x 32 px, 28 bytes each
+    monkeypatch.setattr(memory, "installed", lambda: 80_000_000)
+    sources = take(batches(configure(own), batch_size=4, seed=9), 6)
+    assert len(FolderSource(own)) - 1 not in np.concatenate([batch["record"] for batch in sources])
+    assert capfd.readouterr().err == (
+        f"left out: {own / 'thin.png'}: the 96000x32 px to which it is enlarged for a crop need about 86 MB of memory, "
+        "expected at most 80 MB, which this machine has; choose a smaller data.crop_size or leave it out\n"
+    )
+
+
 def test_a_picture_that_breaks_later_is_replaced(folder, tmp_path, capfd):
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(Path(folder, f"{index}.png").read_bytes())
@@ -348,6 +362,8 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
         ({"preset": "heavy"}, "preset is 'heavy', expected one of light, realesrgan, stablesr"),
         ({"crop_size": 30}, "crop_size is 30, expected a multiple of scale, which is 4"),
         ({"crop_size": 0}, "crop_size is 0, expected a whole number of at least 1"),
+        ({"crop_size": 8196}, "crop_size is 8196, expected a whole number of at least 1 and at most 8192"),
+        ({"mixture": {"": 1.0}}, "a path of mixture is '', expected a path; "),
         ({"sharp_fraction": 1.5}, "sharp_fraction is 1.5, expected a number of at least 0 and at most 1"),
         ({"mixture": {"a": 0.0}}, r"mixture\.a is 0.0, expected a number above 0"),
         ({"min_scale": 0.0}, "min_scale is 0.0, expected a number above 0 and at most 1"),

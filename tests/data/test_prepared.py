@@ -231,3 +231,6 @@ def test_records_of_another_size_than_the_crops_are_refused(folder, tmp_path):
     assert next(batches(whole, batch_size=1, seed=0))["lq"].shape == (1, SIDE, SIDE, 3)
     with pytest.raises(InputError, match=r"prepared0: holds records of 24x24 px, expected data.crop_size 16"):
         batches(replace(whole, crop_size=16), batch_size=1, seed=0)
+    # Enlarged, it would have 7 GB.
+    with pytest.raises(InputError, match=r"prepared0: holds records of 49152x49152 px, expected data.crop_size 8192"):
+        batches(replace(whole, crop_size=8192, scale=8192), batch_size=1, seed=0)

@@ -110,6 +110,9 @@ def test_a_shard_without_a_picture_says_so(folder, cascade, capsys):
         "--shard 2/3 takes none of the pictures (1 found): there are fewer pictures than parts\n",
         "",
     )
+    for wrong in ("tiny/../tiny", "tyni"):
+        assert run("in", "--output", "out", "--shard", "2/3", "--config", wrong) == 2
+        assert f"sample.py: {wrong}: not found, expected an embedded cascade (tiny), a " in capsys.readouterr().err
     assert not Path("out").exists()
 
 

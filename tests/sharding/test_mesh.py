@@ -36,6 +36,19 @@ def test_an_address_that_is_none_is_one_sentence(monkeypatch, where, reason):
     assert str(error.value) == f"--distributed: {where} does not work, expected HOST:PORT N I ({reason})"
 
 
+def test_no_cluster_is_one_sentence(monkeypatch):
+    def initialize(*_, **__):
+        raise ValueError("coordinator_address should be defined.")  # as JAX does once it has looked for a cluster
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(InputError) as error:
+        join_processes([])
+    assert str(error.value) == (
+        "--distributed: found no cluster (TPU pod, Slurm, MPI) that tells this process where the others are, expected "
+        "one, or HOST:PORT N I after the option"
+    )
+
+
 @pytest.mark.parametrize("number", ["0", "1"])
 def test_a_process_that_never_comes_is_one_sentence(number, tmp_path):
     """Waited for by the first process, and by the second."""

@@ -135,14 +135,18 @@ def test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged(networks
 
 
 @pytest.mark.parametrize(
-    ("run", "export_to"), [("file", None), ("run", "file"), ("run", "file/export"), ("with_export", None)]
+    ("run", "export_to"),
+    [("file", None), ("run", "file"), ("run", "file/export"), ("with_export", None), ("with_checkpoints", None)],
 )
 def test_a_file_in_place_of_a_folder_is_named_before_anything_is_read(config, tmp_path, run, export_to, monkeypatch):
     monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("networks were read"))
     (tmp_path / "file").write_text("")
-    (tmp_path / "with_export").mkdir()
-    (tmp_path / "with_export" / "export").write_text("")
-    with pytest.raises(InputError, match=r"(file|export): cannot be made, since .* is a file; expected a folder"):
+    for name in ("export", "checkpoints"):
+        (tmp_path / f"with_{name}").mkdir()
+        (tmp_path / f"with_{name}" / name).write_text("")
+    with pytest.raises(
+        InputError, match=r"(file|export|checkpoints): cannot be made, since .* is a file; expected a folder"
+    ):
         loop.train(config, tmp_path / run, export_to=None if export_to is None else tmp_path / export_to)
     assert not (tmp_path / "run").exists()
 
