@@ -1,7 +1,8 @@
 """TIFF files: the page that is the photograph, and samples that Pillow does not decode correctly.
 
 Pillow decodes samples of up to 8 bits, and 16-bit ones in compressions for which tifffile needs another package. It
-refuses all others, cuts them to 8 bits, or misreads them if they are in planes or in the other byte order.
+refuses all others, cuts them to 8 bits, or misreads them if they are in planes or in the other byte order. It refuses
+alpha beside CMYK and beside greys whose 0 is white, and overlooks the value that a file declares as white.
 """
 
 import io
@@ -20,14 +21,15 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.decoding import MAX_INPUT_PIXELS, check_size
-from cassr_jax.imaging.samples import BITS_PER_SAMPLE, Meaning, to_8_bits
+from cassr_jax.imaging.profiles import cmyk_to_rgb
+from cassr_jax.imaging.samples import BITS_PER_SAMPLE, WHITE_IS_ZERO, Meaning, to_8_bits
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tag numbers, each followed by its values.
 SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
 OLD_SUBFILE_TYPE, OLD_REDUCED = 255, 2
 ORIENTATION, PROFILE, DNG_VERSION = 0x0112, 34675, 50706
-GREYS, RGB, PALETTE, MOSAICS = (0, 1), 2, 3, (32803, 34892)  # photometric interpretations
+GREYS, RGB, PALETTE, CMYK, MOSAICS = (0, 1), 2, 3, 5, (32803, 34892)  # photometric interpretations
 UNSIGNED, UNDEFINED, COMPLEX = 1, 4, (5, 6)  # sample formats
 UNCOMPRESSED, CONTIGUOUS = 1, 1
 ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples
@@ -58,7 +60,7 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int, int]
         page = (photographs or sorted(nested, key=_area, reverse=True) or pages)[0]
         count = max(len(photographs), 1)
         _check(path, page)
-        decoded = _decoded(path, page)
+        decoded = _decoded(path, page, data)
     if decoded is not None:
         yield decoded, count, _most_bits(page)
         return
@@ -68,7 +70,8 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int, int]
         image = Image.open(io.BytesIO(data), formats=("TIFF",))
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path}: cannot be decoded as {_kind(page)}, expected 8 or 16 bits of grey, RGB or CMYK in a sound file"
+            f"{path}: cannot be decoded as {_kind(page)}: such samples are not read, or the file is damaged; save it "
+            "as RGB without compression"
         ) from error
     with image:
         image.seek(pages.index(page))
@@ -118,30 +121,68 @@ def _tag(page: TiffPage, number: int) -> Any:
     return None if tag is None else tag.value
 
 
-def _decoded(path: Path, page: TiffPage) -> Image.Image | None:
-    """The page in 8 bits, with its profile and orientation; None if Pillow has to decode it.
+def _decoded(path: Path, page: TiffPage, data: bytes) -> Image.Image | None:
+    """The page in 8 bits, with its profile and orientation; None if that is what Pillow gives.
 
     Raises:
         InputError: neither tifffile nor Pillow can decode it.
     """
-    bits, unsigned = _most_bits(page), page.sampleformat in (UNSIGNED, UNDEFINED)
-    of_pillow = bits <= 8 and unsigned and len(page.extrasamples) < 2 and not page.is_subifd
-    if page.photometric not in (*GREYS, RGB, PALETTE) or of_pillow:
+    samples = None if _is_for_pillow(page) else _samples(path, page, data)
+    if samples is None:
         return None
-    try:
-        samples = _unpacked(page) if bits % 8 and page.compression == UNCOMPRESSED else page.asarray()
-    except (ValueError, NotImplementedError) as error:  # a compression for which tifffile needs another package
-        if bits <= 16 and unsigned and page.planarconfig == CONTIGUOUS and not page.is_subifd:
-            return None
-        raise InputError(f"{path}: {_kind(page)} are not read, expected 8 or 16 bits; save it with those") from error
     planes, _, height, width, _ = page.shaped
     samples = samples.reshape(planes, height, width, -1).transpose(1, 2, 0, 3).reshape(height, width, -1)
-    image = Image.fromarray(_in_8_bits(path, page, samples))
+    colors, alpha = _in_8_bits(path, page, samples)
+    profile = _tag(page, PROFILE)
+    if page.photometric == CMYK:
+        inks = Image.frombytes("CMYK", (width, height), colors.tobytes())
+        inks.info["icc_profile"], profile = profile, None
+        colors = np.array(cmyk_to_rgb(inks))
+    picture = colors if alpha is None else np.concatenate([colors, alpha], axis=-1)
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     image.format = "TIFF"
-    if isinstance(profile := _tag(page, PROFILE), bytes):
+    if isinstance(profile, bytes):
         image.info["icc_profile"] = profile
     image.getexif()[ORIENTATION] = _tag(page, ORIENTATION) or 1
     return image
+
+
+def _is_for_pillow(page: TiffPage) -> bool:
+    """Whether Pillow decodes the page correctly, or else nothing does."""
+    extra = len(page.extrasamples)
+    if page.photometric == CMYK:
+        return not extra or page.samplesperpixel - extra != 4
+    if page.photometric not in (*GREYS, RGB, PALETTE):
+        return True
+    decodes = extra == 0 or (extra == 1 and page.photometric != WHITE_IS_ZERO)
+    return _is_shallow(page) and decodes and not page.is_subifd and not _declares_white(page)
+
+
+def _is_shallow(page: TiffPage, bits: int = 8) -> bool:
+    return _most_bits(page) <= bits and page.sampleformat in (UNSIGNED, UNDEFINED)
+
+
+def _declares_white(page: TiffPage) -> bool:
+    """Whether the largest value that a sample is said to have is not the largest that its bits can express."""
+    white = Meaning.of_tags({tag.code: tag.value for tag in page.tags}).white
+    return page.photometric != PALETTE and white is not None and white < 2 ** _most_bits(page) - 1
+
+
+def _samples(path: Path, page: TiffPage, data: bytes) -> np.ndarray | None:
+    """The samples as they are stored; None if Pillow decodes them."""
+    try:
+        unpacks = _most_bits(page) % 8 and page.compression == UNCOMPRESSED
+        return _unpacked(page) if unpacks else page.asarray()
+    except (ValueError, NotImplementedError) as error:  # a compression for which tifffile needs another package
+        if not _is_shallow(page, 16) or page.planarconfig != CONTIGUOUS or page.is_subifd:
+            raise InputError(
+                f"{path}: {_kind(page)} are not read, expected 8 or 16 bits; save it with those"
+            ) from error
+    if page.extrasamples or not (_is_shallow(page) and _declares_white(page)):
+        return None
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:  # which overlooks the declared white
+        image.seek(page.index)
+        return 255 - np.asarray(image) if page.photometric == WHITE_IS_ZERO else np.asarray(image)
 
 
 def _most_bits(page: TiffPage) -> int:
@@ -150,7 +191,8 @@ def _most_bits(page: TiffPage) -> int:
 
 def _kind(page: TiffPage) -> str:
     color, compression = _named(PHOTOMETRIC, page.photometric), _named(COMPRESSION, page.compression)
-    extra = f" and {len(page.extrasamples)} extra samples" if page.extrasamples else ""
+    count = len(page.extrasamples)
+    extra = f" and {count} extra sample{'s' if count > 1 else ''}" if count else ""
     return f"{_most_bits(page)}-bit {color} samples{extra} with compression {compression}"
 
 
@@ -174,10 +216,10 @@ def _unpacked(page: TiffPage) -> np.ndarray:
     return (samples @ weights).astype(np.uint16 if bits <= 16 else np.uint32)
 
 
-def _in_8_bits(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
-    """Samples (H, W, C) as uint8 (H, W) or (H, W, 2 to 4), as Pillow takes them."""
+def _in_8_bits(path: Path, page: TiffPage, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples (H, W, C) as uint8 colours (H, W, 1, 3 or 4) and alpha (H, W, 1), None without one."""
     meaning = Meaning.of_tags({tag.code: tag.value for tag in page.tags})
-    colors = 3 if page.photometric == RGB else 1
+    colors = {RGB: 3, CMYK: 4}.get(page.photometric, 1)
     if page.photometric == PALETTE:
         if page.colormap is None:
             raise ValueError("it has no palette")
@@ -187,9 +229,9 @@ def _in_8_bits(path: Path, page: TiffPage, samples: np.ndarray) -> np.ndarray:
     kinds = [int(kind) for kind in page.extrasamples]
     alphas = [i for i, kind in enumerate(kinds) if kind in (ASSOCIATED, UNASSOCIATED)]
     if not alphas:
-        return picture[..., 0] if picture.shape[-1] == 1 else picture
+        return picture, None
     alpha = to_8_bits(samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False), path)
     if kinds[alphas[0]] == ASSOCIATED:  # the colours are multiplied by it
         straight = np.rint(picture * (255 / np.maximum(alpha, 1, dtype=np.float32)))
         picture = np.minimum(straight, 255).astype(np.uint8)
-    return np.concatenate([picture, alpha], axis=-1)
+    return picture, alpha

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
+from tests.imaging import pictures
 
-WIDTH, LENGTH, BITS, PHOTOMETRIC, SAMPLES, DEPTH = 256, 257, 258, 262, 277, 32997  # tags
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262  # tags
+SAMPLES, DECLARED, DEPTH = 277, 281, 32997
 SHORT, LONG, RATIONAL, FLOAT = 3, 4, 5, 11  # types of tags
 
 
@@ -56,6 +59,63 @@ def test_of_several_extra_samples_one_is_alpha(tmp_path, colors, extra, alpha, d
     assert (None if picture.alpha is None else picture.alpha[2, 3]) == (
         None if alpha is None else values[colors + alpha]
     )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize(
+    ("photometric", "extra", "values", "expected"),
+    [
+        ("separated", "unspecified", (51, 204, 0, 51), (163, 41, 204)),
+        ("separated", "unassalpha", (51, 204, 0, 51), (163, 41, 204)),
+        ("separated", "assocalpha", (17, 68, 0, 17), (163, 41, 204)),  # multiplied by a third
+        ("miniswhite", "unspecified", (51,), (204, 204, 204)),
+        ("miniswhite", "unassalpha", (51,), (204, 204, 204)),
+        ("miniswhite", "assocalpha", (187,), (204, 204, 204)),  # a third of 204 is 68, which is stored as 255 - 68
+    ],
+)
+def test_an_extra_sample_beside_ink(tmp_path, photometric, extra, values, expected, planes, dtype):
+    samples = np.tile(np.array([*values, 85]) * (1 if dtype == np.uint8 else 257), (6, 7, 1)).astype(dtype)
+    samples = samples if planes == "contig" else np.moveaxis(samples, -1, 0)
+    picture = read(tmp_path, encoded(samples, photometric=photometric, extrasamples=[extra], planarconfig=planes))
+    assert picture.rgb[2, 3].tolist() == pytest.approx(expected, abs=1)
+    assert (None if picture.alpha is None else picture.alpha[2, 3]) == (None if extra == "unspecified" else 85)
+
+
+def test_the_profile_of_ink_beside_alpha_is_used(tmp_path):
+    """A profile of another kind of colour says nothing of ink, and does not get into the result."""
+    samples = np.tile(np.array([51, 204, 0, 51, 85], np.uint8), (6, 7, 1))
+    options = {"photometric": "separated", "extrasamples": ["unassalpha"], "planarconfig": "contig"}
+    picture = read(tmp_path, encoded(samples, **options, iccprofile=pictures.grey_profile(1)))
+    assert picture.rgb[2, 3].tolist() == [163, 41, 204]
+    assert picture.icc is None
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate", "tiff_lzw"])
+@pytest.mark.parametrize(("shape", "falls"), [((6, 7), False), ((6, 7), True), ((6, 7, 3), False)])
+@pytest.mark.parametrize(("most", "declared", "white"), [(15, 15, 15), (15, 14, 255), (15, 255, 255), (16, 15, 255)])
+def test_a_declared_white_of_8_bits(tmp_path, most, declared, white, shape, falls, compression):
+    samples = np.zeros(shape, np.uint8)
+    samples[2, 3], samples[2, 4] = 5, most
+    file = memory.BytesIO()
+    Image.fromarray(255 - samples if falls else samples).save(  # which stores a falling grey inverted
+        file, "TIFF", compression=compression, tiffinfo={PHOTOMETRIC: 0, DECLARED: 1} if falls else {DECLARED: 1}
+    )
+    picture = read(tmp_path, with_tag(file.getvalue(), DECLARED, SHORT, 1, declared))
+    found = 255 - picture.rgb if falls else picture.rgb
+    assert np.unique(found[2, 3]).tolist() == [round(5 * 255 / white)]
+    assert np.unique(found[2, 4]).tolist() == [round(most * 255 / white)]
+
+
+def test_what_is_not_read_is_said_truly(tmp_path):
+    samples = np.zeros((6, 7, 5), np.uint8)
+    data = encoded(samples, photometric="separated", extrasamples=["unassalpha"], planarconfig="contig")
+    with pytest.raises(
+        InputError,
+        match=r"a\.tif: cannot be decoded as 8-bit SEPARATED samples and 1 extra sample with compression LZW: such "
+        "samples are not read, or the file is damaged; save it as RGB without compression",
+    ):
+        read(tmp_path, with_tag(data, COMPRESSION, SHORT, 1, 5))
 
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
