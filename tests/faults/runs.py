@@ -69,6 +69,7 @@ RUNS = [
         ('    check_agreement({"frozen": account["frozen"]}, "give all processes the same weights")\n', ""),
         ("            check_folder(written)\n", "            pass\n"),
         ("            config.data.check_apart(written)\n", ""),
+        ("(workdir, workdir / CHECKPOINTS, folder)", "(workdir, folder)"),
     ),
     *faults(
         "cassr_jax/data/config.py",

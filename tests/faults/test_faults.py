@@ -14,7 +14,7 @@ from tests.faults.catalogue import FAULTS
 from tests.faults.fault import Fault
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("cassr_jax", "tests", "configs", "examples", "pyproject.toml", "sample.py", "train.py")
+COPIED = ("cassr_jax", "tests", "configs", "examples", "README.md", "pyproject.toml", "sample.py", "train.py")
 
 
 def name(fault: Fault) -> str:

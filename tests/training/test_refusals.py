@@ -151,7 +151,7 @@ def test_a_file_in_place_of_a_folder_is_named_before_anything_is_read(config, tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("run", "export"), [("pics/run", "out"), ("run", "pics/export"), ("", "pics")])
+@pytest.mark.parametrize(("run", "export"), [("pics/run", "out"), ("run", "pics/export"), ("", "out")])
 def test_a_run_that_would_share_a_folder_with_its_data_is_refused(config, tmp_path, run, export, monkeypatch):
     """A continued run would find its own previews among the pictures."""
     monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("networks were read"))
