@@ -79,7 +79,7 @@ class Store:
 
     def prepare(self) -> None:
         """Starts to read, in the background, the programs of this context that were used last, in the same order."""
-        names = [path.name for path in _by_last_use(self._folder, f"{self._context[:8]}_*")[-_AHEAD:]]
+        names = [path.name for path in _by_last_use(self._folder, f"{self._context}_*")[-_AHEAD:]]
         self._ahead = {name: Future() for name in names}
         Thread(target=self._read_ahead, args=(tuple(self._ahead.items()),)).start()
 
@@ -94,8 +94,7 @@ class Store:
         Args:
             donate: the numbers of the donated arguments.
         """
-        key = _digest(f"{self._context} {key}".encode())
-        path = self._folder / f"{self._context[:8]}_{key[:32]}{_SUFFIX}"
+        path = self._folder / f"{self._context}_{_digest(key.encode())}{_SUFFIX}"
         ahead = self._ahead.pop(path.name, None)
         found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
         if found is None:
@@ -188,7 +187,7 @@ def _by_last_use(folder: Path, names: str = "*") -> list[Path]:
 
 
 def _digest(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:40]
 
 
 def _header(name: str, program: bytes, donate: object) -> dict[str, object]:
