@@ -1,6 +1,7 @@
 """The ablations: every file changes what its name says, variants are measured once, what cannot be loaded is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,21 @@ def test_each_file_changes_what_it_says():
         assert {s.prompt for s in (found.sampling, found.activation_sampling)} == {""}
         assert {s.guidance_scale for s in (found.sampling, found.activation_sampling)} == {scale}
     assert not changed
+
+
+def test_each_cheaper_run_differs_in_what_its_name_says():
+    plain = CascadeConfig()
+    changed = {
+        variant.name: variant.change(plain).sampling for variant in read_variants(ABLATIONS.parent / "less_work")
+    }
+    assert changed == {
+        "whole": plain.sampling,
+        "fast": replace(plain.sampling, sampler="dpmpp_2m", num_steps=20),
+        "draft": replace(plain.sampling, sampler="dpmpp_2m", num_steps=8),
+        "guidance_interval": replace(plain.sampling, guidance_from=0.2, guidance_to=0.8),
+        "guidance_none": replace(plain.sampling, guidance_scale=1.0),
+        "control_every_2": replace(plain.sampling, control_every=2),
+    }
 
 
 def test_sweeps_are_the_unchanged_cascade_with_other_options():
