@@ -7,7 +7,7 @@
 
 `torch`: one 512 px picture through a ControlNet, the U-Net with guidance and the decoder: the first stage `controlnet`
 here, `StableDiffusionControlNetPipeline` there, with the same random weights. The two programs are processes that
-take turns, so that both meet the same machine. `folder`: 64 pictures of 64 sizes through a whole cascade of small
+take turns, so that both meet the same machine. `folder`: pictures of as many sizes through a whole cascade of small
 networks; on a CPU the devices are simulated and share its cores, so equal times mean that no work was done twice.
 """
 
@@ -173,30 +173,30 @@ def beside_torch(args: argparse.Namespace) -> dict[str, Any]:
     return {"size": size, "steps": args.steps, "programs": found, "ratio": ratio}
 
 
-def pictures(count: int = 64) -> list[np.ndarray]:
-    """Pictures of `count` sizes, from 8x8 px to 71x134."""
+def pictures(count: int) -> list[np.ndarray]:
+    """Pictures of `count` sizes: from 8x8 px, each one higher and two wider than the last."""
     rng = np.random.default_rng(2)
     return [rng.integers(0, 256, (8 + i, 8 + 2 * i, 3)).astype(np.uint8) for i in range(count)]
 
 
 def folder_of_pictures(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds for 64 mixed pictures on several numbers of devices, each after a first run that compiles."""
+    """Seconds for mixed pictures on several numbers of devices, each after a first run that compiles."""
     found = {}
     for devices in args.devices:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         command = [sys.executable, __file__, "folder", "--serve", str(devices), "--source", args.source]
-        command += ["--repeats", str(args.repeats)]
+        command += ["--repeats", str(args.repeats), "--pictures", str(args.pictures)]
         made = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, check=True, stdout=subprocess.PIPE)
         found[devices] = json.loads(made.stdout)
-    return {"source": args.source, "devices": found}
+    return {"source": args.source, "pictures": args.pictures, "devices": found}
 
 
-def serve_folder(source: str, devices: int, repeats: int) -> None:
+def serve_folder(source: str, count: int, devices: int, repeats: int) -> None:
     cassr = cassr_jax.load(source, devices=devices)
     seconds = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        for outcome in cassr.restore_many(iter(pictures())):
+        for outcome in cassr.restore_many(iter(pictures(count))):
             assert not isinstance(outcome, Exception), outcome
         seconds.append(time.perf_counter() - start)
     taken = mean(seconds[1:])
@@ -211,6 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2, help="sampling steps (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs after the first (default: %(default)s)")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--pictures", type=int, default=64, help="how many `folder` restores (default: %(default)s)")
     parser.add_argument("--source", default="tiny", help="the cascade of `folder` (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -219,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.serve and args.what == "torch":
         serve(args.serve, args.folder, args.size, args.steps)
     elif args.serve:
-        serve_folder(args.source, int(args.serve), args.repeats)
+        serve_folder(args.source, args.pictures, int(args.serve), args.repeats)
     else:
         found = beside_torch(args) if args.what == "torch" else folder_of_pictures(args)
         text = json.dumps(found, indent=2)
