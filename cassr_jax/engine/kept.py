@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,12 +22,12 @@ from typing import Any
 
 import jax
 from jax import export
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Compiled, Wrapped
 
 from cassr_jax.compiled import PROGRAMS
 from cassr_jax.errors import InputError
-from cassr_jax.files import parse_json, replaced
+from cassr_jax.files import Json, parse_json, replaced
 from cassr_jax.printing import complain
 
 MOST = 200  # entries in the folder; those that were not used for longest make room
@@ -83,24 +84,20 @@ class Store:
         self._ahead = {name: Future() for name in names}
         Thread(target=self._read_ahead, args=(tuple(self._ahead.items()),)).start()
 
-    def wrapped(self, key: tuple[Hashable, ...], function: Wrapped, donate: tuple[int, ...]) -> "Wrapped | Kept":
+    def wrapped(self, key: tuple[Hashable, ...], function: Wrapped, call: "Call") -> "Wrapped | Kept":
         """The jitted `function`, which is kept; it is returned as it is if its key has no lasting description."""
         described = _described(key)
-        return function if described is None else Kept(self, described, function, donate)
+        return function if described is None else Kept(self, described, function, call)
 
-    def get(self, key: str, export_program: Callable[[], export.Exported], donate: tuple[int, ...]) -> Compiled:
-        """The program of that key; if there is no sound one, it is exported and kept.
-
-        Args:
-            donate: the numbers of the donated arguments.
-        """
+    def get(self, key: str, function: Wrapped, args: Sequence[Any], call: "Call") -> Compiled:
+        """The program of that key; if there is no sound one, it is exported and kept."""
         path = self._folder / f"{self._context}_{_digest(key.encode())}{_SUFFIX}"
         ahead = self._ahead.pop(path.name, None)
         found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
         if found is None:
-            program = export_program()
-            self._write(path, program, donate)
-            return self._compiled(program, donate)
+            program = exported(function)(*self._placed(args, call))
+            self._write(path, program, call)
+            return self._compiled(program, call)
         with suppress(OSError):  # a folder of somebody else
             os.utime(path)
         return found
@@ -120,9 +117,9 @@ class Store:
         try:
             first, _, stored = path.read_bytes().partition(b"\n")
             header = parse_json(first, path)
-            donate = header.get("donate")
-            if isinstance(donate, list) and header == _header(path.name, stored, donate):
-                return self._compiled(export.deserialize(bytearray(stored)), donate)
+            call: Any = header.get("call")
+            if header == _header(path.name, stored, call):
+                return self._compiled(export.deserialize(bytearray(stored)), Call(**call))
         except FileNotFoundError:
             return None
         except (OSError, InputError) as error:
@@ -131,25 +128,50 @@ class Store:
         complain(f"{path}: damaged, so the function is traced again", "programs")
         return None
 
-    def _write(self, path: Path, program: export.Exported, donate: tuple[int, ...]) -> None:
+    def _write(self, path: Path, program: export.Exported, call: "Call") -> None:
         """Keeps a program if the folder can be written; a run does not need it."""
         stored = bytes(program.serialize())
         try:
             with replaced(path) as file:
-                file.write(json.dumps(_header(path.name, stored, list(donate))).encode() + b"\n" + stored)
+                file.write(json.dumps(_header(path.name, stored, asdict(call))).encode() + b"\n" + stored)
             for old in _by_last_use(self._folder)[:-MOST]:
                 old.unlink(missing_ok=True)
         except (InputError, OSError):
             return
 
-    def _compiled(self, program: export.Exported, donate: Sequence[int]) -> Compiled:
-        shardings = program.in_shardings_jax(self._mesh)
-        leaves = [
-            jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=sharding)
-            for aval, sharding in zip(program.in_avals, shardings, strict=True)
-        ]
-        args, _ = jax.tree.unflatten(program.in_tree, leaves)
-        return jax.jit(program.call, donate_argnums=donate).lower(*args).compile()
+    def _compiled(self, program: export.Exported, call: "Call") -> Compiled:
+        args, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+        result = self._sharding(call.result)
+        jitted = jax.jit(program.call, donate_argnums=call.donate, out_shardings=result)
+        return jitted.lower(*self._placed(args, call)).compile()
+
+    def _placed(self, args: Sequence[Any], call: "Call") -> list[Any]:
+        """The shapes and places of arguments; what an array itself says of its place may differ from run to run."""
+
+        def placed(argument: Any, axis: str | None) -> Any:
+            sharding = self._sharding(axis)
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), argument)
+
+        return [placed(argument, axis) for argument, axis in zip(args, call.arguments, strict=True)]
+
+    def _sharding(self, axis: str | None) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a program is called.
+
+    Attributes:
+        arguments: the axis of the mesh that divides each argument along its first axis; None for a whole copy on every
+            device.
+        result: the same for the results.
+        donate: the numbers of the donated arguments.
+    """
+
+    arguments: Sequence[str | None]
+    result: str | None
+    donate: Sequence[int] = ()
 
 
 def exported(function: Wrapped, platforms: Sequence[str] | None = None) -> Callable[..., export.Exported]:
@@ -160,17 +182,16 @@ def exported(function: Wrapped, platforms: Sequence[str] | None = None) -> Calla
 class Kept:
     """A jitted function whose programs, one for each set of argument shapes, come from a store."""
 
-    def __init__(self, store: Store, key: str, function: Wrapped, donate: tuple[int, ...]):
-        self._store, self._key, self._function, self._donate = store, key, function, donate
+    def __init__(self, store: Store, key: str, function: Wrapped, call: Call):
+        self._store, self._key, self._function, self._call = store, key, function, call
         self._programs: dict[Hashable, Compiled] = {}
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         signature = (structure, *((x.shape, x.dtype) for x in leaves))
         if signature not in self._programs:
-            self._programs[signature] = self._store.get(
-                f"{self._key} {signature}", lambda: exported(self._function)(*args), self._donate
-            )
+            key = f"{self._key} {self._call} {signature}"
+            self._programs[signature] = self._store.get(key, self._function, args, self._call)
         return self._programs[signature](*args)
 
     def _cache_size(self) -> int:
@@ -190,8 +211,9 @@ def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:40]
 
 
-def _header(name: str, program: bytes, donate: object) -> dict[str, object]:
-    return {"name": name, "donate": donate, "digest": _digest(repr(donate).encode(), program)}
+def _header(name: str, program: bytes, call: object) -> Json:
+    call = json.loads(json.dumps(call))
+    return {"name": name, "call": call, "digest": _digest(json.dumps(call).encode(), program)}
 
 
 def _described(value: object) -> str | None:

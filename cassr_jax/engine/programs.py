@@ -26,7 +26,7 @@ from cassr_jax.diffusion.samplers import (
     start_latents,
     take_step,
 )
-from cassr_jax.engine.kept import Store, register
+from cassr_jax.engine.kept import Call, Store, register
 from cassr_jax.engine.layout import Axis, Places, Sharing
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.controlnet import ControlNetOutput
@@ -132,7 +132,7 @@ class Programs:
         def run(params: Params, ids: PromptIds) -> PromptPair:
             return self._module("text_encoder", params)(ids)
 
-        return self._compiled(("encode_text",), run, "..", result="")(self._of("text_encoder"), ids)
+        return self._compiled(("encode_text",), run, "..", result=".")(self._of("text_encoder"), ids)
 
     def embed(
         self, make: MakeDenoiser, encoder_hidden_states: PromptPair, trajectory: Trajectory, setting: Setting
@@ -333,16 +333,19 @@ class Programs:
             donate: the numbers of the donated arguments.
         """
         if key not in self._functions:
-            specs = tuple(_DIVIDED if letter == "t" else _EVERYWHERE for letter in arguments)
+            *axes, axis = (TILES if letter == "t" else None for letter in arguments + result)
+            *specs, made = (_EVERYWHERE if each is None else _DIVIDED for each in (*axes, axis))
             mapped = jax.shard_map(
                 function,
                 mesh=self.mesh,
-                in_specs=specs,
-                out_specs=_DIVIDED if result == "t" else _EVERYWHERE,
+                in_specs=tuple(specs),
+                out_specs=made,
                 check_vma=False,  # the loop's state mixes divided arrays with whole copies
             )
-            jitted = jax.jit(mapped, donate_argnums=donate)
-            self._functions[key] = jitted if self._store is None else self._store.wrapped(key, jitted, donate)
+            # Results may depend on no argument, and would then not say on which devices they are.
+            jitted = jax.jit(mapped, donate_argnums=donate, out_shardings=NamedSharding(self.mesh, made))
+            call = Call(axes, axis, donate)
+            self._functions[key] = jitted if self._store is None else self._store.wrapped(key, jitted, call)
         return self._functions[key]
 
 

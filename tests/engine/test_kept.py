@@ -17,7 +17,7 @@ from cassr_jax.engine import kept
 from cassr_jax.models import dot_product
 from tests.random_cascade import write_random_cascade
 
-MESH, ZERO = mesh_of_tiles(1), np.int32(0)
+MESH, WHOLE, ZERO = mesh_of_tiles(1), kept.Call([None], None), np.int32(0)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,14 @@ def test_what_is_kept_is_what_runs_without(folder, picture, first, monkeypatch):
     assert np.abs(plain.astype(int) - first).max() <= 1  # XLA may fuse the two differently
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_features_that_wait_for_the_next_step_are_no_obstacle(folder, picture, tmp_path, monkeypatch, devices):
+    first, again = (
+        started(folder, tmp_path, monkeypatch, devices).restore(picture, control_every=2).result for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, again)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -80,26 +88,26 @@ def test_what_is_kept_is_what_runs_without(folder, picture, first, monkeypatch):
 def test_a_damaged_entry_is_made_anew(monkeypatch, tmp_path, capsys, damage, ahead):
     store = kept.Store(tmp_path, "context", MESH)
     function = jax.jit(lambda x: x + 1)
-    one = store.wrapped(("a name",), function, ())
+    one = store.wrapped(("a name",), function, WHOLE)
     np.testing.assert_array_equal(one(np.float32([1])), [2])
     (path,) = tmp_path.iterdir()
     sound = path.read_bytes()
     path.write_bytes(damage(sound))
     if ahead:
         store.prepare()
-    two = store.wrapped(("a name",), function, ())
+    two = store.wrapped(("a name",), function, WHOLE)
     np.testing.assert_array_equal(two(np.float32([1])), [2])
     assert capsys.readouterr().err.count("so the function is traced again") == 1
     assert path.read_bytes() == sound
     monkeypatch.setattr(export, "export", refuse)
-    np.testing.assert_array_equal(store.wrapped(("a name",), function, ())(np.float32([1])), [2])
+    np.testing.assert_array_equal(store.wrapped(("a name",), function, WHOLE)(np.float32([1])), [2])
 
 
 def test_programs_differ_by_key_context_shapes_and_types(tmp_path):
     for context in ("one", "two"):
         store = kept.Store(tmp_path, context, MESH)
         for key in (("a",), ("a", 1), ("a", partial(int, base=3)), ("a", int)):
-            function = store.wrapped(key, jax.jit(lambda x: x), ())
+            function = store.wrapped(key, jax.jit(lambda x: x), WHOLE)
             for value in (np.float32([1]), np.float32([1, 2]), np.int32([1])):
                 np.testing.assert_array_equal(function(value), value)
     assert len(list(tmp_path.iterdir())) == 2 * 4 * 3
@@ -108,20 +116,20 @@ def test_programs_differ_by_key_context_shapes_and_types(tmp_path):
 def test_a_function_without_a_lasting_name_is_not_kept(tmp_path):
     function = jax.jit(lambda x: x)
     for nameless in (lambda x: x, partial(lambda x: x, 1), object(), ("a", object())):
-        assert kept.Store(tmp_path, "context", MESH).wrapped(("a", nameless), function, ()) is function
+        assert kept.Store(tmp_path, "context", MESH).wrapped(("a", nameless), function, WHOLE) is function
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path):
     (tmp_path / "file").touch()
     store = kept.Store(tmp_path / "file", "context", MESH)
-    np.testing.assert_array_equal(store.wrapped(("a",), jax.jit(lambda x: x + 1), ())(np.float32([1])), [2])
+    np.testing.assert_array_equal(store.wrapped(("a",), jax.jit(lambda x: x + 1), WHOLE)(np.float32([1])), [2])
 
 
 def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "MOST", 3)
     store = kept.Store(tmp_path, "context", MESH)
     for number in range(5):
-        store.wrapped(("a", number), jax.jit(lambda x: x), ())(np.float32([1]))
+        store.wrapped(("a", number), jax.jit(lambda x: x), WHOLE)(np.float32([1]))
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -162,18 +170,20 @@ class Never(AtOnce):
 def used(tmp_path) -> list[kept.Kept]:
     """Three functions that a run has used."""
     store = kept.Store(tmp_path, "context", MESH)
-    functions = [store.wrapped((number,), jax.jit(partial(jax.lax.add, np.int32(number))), ()) for number in range(3)]
+    functions = [
+        store.wrapped((number,), jax.jit(partial(jax.lax.add, np.int32(number))), WHOLE) for number in range(3)
+    ]
     for number, function in enumerate(functions):
         assert function(ZERO) == number
     return functions
 
 
 def again(functions: list[kept.Kept], store: kept.Store) -> list[kept.Kept]:
-    return [kept.Kept(store, function._key, function._function, ()) for function in functions]
+    return [kept.Kept(store, function._key, function._function, function._call) for function in functions]
 
 
 def test_what_was_used_last_is_read_ahead_in_the_same_order(tmp_path, monkeypatch, used):
-    kept.Store(tmp_path, "another", MESH).wrapped((3,), jax.jit(lambda x: x), ())(ZERO)
+    kept.Store(tmp_path, "another", MESH).wrapped((3,), jax.jit(lambda x: x), WHOLE)(ZERO)
     again(used, kept.Store(tmp_path, "context", MESH))[0](ZERO)  # now the second is the oldest
     monkeypatch.setattr(kept, "_AHEAD", 2)
     monkeypatch.setattr(kept, "Thread", AtOnce)

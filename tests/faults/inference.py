@@ -36,7 +36,7 @@ INFERENCE = [
     *faults(
         "cassr_jax/engine/kept.py",
         ("tests/engine/test_kept.py::test_a_damaged_entry_is_made_anew",),
-        ("if isinstance(donate, list) and header == _header(path.name, stored, donate):", "if header:"),
+        ("if header == _header(path.name, stored, call):", "if header:"),
     ),
     *faults(
         "cassr_jax/engine/kept.py",
@@ -55,6 +55,12 @@ INFERENCE = [
         "cassr_jax/engine/kept.py",
         ("tests/engine/test_kept.py::test_a_program_with_cudnn_s_attention_can_be_kept",),
         (", disabled_checks=_BY_VERSION", ""),
+    ),
+    *faults(
+        "cassr_jax/engine/kept.py",
+        ("tests/engine/test_kept.py::test_features_that_wait_for_the_next_step_are_no_obstacle",),
+        (", sharding=sharding)", ")"),
+        (", out_shardings=result)", ")"),
     ),
     *faults(
         "cassr_jax/cascade.py",
