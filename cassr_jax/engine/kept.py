@@ -141,21 +141,16 @@ class Store:
 
     def _compiled(self, program: export.Exported, call: "Call") -> Compiled:
         args, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
-        result = self._sharding(call.result)
-        jitted = jax.jit(program.call, donate_argnums=call.donate, out_shardings=result)
-        return jitted.lower(*self._placed(args, call)).compile()
+        return jax.jit(program.call, donate_argnums=call.donate).lower(*self._placed(args, call)).compile()
 
     def _placed(self, args: Sequence[Any], call: "Call") -> list[Any]:
         """The shapes and places of arguments; what an array itself says of its place may differ from run to run."""
 
         def placed(argument: Any, axis: str | None) -> Any:
-            sharding = self._sharding(axis)
+            sharding = NamedSharding(self._mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), argument)
 
         return [placed(argument, axis) for argument, axis in zip(args, call.arguments, strict=True)]
-
-    def _sharding(self, axis: str | None) -> NamedSharding:
-        return NamedSharding(self._mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
 
 
 @dataclass(frozen=True)
@@ -165,12 +160,10 @@ class Call:
     Attributes:
         arguments: the axis of the mesh that divides each argument along its first axis; None for a whole copy on every
             device.
-        result: the same for the results.
         donate: the numbers of the donated arguments.
     """
 
     arguments: Sequence[str | None]
-    result: str | None
     donate: Sequence[int] = ()
 
 

@@ -333,18 +333,16 @@ class Programs:
             donate: the numbers of the donated arguments.
         """
         if key not in self._functions:
-            *axes, axis = (TILES if letter == "t" else None for letter in arguments + result)
-            *specs, made = (_EVERYWHERE if each is None else _DIVIDED for each in (*axes, axis))
+            axes = [TILES if letter == "t" else None for letter in arguments]
             mapped = jax.shard_map(
                 function,
                 mesh=self.mesh,
-                in_specs=tuple(specs),
-                out_specs=made,
+                in_specs=tuple(_EVERYWHERE if axis is None else _DIVIDED for axis in axes),
+                out_specs=_DIVIDED if result == "t" else _EVERYWHERE,
                 check_vma=False,  # the loop's state mixes divided arrays with whole copies
             )
-            # Results may depend on no argument, and would then not say on which devices they are.
-            jitted = jax.jit(mapped, donate_argnums=donate, out_shardings=NamedSharding(self.mesh, made))
-            call = Call(axes, axis, donate)
+            jitted = jax.jit(mapped, donate_argnums=donate)
+            call = Call(axes, donate)
             self._functions[key] = jitted if self._store is None else self._store.wrapped(key, jitted, call)
         return self._functions[key]
 

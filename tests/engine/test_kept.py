@@ -17,7 +17,7 @@ from cassr_jax.engine import kept
 from cassr_jax.models import dot_product
 from tests.random_cascade import write_random_cascade
 
-MESH, WHOLE, ZERO = mesh_of_tiles(1), kept.Call([None], None), np.int32(0)
+MESH, WHOLE, ZERO = mesh_of_tiles(1), kept.Call([None]), np.int32(0)
 
 
 @pytest.fixture(scope="module")

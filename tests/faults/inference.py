@@ -60,7 +60,6 @@ INFERENCE = [
         "cassr_jax/engine/kept.py",
         ("tests/engine/test_kept.py::test_features_that_wait_for_the_next_step_are_no_obstacle",),
         (", sharding=sharding)", ")"),
-        (", out_shardings=result)", ")"),
     ),
     *faults(
         "cassr_jax/cascade.py",
