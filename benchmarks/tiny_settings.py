@@ -17,7 +17,7 @@ the choice, and the choices. Run the same command again to continue.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import make_measure, read_weights
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
-from cassr_jax.evaluation.restoring import Request, Restore, one_by_one
+from cassr_jax.evaluation.restoring import Request, Restore, Restored
 from cassr_jax.evaluation.statistics import difference
 from cassr_jax.files import write_json
 from cassr_jax.imaging import resizing
@@ -71,6 +71,21 @@ def make_tiles(photos: Path, count: int, output: Path) -> list[Case]:
 def with_fix(fix: ColorFix, config: CascadeConfig) -> CascadeConfig:
     """The cascade with this colour fix and without a share of the reference in the result."""
     return replace(config, first_stages={"rrdbnet": FirstStageConfig(color_fix=fix, reference_weight=0.0)})
+
+
+def one_by_one(restore: Callable[[Request], Mapping[str, np.ndarray]]) -> Restore:
+    """The pictures of `restore`, which makes those of one request."""
+
+    def all_restored(requests: Iterable[Request]) -> Iterator[Restored | Exception]:
+        for request in requests:
+            try:
+                restored = Restored(restore(request))
+            except Exception as error:
+                yield error
+            else:
+                yield restored
+
+    return all_restored
 
 
 def restore_fixes(config: str) -> Restore:

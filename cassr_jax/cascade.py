@@ -7,6 +7,7 @@ sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whicheve
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar, overload
@@ -137,7 +138,8 @@ class CasSR:
     def reference(self, image: io.Kind, **options: object) -> io.Kind:
         """Runs the first stage alone; its picture is the reference that guides `upscale`."""
         chosen = self._checked(options, first_stage_alone=True)
-        return io.upscale(image, lambda rgb: _known(self._references([rgb], chosen)[0])[1])
+        with _callers_errors():
+            return io.upscale(image, lambda rgb: _known(self._references([rgb], chosen)[0])[1])
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
         """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
@@ -159,12 +161,21 @@ class CasSR:
         an exception for a picture that could not be read; it is yielded in its place.
 
         Raises:
-            InputError: an option is out of range, or `pictures` are no iterable.
+            InputError: an option is out of range, or `pictures` are not iterable.
         """
         chosen = self._checked(options)
-        if not isinstance(pictures, Iterable):
-            raise InputError(f"the pictures are of type {type(pictures).__name__}, expected an iterable of arrays")
-        return (outcome for group in self._groups(pictures, chosen) for outcome in self._restored(group, chosen))
+        try:
+            taken = iter(pictures)
+        except TypeError as error:
+            found = type(pictures).__name__
+            raise InputError(f"the pictures are of type {found}, expected an iterable of arrays") from error
+
+        def outcomes() -> Iterator[Restoration | Exception]:
+            with _callers_errors():
+                for group in self._groups(taken, chosen):
+                    yield from self._restored(group, chosen)
+
+        return outcomes()
 
     def check(self, **options: object) -> None:
         """Checks the options of a call that is not made yet.
@@ -195,8 +206,8 @@ class CasSR:
         try:
             pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
             return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs), time.monotonic() - start)
-        except _CallersError as error:
-            raise error.error from None
+        except _CallersError:
+            raise
         except Exception as error:  # for example out of memory on a device; a picture alone may still fit
             return [error] if len(group) == 1 else [each for rgb in group for each in self._restored([rgb], chosen)]
 
@@ -334,6 +345,15 @@ class _CallersError(Exception):
     def __init__(self, error: Exception):
         super().__init__(str(error))
         self.error = error
+
+
+@contextmanager
+def _callers_errors() -> Iterator[None]:
+    """A block that raises the caller's own errors as they were."""
+    try:
+        yield
+    except _CallersError as error:
+        raise error.error from None
 
 
 def _report(stage: StageName, chosen: Options) -> Callable[[int, int], None] | None:

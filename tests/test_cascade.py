@@ -172,6 +172,14 @@ def test_progress_reports_tiles_of_a_first_stage_that_only_enlarges(cassr: CasSR
     assert seen == [("reference", call, 6) for call in range(1, 7)]  # 3 x 2 tiles
 
 
+def test_the_caller_s_own_error_ends_a_reference_as_it_was(cassr: CasSR, rgb: np.ndarray):
+    def stop(*_: object):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cassr.reference(rgb, progress=stop)
+
+
 def test_no_trace_after_the_first_call(cassr: CasSR, rgb: np.ndarray, restored: np.ndarray):
     before = cassr._engine.programs.count()
     for seed, scale, strength in ((1, 5.0, 1.0), (2, 3.0, 1.0), (3, 2.5, 1.0)):

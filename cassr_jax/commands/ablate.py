@@ -16,9 +16,10 @@ import argparse
 import importlib.util
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from cassr_jax.commands.options import local_path, number
@@ -34,6 +35,7 @@ from cassr_jax.evaluation.installed import find_measures
 from cassr_jax.evaluation.measures import Measure
 from cassr_jax.evaluation.pairing import Case, find_cases
 from cassr_jax.evaluation.report import difference_table, differences, means, table
+from cassr_jax.evaluation.restoring import Request, Restore, Restored
 from cassr_jax.evaluation.statistics import Mean, to_json
 from cassr_jax.files import Json, check_outside, replaced, write_json
 from cassr_jax.locks import claimed
@@ -119,13 +121,28 @@ def run_variant(
 
     # The options are in the configuration, where a variant can change them, so none is given once more.
     unchanged = {"config": chosen["config"], "activation": None, "precision": chosen["precision"]}
-    load = partial(load_restore, unchanged, change, devices)
+
+    def load() -> Restore:
+        return _warmed(load_restore(unchanged, change, devices))
+
     comparison = own | {"variant": variant.name, "cascade": fingerprint(chosen, change)}
     found = compare(cases, load, measure, folder / variant.name, comparison)
     seconds = [m.seconds for m in found if m.values and m.seconds is not None]
     if not seconds:
         raise InputError(f"none of the {len(cases)} pictures could be measured; the first one: {found[0].left_out}")
     return Outcome(variant, found, statistics.median(seconds))
+
+
+def _warmed(restore: Restore) -> Restore:
+    """Restores the first picture once before all others, so that their times hold no compilation."""
+
+    def restored(requests: Iterable[Request]) -> Iterator[Restored | Exception]:
+        requests = iter(requests)
+        for first in requests:
+            deque(restore([first]), maxlen=0)
+            yield from restore(chain([first], requests))
+
+    return restored
 
 
 def side_by_side(outcomes: Sequence[Outcome]) -> list[Measured]:

@@ -41,6 +41,7 @@ from cassr_jax.sampling import Course, Setting
 
 _LEAST_NOISE = 2**16  # values drawn at least; a larger picture draws 4, 16, ... times as many
 _RUNS = 16  # runs whose embeddings are kept: pictures may have prompts of their own
+_LONGER = 2  # sides of tiles that are only enlarged, in those of a stage
 _MOST_REPORTS = 20  # progress reports of a sampling loop; each one waits for the devices
 
 Report = Callable[[int, int], None]
@@ -125,13 +126,13 @@ class Engine:
         """Enlarges pictures (h, w, 3) uint8 with a network; gives (h scale, w scale, 3) float32 in [-1, 1] for each.
 
         Args:
-            tile: side of a stage's tiles in px of the output. Those of this network may be twice as long: it needs less
-                memory, and computes less where tiles overlap.
+            tile: largest side of a stage's tiles in px of the output. Here it may be `_LONGER` times as long: these
+                networks need less memory, and compute less twice where tiles overlap.
         """
         scale = self._configs[kind].scale
         side = max(tile // scale // 8, 2) * 8
         smaller = halved(side, 8, 8, ENOUGH // scale)
-        sizes = (*(TileSize(each, scale, 1) for each in smaller), TileSize(2 * side, scale, 2))
+        sizes = (*(TileSize(each, scale, 1) for each in smaller), TileSize(_LONGER * side, scale, 2))
         layouts = [layout(scale * len(lr), scale * lr.shape[1], sizes, scale, 0.25) for lr in pictures]
         all_waves = waves(layouts, *self._seating)
         all_calls = [in_calls(range(wave.seats.count), wave.seats.width) for wave in all_waves]

@@ -7,6 +7,7 @@ versions of the libraries, and this package's own source. An entry that is damag
 A thread reads the programs that were used last, while the first ones run.
 """
 
+import atexit
 import hashlib
 import json
 import os
@@ -17,8 +18,9 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import Thread, main_thread
+from threading import Event, Thread
 from typing import Any
+from weakref import WeakSet
 
 import jax
 from jax import export
@@ -33,10 +35,23 @@ from cassr_jax.printing import complain
 MOST = 200  # entries in the folder; those that were not used for longest make room
 
 _AHEAD = 16  # programs that are read in the background
+_PATIENCE = 2  # seconds that the end of the process waits for the program that is being read
 _SUFFIX = ".program"
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # the last three have kernels
 _BY_VERSION = [export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]  # what it means depends on the versions
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")  # JAX's own that change what is traced
+
+
+_ending = Event()
+_reading: WeakSet[Thread] = WeakSet()
+
+
+@atexit.register
+def _end_reading() -> None:
+    """Python must not end while a thread compiles, but it need not wait for a long one."""
+    _ending.set()
+    for thread in tuple(_reading):
+        thread.join(_PATIENCE)
 
 
 def register(*structures: type) -> None:
@@ -57,7 +72,7 @@ class Store:
 
     def __init__(self, folder: Path, context: str, mesh: Mesh):
         self._folder, self._context, self._mesh = folder, _digest(context.encode()), mesh
-        self._ahead: dict[str, Future[Compiled | None]] = {}
+        self._ahead: dict[str, Future[Compiled | None]] | None = None
 
     @classmethod
     def of(cls, mesh: Mesh, networks: object) -> "Store | None":
@@ -78,12 +93,6 @@ class Store:
         context = repr((versions, settings, device.platform, device.device_kind, mesh.shape, networks))
         return cls(Path(folder), context, mesh)
 
-    def prepare(self) -> None:
-        """Starts to read, in the background, the programs of this context that were used last, in the same order."""
-        names = [path.name for path in _by_last_use(self._folder, f"{self._context}_*")[-_AHEAD:]]
-        self._ahead = {name: Future() for name in names}
-        Thread(target=self._read_ahead, args=(tuple(self._ahead.items()),)).start()
-
     def wrapped(self, key: tuple[Hashable, ...], function: Wrapped, call: "Call") -> "Wrapped | Kept":
         """The jitted `function`, which is kept; it is returned as it is if its key has no lasting description."""
         described = _described(key)
@@ -92,6 +101,8 @@ class Store:
     def get(self, key: str, function: Wrapped, args: Sequence[Any], call: "Call") -> Compiled:
         """The program of that key; if there is no sound one, it is exported and kept."""
         path = self._folder / f"{self._context}_{_digest(key.encode())}{_SUFFIX}"
+        if self._ahead is None:
+            self._ahead = self._begun(path.name)
         ahead = self._ahead.pop(path.name, None)
         found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
         if found is None:
@@ -102,9 +113,18 @@ class Store:
             os.utime(path)
         return found
 
-    def _read_ahead(self, ahead: Sequence[tuple[str, Future[Compiled | None]]]) -> None:
+    def _begun(self, first: str) -> "dict[str, Future[Compiled | None]]":
+        """Starts to read the programs of this context that were used last, in the order of their use, but the first."""
+        names = [path.name for path in _by_last_use(self._folder, f"{self._context}_*")[-_AHEAD:]]
+        ahead = {name: Future() for name in names if name != first}
+        thread = Thread(target=self._read_ahead, args=(tuple(ahead.items()),), daemon=True)
+        _reading.add(thread)
+        thread.start()
+        return ahead
+
+    def _read_ahead(self, ahead: "Sequence[tuple[str, Future[Compiled | None]]]") -> None:
         for name, future in ahead:
-            if not main_thread().is_alive():
+            if _ending.is_set():
                 return
             if future.set_running_or_notify_cancel():
                 try:
@@ -195,7 +215,7 @@ def _by_last_use(folder: Path, names: str = "*") -> list[Path]:
     """The programs in a folder, those that were used last at the end."""
     found = {}
     for path in folder.glob(names + _SUFFIX):
-        with suppress(FileNotFoundError):  # another process has removed it
+        with suppress(OSError):  # another process has removed it, for example
             found[path] = path.stat().st_mtime_ns
     return sorted(found, key=found.__getitem__)
 

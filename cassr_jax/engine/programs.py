@@ -106,8 +106,6 @@ class Programs:
         self.mesh, self.at_once = mesh, at_once
         self._graphdefs, self._params = networks.graphdefs, networks.params
         self._store = Store.of(mesh, (networks.configs, networks.dtypes, at_once))
-        if self._store is not None:
-            self._store.prepare()
         self._selected: dict[str, Params] = {}
         self._functions: dict[tuple[str, *tuple[Hashable, ...]], Callable[..., Any]] = {}
 

@@ -132,10 +132,14 @@ def _restore(
                 yield from made
 
     for outcome in outcomes():
-        if isinstance(outcome, Exception):
-            yield outcome
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            restored = Restored(pictures(outcome), outcome.seconds)
+        except Exception as error:
+            yield error
         else:
-            yield Restored(pictures(outcome), outcome.seconds)
+            yield restored
 
 
 def _pictures(restoration: Restoration) -> dict[str, np.ndarray]:

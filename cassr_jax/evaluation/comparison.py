@@ -17,7 +17,7 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, Pictures, read_case
-from cassr_jax.evaluation.restoring import Request, Restore, Restored, nothing
+from cassr_jax.evaluation.restoring import Request, Restore, Restored
 from cassr_jax.files import Json, exists, is_file, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
@@ -165,7 +165,7 @@ def compare(
         found = open_output(folder, settings)
         left = [case for case in cases if not _is_current(found.get(case.name), case, folder)]
         if left:
-            restore = nothing if load is None else load()
+            restore = None if load is None else load()
             with (folder / VALUES).open("a", encoding="utf-8") as stream:
                 measuring = _measure_all(left, restore, measure, settings.get("seed", 0), folder)
                 for measured in progress_bar(measuring, desc="measuring", total=len(left), unit="picture"):
@@ -185,9 +185,13 @@ class _Read:
 
 
 def _measure_all(
-    cases: Sequence[Case], restore: Restore, measure: Measure, seed: int, folder: Path
+    cases: Sequence[Case], restore: Restore | None, measure: Measure, seed: int, folder: Path
 ) -> Iterator[Measured]:
-    """Measures the cases in order. The cascade reads some ahead, because it restores several pictures together."""
+    """Measures the cases in order. A cascade reads some ahead, because it restores several pictures together."""
+    if restore is None:
+        for read in map(_read, cases):
+            yield _measured(read, Restored({}), measure, folder) if isinstance(read, _Read) else read
+        return
     waiting: deque[_Read | Measured] = deque()
 
     def requests() -> Iterator[Request]:
@@ -195,9 +199,8 @@ def _measure_all(
             read = _read(case)
             waiting.append(read)
             if isinstance(read, _Read):
-                pictures = read.pictures
-                lr = pictures.hr if pictures.lr is None else pictures.lr  # without LR pictures nothing is restored
-                yield Request(lr, seed, pictures.scale, case.prompt)
+                assert read.pictures.lr is not None, "a cascade restores cases that have an LR picture"
+                yield Request(read.pictures.lr, seed, read.pictures.scale, case.prompt)
 
     def unread() -> Iterator[Measured]:
         while waiting and isinstance(first := waiting[0], Measured):

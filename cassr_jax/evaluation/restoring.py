@@ -1,6 +1,5 @@
 """What an evaluation restores pictures with: any function of this kind, a cascade or another program."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -37,24 +36,3 @@ class Restored:
 
 Restore = Callable[[Iterable[Request]], Iterator[Restored | Exception]]
 """Restores pictures in their order and reads as far ahead as it can restore at once. Some pictures give an error."""
-
-
-def nothing(requests: Iterable[Request]) -> Iterator[Restored]:
-    """Restores nothing, for pictures that are compared as they are."""
-    return (Restored({}) for _ in requests)
-
-
-def one_by_one(restore: Callable[[Request], Mapping[str, np.ndarray]]) -> Restore:
-    """The pictures of `restore`, which makes those of one request."""
-
-    def restored(requests: Iterable[Request]) -> Iterator[Restored | Exception]:
-        for request in requests:
-            start = time.perf_counter()
-            try:
-                pictures = restore(request)
-            except Exception as error:
-                yield error
-            else:
-                yield Restored(pictures, time.perf_counter() - start)
-
-    return restored

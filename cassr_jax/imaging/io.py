@@ -168,8 +168,8 @@ def from_array(image: np.ndarray) -> Picture:
     if channels <= 2:
         rgb, alpha = np.repeat(image[..., :1], 3, axis=-1), image[..., 1] if channels == 2 else None
     else:
-        rgb, alpha = image[..., :3], image[..., 3] if channels == 4 else None
-    return Picture(rgb=np.array(rgb, order="C"), alpha=None if alpha is None else np.array(alpha, order="C"))
+        rgb, alpha = np.array(image[..., :3], order="C"), image[..., 3] if channels == 4 else None
+    return Picture(rgb=rgb, alpha=None if alpha is None else np.array(alpha, order="C"))
 
 
 def to_array(picture: Picture) -> np.ndarray:

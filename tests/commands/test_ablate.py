@@ -15,6 +15,7 @@ from cassr_jax.commands.ablate import read_variants, sweeps
 from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import measures
+from cassr_jax.evaluation.restoring import Request, Restored
 from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write
@@ -69,6 +70,20 @@ def test_sweeps_are_the_unchanged_cascade_with_other_options():
         "guidance_1": {"guidance_scale": 1.0},
         "guidance_5.5": {"guidance_scale": 5.5},
     }
+
+
+def test_no_time_holds_compilation():
+    """The first call compiles: it takes a second longer, which no picture's time may show."""
+    calls: list[int] = []
+
+    def restore(requests):
+        for request in requests:
+            calls.append(request.seed)
+            yield Restored({}, 1.0 + (len(calls) == 1))
+
+    requests = [Request(np.zeros((1, 1, 3), np.uint8), seed, 4) for seed in (5, 6)]
+    assert [each.seconds for each in ablate._warmed(restore)(iter(requests))] == [1.0, 1.0]
+    assert calls == [5, 5, 6]
 
 
 def test_a_folder_without_variants_is_refused(tmp_path):

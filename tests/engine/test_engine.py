@@ -287,9 +287,23 @@ def test_the_caller_s_own_error_is_no_picture_s(one: CasSR, pictures):
     assert calls == [1, 1]
 
 
-def test_what_is_no_iterable_is_named_at_once(one: CasSR):
+def test_what_is_not_iterable_is_named_at_once(one: CasSR):
     with pytest.raises(InputError, match="the pictures are of type int, expected an iterable of arrays"):
         one.restore_many(3)
+
+
+def test_a_data_source_is_iterable_too(one: CasSR, pictures, alone):
+    class Source:
+        """As Grain's: it has a length and takes numbers, and `for` goes through it."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, number: int) -> np.ndarray:
+            return [pictures[5]][number]
+
+    (found,) = one.restore_many(Source())
+    np.testing.assert_array_equal(found.result, alone[5])
 
 
 def test_pictures_are_taken_as_they_are_needed(one: CasSR, pictures: list[np.ndarray]):

@@ -1,5 +1,6 @@
 """Programs are kept between runs: a second start traces nothing and gives the same pixels."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cassr_jax.compiled import PROGRAMS
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import kept
 from cassr_jax.models import dot_product
+from tests import children
 from tests.random_cascade import write_random_cascade
 
 MESH, WHOLE, ZERO = mesh_of_tiles(1), kept.Call([None]), np.int32(0)
@@ -46,6 +48,20 @@ def started(folder: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, devic
 def first(folder: Path, programs: Path, picture: np.ndarray) -> np.ndarray:
     with pytest.MonkeyPatch.context() as monkeypatch:
         return started(folder, programs, monkeypatch, 2).restore(picture).result
+
+
+class AtOnce:
+    """A thread whose work is done when it is started."""
+
+    def __init__(self, target, args, daemon):
+        self.start = partial(target, *args)
+
+
+class Never:
+    """A thread that does not come to its work."""
+
+    def __init__(self, target, args, daemon):
+        self.start = lambda: None
 
 
 def refuse(*_: object, **__: object) -> None:
@@ -94,10 +110,13 @@ def test_a_damaged_entry_is_made_anew(monkeypatch, tmp_path, capsys, damage, ahe
     sound = path.read_bytes()
     path.write_bytes(damage(sound))
     if ahead:
-        store.prepare()
+        monkeypatch.setattr(kept, "Thread", AtOnce)
+        store = kept.Store(tmp_path, "context", MESH)
+        store.wrapped(("another name",), function, WHOLE)(ZERO)
+        assert "so the function is traced again" in capsys.readouterr().err
     two = store.wrapped(("a name",), function, WHOLE)
     np.testing.assert_array_equal(two(np.float32([1])), [2])
-    assert capsys.readouterr().err.count("so the function is traced again") == 1
+    assert capsys.readouterr().err.count("so the function is traced again") == (not ahead)
     assert path.read_bytes() == sound
     monkeypatch.setattr(export, "export", refuse)
     np.testing.assert_array_equal(store.wrapped(("a name",), function, WHOLE)(np.float32([1])), [2])
@@ -152,20 +171,6 @@ def test_a_program_with_cudnn_s_attention_can_be_kept(monkeypatch):
     assert "__cudnn$fmhaSoftmax" in export.deserialize(stored).mlir_module()
 
 
-class AtOnce:
-    """A thread whose work is done when it is started."""
-
-    def __init__(self, target, args):
-        self.start = partial(target, *args)
-
-
-class Never(AtOnce):
-    """A thread that does not come to its work."""
-
-    def __init__(self, target, args):
-        self.start = lambda: None
-
-
 @pytest.fixture
 def used(tmp_path) -> list[kept.Kept]:
     """Three functions that a run has used."""
@@ -190,28 +195,49 @@ def test_what_was_used_last_is_read_ahead_in_the_same_order(tmp_path, monkeypatc
     monkeypatch.setattr(export, "export", refuse)
     store, read = kept.Store(tmp_path, "context", MESH), []
     compiled = store._compiled
-    monkeypatch.setattr(
-        store, "_compiled", lambda exported, donate: read.append(compiled(exported, donate)) or read[-1]
-    )
-    store.prepare()
-    assert [program(ZERO) for program in read] == [2, 0]
-    assert [function(ZERO) for function in again(used, store)] == [0, 1, 2]
+    monkeypatch.setattr(store, "_compiled", lambda *given: read.append(compiled(*given)) or read[-1])
+    functions = again(used, store)
+    assert functions[1](ZERO) == 1
+    assert [program(ZERO) for program in read] == [2, 0, 1]
+    assert [function(ZERO) for function in functions] == [0, 1, 2]
     assert len(read) == 3, "what was read ahead is not read again"
 
 
 def test_nobody_waits_for_what_is_not_yet_read_ahead(tmp_path, monkeypatch, used):
     monkeypatch.setattr(kept, "Thread", Never)
-    store = kept.Store(tmp_path, "context", MESH)
-    store.prepare()
-    assert [function(ZERO) for function in again(used, store)] == [0, 1, 2]
+    assert [function(ZERO) for function in again(used, kept.Store(tmp_path, "context", MESH))] == [0, 1, 2]
 
 
 def test_a_failure_in_the_background_reaches_whoever_needs_the_program(tmp_path, monkeypatch, used):
-    def fail(*_):
-        raise ZeroDivisionError
+    store, read = kept.Store(tmp_path, "context", MESH), []
+    own = store._read
 
-    store = kept.Store(tmp_path, "context", MESH)
-    monkeypatch.setattr(store, "_compiled", fail)
-    store.prepare()
+    def failing(path):
+        read.append(path)
+        if len(read) == 1:
+            raise ZeroDivisionError
+        return own(path)
+
+    monkeypatch.setattr(store, "_read", failing)
+    monkeypatch.setattr(kept, "Thread", AtOnce)
+    functions = again(used, store)
+    assert functions[2](ZERO) == 2, "which reads the other two in the background"
     with pytest.raises(ZeroDivisionError):
-        again(used, store)[0](ZERO)
+        functions[0](ZERO)
+    assert functions[1](ZERO) == 1
+
+
+def test_the_end_of_a_process_waits_for_no_long_compilation(tmp_path):
+    """What is read in the background stands still here, while the main thread ends."""
+    code = """
+import threading, time
+from cassr_jax.engine import kept
+kept._PATIENCE = 0.1
+kept._reading.add(thread := threading.Thread(target=time.sleep, args=(60,), daemon=True))
+thread.start()
+"""
+    began = time.monotonic()
+    process = children.start(code)
+    assert process.communicate(timeout=50) == ("", "")
+    assert process.returncode == 0
+    assert time.monotonic() - began < 50

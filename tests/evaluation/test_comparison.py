@@ -270,6 +270,19 @@ def test_two_comparisons_do_not_share_an_output_at_once(folders, cascade, capsys
     assert "in use by another" in capsys.readouterr().err
 
 
+def test_a_sceptic_s_row_that_does_not_fit_into_memory_costs_only_its_picture(folders, cascade, monkeypatch):
+    def autoencode(picture: np.ndarray) -> np.ndarray:
+        if len(cascade) == 2:
+            raise MemoryError
+        return picture
+
+    monkeypatch.setattr(cascades, "make_autoencode", lambda _: autoencode)
+    assert command.main(arguments(folders, "--baselines")) == 0
+    report = json.loads((folders / "out" / "comparison.json").read_text())
+    assert list(report["pictures"]) == ["a", "c"]
+    assert "does not fit into memory" in report["left_out"]["b"]
+
+
 def test_a_picture_that_the_cascade_refuses_costs_only_itself(folders, cascade, monkeypatch):
     load = cascades.cassr_jax.load
 

@@ -1,6 +1,7 @@
 """Faults that a careful person could make, and the tests that must fail for each."""
 
 from tests.faults.data import DATA
+from tests.faults.engine import ENGINE
 from tests.faults.evaluation import EVALUATION
 from tests.faults.fault import faults
 from tests.faults.imaging import IMAGING
@@ -83,6 +84,7 @@ FAULTS = [
         ("tests/training/test_placing.py",),
         ("jax.device_put(array, everywhere)", "jax.device_put(array)"),
     ),
+    *ENGINE,
     *INFERENCE,
     *TRAINING,
     *RUNS,

@@ -39,6 +39,16 @@ EVALUATION = [
         ("yield from (error for _ in together)", "yield error"),
     ),
     *faults(
+        "cassr_jax/evaluation/cascades.py",
+        (
+            "tests/evaluation/test_comparison.py::test_a_sceptic_s_row_that_does_not_fit_into_memory_costs_only_its_picture",
+        ),
+        (
+            "        except Exception as error:\n            yield error",
+            "        except InputError as error:\n            yield error",
+        ),
+    ),
+    *faults(
         "cassr_jax/evaluation/comparison.py",
         (RESUMING + "test_pictures_are_restored_together_as_long_as_their_options_are_the_same",),
         ("        yield from unread()\n        read =", "        read ="),

@@ -21,45 +21,10 @@ INFERENCE = [
         ("if not jnp.isfinite(array).all():", "if False:"),
     ),
     *faults(
-        "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_programs_differ_by_key_context_shapes_and_types",),
-        ('f"{self._context}_{_digest(key.encode())}{_SUFFIX}"', 'f"a_{_digest(key.encode())}{_SUFFIX}"'),
-        ("((x.shape, x.dtype) for x in leaves)", "((x.shape,) for x in leaves)"),
-        ("{function}{rest}", "{function}"),
-    ),
-    *faults(
         "cassr_jax/models/dot_product.py",
         ("tests/models/test_dot_product.py::test_on_a_cpu_one_head_after_the_other_equals_all_at_once",),
         ("found / weights.sum(axis=-1, keepdims=True)", "found / weights.sum(axis=0)[:, None][: len(found)]"),
         ("(query * head_dim**-0.5, key, value))", "(query, key, value))"),
-    ),
-    *faults(
-        "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_a_damaged_entry_is_made_anew",),
-        ("if header == _header(path.name, stored, call):", "if header:"),
-    ),
-    *faults(
-        "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_a_second_start_traces_nothing",),
-        ("found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()", "found = None"),
-    ),
-    *faults(
-        "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_what_was_used_last_is_read_ahead_in_the_same_order",),
-        ("[-_AHEAD:]", "[:_AHEAD]"),
-        ('f"{self._context}_*"', '"*"'),
-        ("os.utime(path)", "os.utime(path, (0, 0))"),
-        ("self._ahead.pop(path.name, None)", "None"),
-    ),
-    *faults(
-        "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_a_program_with_cudnn_s_attention_can_be_kept",),
-        (", disabled_checks=_BY_VERSION", ""),
-    ),
-    *faults(
-        "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_features_that_wait_for_the_next_step_are_no_obstacle",),
-        (", sharding=sharding)", ")"),
     ),
     *faults(
         "cassr_jax/cascade.py",
@@ -100,27 +65,15 @@ INFERENCE = [
         ),
     ),
     *faults(
-        "cassr_jax/engine/recent.py",
-        ("tests/engine/test_recent.py",),
-        ("next(iter(self._values))", "next(reversed(self._values))"),
-        ("if key not in self._values:", "if True:"),
-    ),
-    *faults(
         "cassr_jax/cascade.py",
         ("tests/engine/test_engine.py::test_a_source_that_fails_loses_no_picture_that_it_gave",),
         ("            fault = error\n", "            raise\n"),
         ("            raise fault\n", "            return\n"),
     ),
-    *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
         "cassr_jax/imaging/pixels.py",
         ("tests/test_cascade.py::test_the_reference_has_its_share_in_the_result",),
         ("share * to_float(a) + (1 - share) * to_float(b)", "(1 - share) * to_float(a) + share * to_float(b)"),
-    ),
-    *faults(
-        "cassr_jax/engine/programs.py",
-        ("tests/test_cascade.py::test_an_rrdbnet_gives_the_reference_and_its_colours_can_be_fixed",),
-        ("images.astype(jnp.float32) / 255", "to_float(images)"),
     ),
     *faults(
         "cassr_jax/sampling.py",
@@ -151,14 +104,6 @@ INFERENCE = [
         ("lambda x: x[len(x) // 2 :], tree", "lambda x: x[: len(x) // 2], tree"),
     ),
     *faults(
-        "cassr_jax/engine/programs.py",
-        ("tests/test_sampling.py::test_kept_features_serve_the_tiles_they_were_made_for",),
-        (
-            "dynamic_update_index_in_dim(x, new, call, axis=0), all_kept",
-            "dynamic_update_index_in_dim(x, new, 0, axis=0), all_kept",
-        ),
-    ),
-    *faults(
         "cassr_jax/sampling.py",
         CASCADE,
         ("negative, positive = jnp.split(both, 2)", "positive, negative = jnp.split(both, 2)"),
@@ -173,64 +118,6 @@ INFERENCE = [
         SEVERAL_TILES,
         ("dynamic_index_in_dim(table, step, keepdims=True)", "dynamic_index_in_dim(table, 0, keepdims=True)"),
         ("jnp.repeat(prompts, batch, axis=0)", "jnp.concatenate([prompts] * batch)"),
-    ),
-    *faults(
-        "cassr_jax/engine/programs.py",
-        SEVERAL_TILES,
-        ("jax.tree.map(cut, hints)", "jax.tree.map(lambda x: x[: self.at_once], hints)"),
-        ("done = call == order.calls - 1", "done = call == 0"),
-    ),
-    *faults(
-        "cassr_jax/engine/programs.py",
-        ("tests/engine/test_programs.py",),
-        ("down[:, :, None] * across + right", "down[:, :, None] + across * right"),
-        (
-            "rows.weight[:, :, None, k] * columns.weight[:, None, :, m]",
-            "rows.weight[:, :, None, m] * columns.weight[:, None, :, k]",
-        ),
-    ),
-    *faults(
-        "cassr_jax/engine/programs.py",
-        ("tests/engine/test_engine.py::test_eight_devices_make_the_pictures_of_one",),
-        ("    return device * capacity + slot\n", "    return number\n"),
-    ),
-    *faults(
-        "cassr_jax/engine/layout.py",
-        ("tests/engine/test_engine.py::test_numbers_that_are_not_finite_stay_in_their_picture",),
-        ("tile = np.where(known, order, order[..., :1])", "tile = np.where(known, order, 0)"),
-    ),
-    *faults(
-        "cassr_jax/engine/layout.py",
-        ("tests/engine/test_engine.py::test_company_and_place_change_no_pixel",),
-        ("        begin += each.count\n", "        begin += 0\n"),
-    ),
-    *faults(
-        "cassr_jax/engine/engine.py",
-        ("tests/engine/test_engine.py::test_company_and_place_change_no_pixel",),
-        ("jax.tree.map(lambda x, place=place: x[place], made)", "jax.tree.map(lambda x: x[0], made)"),
-    ),
-    *faults(
-        "cassr_jax/engine/engine.py",
-        ("tests/engine/test_engine.py::test_company_does_not_change_what_a_network_enlarges",),
-        (
-            "in_calls(range(wave.seats.count), wave.seats.width)",
-            "[wave.seats.of_call(number) for number in range(wave.seats.calls)]",
-        ),
-    ),
-    *faults(
-        "cassr_jax/engine/engine.py",
-        ("tests/test_cascade_golden.py::test_both_stages_equal_the_recorded[controlnet]",),
-        ("programs.encode(images[stage.start])", "programs.encode(images[0])"),
-    ),
-    *faults(
-        "cassr_jax/engine/waves.py",
-        ("tests/engine/test_engine.py::test_eight_devices_make_the_pictures_of_one",),
-        ("places[device * self.capacity + slot] = values", "places[: self.count] = values"),
-    ),
-    *faults(
-        "cassr_jax/engine/waves.py",
-        ("tests/test_seams.py::test_decoded_tiles_fit_whatever_is_in_them",),
-        ("self._rows[row, : part.shape[0], None, None]", "self._rows[0, : part.shape[0], None, None]"),
     ),
     *faults(
         "cassr_jax/cascade.py",
@@ -272,17 +159,6 @@ INFERENCE = [
             "isinstance(image, np.ndarray) and image.ndim == 4",
         ),
         ('np.array(picture) if hasattr(picture, "__array__") else picture', "picture"),
-    ),
-    *faults(
-        "cassr_jax/engine/layout.py",
-        ("tests/engine/test_layout.py",),
-        ("or sides[0] >= 2 * enough", "or sides[0] > 2 * enough"),
-        ("(len(sides) == 1 or sides[0] >= 2 * enough)", "len(sides) == 1"),
-    ),
-    *faults(
-        "cassr_jax/engine/programs.py",
-        ("tests/engine/test_engine.py::test_a_sampling_loop_takes_nothing_from_the_host",),
-        ("self.everywhere((order, np.int32(first), np.int32(last)))", "(order, np.int32(first), np.int32(last))"),
     ),
     *faults(
         "cassr_jax/commands/testset.py",
@@ -357,11 +233,6 @@ INFERENCE = [
         ("tests/commands/test_overlap.py",),
         ("waiting.popleft().result()\n        while", "waiting.pop().result()\n        while"),
         ("if len(waiting) > ahead", "if len(waiting) > 2 * ahead"),
-    ),
-    *faults(
-        "cassr_jax/engine/programs.py",
-        ("tests/test_seams.py::test_decoded_tiles_fit_whatever_is_in_them",),
-        ("with recorded() if moments is None else given(moments) as own:", "with recorded() as own:"),
     ),
     *faults(
         "cassr_jax/diffusion/samplers.py",
