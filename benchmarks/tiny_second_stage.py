@@ -13,8 +13,8 @@ There are three parts, one after the other, each made of the program's own comma
 
 Every seventh picture of `--choosing`, by name, is kept apart to choose settings by: OUTPUT/photos/choosing holds links
 to these, OUTPUT/photos/training to all others. Run the same command again to continue: finished files of pairs are
-kept, and training saves from time to time. The defaults are meant for half an hour on one GPU; a smaller `--records`,
-`--steps` or `--batch-size` takes less.
+kept, and training saves from time to time. The defaults are meant for half an hour on one GPU. A CPU is up to less,
+such as `--records 1280 --steps 1000 --batch-size 8 --window 64`; `configs/tiny_fusion.py` says what a step takes.
 """
 
 import argparse
@@ -61,8 +61,8 @@ def divide(photos: Sequence[Path], choosing: Path | None, output: Path) -> None:
                 link.symlink_to((folder / name).resolve())
 
 
-def commands(output: Path, records: int, steps: int, batch_size: int) -> dict[str, list[str]]:
-    """The commands by their titles, in the order in which they are run."""
+def commands(output: Path, records: int, steps: int, batch_size: int, window: int) -> dict[str, list[str]]:
+    """The commands by their titles, in the order in which they are run; training cuts windows of `window` px."""
     python, pairs, fusion = sys.executable, output / "pairs", output / "fusion"
     made = {}
     for seed, (preset, share) in enumerate(SHARES.items()):
@@ -85,7 +85,7 @@ def commands(output: Path, records: int, steps: int, batch_size: int) -> dict[st
         ("fusion", fusion, {}),
         ("second", output / "second", {"components.fusion": fusion / "export" / "fusion"}),
     ):
-        changes |= {"data.path": pairs, "batch_size": batch_size, "num_steps": steps}
+        changes |= {"data.path": pairs, "data.crop_size": window, "batch_size": batch_size, "num_steps": steps}
         config = ROOT / "configs" / f"tiny_{title}.py"
         made[title] = [
             *(python, str(ROOT / "train.py"), "--config", str(config), "--workdir", str(workdir), *_set(changes))
@@ -112,10 +112,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=16,
         help="examples in a step of each training (default: %(default)s)",
     )
+    add(
+        "--window",
+        type=int,
+        choices=range(32, CROP + 1, 32),
+        default=CROP,
+        metavar="PX",
+        help="side of the windows that training cuts out of the pairs, at most their %(default)s px (default: all)",
+    )
     arguments = parser.parse_args(argv)
     output = arguments.output.resolve()
     divide(arguments.photos, arguments.choosing, output / "photos")
-    planned = commands(output, arguments.records, arguments.steps, arguments.batch_size)
+    planned = commands(output, arguments.records, arguments.steps, arguments.batch_size, arguments.window)
     for title, line in planned.items():
         start = time.monotonic()
         say(f"{title}: {' '.join(line)}")

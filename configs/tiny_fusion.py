@@ -7,7 +7,7 @@ with the target.
 
 Needs: the embedded networks, and pairs with Real-ESRGAN's references (`python benchmarks/tiny_second_stage.py` makes
 them, and runs this).
-Cost: not measured yet.
+Cost: 1.25 s of CPU time a step of 8 windows of 64 px, half of it in VGG16.
 Result: none yet.
 """
 
@@ -26,7 +26,7 @@ config = replace(
     activation="rrdbnet",
     data=replace(config.data, path="runs/fusion_pairs", crop_size=64, resident=True),
     components={kind: f"cassr_jax/assets/tiny/{kind}" for kind in _FROZEN},
-    new={"fusion": GuidedDecoderConfig(latent_channels=8, factor=4, features=64, num_blocks=16)},
+    new={"fusion": GuidedDecoderConfig(8, factor=4, features=64, num_blocks=8, pixel_features=32, num_pixel_blocks=2)},
     loss=LossConfig(start="reference", start_fraction=1.0, image_weight=1.0, perceptual_weight=1.0),
     optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=30, decay="cosine", ema_decay=0.99),
     batch_size=8,

@@ -400,7 +400,7 @@ class TestFusion:
         np.testing.assert_array_equal(CasSR(cassr.config, networks).restore(rgb).result, restored)
 
     def test_an_untrained_guided_decoder_gives_the_reference(self, cassr: CasSR, rgb: np.ndarray):
-        config = GuidedDecoderConfig(4, factor=4, num_guides=2, features=8, num_blocks=1)
+        config = GuidedDecoderConfig(4, factor=4, features=8, num_blocks=1, pixel_features=4, num_pixel_blocks=1)
         networks = cassr.networks.with_new("fusion", config, jnp.float32, jax.random.key(0))
         made = CasSR(replace(cassr.config, color_fix="none"), networks).restore(rgb)
         np.testing.assert_array_equal(made.result, made.reference)

@@ -44,7 +44,7 @@ CONFIGS = [
     ("scedit", SCEDIT),
     ("multiple_attention", UNET),
     ("fusion", FusionConfig((8, 16), strides=(1, 2), num_guides=2, num_blocks=1)),
-    ("fusion", GuidedDecoderConfig(4, factor=2, num_guides=1, features=8, num_blocks=1)),
+    ("fusion", GuidedDecoderConfig(4, 2, num_guides=1, features=8, num_blocks=1, pixel_features=4, num_pixel_blocks=1)),
 ]
 
 

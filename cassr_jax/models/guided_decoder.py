@@ -1,24 +1,28 @@
 """A decoder that starts at the reference: what it adds to it comes from the latents and from the pictures themselves.
 
 An autoencoder loses some of every picture that passes through it, also of a reference that is better than what it can
-decode. This decoder loses nothing: it folds the pictures to the latents' resolution, computes a correction there from
-the latents and all pictures, and adds it to the last picture, the reference. Its last layer starts at zero, so the
-untrained decoder gives the reference as it is.
+decode. This decoder loses nothing: it adds a correction to the last picture, the reference. Its last layer starts at
+zero, so the untrained decoder gives the reference as it is.
+
+It works at two resolutions. Most layers are at that of the latents, to which the pictures are folded. They steer a few
+layers at full resolution, whose filters are the same at every pixel: a correction that is made at the lower resolution
+and unfolded has a pattern of squares, which only long training takes out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from cassr_jax.models.checks import check_depth
+from cassr_jax.models.checks import check_depth, check_widths
 from cassr_jax.models.fusion import SLOPE, Fusion, ResidualBlock
 from cassr_jax.models.layers import Conv
 from cassr_jax.models.vae import AutoencoderKL
-from cassr_jax.typing import FeatureMap, Images, Latents, Scalar
+from cassr_jax.typing import FeatureMap, Features, Images, Latents, Scalar
 
 _RGB = 3
 
@@ -31,8 +35,10 @@ class GuidedDecoderConfig:
         latent_channels: channels of the autoencoder's latents.
         factor: pixels per latent along one side.
         num_guides: how many pictures guide the decoder; the last is the one that it corrects.
-        features: width of all layers.
-        num_blocks: residual blocks.
+        features: width of the layers at the latents' resolution.
+        num_blocks: residual blocks at that resolution.
+        pixel_features: width of the layers at full resolution.
+        num_pixel_blocks: blocks at full resolution.
     """
 
     latent_channels: int = 4
@@ -40,10 +46,27 @@ class GuidedDecoderConfig:
     num_guides: int = 2
     features: int = 256
     num_blocks: int = 16
+    pixel_features: int = 64
+    num_pixel_blocks: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("latent_channels", "factor", "num_guides", "features", "num_blocks"):
+        check_widths(self)
+        for name in ("num_blocks", "num_pixel_blocks"):
             check_depth(name, getattr(self, name))
+
+
+class PixelBlock(nnx.Module):
+    """A residual block at full resolution whose inner features are scaled and shifted by the steering ones."""
+
+    def __init__(self, features: int, steering: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv1 = Conv(features, features, 3, dtype=dtype, rngs=rngs)
+        self.steer = Conv(steering, 2 * features, 1, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(features, features, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Features, steering: FeatureMap) -> Features:
+        _, height, width, _ = x.shape
+        scale, shift = jnp.split(enlarge(self.steer(steering), (height, width)), 2, axis=-1)
+        return x + self.conv2(nnx.leaky_relu(self.conv1(x) * (1 + scale) + shift, SLOPE))
 
 
 class GuidedDecoder(nnx.Module):
@@ -51,11 +74,13 @@ class GuidedDecoder(nnx.Module):
 
     def __init__(self, config: GuidedDecoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
-        folded = _RGB * config.factor**2
-        kwargs = {"dtype": dtype, "rngs": rngs}
-        self.conv_in = Conv(config.latent_channels + config.num_guides * folded, config.features, 3, **kwargs)
-        self.resnets = nnx.List([ResidualBlock(config.features, **kwargs) for _ in range(config.num_blocks)])
-        self.conv_out = Conv(config.features, folded, 3, zero=True, **kwargs)
+        read, kwargs = config.num_guides * _RGB, {"dtype": dtype, "rngs": rngs}
+        width, pixel_width = config.features, config.pixel_features
+        self.conv_in = Conv(config.latent_channels + read * config.factor**2, width, 3, **kwargs)
+        self.resnets = nnx.List([ResidualBlock(width, **kwargs) for _ in range(config.num_blocks)])
+        self.pixels_in = Conv(read, pixel_width, 3, **kwargs)
+        self.pixel_blocks = nnx.List([PixelBlock(pixel_width, width, **kwargs) for _ in range(config.num_pixel_blocks)])
+        self.conv_out = Conv(pixel_width, _RGB, 3, zero=True, **kwargs)
 
     def __call__(self, latents: Latents, guides: Sequence[Images]) -> Images:
         """The corrected picture (B, H, W, 3) in float32, not clipped; guides are in [-1, 1].
@@ -65,13 +90,16 @@ class GuidedDecoder(nnx.Module):
         """
         if len(guides) != self.config.num_guides:
             raise ValueError(f"{len(guides)} guides, expected {self.config.num_guides}")
-        pictures = [jnp.asarray(guide, jnp.float32) for guide in guides]
-        folded = [fold(picture, self.config.factor) for picture in pictures]
-        x = start = self.conv_in(jnp.concatenate([latents.astype(jnp.float32), *folded], axis=-1))
+        pictures = jnp.concatenate([jnp.asarray(guide, jnp.float32) for guide in guides], axis=-1)
+        folded = fold(pictures, self.config.factor)
+        x = start = self.conv_in(jnp.concatenate([latents.astype(jnp.float32), folded], axis=-1))
         for resnet in self.resnets:
             x = resnet(x)
-        correction = self.conv_out(nnx.leaky_relu(x + start, SLOPE))
-        return pictures[-1] + unfold(correction.astype(jnp.float32), self.config.factor)
+        steering = nnx.leaky_relu(x + start, SLOPE)
+        y = self.pixels_in(pictures)
+        for block in self.pixel_blocks:
+            y = block(y, steering)
+        return pictures[..., -_RGB:] + self.conv_out(nnx.leaky_relu(y, SLOPE)).astype(jnp.float32)
 
     def decode(
         self, vae: AutoencoderKL, latents: Latents, guides: Sequence[Images], weight: float | Scalar = 1.0
@@ -95,11 +123,9 @@ def fold(picture: Float[Array, "batch height width channels"], factor: int) -> F
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // factor, width // factor, -1)
 
 
-def unfold(x: FeatureMap, factor: int) -> Float[Array, "batch _ _ _"]:
-    """The inverse of `fold`: (B, h, w, factor^2 C) -> (B, h * factor, w * factor, C)."""
-    batch, height, width, _ = x.shape
-    x = x.reshape(batch, height, width, factor, factor, -1).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height * factor, width * factor, -1)
+def enlarge(x: FeatureMap, size: tuple[int, int]) -> FeatureMap:
+    """Enlarges (B, h, w, C) to `size` linearly; squares of equal features would show in the picture."""
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "linear")
 
 
 def decode_guided(

@@ -39,7 +39,7 @@ def test_the_folder_to_choose_by_is_one_of_the_photographs(tmp_path):
 
 
 def test_every_command_names_a_configuration_and_fields_of_it(tmp_path):
-    planned = PROGRAM["commands"](tmp_path, 100, 5, 2)
+    planned = PROGRAM["commands"](tmp_path, 100, 5, 2, 96)
     assert [*planned] == ["pairs, camera", "pairs, light", "pairs, realesrgan", "fusion", "second"]
     found = {
         title: override(read_config(Path(line[line.index("--config") + 1])), line[line.index("--set") + 1 :])
@@ -52,6 +52,7 @@ def test_every_command_names_a_configuration_and_fields_of_it(tmp_path):
     assert (fusion.stage, second.stage) == ("fusion", "cassr")
     assert fusion.data.path == second.data.path == str(tmp_path / "pairs")
     assert (fusion.num_steps, second.batch_size) == (5, 2)
+    assert (fusion.data.crop_size, second.data.crop_size) == (96, 96)
     workdir = Path(planned["fusion"][planned["fusion"].index("--workdir") + 1])
     assert second.components["fusion"] == str(workdir / "export" / "fusion")
     assert {"controlnet", "multiple_attention"} <= second.components.keys()

@@ -265,13 +265,11 @@ INFERENCE = [
     *faults(
         "cassr_jax/models/guided_decoder.py",
         ("tests/models/test_guided_decoder.py",),
-        ("return pictures[-1] + unfold(", "return pictures[0] + unfold("),
-        ("[latents.astype(jnp.float32), *folded]", "[jnp.zeros_like(latents), *folded]"),
+        ("return pictures[..., -_RGB:] +", "return pictures[..., :_RGB] +"),
+        ("[latents.astype(jnp.float32), folded]", "[jnp.zeros_like(latents), folded]"),
         ("return plain + jnp.asarray(weight, plain.dtype) *", "return plain + 1.0 *"),
-        (
-            "x.reshape(batch, height, width, factor, factor, -1).transpose(0, 1, 3, 2, 4, 5)",
-            "x.reshape(batch, height, width, factor, factor, -1).transpose(0, 1, 4, 2, 3, 5)",
-        ),
+        ('x.shape[-1]), "linear")', 'x.shape[-1]), "nearest")'),
+        ("x.transpose(0, 1, 3, 2, 4, 5)", "x.transpose(0, 1, 3, 4, 2, 5)"),
     ),
     *faults(
         "cassr_jax/evaluation/frechet.py",

@@ -7,13 +7,15 @@ import optax
 import pytest
 
 from cassr_jax.models.fusion import Fusion, FusionConfig
-from cassr_jax.models.guided_decoder import GuidedDecoder, GuidedDecoderConfig, decode_guided, fold, unfold
+from cassr_jax.models.guided_decoder import GuidedDecoder, GuidedDecoderConfig, decode_guided, enlarge, fold
 from cassr_jax.models.parameters import initialise, merge
 from cassr_jax.models.vae import AutoencoderKL
 from tests import narrow
 
 VAE = narrow.VAES["without_attention"]
-CONFIG = GuidedDecoderConfig(VAE.latent_channels, VAE.factor, num_guides=2, features=8, num_blocks=2)
+CONFIG = GuidedDecoderConfig(
+    VAE.latent_channels, VAE.factor, num_guides=2, features=8, num_blocks=2, pixel_features=6, num_pixel_blocks=2
+)
 RNG = np.random.default_rng(0)
 PICTURES = list(jnp.asarray(RNG.uniform(-1, 1, (2, 1, 16, 24, 3)), jnp.float32))  # LQ and reference
 LATENTS = jnp.asarray(RNG.normal(size=(1, 4, 6, 4)), jnp.float32)
@@ -35,7 +37,14 @@ def test_folding_keeps_every_pixel_in_its_square():
     folded = fold(picture, 4)
     assert folded.shape == (2, 2, 3, 48)
     np.testing.assert_array_equal(folded[1, 1, 2], picture[1, 4:8, 8:12].reshape(-1))
-    np.testing.assert_array_equal(unfold(folded, 4), picture)
+
+
+def test_enlarging_leaves_no_squares():
+    """A ramp stays a ramp, but for the half square at each border, where nothing lies beyond."""
+    ramp = jnp.broadcast_to(jnp.arange(6.0)[None, :, None, None], (1, 6, 2, 1))
+    found = enlarge(ramp, (24, 8))
+    assert found.shape == (1, 24, 8, 1)
+    np.testing.assert_allclose(np.diff(found[0, 2:-2, 0, 0]), 0.25, atol=1e-5)
 
 
 def test_untrained_it_gives_the_reference_bit_for_bit():
@@ -53,12 +62,12 @@ def test_the_correction_depends_on_all_that_it_reads(changed):
 
 
 def test_a_correction_reaches_only_its_neighbourhood():
-    """A change of one latent moves no pixel further away than the convolutions reach: 6 of 3x3 in a row."""
+    """One latent moves no pixel beyond what convolutions reach: 5 and 1 latents while enlarging, then 4 pixels."""
     decoder, latents = merge(*trained()), jnp.zeros((1, 20, 4, VAE.latent_channels))
     pictures = [jnp.zeros((1, 80, 16, 3))] * 2
     moved = np.abs(decoder(latents.at[0, 0].set(1.0), pictures) - decoder(latents, pictures)).max((0, 2, 3))
     (rows,) = np.nonzero(moved)
-    assert 4 * 2 <= rows.max() < 4 * 7
+    assert 4 * 2 <= rows.max() < 4 * 7 + 4
 
 
 def test_the_weight_goes_from_the_plain_decoder_to_this_one():
@@ -87,7 +96,10 @@ def test_fewer_guides_than_the_network_has_are_refused():
         merge(*trained()).decode(vae, LATENTS, PICTURES[:1])
 
 
-@pytest.mark.parametrize("name", ["latent_channels", "factor", "num_guides", "features", "num_blocks"])
+@pytest.mark.parametrize(
+    "name",
+    ["latent_channels", "factor", "num_guides", "features", "num_blocks", "pixel_features", "num_pixel_blocks"],
+)
 def test_a_config_without_layers_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
         GuidedDecoderConfig(**{name: 0})
