@@ -79,7 +79,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="show this help and every configuration field, with CONFIG's values if --config is given",
     )
     add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
-    add("--workdir", type=local_path, help="folder for checkpoints, logs and the export, apart from the data")
+    add("--workdir", type=local_path, help="folder for checkpoints, logs and the export, not within the data")
     add("--steps", type=int, help="train up to this step, in place of the configuration's num_steps")
     add_options(parser, "set")
     add(

@@ -7,8 +7,9 @@
 
 `torch`: one 512 px picture through a ControlNet, the U-Net with guidance and the decoder: the first stage `controlnet`
 here, `StableDiffusionControlNetPipeline` there, with the same random weights. The two programs are processes that
-take turns, so that both meet the same machine. `folder`: pictures of as many sizes through a whole cascade of small
-networks; on a CPU the devices are simulated and share its cores, so equal times mean that no work was done twice.
+take turns, so that both meet the same machine. `folder`: as many pictures as --pictures says, each of another size,
+through a whole cascade of small networks; on a CPU the devices are simulated and share its cores, so equal times mean
+that no work was done twice.
 """
 
 import argparse

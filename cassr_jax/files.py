@@ -143,19 +143,19 @@ def same_place(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def check_outside(output: Path, source: Path, name: str) -> None:
-    """Checks that what is written into one folder will not be found among what is read from another.
+def check_outside(
+    folder: Path, other: Path, name: str, why: str = "what is written there would be read with the rest"
+) -> None:
+    """Checks that one folder, such as an output, does not lie within another, such as the one that is read.
 
     Neither needs to exist; links are followed.
 
     Raises:
-        InputError: `output` is `source`, whose name in errors is `name`, or lies below it.
+        InputError: `folder` is `other`, whose name in errors is `name`, or lies below it; the message says `why` not.
     """
-    if Path(os.path.realpath(output)).is_relative_to(os.path.realpath(source)):
-        raise InputError(
-            f"{output}: lies within {name}, {source}, expected a folder outside it: what is written there would be "
-            "read with the rest"
-        )
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(other)):
+        found = "is" if same_place(folder, other) else "lies within"
+        raise InputError(f"{folder}: {found} {name}, {other}, expected a folder outside it: {why}")
 
 
 def files_below(
@@ -213,8 +213,11 @@ def check_local(path: str | os.PathLike[str], what: str) -> None:
     """Checks that `path` is a path on this machine; `what` names it in errors.
 
     Raises:
-        InputError: `path` is an address such as `gs://bucket/folder`, which this package neither reads nor writes.
+        InputError: `path` is an address such as `gs://bucket/folder`, which this package neither reads nor writes, or
+            it is empty.
     """
+    if not os.fspath(path):  # which Path would take for the working folder
+        raise InputError(f"{what} is '', expected a path; . is the working folder")
     if _ADDRESS.match(os.fspath(path)):
         raise InputError(f"{what} is {path}, an address, expected a path on this machine; mount or copy it first")
 

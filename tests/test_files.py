@@ -163,6 +163,11 @@ def test_an_address_is_no_path(path):
         check_local(path, "--workdir")
 
 
-@pytest.mark.parametrize("path", ["runs/a", "/runs/a", "a:b", "C:/runs", "./gs:/x", "", "runs/gs://x"])
+def test_an_empty_path_is_refused():
+    with pytest.raises(InputError, match=r"--workdir is '', expected a path; \. is the working folder"):
+        check_local("", "--workdir")
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/runs/a", "a:b", "C:/runs", "./gs:/x", ".", "runs/gs://x"])
 def test_a_path_is_no_address(path):
     check_local(path, "--workdir")

@@ -28,6 +28,7 @@ from cassr_jax.training.stages import STAGES
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CHANGES = sorted((ROOT / "configs").glob("*/**/*.py"))  # of a cascade, for `ablate`
 
 
 class Seen(Exception):
@@ -50,10 +51,11 @@ def test_linked_files_exist(page):
 
 
 def shell_lines(file: Path) -> list[str]:
-    """The lines of a page's bash blocks, joined where one ends in a backslash, or the commands in a docstring."""
+    """The lines of a page's bash blocks, or the commands in a docstring, joined where one ends in a backslash."""
     text = file.read_text("utf-8")
     if file.suffix == ".py":
-        return re.findall(r"^ {4}(python .*)$", ast.get_docstring(ast.parse(text)) or "", re.MULTILINE)
+        docstring = (ast.get_docstring(ast.parse(text)) or "").replace("\\\n", " ")
+        return re.findall(r"^ {4}(python .*)$", docstring, re.MULTILINE)
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     # What is in a loop is read as it runs first; besides, `shlex` would take the # for a comment.
     first = "\n".join(blocks).replace("${set%,*}", "light").replace("${set#*,}", "0")
@@ -74,11 +76,15 @@ def shell_commands(file: Path) -> list[list[str]]:
     return commands
 
 
-COMMANDS_SHOWN = [(file, command) for file in [*PAGES, *CONFIGS] for command in shell_commands(file)]
+COMMANDS_SHOWN = [(file, command) for file in [*PAGES, *CONFIGS, *CHANGES] for command in shell_commands(file)]
 
 
 def test_pages_show_commands():
-    assert {"README.md", "docs/testing.md"} <= {relative(page) for page, _ in COMMANDS_SHOWN}
+    assert {"README.md", "docs/testing.md", "configs/ablations/prompt_none.py"} <= {
+        relative(p) for p, _ in COMMANDS_SHOWN
+    }
+    [joined] = shell_commands(ROOT / "configs/less_work/fast.py")
+    assert joined[-2:] == ["--guidance-scale", "3"]
 
 
 @pytest.mark.parametrize(

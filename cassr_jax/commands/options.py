@@ -33,8 +33,6 @@ def number(allowed: Range) -> Callable[[str], int | float]:
 
 def local_path(text: str) -> Path:
     """The `type` of an option that names a file or a folder; an address such as gs://bucket/run is refused by name."""
-    if not text:  # which Path would take for the working folder
-        raise argparse.ArgumentTypeError("found '', expected a path; . is the working folder")
     try:
         check_local(text, "it")
     except InputError as error:

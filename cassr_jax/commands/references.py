@@ -68,7 +68,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", required=True, type=local_path, help="a training configuration, whose data and components are used")
     add("--records", required=True, type=number(COUNT), help="number of records to make")
-    add("--output", required=True, type=local_path, help="folder for the *.array_record files, apart from the data")
+    add(
+        "--output",
+        required=True,
+        type=local_path,
+        help="folder for the *.array_record files, neither within the data nor around them",
+    )
     add(
         "--shard",
         type=Shard.parse,

@@ -38,11 +38,10 @@ class DataConfig:
             raise InputError(f"preset is {self.preset!r}, expected one of {', '.join(PRESETS)}")
         if self.crop_size % self.scale:
             raise InputError(f"crop_size is {self.crop_size}, expected a multiple of scale, which is {self.scale}")
-        check_local(self.path, "path")
+        if self.path:
+            check_local(self.path, "path")
         for path, weight in self.mixture.items():
             check_local(path, "a path of mixture")
-            if not path:  # which Path takes for the working folder
-                raise InputError("a path of mixture is '', expected a path; . is the working folder")
             POSITIVE.check(f"mixture.{path}", weight)
         if self.resident and self.mixture:
             raise InputError("resident: not possible with a mixture, expected one folder of prepared records as path")
@@ -59,12 +58,11 @@ class DataConfig:
         return self.mixture or {self.path: 1.0}
 
     def check_apart(self, output: Path) -> None:
-        """Checks that no set shares its folder with what a run writes, which would become part of it.
+        """Checks that what is written into the folder `output` does not become part of a set.
 
         Raises:
-            InputError: the `output` folder lies within a set, or a set within the output.
+            InputError: `output` lies within a set.
         """
         for name, paths in (("data.path", filter(None, [self.path])), ("data.mixture", self.mixture)):
             for path in map(Path, paths):
                 check_outside(output, path, name)
-                check_outside(path, output, "the output")

@@ -71,8 +71,8 @@ class Enlarged:
     """The pictures of a source, enlarged until the shorter side is `size` if it is shorter.
 
     Raises:
-        InputError: on access, if the source cannot read the picture, or the memory does not hold it when enlarged: of
-            one that is a thousand times as wide as high, a thousand squares of `size`.
+        InputError: on access, if the source cannot read the picture, or the memory does not hold it when enlarged: a
+            picture a thousand times as wide as high becomes a thousand squares of `size`.
     """
 
     def __init__(self, source: NamedSource, size: int) -> None:
@@ -100,8 +100,11 @@ class Windows:
 
 
 def find_windows(image: np.ndarray, size: int) -> Windows:
-    """Find the sharp `size` px windows of a uint8 RGB picture, a quarter of a window (at least 8 px) apart."""
-    values = laplacian(at_least(image, size))
+    """Find the sharp `size` px windows of a uint8 RGB picture, a quarter of a window (at least 8 px) apart.
+
+    A picture with a side below `size` has none; see `Enlarged`.
+    """
+    values = laplacian(image)
     stride = max(8, size // 4)
     corners = np.argwhere(window_variances(values, size, stride) >= SHARP).astype(np.int32) * stride
     tiles = int((window_variances(values, TILE, TILE) >= SHARP).sum())
@@ -168,11 +171,11 @@ def random_crop(
 ) -> np.ndarray:
     """Draw a `size` px crop of a uint8 RGB picture, mirrored with probability 1/2; uint8 (size, size, 3), contiguous.
 
+    The picture's sides are at least `size`; `Enlarged` sees to that.
     With probability `sharp` the crop is one of the picture's sharp windows, moved by less than the windows' stride so
     that every position can be drawn. Otherwise, or if the picture has no sharp window, it comes from anywhere. With a
     `min_scale` below 1, a larger part of the picture around that place is shrunk by a factor between `min_scale` and 1.
     """
-    image = at_least(image, size)
     limit = np.array(image.shape[:2]) - size
     choose_sharp = rng.random() < sharp
     if choose_sharp and len(windows.corners):

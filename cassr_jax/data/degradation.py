@@ -35,7 +35,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Preset:
-    """The ranges that a degradation is drawn from."""
+    """The ranges that a degradation is drawn from.
+
+    Raises:
+        ValueError: the target is both sharpened and softened.
+    """
 
     first: Order
     second: Order
@@ -43,6 +47,10 @@ class Preset:
     sharpen: bool = False  # unsharp masking of the target
     soften: Range | None = None  # sigma of a Gaussian blur of the target, in px
     no_degradation_prob: float = 0.0  # probability that the picture is only shrunk bicubically
+
+    def __post_init__(self) -> None:
+        if self.sharpen and self.soften is not None:
+            raise ValueError(f"a preset has sharpen and soften {self.soften}, expected at most one of the two")
 
 
 LIGHT = Preset(
@@ -151,12 +159,18 @@ def degrade(
     if preset.sharpen:
         clean = unsharp_mask(clean)
         hr = to_uint8(clean)
-    if rng.random() < preset.no_degradation_prob:
-        return to_uint8(resize(clean, small, "bicubic")), hr
+    untouched = rng.random() < preset.no_degradation_prob
+    lr = resize(clean, small, "bicubic") if untouched else _damage(rng, clean, preset, small)
+    if preset.soften is not None:
+        hr = to_uint8(gaussian_blur(clean, uniform(rng, preset.soften)))
+    return to_uint8(lr), hr
 
+
+def _damage(rng: np.random.Generator, clean: np.ndarray, preset: Preset, small: tuple[int, int]) -> np.ndarray:
+    """Both rounds of blur, resizing, noise and JPEG: float32 (H, W, 3) to float32 of the `small` size."""
     first, second = preset.first, preset.second
     out = _blur_randomly(rng, clean, first)
-    out = _resize_randomly(rng, out, first, (height, width))
+    out = _resize_randomly(rng, out, first, clean.shape[:2])
     out = _add_noise_randomly(rng, out, first)
     out = _compress_randomly(rng, out, first)
 
@@ -170,11 +184,7 @@ def degrade(
     out = resize(out, small, str(rng.choice(MODES)))
     if rng.random() < preset.final_sinc_prob:
         out = blur(out, draw_final_sinc(rng))
-    if compress_last:
-        out = _compress_randomly(rng, out, second)
-    if preset.soften is not None:
-        hr = to_uint8(gaussian_blur(clean, uniform(rng, preset.soften)))
-    return to_uint8(out), hr
+    return _compress_randomly(rng, out, second) if compress_last else out
 
 
 def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -207,7 +207,7 @@ def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
     for path, source in zip(weights, sources, strict=True):
         if "lr" not in (record := read_or_replace(source, 0)[1]):
             raise InputError(f"{path}: the records hold {', '.join(record)}, expected lr among them")
-        height, width = (side * config.scale for side in record["lr"].shape[:2])  # of lq, before it is made
+        height, width = (side * config.scale for side in record["lr"].shape[:2])  # the size that lq will have
         if (height, width) != (config.crop_size, config.crop_size):
             raise InputError(
                 f"{path}: holds records of {width}x{height} px, expected data.crop_size {config.crop_size}; records "

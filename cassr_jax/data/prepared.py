@@ -4,7 +4,6 @@ A record is a mapping from names to arrays (`lr`, `hr` and `reference` are uint8
 belong to the target), packed with msgpack. It contains no code, and every record can be read on its own.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
@@ -16,14 +15,13 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from flax import serialization
 
-from cassr_jax.data.sources import find_part, only_one_kind
+from cassr_jax.data.sources import find_part, find_set, only_one_kind
 from cassr_jax.errors import InputError
 from cassr_jax.files import files_below, is_folder
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 
 Record = Mapping[str, np.ndarray]
 SUFFIX = ".array_record"
-_SHARD = re.compile(r"\.array_record-\d+-of-\d+$")  # a file of a set that TFDS built
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
@@ -71,9 +69,14 @@ def record_files(folder: Path) -> list[Path]:
     """
     files = sorted(files_below(folder)) if is_folder(folder) else []
     records = [path for path in files if path.suffix == SUFFIX]
-    others = (path for path in files if path.suffix.lower() in READABLE_SUFFIXES or _SHARD.search(path.name))
-    if records and (other := next(others, None)) is not None:
-        raise only_one_kind(folder, f"prepared records ({records[0]})", f"pictures ({other})")
+    if not records:
+        return []
+    found = f"prepared records ({records[0]})"
+    if (built := find_set(folder)) is not None:
+        raise only_one_kind(folder, found, f"a built set ({built})")
+    pictures = (path for path in files if path.suffix.lower() in READABLE_SUFFIXES)
+    if (picture := next(pictures, None)) is not None:
+        raise only_one_kind(folder, found, f"pictures ({picture})")
     return records
 
 

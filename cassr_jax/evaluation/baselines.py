@@ -6,9 +6,9 @@ it through the autoencoder, or by landing between two other pictures. Each row h
 
 from collections.abc import Callable, Mapping, Sequence
 
-import cv2
 import numpy as np
 
+from cassr_jax.data.degradation import gaussian_blur
 from cassr_jax.imaging.pixels import blended
 
 BLURRED = "reference, blurred"  # followed by the blur's sigma
@@ -52,5 +52,4 @@ def baselines(
 
 def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     """Blur uint8 (H, W, 3) with a Gaussian of `sigma` px, in float32 and rounded once; borders are mirrored."""
-    smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return np.rint(smooth).clip(0, 255).astype(np.uint8)
+    return np.rint(gaussian_blur(picture.astype(np.float32), sigma)).clip(0, 255).astype(np.uint8)

@@ -138,12 +138,10 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     texts = [os.fspath(given) for given in inputs]
     for text in texts:
         check_local(text, "an input")
-    if missing := [text for text in texts if text and not exists(Path(text))]:
+    if missing := [text for text in texts if not exists(Path(text))]:
         raise InputError(f"{', '.join(missing)}: no such file or folder, expected picture files or folders")
     for text in texts:
         given = Path(text)
-        if not text:
-            raise InputError("an input is empty, expected the name of a file or folder")
         if is_folder(given):
             files = list(_files_below(given, exclude, unreadable, broken))
             pictures = [path for path in files if path.suffix.lower() in READABLE_SUFFIXES]

@@ -21,7 +21,7 @@ class Meaning:
     Attributes:
         bits: the bits of a sample, None if only the array's type tells.
         signed: whether the type has negative samples, if `bits` is known.
-        white: the largest value that the file declares, None if it declares none.
+        white: the value that the file declares as white, None if it declares none.
         white_is_zero: whether 0 is white.
     """
 
@@ -33,10 +33,13 @@ class Meaning:
     @classmethod
     def of_tags(cls, tags: Mapping[int, object]) -> "Meaning":
         """The meaning that a TIFF's tags, by number, give its samples."""
+        declared = _first(tags.get(MAX_SAMPLE_VALUE)) or 0
+        # Any maximum but 2**n - 1 is a statistic. The standard forbids that to change how a picture looks.
+        is_white = declared > 0 and declared & (declared + 1) == 0
         return cls(
             bits=_first(tags.get(BITS_PER_SAMPLE)),
             signed=_first(tags.get(SAMPLE_FORMAT)) == SIGNED,
-            white=_first(tags.get(MAX_SAMPLE_VALUE)),
+            white=declared if is_white else None,
             white_is_zero=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO,
         )
 
@@ -107,9 +110,7 @@ def _white(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) 
     found = f"{name}: {bits}-bit samples from {least:g} to {most:g}"
     if not (np.isfinite(least) and np.isfinite(most) and least >= 0):  # NaN is not >= 0 either
         raise InputError(f"{found}, expected numbers from 0; save it with 8 or 16 bits")
-    # A declared maximum other than a power of two minus one is a statistic. The standard forbids that to change how a
-    # picture looks.
-    if meaning.white is not None and meaning.white & (meaning.white + 1) == 0 and max(most, 1) <= meaning.white:
+    if meaning.white is not None and most <= meaning.white:
         return meaning.white
     real = samples.dtype.kind == "f"
     signed = meaning.signed if meaning.bits else samples.dtype.kind == "i"

@@ -169,7 +169,11 @@ def _declares_white(page: TiffPage) -> bool:
 
 
 def _samples(path: Path, page: TiffPage, data: bytes) -> np.ndarray | None:
-    """The samples as they are stored; None if Pillow decodes them."""
+    """The samples as they are stored; None if Pillow decodes them.
+
+    Raises:
+        InputError: neither tifffile nor Pillow gives them as they are stored, and Pillow's picture would be wrong.
+    """
     try:
         unpacks = _most_bits(page) % 8 and page.compression == UNCOMPRESSED
         return _unpacked(page) if unpacks else page.asarray()
@@ -178,11 +182,19 @@ def _samples(path: Path, page: TiffPage, data: bytes) -> np.ndarray | None:
             raise InputError(
                 f"{path}: {_kind(page)} are not read, expected 8 or 16 bits; save it with those"
             ) from error
-    if page.extrasamples or not (_is_shallow(page) and _declares_white(page)):
+    falls = page.photometric == WHITE_IS_ZERO
+    if not (_is_shallow(page) and _declares_white(page)) or (falls and page.extrasamples):
         return None
-    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:  # which overlooks the declared white
+    # Pillow overlooks the declared white, scales fewer bits to 8, and divides colours by the alpha they contain.
+    if ASSOCIATED in page.extrasamples:
+        raise InputError(
+            f"{path}: {_kind(page)}, multiplied by alpha and with a declared white below 255, are not read; save it "
+            "without compression"
+        )
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
         image.seek(page.index)
-        return 255 - np.asarray(image) if page.photometric == WHITE_IS_ZERO else np.asarray(image)
+        scaled = 255 - np.asarray(image) if falls else np.asarray(image)
+    return scaled // np.uint8(255 // (2 ** _most_bits(page) - 1))
 
 
 def _most_bits(page: TiffPage) -> int:

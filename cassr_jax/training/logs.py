@@ -14,6 +14,8 @@ from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
 from cassr_jax.printing import complain
 
+PREVIEWS = "previews"  # the folder of a run's pictures
+
 # Peak of dense bfloat16 FLOP/s of a device, by `jax.Device.device_kind`, from the makers' data sheets.
 PEAK_FLOPS: Mapping[str, float] = {
     "TPU v4": 275e12,
@@ -102,7 +104,7 @@ class Logs:
 
     def __init__(self, workdir: Path):
         self._writes = jax.process_index() == 0
-        self._previews, self._warned = workdir / "previews", ""
+        self._previews, self._warned = workdir / PREVIEWS, ""
         if not self._writes:
             return
         file = workdir / "metrics.jsonl"

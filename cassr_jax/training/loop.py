@@ -25,6 +25,7 @@ from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import CHECKPOINTS, Checkpoints, Saved
 from cassr_jax.training.export import export, kept_pictures
 from cassr_jax.training.flops import traced_flops
+from cassr_jax.training.logs import PREVIEWS
 from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
@@ -84,7 +85,7 @@ def train(
         config = with_schedule(config)
         _check(config)
         check_permissions(allow_changes)
-        for written in (workdir, workdir / CHECKPOINTS, folder) if jax.process_index() == 0 else ():
+        for written in (workdir, workdir / CHECKPOINTS, workdir / PREVIEWS, folder) if jax.process_index() == 0 else ():
             check_folder(written)
             config.data.check_apart(written)
     with claimed_together(workdir, "train.py"):

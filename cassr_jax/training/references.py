@@ -26,7 +26,7 @@ from cassr_jax.data.pipeline import Batch, batches, open_records
 from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.files import exists, is_file, read_json, write_json
+from cassr_jax.files import check_outside, exists, is_file, read_json, write_json
 from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.fitting import check_fitting
 from cassr_jax.imaging import resizing
@@ -180,9 +180,12 @@ def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, par
 
     Raises:
         InputError: the configuration has no degradation or lacks a network, its prepared records hold no pairs,
-            `output` lies within the data or holds records made with other settings, or another run writes there.
+            `output` lies within the data or around them, or holds records made with other settings, or another run
+            writes there.
     """
     config.data.check_apart(output)
+    for path in config.data.weights():
+        check_outside(Path(path), output, "--output", "a folder of records may hold no other data")
     prepared = _open_prepared(config)
     if prepared is not None:
         records = min(records, len(prepared))

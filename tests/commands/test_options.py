@@ -111,7 +111,7 @@ ASKING_FOR_A_PATH = pytest.mark.parametrize(
     ("path", "message"),
     [
         ("gs://bucket/run", "gs://bucket/run, an address, expected a path on this machine; mount or copy it first"),
-        ("", "found '.*', expected "),  # which Path takes for the working folder
+        ("", "(it is ''|found '.*'), expected "),
     ],
 )
 def test_what_is_no_path_here_is_refused_where_one_is_asked_for(

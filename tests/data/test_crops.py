@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cassr_jax.data import crops
-from cassr_jax.data.crops import SHARP, TILE, Windows, at_least, find_all_windows, find_windows, laplacian, random_crop
+from cassr_jax.data.crops import SHARP, TILE, Enlarged, Windows, find_all_windows, find_windows, laplacian, random_crop
 from cassr_jax.data.crops import window_variances as variances
 from cassr_jax.errors import InputError
 
@@ -85,16 +85,21 @@ def test_every_position_can_be_drawn_and_half_the_crops_are_mirrored():
     assert abs(mirrored - 0.5) < 4 * np.sqrt(0.25 / 800)
 
 
+class Pictures(list[np.ndarray]):
+    def origin(self, index: int) -> str:
+        return f"{index}.png"
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 64))
 def test_a_small_picture_is_enlarged_until_its_shorter_side_fits(height, width, size):
     image = np.zeros((height, width, 3), np.uint8)
-    enlarged = at_least(image, size)
+    enlarged = Enlarged(Pictures([image]), size)[0]
     assert min(enlarged.shape[:2]) == max(size, min(height, width))
     scale = max(1.0, size / min(height, width))
     assert abs(enlarged.shape[0] - height * scale) <= 0.5
     assert abs(enlarged.shape[1] - width * scale) <= 0.5
-    crop = random_crop(np.random.default_rng(0), image, size, find_windows(image, size))
+    crop = random_crop(np.random.default_rng(0), enlarged, size, find_windows(enlarged, size))
     assert crop.shape == (size, size, 3)
     assert crop.flags.c_contiguous
 

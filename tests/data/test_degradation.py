@@ -20,6 +20,7 @@ from cassr_jax.data.degradation import (
     blur,
     compress,
     degrade,
+    gaussian_blur,
     to_uint8,
     unsharp_mask,
 )
@@ -230,6 +231,19 @@ def test_a_preset_may_leave_the_picture_clean():
     expected = cv2.resize(unit(image), (16, 16), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_array_equal(lr, np.rint(expected.clip(0, 1) * 255))
     np.testing.assert_array_equal(hr, image)
+
+
+def test_the_target_of_a_picture_left_clean_is_softened_as_any_other():
+    image = picture(64, seed=0)
+    softened = replace(PRESETS["camera"], no_degradation_prob=1.0, soften=(0.6, 0.6))
+    lr, hr = degrade(image, 0, softened)
+    np.testing.assert_array_equal(hr, to_uint8(gaussian_blur(unit(image), 0.6)))
+    np.testing.assert_array_equal(lr, degrade(image, 0, replace(softened, soften=None))[0])
+
+
+def test_a_target_is_not_both_sharpened_and_softened():
+    with pytest.raises(ValueError, match=r"sharpen and soften \(0\.3, 0\.9\), expected at most one"):
+        replace(PRESETS["camera"], sharpen=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -192,15 +193,23 @@ def test_prepared_records_and_pictures_do_not_mix(folder, tmp_path):
         batches(config, batch_size=1, seed=0)
 
 
-@pytest.mark.parametrize("other", ["photo.PNG", "div2k-train.array_record-00000-of-00001"])
-def test_other_data_below_a_folder_of_records_are_not_passed_over(folder, tmp_path, other):
+@pytest.mark.parametrize(
+    ("name", "content", "other"),
+    [
+        ("photo.PNG", "", "pictures ({}/photo.PNG)"),
+        ("div2k/1.0.0/dataset_info.json", '{"name": "", "version": "", "splits": []}', "a built set ({}/div2k/1.0.0)"),
+    ],
+)
+def test_other_data_below_a_folder_of_records_are_not_passed_over(folder, tmp_path, name, content, other):
     file = tmp_path / "a" / "b" / "pairs" / "0.array_record"
     write_records(file, [record(0)])
     (file.parent / "1.array_record.unfinished").write_bytes(b"half a file")
     config = DataConfig(str(tmp_path), crop_size=SIDE, prefetch=2)
     assert next(batches(config, batch_size=1, seed=0))["lq"].shape == (1, SIDE, SIDE, 3)
-    (tmp_path / other).write_bytes(b"")
-    with pytest.raises(InputError, match=f"holds prepared records .{file}. and .* .{tmp_path / other}., expected only"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content)
+    message = f"{tmp_path}: holds prepared records ({file}) and {other.format(tmp_path)}, expected only one kind"
+    with pytest.raises(InputError, match=re.escape(message)):
         batches(config, batch_size=1, seed=0)
     with pytest.raises(InputError, match="name the folder of the one to use, or move the other elsewhere"):
         ResidentPool(tmp_path, SIDE)

@@ -20,8 +20,8 @@ DATA = [
         "cassr_jax/data/prepared.py",
         ("tests/data/test_prepared.py",),
         ("found.setdefault(file.parent, first)", "found.setdefault(Path(), first)"),
-        ("path.suffix.lower() in READABLE_SUFFIXES or _SHARD", "_SHARD"),
-        ("in READABLE_SUFFIXES or _SHARD.search(path.name)", "in READABLE_SUFFIXES"),
+        ("if (built := find_set(folder)) is not None:", "if False:"),
+        ("if (picture := next(pictures, None)) is not None:", "if False:"),
         (
             "except (OSError, RuntimeError) as error:\n        reason = getattr",
             "except OSError as error:\n        reason = getattr",
@@ -40,6 +40,16 @@ DATA = [
             "hr = to_uint8(gaussian_blur(clean, uniform(rng, preset.soften)))",
             "hr = to_uint8(gaussian_blur(clean, 0.6))",
         ),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_the_target_of_a_picture_left_clean_is_softened_as_any_other",),
+        ("if preset.soften is not None:", "if preset.soften is not None and not untouched:"),
+    ),
+    *faults(
+        "cassr_jax/data/degradation.py",
+        (DEGRADATION + "test_a_target_is_not_both_sharpened_and_softened",),
+        ("if self.sharpen and self.soften is not None:", "if False:"),
     ),
     *faults(
         "cassr_jax/data/degradation.py",
@@ -120,6 +130,7 @@ DATA = [
         "cassr_jax/data/crops.py",
         ("tests/data/test_crops.py",),
         ("choose_sharp = rng.random() < sharp", "choose_sharp = rng.random() > sharp"),
+        ("        return at_least(image, self._size)\n", "        return image\n"),
         ("np.maximum(sums(squares) / size**2 - mean**2, 0.0)", "np.maximum(sums(squares) / size**2 - mean, 0.0)"),
     ),
     *faults(

@@ -82,6 +82,11 @@ EVALUATION = [
         ("name if name in names else spelled", "spelled"),
     ),
     *faults(
+        "cassr_jax/files.py",
+        ("tests/evaluation/test_comparison.py::test_a_report_within_the_pictures_is_refused",),
+        ('found = "is" if same_place(folder, other) else', 'found = "is" if folder == other else'),
+    ),
+    *faults(
         "cassr_jax/options.py",
         ("tests/test_cascade.py::test_a_call_may_have_a_prompt_of_its_own",),
         ('"prompt": self.prompt,', '"prompt": None,'),

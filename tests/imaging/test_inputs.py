@@ -116,7 +116,7 @@ def test_the_root_folder_gives_no_absolute_name():
 
 def test_the_empty_text_is_not_the_working_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    with pytest.raises(InputError, match="an input is empty, expected"):
+    with pytest.raises(InputError, match=r"an input is '', expected a path; \. is the working folder"):
         find([""])
 
 

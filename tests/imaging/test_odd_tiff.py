@@ -15,7 +15,7 @@ from cassr_jax.imaging import io
 from tests.imaging import pictures
 
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262  # tags
-SAMPLES, DECLARED, DEPTH = 277, 281, 32997
+SAMPLES, DECLARED, EXTRA, DEPTH = 277, 281, 338, 32997
 SHORT, LONG, RATIONAL, FLOAT = 3, 4, 5, 11  # types of tags
 
 
@@ -92,7 +92,10 @@ def test_the_profile_of_ink_beside_alpha_is_used(tmp_path):
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate", "tiff_lzw"])
-@pytest.mark.parametrize(("shape", "falls"), [((6, 7), False), ((6, 7), True), ((6, 7, 3), False)])
+@pytest.mark.parametrize(
+    ("shape", "falls"),
+    [((6, 7), False), ((6, 7), True), ((6, 7, 2), False), ((6, 7, 3), False), ((6, 7, 4), False)],
+)
 @pytest.mark.parametrize(("most", "declared", "white"), [(15, 15, 15), (15, 14, 255), (15, 255, 255), (16, 15, 255)])
 def test_a_declared_white_of_8_bits(tmp_path, most, declared, white, shape, falls, compression):
     samples = np.zeros(shape, np.uint8)
@@ -103,8 +106,52 @@ def test_a_declared_white_of_8_bits(tmp_path, most, declared, white, shape, fall
     )
     picture = read(tmp_path, with_tag(file.getvalue(), DECLARED, SHORT, 1, declared))
     found = 255 - picture.rgb if falls else picture.rgb
-    assert np.unique(found[2, 3]).tolist() == [round(5 * 255 / white)]
-    assert np.unique(found[2, 4]).tolist() == [round(most * 255 / white)]
+    planes = [*np.moveaxis(found, -1, 0), *([] if picture.alpha is None else [picture.alpha])]
+    assert len(planes) == 3 + (shape[2:] in ((2,), (4,)))
+    for plane in planes:
+        assert plane[2, 3:5].tolist() == [round(5 * 255 / white), round(most * 255 / white)]
+
+
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize(("bits", "declared", "expected"), [(2, 1, 255), (4, 3, 85)])
+@pytest.mark.parametrize("compression", ["raw", "tiff_adobe_deflate", "tiff_lzw"])
+def test_a_declared_white_of_fewer_bits(tmp_path, bits, declared, expected, falls, compression):
+    """Bytes of 8-bit grey, declared to hold several samples each: all are 0 but the first, which is 1."""
+    packed = np.zeros((6, 7), np.uint8)
+    packed[:, 0] = 1 << (8 - bits)
+    file = memory.BytesIO()
+    Image.fromarray(255 - packed if falls else packed).save(
+        file, "TIFF", compression=compression, tiffinfo={PHOTOMETRIC: 0, DECLARED: 1} if falls else {DECLARED: 1}
+    )
+    data = with_tag(with_tag(file.getvalue(), WIDTH, SHORT, 1, 7 * 8 // bits), BITS, SHORT, 1, bits)
+    found = read(tmp_path, with_tag(data, DECLARED, SHORT, 1, declared)).rgb[..., 0]
+    assert np.unique(found[:, 0]).tolist() == [255 - expected if falls else expected]
+    assert np.unique(found[:, 1:]).tolist() == [255 if falls else 0]
+
+
+@pytest.mark.parametrize("falls", [False, True])
+@pytest.mark.parametrize("compression", ["raw", "group4", "tiff_lzw"])
+def test_a_declared_white_of_0_is_none(tmp_path, falls, compression):
+    stored = np.arange(42).reshape(6, 7) % 3 == 0
+    tags = {PHOTOMETRIC: 0} if falls else {PHOTOMETRIC: 1}
+    file = memory.BytesIO()
+    Image.fromarray(stored).save(file, "TIFF", compression=compression, tiffinfo=tags | {DECLARED: 1})
+    found = read(tmp_path, with_tag(file.getvalue(), DECLARED, SHORT, 1, 0)).rgb[..., 0]
+    np.testing.assert_array_equal(found, np.where(stored, 255, 0))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_in_the_colours_beside_a_declared_white_is_refused_where_pillow_alone_decodes(tmp_path, mode):
+    file = memory.BytesIO()
+    Image.new(mode, (7, 6)).save(file, "TIFF", compression="tiff_lzw", tiffinfo={DECLARED: 1})
+    data = with_tag(with_tag(file.getvalue(), DECLARED, SHORT, 1, 15), EXTRA, SHORT, 1, 1)
+    with pytest.raises(
+        InputError,
+        match=r"a\.tif: 8-bit \w+ samples and 1 extra sample with compression LZW, multiplied by alpha and with a "
+        "declared white below 255, are not read; save it without compression",
+    ):
+        read(tmp_path, data)
+    assert read(tmp_path, with_tag(data, DECLARED, SHORT, 1, 14)).alpha is not None  # a statistic
 
 
 def test_what_is_not_read_is_said_truly(tmp_path):

@@ -151,17 +151,38 @@ def test_a_file_in_place_of_a_folder_is_named_before_anything_is_read(config, tm
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("run", "export"), [("pics/run", "out"), ("run", "pics/export"), ("", "out")])
-def test_a_run_that_would_share_a_folder_with_its_data_is_refused(config, tmp_path, run, export, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "run", "export", "found"),
+    [
+        ("pics", "pics/run", "out", "pics/run: lies within"),
+        ("pics", "run", "pics/export", "pics/export: lies within"),
+        ("run/previews", "run", "out", "run/previews: is"),
+        ("run/checkpoints", "run", "out", "run/checkpoints: is"),
+    ],
+)
+def test_a_run_that_would_write_among_its_data_is_refused(config, tmp_path, data, run, export, found, monkeypatch):
     """A continued run would find its own previews among the pictures."""
     monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("networks were read"))
-    pictures = write_pictures(tmp_path / "pics", 2)
+    pictures = write_pictures(tmp_path / data, 2)
     (tmp_path / "link").symlink_to(pictures)
     for data in (DataConfig(str(tmp_path / "link")), DataConfig(mixture={config.data.path: 1, str(pictures): 1})):
         shared = replace(config, data=data)
-        with pytest.raises(InputError, match=r": lies within (data\.path|data\.mixture|the output), .*, expected a fo"):
+        with pytest.raises(InputError, match=rf"{found} data\.(path|mixture), .*, expected a folder outside it"):
             loop.train(shared, tmp_path / run, export_to=tmp_path / export)
     assert sorted(path.name for path in pictures.iterdir()) == ["0.png", "1.png"]
+
+
+def test_data_may_lie_within_the_folder_of_a_run(config, tmp_path, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def reach(*_):
+        raise Reached
+
+    monkeypatch.setattr(loop, "build", reach)
+    pictures = write_pictures(tmp_path / "run" / "pictures", 2)
+    with pytest.raises(Reached):
+        loop.train(replace(config, data=DataConfig(str(pictures))), tmp_path / "run", export_to=None)
 
 
 def test_processes_with_other_data_are_refused(config, tmp_path, monkeypatch):
