@@ -91,7 +91,7 @@ DATA = [
         ("out = _blur_randomly(rng, out, second)", "out = _blur_randomly(rng, clean, second)"),
         ("    if not compress_last:\n", "    if compress_last:\n"),
         ("    if rng.random() < preset.final_sinc_prob:\n        out = blur(out, draw_final_sinc(rng))\n", ""),
-        ("out = _resize_randomly(rng, out, first, (height, width))", "out = _resize_randomly(rng, out, first, small)"),
+        ("out = _resize_randomly(rng, out, first, clean.shape[:2])", "out = _resize_randomly(rng, out, first, small)"),
     ),
     *faults(
         "cassr_jax/data/kernels.py",
