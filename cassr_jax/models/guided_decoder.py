@@ -5,8 +5,8 @@ decode. This decoder loses nothing: it adds a correction to the last picture, th
 zero, so the untrained decoder gives the reference as it is.
 
 It works at two resolutions. Most layers are at that of the latents, to which the pictures are folded. They steer a few
-layers at full resolution, whose filters are the same at every pixel: a correction that is made at the lower resolution
-and unfolded has a pattern of squares, which only long training takes out.
+layers at full resolution, whose filters are the same at every pixel: a correction that was made at the lower resolution
+and unfolded had a pattern of squares (docs/tiny.md).
 """
 
 from collections.abc import Sequence
