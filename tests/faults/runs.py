@@ -75,7 +75,7 @@ RUNS = [
     *faults(
         "cassr_jax/data/config.py",
         ("tests/training/test_refusals.py::test_a_run_that_would_write_among_its_data_is_refused",),
-        ("                check_outside(output, path, name)\n", ""),
+        ("check_outside(output, path, name)", "check_outside(path, output, name)"),
     ),
     *faults(
         "cassr_jax/training/export.py",
