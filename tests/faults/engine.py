@@ -37,7 +37,7 @@ ENGINE = [
     ),
     *faults(
         "cassr_jax/engine/kept.py",
-        ("tests/engine/test_kept.py::test_features_that_wait_for_the_next_step_are_no_obstacle",),
+        ("tests/engine/test_kept.py::test_a_second_start_traces_nothing",),
         (", sharding=sharding)", ")"),
     ),
     *faults(
