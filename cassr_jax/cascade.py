@@ -237,7 +237,7 @@ class CasSR:
         if isinstance(picture, Exception):
             return picture, 0
         try:
-            # Of JAX, for example; and a copy, because whoever reads frames may reuse an array for the next one.
+            # The array may be one of JAX. It is copied, because whoever reads frames may reuse it for the next one.
             rgb = np.array(picture) if hasattr(picture, "__array__") else picture
             return rgb, self._engine.layout(_output_size(rgb, scale), tile).count
         except Exception as error:
