@@ -102,7 +102,7 @@ class Store:
         """The program of that key; if there is no sound one, it is exported and kept."""
         path = self._folder / f"{self._context}_{_digest(key.encode())}{_SUFFIX}"
         if self._ahead is None:
-            self._ahead = self._begun(path.name)
+            self._ahead = self._begun()
         ahead = self._ahead.pop(path.name, None)
         found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
         if found is None:
@@ -113,10 +113,10 @@ class Store:
             os.utime(path)
         return found
 
-    def _begun(self, first: str) -> "dict[str, Future[Compiled | None]]":
-        """Starts to read the programs of this context that were used last, in the order of their use, but the first."""
+    def _begun(self) -> "dict[str, Future[Compiled | None]]":
+        """Starts to read the programs of this context that were used last, in the order of their use."""
         names = [path.name for path in _by_last_use(self._folder, f"{self._context}_*")[-_AHEAD:]]
-        ahead = {name: Future() for name in names if name != first}
+        ahead = {name: Future() for name in names}
         thread = Thread(target=self._read_ahead, args=(tuple(ahead.items()),), daemon=True)
         _reading.add(thread)
         thread.start()

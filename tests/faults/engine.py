@@ -28,7 +28,6 @@ ENGINE = [
         ('f"{self._context}_*"', '"*"'),
         ("os.utime(path)", "os.utime(path, (0, 0))"),
         ("ahead = self._ahead.pop(path.name, None)", "ahead = None"),
-        (" if name != first}", "}"),
     ),
     *faults(
         "cassr_jax/engine/kept.py",
