@@ -31,8 +31,7 @@ _LONGEST_WHOLE = 1024
 _HEAD_BLOCK = 512  # a CPU's queries at a time; the scores of one head are then a few MB
 _SHORTEST_BY_HEAD = 1024
 _SHORTEST_FLASH = 256  # fewer queries or keys have so few scores that plain products are as good
-_PALLAS_BLOCKS = (512, 256, 128)  # the largest that divides both lengths is used
-_WIDEST_PALLAS = 128  # lanes of a TPU's registers
+_LANES = 128  # of a TPU's registers
 
 
 class Division(NamedTuple):
@@ -143,12 +142,22 @@ def _on_each_device(
 
 
 def _pallas_on_one_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
-    block = _pallas_block(query.shape[2], key.shape[2])
-    assert block is not None, "the lengths are those that the kernel takes"
     from jax.experimental.pallas.ops.tpu import flash_attention as pallas  # takes long to import
 
-    names = ("q", "k_major", "k", "q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "k_major_dq", "k_dq", "q_dq")
-    sizes = pallas.BlockSizes(block_b=1, **{f"block_{name}": block for name in names})
+    def queries(limit: int) -> int:
+        return _block(query.shape[2], limit)
+
+    def keys(limit: int) -> int:
+        return _block(key.shape[2], limit)
+
+    # A major block is what lies in a core's fast memory (16 MB) at a time, and is computed in the smaller blocks. What
+    # the grid's inner axis runs over is read anew for each block of the outer one, so the outer ones are long. But for
+    # the gradient of the queries the kernel writes an array (queries, block_k_major_dq), which must stay narrow.
+    sizes = pallas.BlockSizes(
+        block_b=1, block_q=queries(512), block_k_major=keys(4096), block_k=keys(512),
+        block_q_major_dkv=queries(512), block_q_dkv=queries(512), block_k_major_dkv=keys(2048), block_k_dkv=keys(512),
+        block_q_dq=queries(1024), block_k_major_dq=keys(256), block_k_dq=keys(256),
+    )  # fmt: skip
     return pallas.flash_attention(query, key, value, sm_scale=query.shape[-1] ** -0.5, block_sizes=sizes)
 
 
@@ -162,8 +171,8 @@ def flash_kernels(query: HeadQueries, key: HeadKeys) -> dict[str, Callable[..., 
         found["cuda"] = cudnn_flash
     if (
         find_spec("libtpu")
-        and head_dim <= _WIDEST_PALLAS
-        and _pallas_block(length, keys)
+        and head_dim <= _LANES
+        and length % _LANES == keys % _LANES == 0
         and _divides(batch, num_heads)
     ):
         found["tpu"] = pallas_flash
@@ -190,8 +199,9 @@ def _cudnn_takes(length: int, keys: int, head_dim: int, dtype: str) -> bool:
     return True
 
 
-def _pallas_block(length: int, keys: int) -> int | None:
-    return next((block for block in _PALLAS_BLOCKS if length % block == 0 and keys % block == 0), None)
+def _block(length: int, limit: int) -> int:
+    """The largest power of two, at most `limit`, that divides the length."""
+    return math.gcd(length, limit)
 
 
 def _divides(batch: int, num_heads: int) -> bool:

@@ -125,6 +125,16 @@ def test_the_pallas_kernel_equals_plain_products_forward_and_backward(dtype, tol
         assert narrow.relative_l2(flash.astype(jnp.float32), plain) <= tolerance
 
 
+def test_the_pallas_kernel_goes_on_over_several_blocks():
+    """More queries and keys than any of its blocks holds."""
+    rng = np.random.default_rng(5)
+    arrays = [jnp.asarray(rng.normal(size=(1, 1, n, 8)), jnp.float32) for n in (1024, 4096, 4096, 1024)]
+    with pltpu.force_tpu_interpret_mode():
+        found = jax.jit(lambda *arrays: with_gradients(pallas_flash, *arrays))(*arrays)
+    for flash, plain in zip(found, with_gradients(in_blocks, *arrays), strict=True):
+        assert narrow.relative_l2(flash, plain) <= 1e-5
+
+
 def test_the_pallas_kernel_runs_on_each_device_s_own_examples_and_heads():
     mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "tensor"))
     arrays = random_heads(3)
