@@ -135,14 +135,10 @@ def share_axis(starts: tuple[int, ...], side: int, covers: int) -> Axis:
     """
     first = np.asarray(starts)
     position = np.add.outer(first, np.arange(side))  # (tiles, side), in the plane
-    offset = position[..., None] - first  # (tiles, side, tiles)
-    inside = (offset >= 0) & (offset < side)
-    order = np.argsort(~inside, axis=-1, kind="stable")[..., :covers]  # covering tiles first, in order
-    if order.shape[-1] < covers:
-        order = np.concatenate([order, np.repeat(order[..., :1], covers - order.shape[-1], axis=-1)], axis=-1)
-    known = np.take_along_axis(inside, order, axis=-1) & (np.arange(covers) < inside.sum(-1)[..., None])
-    tile = np.where(known, order, order[..., :1])
-    at = np.take_along_axis(offset, tile, axis=-1)
+    tile = np.searchsorted(first, position - side, side="right")[..., None] + np.arange(covers)  # the first that covers
+    known = (tile < len(first)) & (first[np.minimum(tile, len(first) - 1)] <= position[..., None])
+    tile = np.where(known, tile, tile[..., :1])
+    at = position[..., None] - first[tile]
     weight = np.where(known, tiling.gaussian_weights(side).astype(np.float64)[at], 0)
     weight /= weight.sum(-1, keepdims=True)
     return Axis(tile.astype(np.int32), at.astype(np.int32), weight.astype(np.float32))

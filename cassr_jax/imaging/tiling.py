@@ -5,6 +5,7 @@ corners and summed into a canvas on the host, by `axis_weights`.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Grid:
     def count(self) -> int:
         return len(self.tops) * len(self.lefts)
 
-    @property
+    @cached_property
     def corners(self) -> tuple[tuple[int, int], ...]:
         """(top, left) of each tile, row by row."""
         return tuple((top, left) for top in self.tops for left in self.lefts)

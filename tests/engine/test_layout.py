@@ -1,5 +1,7 @@
 """Tiles as arrays: what shares a position, and where a view looks."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,6 +86,19 @@ def test_the_shares_of_a_position_sum_to_one_and_are_those_of_the_window(size: i
                 if begin <= start + position < begin + side:
                     expected[other] = window[other, start + position - begin]
             np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_memory_grows_with_the_number_of_tiles_and_not_with_its_square():
+    def peak(width: int) -> int:
+        found = laid_out(4, width)
+        assert found.grid.corners is found.grid.corners  # each tile looks there, and must not compute all positions
+        tracemalloc.start()
+        sharing([found])
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(20_000) < 2.2 * peak(10_000)
 
 
 def test_tiles_of_several_pictures_share_with_their_own_alone():
