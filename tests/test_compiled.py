@@ -11,6 +11,7 @@ from cassr_jax.commands import ablate, references
 from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.evaluation import __main__ as evaluation
 from cassr_jax.locks import claimed
+from tests import children
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 
@@ -49,6 +50,34 @@ def test_a_program_that_has_imported_jax_keeps_them_too(tmp_path, monkeypatch):
     }
     keep_compiled_functions()  # the environment has settled it now, for child processes as well
     assert os.environ[FOLDER] == changed["jax_compilation_cache_dir"]
+
+
+COMPILE = """
+from cassr_jax.compiled import keep_compiled_functions
+keep_compiled_functions()
+import jax, jax.numpy as jnp
+print(jax.jit(lambda x: x + 1)(jnp.arange(3)))
+"""
+
+
+def test_what_is_damaged_is_compiled_again_and_kept(tmp_path):
+    """A full disk leaves a part of what JAX writes, which JAX neither reads nor replaces."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    kept = tmp_path / "cassr_jax" / "compiled"
+
+    def complaints() -> str:
+        process = children.start(COMPILE, env=environment)
+        made, said = process.communicate(timeout=60)
+        assert (process.returncode, made) == (0, "[1 2 3]\n")
+        return said
+
+    assert complaints() == ""
+    sizes = {entry: entry.stat().st_size for entry in kept.glob("*-cache")}
+    for number, (entry, size) in enumerate(sizes.items()):
+        os.truncate(entry, 0 if number == 0 else size // 2)
+    assert complaints() == f"compiled functions: {kept}: {len(sizes)} damaged, so these functions are compiled again\n"
+    assert {entry: entry.stat().st_size for entry in kept.glob("*-cache")} == sizes
 
 
 PAIRS = ("--lr", "lr", "--hr", "hr", "--output", "out")

@@ -84,8 +84,8 @@ class Store:
         folder = os.environ.get(PROGRAMS)
         if not folder:
             return None
-        if os.path.isfile(folder):
-            complain(f"{folder}: a file, expected a folder; no programs are kept", "programs")
+        if files := [path for path in (Path(folder), *Path(folder).parents) if os.path.isfile(path)]:
+            complain(f"{files[0]}: a file, expected a folder; no programs are kept", "programs")
             return None
         device = mesh.devices.flat[0]
         settings = [getattr(jax.config, name) for name in _SETTINGS]

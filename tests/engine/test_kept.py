@@ -151,9 +151,9 @@ def test_the_oldest_programs_make_room(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_file_in_place_of_the_folder_is_named_once(folder, picture, first, tmp_path, monkeypatch, capsys):
+def test_a_file_in_place_of_a_folder_is_named_once(folder, picture, first, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
-    result = started(folder, tmp_path / "file", monkeypatch, 2).restore(picture, **OPTIONS).result
+    result = started(folder, tmp_path / "file" / "programs", monkeypatch, 2).restore(picture, **OPTIONS).result
     np.testing.assert_allclose(result.astype(int), first, atol=1)
     expected = f"programs: {tmp_path / 'file'}: a file, expected a folder; no programs are kept\n"
     assert capsys.readouterr().err == expected
