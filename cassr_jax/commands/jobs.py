@@ -109,7 +109,7 @@ def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> di
 
 def announcement(jobs: Sequence[Job]) -> str:
     """A line that states how many pictures there are and how much memory they need."""
-    height, width = max((job.size for job in jobs), key=lambda size: size[0] * size[1])
+    height, width = max((job.size for job in jobs), key=lambda size: memory.need(*size))
     needed = memory.in_words(memory.need(height, width))
     pictures = "1 picture" if len(jobs) == 1 else f"{len(jobs)} pictures, the largest"
     return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"

@@ -15,12 +15,15 @@ this and one of many tiles less. Beyond what one tile takes, `tiny` took 294 MiB
 stated, and 308 MiB for 2048x2048 px, where 960 MiB are stated.
 """
 
+LEAST_SIDE = 256
+"""A shorter side of an output, in px, needs as much: a narrow picture is extended to the tiles that networks see."""
+
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
 
 
 def need(height: int, width: int) -> int:
     """The bytes that an output of that size needs, besides the networks."""
-    return COPIES * 3 * 4 * height * width
+    return COPIES * 3 * 4 * max(height, LEAST_SIDE) * max(width, LEAST_SIDE)
 
 
 def installed() -> int | None:

@@ -153,13 +153,13 @@ def test_absurd_sizes(folder, cascade, capsys):
 def test_a_picture_that_needs_more_memory_than_there_is_costs_one_line(folder, cascade, capsys, monkeypatch):
     flat(folder / "small.png", "red")
     flat(folder / "large.png", "red", (200, 100))
-    monkeypatch.setattr(memory, "installed", lambda: 10_000_000)
+    monkeypatch.setattr(memory, "installed", lambda: 20_000_000)
     assert run("in", "--output", "out") == 2
     assert outputs() == ["small.png"]
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
-    assert "large.png: 800x400 px of output need about 77 MB of memory, expected at most 10 MB" in line
-    assert captured.out.startswith("1 picture of 48x32 px; about 1 MB")
+    assert "large.png: 800x400 px of output need about 77 MB of memory, expected at most 20 MB" in line
+    assert captured.out.startswith("1 picture of 48x32 px; about 16 MB")
 
 
 def test_a_foreign_file_is_not_overwritten(folder, cascade, capsys):

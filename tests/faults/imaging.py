@@ -144,6 +144,7 @@ IMAGING = [
         MEMORY,
         ("needed > present", "needed > 20 * present"),
         ("min(found, default=None)", "max(found, default=None)"),
-        ("3 * 4 * height * width", "3 * height * width"),
+        ("3 * 4 * max(height, LEAST_SIDE)", "3 * max(height, LEAST_SIDE)"),
+        ("3 * 4 * max(height, LEAST_SIDE)", "3 * 4 * height"),
     ),
 ]
