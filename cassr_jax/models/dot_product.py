@@ -82,10 +82,12 @@ def in_blocks(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries
         scores = jnp.einsum("bhnd,bhmd->bhnm", q, key, preferred_element_type=jnp.float32)
         return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
 
-    if length <= _LONGEST_WHOLE or length % _QUERY_BLOCK:
+    if length <= _LONGEST_WHOLE:
         return attend(query)
-    blocks = jnp.moveaxis(query.reshape(batch, num_heads, -1, _QUERY_BLOCK, head_dim), 2, 0)
-    return jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 2).reshape(query.shape)
+    whole = jnp.pad(query, ((0, 0), (0, 0), (0, -length % _QUERY_BLOCK), (0, 0)))  # zeros fill up the last block
+    blocks = jnp.moveaxis(whole.reshape(batch, num_heads, -1, _QUERY_BLOCK, head_dim), 2, 0)
+    out = jnp.moveaxis(jax.lax.map(jax.checkpoint(attend), blocks), 0, 2).reshape(whole.shape)
+    return out[:, :, :length]
 
 
 def by_head(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:

@@ -22,6 +22,11 @@ INFERENCE = [
     ),
     *faults(
         "cassr_jax/models/dot_product.py",
+        ("tests/models/test_dot_product.py::test_blocks_are_used_for_long_queries_and_equal_the_plain_form",),
+        ("if length <= _LONGEST_WHOLE:", "if length <= _LONGEST_WHOLE or length % _QUERY_BLOCK:"),
+    ),
+    *faults(
+        "cassr_jax/models/dot_product.py",
         ("tests/models/test_dot_product.py::test_on_a_cpu_one_head_after_the_other_equals_all_at_once",),
         ("found / weights.sum(axis=-1, keepdims=True)", "found / weights.sum(axis=0)[:, None][: len(found)]"),
         ("(query * head_dim**-0.5, key, value))", "(query, key, value))"),

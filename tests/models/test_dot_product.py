@@ -57,20 +57,22 @@ def plain(monkeypatch):
     return run
 
 
-def test_blocks_are_used_for_long_queries_and_equal_the_plain_form(plain):
-    qkv = [jnp.asarray(x) for x in random_qkv(LONG, 40)]
+@pytest.mark.parametrize("length", [LONG, LONG - 100])
+def test_blocks_are_used_for_long_queries_and_equal_the_plain_form(plain, length):
+    qkv = [jnp.asarray(x) for x in random_qkv(length, 40)]
 
     def call(*qkv):
         return dot_product_attention(*qkv, num_heads=2)
 
     assert "256,40" in str(jax.make_jaxpr(call)(*qkv))
-    assert f"{LONG},40" not in str(jax.make_jaxpr(call)(*qkv))
-    assert f"{LONG},40" in str(plain(jax.make_jaxpr(lambda *qkv: call(*qkv)), *qkv))
+    assert f"{length},40" not in str(jax.make_jaxpr(call)(*qkv))
+    assert f"{length},40" in str(plain(jax.make_jaxpr(lambda *qkv: call(*qkv)), *qkv))
     np.testing.assert_allclose(call(*qkv), plain(call, *qkv), rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_through_blocks_equals_the_plain_one(plain):
-    qkv = random_qkv(LONG, 40)
+@pytest.mark.parametrize("length", [LONG, LONG - 100])
+def test_gradient_through_blocks_equals_the_plain_one(plain, length):
+    qkv = random_qkv(length, 40)
     target = np.random.default_rng(1).normal(size=qkv[0].shape).astype(np.float32)
 
     def gradient(*qkv):
