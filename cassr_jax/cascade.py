@@ -7,10 +7,9 @@ sharp = cassr.upscale(image, seed=0)         # a PIL image or an array, whicheve
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
@@ -21,7 +20,6 @@ from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.engine.engine import Engine, Stage
 from cassr_jax.engine.programs import TILES
 from cassr_jax.engine.recent import Recent
-from cassr_jax.engine.waves import LARGER
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.imaging import io, memory, resizing
@@ -31,6 +29,7 @@ from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.networks import Networks, why_not_finite
 from cassr_jax.options import Options
+from cassr_jax.progress import CallersError, StageName, callers_errors, report
 from cassr_jax.prompts import check_prompts, prompt_ids
 from cassr_jax.sampling import make_course
 from cassr_jax.seeds import seed_key
@@ -41,8 +40,6 @@ _TEXTS = 8  # pairs of prompts whose embeddings are kept: pictures may have prom
 T = TypeVar("T")
 Made = TypeVar("Made")
 Pair = tuple[np.ndarray, np.ndarray]  # the LQ image and the reference, (H, W, 3) uint8 each
-StageName = Literal["reference", "result"]
-"""The stages are named after what they make."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,8 @@ class CasSR:
         self.config = config
         self.first_stage = first_stage(config.activation)
         mesh = mesh_of_tiles(devices)
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        at_once = 1 if on_cpu else config.tiles_at_once  # a CPU gains nothing from more
-        self._fill = 4 * mesh.size * at_once  # tiles in hand that keep every device busy
-        places = self._fill if on_cpu else max(self._fill, LARGER)
-        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once, places=places)
+        at_once, self._fill = seating(mesh.devices.flat[0].platform, mesh.size, config.tiles_at_once)
+        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once, places=self._fill)
         self.networks = self._engine.networks
         self._tokenizer = tokenizer
         self._texts: Recent[tuple[str, str], jax.Array] = Recent(_TEXTS)
@@ -138,7 +132,7 @@ class CasSR:
     def reference(self, image: io.Kind, **options: object) -> io.Kind:
         """Runs the first stage alone; its picture is the reference that guides `upscale`."""
         chosen = self._checked(options, first_stage_alone=True)
-        with _callers_errors():
+        with callers_errors():
             return io.upscale(image, lambda rgb: _known(self._references([rgb], chosen)[0])[1])
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
@@ -171,7 +165,7 @@ class CasSR:
             raise InputError(f"the pictures are of type {found}, expected an iterable of arrays") from error
 
         def outcomes() -> Iterator[Restoration | Exception]:
-            with _callers_errors():
+            with callers_errors():
                 for group in self._groups(taken, chosen):
                     yield from self._restored(group, chosen)
 
@@ -206,10 +200,15 @@ class CasSR:
         try:
             pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
             return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs), time.monotonic() - start)
-        except _CallersError:
+        except CallersError:
             raise
-        except Exception as error:  # for example out of memory on a device; a picture alone may still fit
-            return [error] if len(group) == 1 else [each for rgb in group for each in self._restored([rgb], chosen)]
+        except Exception as error:
+            if len(group) == 1:
+                # A traceback would keep the arrays that filled the memory.
+                return [error.with_traceback(None) if memory.ran_out(error) else error]
+        # Only now, because the error has gone, and the group's arrays with it. A picture that asks for too much fails
+        # alone.
+        return [each for rgb in group for each in self._restored([rgb], chosen)]
 
     def _groups(
         self, pictures: Iterable[np.ndarray | Exception], chosen: Options
@@ -262,7 +261,7 @@ class CasSR:
             fidelity=config.fidelity,
         )
         images = [lq for lq, _ in pairs], [reference for _, reference in pairs]
-        made = self._engine.diffuse(stage, images, config.tile, _report("result", chosen))
+        made = self._engine.diffuse(stage, images, config.tile, report("result", chosen.progress))
         return [self._result(pair, picture, config) for pair, picture in zip(pairs, made, strict=True)]
 
     def _result(self, pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration | Exception:
@@ -312,6 +311,12 @@ class CasSR:
         return self._texts.get(sampling.prompts, embeddings)
 
 
+def seating(platform: str, devices: int, tiles_at_once: int) -> tuple[int, int]:
+    """(tiles on each device in one call of a network, tiles in hand that keep every device busy)."""
+    at_once = 1 if platform == "cpu" else tiles_at_once  # a CPU gains nothing from more
+    return at_once, 4 * devices * at_once
+
+
 def mesh_of_tiles(devices: int | None) -> Mesh:
     """The devices that share the tiles of the pictures; each holds all weights.
 
@@ -331,44 +336,12 @@ class _FirstStageEngine:
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[Sequence[np.ndarray], ...]) -> list[np.ndarray]:
         config = self.cassr._settings(self.chosen)
         stage = self.cassr._stage("reference", make_denoiser, config.activation_sampling, self.chosen)
-        return self.cassr._engine.diffuse(stage, images, config.tile, _report("reference", self.chosen))
+        return self.cassr._engine.diffuse(stage, images, config.tile, report("reference", self.chosen.progress))
 
     def enlarge(self, kind: str, lr: Sequence[np.ndarray], lq: Sequence[np.ndarray]) -> list[np.ndarray]:
         tile = self.cassr._settings(self.chosen).tile
-        made = self.cassr._engine.enlarge(kind, lr, tile, _report("reference", self.chosen))
+        made = self.cassr._engine.enlarge(kind, lr, tile, report("reference", self.chosen.progress))
         return [resizing.resized(picture, whole.shape[:2]) for picture, whole in zip(made, lq, strict=True)]
-
-
-class _CallersError(Exception):
-    """An error of the caller's own progress function, which ends the work; it is not a picture's."""
-
-    def __init__(self, error: Exception):
-        super().__init__(str(error))
-        self.error = error
-
-
-@contextmanager
-def _callers_errors() -> Iterator[None]:
-    """A block that raises the caller's own errors as they were."""
-    try:
-        yield
-    except _CallersError as error:
-        raise error.error from None
-
-
-def _report(stage: StageName, chosen: Options) -> Callable[[int, int], None] | None:
-    """The function that reports a stage's progress to the caller, if one is wanted."""
-    progress = chosen.progress
-    if progress is None:
-        return None
-
-    def report(done: int, total: int) -> None:
-        try:
-            progress(stage, done, total)
-        except Exception as error:
-            raise _CallersError(error) from error
-
-    return report
 
 
 def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:

@@ -20,6 +20,7 @@ BASE = {"compiled", "errors", "choices", "typing", "files", "locks", "printing"}
 # The other parts of the package, folders and modules, that each part may import: all of them, and in no circle.
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
+    "progress": set(),
     "seeds": {"ranges"},
     "models": set(),
     "diffusion": set(),
@@ -41,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling"},
     "cascade": {
         "config", "engine", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling",
-        "second_stage", "seeds", "sharding",
+        "progress", "second_stage", "seeds", "sharding",
     },
     "loading": {
         "cascade", "config", "config_files", "first_stage", "fitting", "kinds", "networks", "prompts", "ranges",

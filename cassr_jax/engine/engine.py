@@ -40,8 +40,8 @@ from cassr_jax.networks import Networks
 from cassr_jax.sampling import Course, Setting
 
 _LEAST_NOISE = 2**16  # values drawn at least; a larger picture draws 4, 16, ... times as many
-_RUNS = 16  # runs whose embeddings are kept: pictures may have prompts of their own
-_LONGER = 2  # sides of tiles that are only enlarged, in those of a stage
+_RUNS = 4  # runs whose embeddings are kept, up to 59 MB each at SD-1.5's size: both stages' of two prompts
+_LONGER = 2  # how many times as long as a stage's tile one of a network that enlarges may be
 _MOST_REPORTS = 20  # progress reports of a sampling loop; each one waits for the devices
 
 Report = Callable[[int, int], None]
@@ -112,7 +112,9 @@ class Engine:
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
         all_waves = waves(layouts, *self._seating)
         steps = len(stage.course.trajectory.timesteps)
-        calls = sum(wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) for wave in all_waves)
+        calls = sum(
+            wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) + len(wave.calls_of_views) for wave in all_waves
+        )
         counter = Counter(calls, report)
         made: dict[int, np.ndarray] = {}
         for wave in all_waves:
@@ -127,7 +129,7 @@ class Engine:
 
         Args:
             tile: largest side of a stage's tiles in px of the output. Here it may be `_LONGER` times as long: these
-                networks need less memory, and compute less twice where tiles overlap.
+                networks need less memory, and repeat less work where tiles overlap.
         """
         scale = self._configs[kind].scale
         side = max(tile // scale // 8, 2) * 8
@@ -217,6 +219,12 @@ class Passage:
     images: tuple[Sequence[np.ndarray], ...]
     counter: "Counter"
 
+    @property
+    def setting(self) -> Setting:
+        """The stage's setting; features of the ControlNet are kept where the embeddings of the images are."""
+        setting = Setting.of(self.stage.sampling)
+        return setting if self.wave.seats.keeps_hints else replace(setting, keeps_control=False)
+
     def made(self) -> list[np.ndarray]:
         """The pictures, (H, W, 3) float32 each."""
         return self.decode(self.denoise(self.read()))
@@ -224,31 +232,30 @@ class Passage:
     def read(self) -> State:
         """The state before the first step, for which the networks have read every tile."""
         programs, stage, seats = self.engine.programs, self.stage, self.wave.seats
-        kept = None
+        tiles: dict[str, PyTree[Array]] = {}
         for call in range(seats.calls):
             images = self._put(seats.of_call(call))
-            made = {"hints": programs.hints(stage.make_denoiser, images)}
+            made = {"hints": programs.hints(stage.make_denoiser, images) if seats.keeps_hints else images}
             if stage.start is not None:
                 made["latents"] = programs.encode(images[stage.start])
-            kept = programs.put(programs.places(made, seats.capacity) if kept is None else kept, made, call)
+            tiles = programs.put(tiles, made, call) if tiles else programs.places(made, seats.capacity)
             self.counter.add(1, made)
-        assert kept is not None, "a wave has a tile"
         noise = self.wave.cut_latents(partial(_normal, stage.noise_key), self.engine.latent_channels)
-        latents = kept["latents"] if "latents" in kept else programs.divided(np.zeros_like(noise))
+        latents = tiles["latents"] if "latents" in tiles else programs.divided(np.zeros_like(noise))
         shared = programs.divided(jax.tree.map(seats.placed, sharing(self.wave.layouts)))
         run = self.engine.run_of(stage)
         carry = programs.begin(latents, programs.divided(noise), shared, run.course.trajectory, seats.order)
-        state = State(carry, programs.divided(np.zeros_like(noise)), kept["hints"], shared)
-        setting = Setting.of(stage.sampling)
-        return state._replace(kept=programs.nothing_kept(stage.make_denoiser, run, state, setting))
+        state = State(carry, programs.divided(np.zeros_like(noise)), tiles["hints"], shared)
+        return state._replace(kept=programs.nothing_kept(stage.make_denoiser, run, state, self.setting))
 
     def denoise(self, state: State) -> jax.Array:
         """Runs the sampling loop; returns the latents of all tiles."""
         stage, seats, run = self.stage, self.wave.seats, self.engine.run_of(self.stage)
-        setting = Setting.of(stage.sampling)
         calls = seats.calls * len(stage.course.trajectory.timesteps)
         for first, last in _pieces(calls, 1 if self.counter.report is None else _MOST_REPORTS):
-            state = self.engine.programs.denoise(stage.make_denoiser, run, state, seats.order, first, last, setting)
+            state = self.engine.programs.denoise(
+                stage.make_denoiser, run, state, seats.order, first, last, self.setting, seats.keeps_hints
+            )
             self.counter.add(last - first, state.carry)
         return state.carry.latents
 
@@ -268,7 +275,7 @@ class Passage:
             images = () if self.stage.fusion is None else self._put(numbers)
             known = [moments[picture] for picture in wave.pictures_of(numbers) if picture in moments]
             given = None
-            if known:  # either all of a call's tiles have moments or none; empty places get arbitrary ones
+            if known:  # either all of a call's tiles have moments or none; empty places repeat the first
                 known += [known[0]] * (width - len(known))
                 given = self.engine.programs.divided(jax.tree.map(lambda *each: np.stack(each), *known))
             return self._decoded(latents, places, images, given)[0]
@@ -278,7 +285,7 @@ class Passage:
     def _moments(self, latents: jax.Array) -> dict[int, list[Moments]]:
         """The moments of the decoder's normalisations on a view of each picture of several tiles, by picture."""
         wave, found = self.wave, {}
-        for chosen in in_calls(wave.of_several_tiles, wave.seats.width):
+        for chosen in wave.calls_of_views:
             places = [None if p is None else view(wave.layouts[p], wave.first_tile(p)) for p in chosen]
             images = ()
             if self.stage.fusion is not None:
@@ -288,7 +295,9 @@ class Passage:
                     )
                     for own in self.images
                 )
-            made = jax.device_get(self._decoded(latents, places, images, None)[1])
+            measured = self._decoded(latents, places, images, None)[1]
+            self.counter.add(1, measured)
+            made = jax.device_get(measured)
             for place, picture in enumerate(chosen):
                 if picture is not None:
                     found[picture] = jax.tree.map(lambda x, place=place: x[place], made)

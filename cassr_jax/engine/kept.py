@@ -32,13 +32,13 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, parse_json, replaced
 from cassr_jax.printing import complain
 
-MOST = 200  # entries in the folder; those that were not used for longest make room
+MOST = 200  # entries in the folder; the least recently used make room
 
 _AHEAD = 16  # programs that are read in the background
 _PATIENCE = 2  # seconds that the end of the process waits for the program that is being read
 _SUFFIX = ".program"
 _PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # the last three have kernels
-_BY_VERSION = [export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]  # what it means depends on the versions
+_BY_VERSION = [export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]  # the key holds cuDNN's version
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")  # JAX's own that change what is traced
 
 

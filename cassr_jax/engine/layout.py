@@ -17,7 +17,7 @@ from cassr_jax.imaging import tiling
 Plane = Shaped[np.ndarray, "height width channels"]
 Tile = Shaped[np.ndarray, "side side channels"]
 
-ENOUGH = 512  # px: smaller tiles than a half are made only of larger ones
+ENOUGH = 512  # px: the halves of a tile are halved again only down to this
 SMALLEST = 4  # least side of a tile in the U-Net's coarsest positions: with a single one, colours drift
 
 

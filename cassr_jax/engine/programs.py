@@ -2,7 +2,8 @@
 
 A wave has a fixed number of places for tiles, divided evenly among the devices (`State`). A call of a network always
 takes `at_once` tiles on each device. The number of calls is data too, and networks are never called for empty places
-alone. So a function is compiled once for each size of tile, whatever the pictures.
+alone. So a function is compiled once for each size of tile, and the sampling loop also for each number of places, of
+which there are few.
 """
 
 from collections.abc import Callable, Hashable
@@ -56,7 +57,8 @@ class State(NamedTuple):
     Attributes:
         carry: the sampler's state. Every tile has its own copy of the latents that it shares.
         output: the network's predictions for the current step, as far as they are computed.
-        hints: the denoiser's embeddings of the images.
+        hints: the denoiser's embeddings of the images; or, if there are so many tiles that every call embeds its own
+            anew, the images themselves, (N, H, W, 3) uint8 each.
         sharing: the tiles whose mean gives the prediction at each position.
         kept: what the denoiser keeps from step to step, (calls, ...) on each device; None for nothing.
     """
@@ -159,13 +161,16 @@ class Programs:
 
         return self._compiled(("hints", make), run, ".t")(self._params, images)
 
-    def places(self, like: PyTree[Array], capacity: int) -> PyTree[Array]:
-        """Zeros to hold the results of all calls: like the result of one call, with `capacity` tiles on each device."""
-        places = capacity * self.mesh.size
-        return self.divided(jax.tree.map(lambda x: np.zeros((places, *x.shape[1:]), x.dtype), like))
+    def places(self, made: PyTree[Array], capacity: int) -> PyTree[Array]:
+        """Places for the results of all calls, `capacity` on each device: the first call's result, and zeros."""
+
+        def run(made: PyTree[Array]) -> PyTree[Array]:
+            return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[: len(x)].set(x), made)
+
+        return self._compiled(("places", capacity), run, "t")(made)
 
     def put(self, places: PyTree[Array], made: PyTree[Array], call: int) -> PyTree[Array]:
-        """Writes the result of one call into `places`, which are donated."""
+        """Writes the result of a further call into `places`, which are donated."""
 
         def run(places: PyTree[Array], made: PyTree[Array], call: Step) -> PyTree[Array]:
             at = call * self.at_once
@@ -184,12 +189,23 @@ class Programs:
         return self._compiled(("begin",), run, "ttt..", donate=(0, 1))(latents, noise, sharing, trajectory, order)
 
     def denoise(
-        self, make: MakeDenoiser, run: Run, state: State, order: Order, first: int, last: int, setting: Setting
+        self,
+        make: MakeDenoiser,
+        run: Run,
+        state: State,
+        order: Order,
+        first: int,
+        last: int,
+        setting: Setting,
+        embedded: bool = True,
     ) -> State:
         """Runs the units first <= i < last of the sampling loop; the state's carry and output are donated.
 
         Unit `step * order.calls + call` is one call of the network on every device; the last unit of a step takes the
         step.
+
+        Args:
+            embedded: whether the state's hints are embeddings, and not the images.
         """
 
         def loop(
@@ -214,6 +230,8 @@ class Programs:
                 at = call * self.at_once
                 cut = partial(jax.lax.dynamic_slice_in_dim, start_index=at, slice_size=self.at_once)
                 tiles, their_hints = cut(carry.latents), jax.tree.map(cut, hints)
+                if not embedded:
+                    their_hints = denoiser.embed_images(*map(to_float, their_hints))
                 kept = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, call, keepdims=False), all_kept)
                 made, kept = predict(denoiser, run.embeddings, tiles, their_hints, step, run.course, setting, kept)
                 all_kept = jax.tree.map(
@@ -226,7 +244,7 @@ class Programs:
 
             return jax.lax.fori_loop(first, last, unit, state)
 
-        program = self._compiled(("denoise", make, setting), loop, ".ttt....", donate=(1,))
+        program = self._compiled(("denoise", make, setting, embedded), loop, ".ttt....", donate=(1,))
         loop_state = (state.carry, state.output, state.kept)
         numbers = self.everywhere((order, np.int32(first), np.int32(last)))
         carry, output, kept = program(self._params, loop_state, state.hints, state.sharing, run, *numbers)

@@ -3,9 +3,10 @@
 Cutting and blending happen on the host.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -16,7 +17,11 @@ from cassr_jax.imaging import tiling
 
 Pictures = Sequence[Shaped[np.ndarray, "_ _ channels"]]  # of any sizes
 
-LARGER = 128  # places for a picture with more tiles than a usual wave; after that twice as many, and so on
+# Places on each device for a picture that has more tiles than a usual wave has places. Up to the first number they hold
+# the embeddings of its images, up to 13 MB a tile at SD-1.5's size, and beyond it only the images. After the second
+# number come 4 times as many places, and so on.
+_EMBEDDED = 16
+_LARGE = 128
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,17 @@ class Seats:
     @property
     def capacity(self) -> int:
         """Places on each device; a wave has one of a few sizes."""
-        places = self.places
-        while places < self.share * self.devices:
-            places = max(2 * places, LARGER)
-        return -(-places // self.devices // self.at_once) * self.at_once
+        found = next(size for size in chain((self._usual, _EMBEDDED), _sizes_from(_LARGE)) if size >= self.share)
+        return -(-found // self.at_once) * self.at_once
+
+    @property
+    def keeps_hints(self) -> bool:
+        """Whether the devices have room for what the denoiser computes from the images, and need not repeat it."""
+        return self.share <= max(self._usual, _EMBEDDED)
+
+    @property
+    def _usual(self) -> int:
+        return -(-self.places // self.devices)
 
     @property
     def order(self) -> Order:
@@ -114,6 +126,11 @@ class Wave:
         others = [number for number, (picture, _) in enumerate(self.tiles) if picture in several]
         return [*in_calls(single, self.seats.width), *in_calls(others, self.seats.width)]
 
+    @property
+    def calls_of_views(self) -> list[list[int | None]]:
+        """The pictures in each of the decoder's calls on views of pictures that have several tiles."""
+        return in_calls(self.of_several_tiles, self.seats.width)
+
     def first_tile(self, picture: int) -> int:
         """The number of a picture's first tile."""
         return sum(each.count for each in self.layouts[:picture])
@@ -146,6 +163,12 @@ class Wave:
             plane = values(height * width * channels).reshape(height, width, channels)
             cuts += [plane[top : top + side, left : left + side] for top, left in each.grid.corners]
         return self.seats.placed(np.stack(cuts))
+
+
+def _sizes_from(size: int) -> Iterator[int]:
+    while True:
+        yield size
+        size *= 4
 
 
 def in_calls(numbers: Sequence[int], width: int) -> list[list[int | None]]:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from cassr_jax.errors import InputError
 
-COPIES = 20
-"""The memory for a picture, in float32 RGB pictures of the output's size; `tests/end_to_end` measures it.
-
-Some 6 are the host's: the enlarged input, the blended tiles, the stages' pictures and the colour bands. The others are
-for the latents and hints of a wave, whose places come in few numbers, so that a picture of few tiles needs more than
-this and one of many tiles less. Beyond what one tile takes, `tiny` took 294 MiB for 1024x1024 px, where 240 MiB are
-stated, and 308 MiB for 2048x2048 px, where 960 MiB are stated.
+COPIES = 8
+"""The memory for a picture, in float32 RGB pictures of the output's size: the enlarged input, the blended tiles, the stages'
+pictures and the colour bands. `tests/end_to_end` measures it. `tiny` took 5.6 for 4096x4096 px, beyond one tile's.
 """
+
+ROOM = 500_000_000
+"""The bytes that a CPU needs besides: at Stable Diffusion 1.5's size, 16 tiles' embeddings take 427 MB in float32."""
 
 LEAST_SIDE = 256
 """A shorter side of an output, in px, needs as much: a narrow picture is extended to the tiles that networks see."""
@@ -23,7 +22,7 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 def need(height: int, width: int) -> int:
     """The bytes that an output of that size needs, besides the networks."""
-    return COPIES * 3 * 4 * max(height, LEAST_SIDE) * max(width, LEAST_SIDE)
+    return ROOM + COPIES * 3 * 4 * max(height, LEAST_SIDE) * max(width, LEAST_SIDE)
 
 
 def installed() -> int | None:

@@ -42,8 +42,8 @@ def peak(folder: Path, activation: str, call: str, side: int) -> int:
     [("identity", "upscale"), ("scedit", "upscale"), ("scedit", "reference"), ("controlnet", "reference")],
 )
 def test_memory_grows_by_the_pictures_own_arrays_in_both_stages(folder: Path, activation: str, call: str):
-    """As float32 RGB: some 6 on the host (enlarged input, canvas, stages' pictures, colour bands); the others are the
-    latents and hints of a wave, which has up to eight times as many places as tiles."""
+    """As float32 RGB: some 6 on the host (enlarged input, canvas, stages' pictures, colour bands); the others are what
+    the devices hold of a wave, which has up to eight times as many places as tiles."""
     found = [peak(folder, activation, call, side) for side in SIDES]
     print(f"{activation} {call}: {[round(bytes / 2**20) for bytes in found]} MiB")
     for i in (0, 1):

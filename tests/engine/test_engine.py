@@ -1,6 +1,8 @@
 """The engine: sizes are data, devices share the tiles of all pictures, and company changes nothing."""
 
 import time
+import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ import cassr_jax
 from cassr_jax.cascade import CasSR, Restoration, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import engine, waves
-from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.programs import Programs, State
 from cassr_jax.errors import InputError
 from tests.random_cascade import write_random_cascade
@@ -124,33 +125,24 @@ def test_a_hundred_pictures_of_a_hundred_sizes_compile_few_programs(folder: Path
 def test_the_host_needs_at_most_30_ms_for_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """64 px, with devices that give at once what they gave the first time. Counted in the processor's own time."""
     cassr = cassr_jax.load(folder)
-    compiled, given = Programs._compiled, {}
+    compiled, answers = Programs._compiled, {}
 
     def at_once(self: Programs, key: tuple, *arguments: Any, **options: Any) -> Any:
         program = compiled(self, key, *arguments, **options)
 
         def run(*arrays: Any) -> Any:
-            if key not in given:
-                given[key] = jax.block_until_ready(program(*arrays))
-            return given[key]
+            if key not in answers:
+                answers[key] = jax.block_until_ready(program(*arrays))
+            return answers[key]
 
         return run
 
     monkeypatch.setattr(Programs, "_compiled", at_once)
-    pictures = [np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)] * 21
-    restored = cassr.restore_many(iter(pictures), tile=256)
-    next(restored)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    list(cassr.restore_many([picture] * cassr._fill, tile=256))
     start = time.process_time()
-    assert len(list(restored)) == 20
+    assert len(list(cassr.restore_many([picture] * 20, tile=256))) == 20
     assert (time.process_time() - start) / 20 < 0.03
-
-
-def test_a_large_picture_needs_no_more_of_an_accelerator():
-    """4096x4096 out has the places of 1024x1024 out, and so the same programs and arrays on the devices."""
-    sizes = tile_sizes(512, 64, 8, 0.25)
-    tiles = [layout(side, side, sizes, 64, 0.25).count for side in (1024, 4096)]
-    assert tiles == [9, 121]
-    assert len({waves.Seats(count, 1, 4, waves.LARGER).capacity for count in tiles}) == 1
 
 
 def test_a_sampling_loop_takes_nothing_from_the_host(one: CasSR, eight: CasSR, monkeypatch: pytest.MonkeyPatch):
@@ -172,30 +164,37 @@ def test_a_sampling_loop_takes_nothing_from_the_host(one: CasSR, eight: CasSR, m
 @pytest.mark.parametrize(("count", "most"), [(64, 4), (8, 1), (9, 1)])
 def test_devices_share_small_pictures(eight: CasSR, monkeypatch: pytest.MonkeyPatch, count: int, most: int):
     """A call is two tiles on each device, so that 64 tiles are 4 calls: an eighth of what one device would do."""
-    calls = []
-    denoise = eight._engine.programs.denoise
+    programs, calls = eight._engine.programs, Counter()
 
-    def counting(*arguments):
-        first, last = arguments[-3:-1]
-        calls.append((last - first) // 2)  # two steps
-        return denoise(*arguments)
+    def counted(name: str) -> None:
+        function = getattr(programs, name)
 
-    monkeypatch.setattr(eight._engine.programs, "denoise", counting)
+        def counting(*arguments):
+            first, last = arguments[4:6] if name == "denoise" else (0, 2)
+            calls[name] += (last - first) // 2  # two steps
+            return function(*arguments)
+
+        monkeypatch.setattr(programs, name, counting)
+
+    for name in ("hints", "encode", "denoise", "decode"):
+        counted(name)
     picture = np.full((8, 8, 3), 100, np.uint8)
     assert len(list(eight.restore_many([picture] * count))) == count
-    assert sum(calls) == most
+    assert calls == dict.fromkeys(("hints", "encode", "denoise", "decode"), most)
 
 
 def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.MonkeyPatch):
-    """A picture of more tiles than the usual wave has places for has room of its own."""
+    """A picture of more tiles than the usual wave has places for has room of its own, with or without embeddings."""
     picture = np.random.default_rng(2).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     tiles = one._engine.layout((160, 240), 64).count
-    assert tiles > 4
-    capacities = [waves.Seats(tiles, 1, 2, places).capacity for places in (4, 32)]
-    assert capacities == [128, 32]
+    assert 4 < tiles <= 16
     expected = one.restore(picture).result
     monkeypatch.setattr(one._engine, "_seating", (1, 2, 4))
     np.testing.assert_array_equal(one.restore(picture).result, expected)
+    monkeypatch.setattr(waves, "_EMBEDDED", 4)
+    assert not waves.Seats(tiles, *one._engine._seating).keeps_hints
+    found = one.restore(picture).result
+    assert np.abs(found.astype(int) - expected).max() <= 1
 
 
 def test_a_picture_that_fails_costs_itself(one: CasSR, pictures: list[np.ndarray], alone: list[np.ndarray]):
@@ -210,12 +209,18 @@ def test_a_picture_that_fails_costs_itself(one: CasSR, pictures: list[np.ndarray
 
 
 def test_a_group_that_does_not_fit_is_restored_one_by_one(one: CasSR, pictures, alone, monkeypatch):
-    """What ends a group, devices out of memory for one, costs the pictures that do not fit alone either."""
-    diffuse, calls = one._engine.diffuse, []
+    """What ends a group, devices out of memory for one, costs the pictures that do not fit alone either.
+
+    When the others are tried again, nothing holds what filled the memory, and neither does the outcome.
+    """
+    diffuse, calls, filled = one._engine.diffuse, [], []
 
     def limited(stage, images, *arguments):
+        assert not any(array() is not None for array in filled), "what was tried before is still in the memory"
         calls.append(len(images[0]))
         if len(images[0]) > 1 or images[0][0].shape[0] == 4:
+            array = jax.numpy.zeros(3)
+            filled.append(weakref.ref(array))
             raise MemoryError
         return diffuse(stage, images, *arguments)
 
@@ -223,6 +228,7 @@ def test_a_group_that_does_not_fit_is_restored_one_by_one(one: CasSR, pictures, 
     first, small, last = one.restore_many([pictures[3], pictures[2], pictures[5]])
     assert calls == [3, 1, 1, 1]
     assert isinstance(small, MemoryError)
+    assert [array() for array in filled] == [None, None]
     for found, number in ((first, 3), (last, 5)):
         assert isinstance(found, Restoration)
         np.testing.assert_array_equal(found.result, alone[number])

@@ -32,7 +32,7 @@ def test_a_container_may_use_less_than_the_machine_has(monkeypatch, tmp_path):
 
 def test_need_is_that_of_float_pictures():
     picture = np.zeros((300, 400, 3), np.float32)
-    assert memory.need(300, 400) == memory.COPIES * picture.nbytes
+    assert memory.need(300, 400) == memory.ROOM + memory.COPIES * picture.nbytes
     assert [memory.in_words(size) for size in (10, 10**8, 11_520_000_000)] == ["1 MB", "0.1 GB", "11.5 GB"]
 
 
@@ -40,11 +40,13 @@ def test_a_narrow_picture_needs_what_its_tiles_need(monkeypatch):
     """4 x 4,000,000 px are 16,000 tiles, which no machine of 64 GB holds."""
     monkeypatch.setattr(memory, "installed", lambda: 64_000_000_000)
     for size in ((4, 4_000_000), (4_000_000, 4)):
-        with pytest.raises(InputError, match=r"need about 245\.8 GB of memory"):
+        with pytest.raises(InputError, match=r"need about 98\.8 GB of memory"):
             memory.check(*size)
 
 
 def test_readme_states_the_need():
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    assert f"{memory.need(256, 256) // 256**2} bytes for each pixel of the result" in readme.replace("\n", " ")
-    assert [round(memory.need(3000 * scale, 4000 * scale) / 1e9) for scale in (4, 2)] == [46, 12]
+    each = memory.need(257, 256) - memory.need(256, 256)
+    stated = f"{memory.in_words(memory.ROOM)} and {each // 256} bytes for each pixel of the result"
+    assert stated in readme.replace("\n", " ")
+    assert [round(memory.need(3000 * scale, 4000 * scale) / 1e9) for scale in (4, 2)] == [19, 5]

@@ -22,7 +22,9 @@ def random_qkv(length: int, keys: int, channels: int = 8) -> list[np.ndarray]:
     return [2 * rng.normal(size=(2, n, channels)).astype(np.float32) for n in (length, keys, keys)]
 
 
-@pytest.mark.parametrize(("length", "keys"), [(1, 1), (5, 7), (1025, 9), (LONG, 33), (LONG, LONG), (9, LONG)])
+@pytest.mark.parametrize(
+    ("length", "keys"), [(1, 1), (5, 7), (1025, 9), (LONG, 33), (LONG + 7, LONG + 7), (LONG, LONG), (9, LONG)]
+)
 @pytest.mark.parametrize("num_heads", [1, 2])
 def test_equals_its_definition(length, keys, num_heads):
     qkv = random_qkv(length, keys)
@@ -70,6 +72,18 @@ def test_blocks_are_used_for_long_queries_and_equal_the_plain_form(plain, length
     np.testing.assert_allclose(call(*qkv), plain(call, *qkv), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [1500, 2305])
+def test_scores_are_never_held_whole_whatever_the_length(length):
+    """Neither number is a multiple of a block; a tile of 960 px has 14,400 tokens, whose scores would take 13 GB."""
+    qkv = [jnp.asarray(x) for x in random_qkv(length, length)]
+
+    def total(*qkv):
+        return dot_product_attention(*qkv, num_heads=2).sum()
+
+    for traced in (total, jax.grad(total)):
+        assert f"{length},{length}" not in str(jax.make_jaxpr(traced)(*qkv))
+
+
 @pytest.mark.parametrize("length", [LONG, LONG - 100])
 def test_gradient_through_blocks_equals_the_plain_one(plain, length):
     qkv = random_qkv(length, 40)
@@ -106,9 +120,9 @@ def test_equals_torch(length, keys):
 FLASH = (2, 2, 256, 40)  # the shortest that flash attention is used for, and heads as SD-1.5's
 
 
-def random_heads(count: int, dtype: str = "float32") -> list[jax.Array]:
+def random_heads(count: int, dtype: str = "float32", shape: tuple[int, ...] = FLASH) -> list[jax.Array]:
     rng = np.random.default_rng(3)
-    return [jnp.asarray(2 * rng.normal(size=FLASH), dtype) for _ in range(count)]
+    return [jnp.asarray(2 * rng.normal(size=shape), dtype) for _ in range(count)]
 
 
 def with_gradients(attend, q, k, v, cotangent):
@@ -127,10 +141,10 @@ def test_the_pallas_kernel_equals_plain_products_forward_and_backward(dtype, tol
         assert narrow.relative_l2(flash.astype(jnp.float32), plain) <= tolerance
 
 
-def test_the_pallas_kernel_goes_on_over_several_blocks():
-    """More queries and keys than any of its blocks holds."""
-    rng = np.random.default_rng(5)
-    arrays = [jnp.asarray(rng.normal(size=(1, 1, n, 8)), jnp.float32) for n in (1024, 4096, 4096, 1024)]
+def test_the_pallas_kernel_goes_on_over_several_blocks(monkeypatch):
+    """More queries and keys than any of its blocks holds, as those beyond 4,096 tokens; here the blocks are small."""
+    monkeypatch.setattr(dot_product, "_block", lambda length, limit: limit // 16 if limit > 2048 else 128)
+    arrays = random_heads(4, shape=(1, 1, 512, 8))
     with pltpu.force_tpu_interpret_mode():
         found = jax.jit(lambda *arrays: with_gradients(pallas_flash, *arrays))(*arrays)
     for flash, plain in zip(found, with_gradients(in_blocks, *arrays), strict=True):
