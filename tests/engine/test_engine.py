@@ -195,6 +195,7 @@ def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.Monk
     assert not waves.Seats(tiles, *one._engine._seating).keeps_hints
     found = one.restore(picture).result
     assert np.abs(found.astype(int) - expected).max() <= 1
+    np.testing.assert_array_equal(one.restore(picture, control_every=2).result, found)  # no room for kept features
 
 
 def test_a_picture_that_fails_costs_itself(one: CasSR, pictures: list[np.ndarray], alone: list[np.ndarray]):
@@ -280,7 +281,7 @@ def test_a_source_may_use_its_array_again(one: CasSR, pictures, alone):
     assert not last[..., 3].any()
 
 
-def test_the_caller_s_own_error_is_no_picture_s(one: CasSR, pictures):
+def test_an_error_of_the_caller_is_not_a_picture_s(one: CasSR, pictures):
     calls: list[int] = []
 
     def stop(stage: str, done: int, total: int):

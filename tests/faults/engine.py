@@ -55,6 +55,24 @@ ENGINE = [
         ("next(iter(self._values))", "next(reversed(self._values))"),
         ("if key not in self._values:", "if True:"),
     ),
+    *faults(
+        "cassr_jax/engine/waves.py",
+        ("tests/engine/test_waves.py",),
+        ("if size >= self.share)", "if size > self.share)"),
+        ("self.share <= max(self._usual, _EMBEDDED)", "self.share <= self._usual"),
+        ("found // self.at_once) * self.at_once", "found // self.at_once)"),
+    ),
+    *faults(
+        "cassr_jax/engine/programs.py",
+        ("tests/engine/test_engine.py::test_a_wave_that_grows_keeps_its_pixels",),
+        ("start_index=at, slice_size", "start_index=0, slice_size"),
+        (".at[: len(x)].set(x)", ""),
+    ),
+    *faults(
+        "cassr_jax/engine/engine.py",
+        ("tests/engine/test_engine.py::test_a_wave_that_grows_keeps_its_pixels",),
+        ("replace(setting, keeps_control=False)", "setting"),
+    ),
     *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
         "cassr_jax/engine/programs.py",

@@ -42,9 +42,9 @@ INFERENCE = [
         ('np.array(alpha, order="C")', "alpha"),
     ),
     *faults(
-        "cassr_jax/cascade.py",
-        ("tests/engine/test_engine.py::test_the_caller_s_own_error_is_no_picture_s",),
-        ("raise _CallersError(error) from error", "raise"),
+        "cassr_jax/progress.py",
+        ("tests/engine/test_engine.py::test_an_error_of_the_caller_is_not_a_picture_s",),
+        ("raise CallersError(error) from error", "raise"),
     ),
     *faults(
         "cassr_jax/cascade.py",
@@ -132,7 +132,8 @@ INFERENCE = [
     *faults(
         "cassr_jax/cascade.py",
         ("tests/engine/test_engine.py::test_a_group_that_does_not_fit_is_restored_one_by_one",),
-        ("return [error] if len(group) == 1 else", "return [error] * len(group) if group else"),
+        ("if len(group) == 1:", "if True:"),
+        ("[error.with_traceback(None) if memory.ran_out(error) else error]", "[error]"),
     ),
     *faults(
         "sample.py",

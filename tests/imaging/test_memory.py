@@ -10,9 +10,9 @@ from cassr_jax.imaging import memory
 
 
 def test_a_picture_that_needs_more_than_there_is_is_refused(monkeypatch):
-    monkeypatch.setattr(memory, "installed", lambda: 2_000_000_000)
+    monkeypatch.setattr(memory, "installed", lambda: 1_500_000_000)
     memory.check(2000, 3000)
-    message = r"^4000x3000 px of output need about 2\.9 GB of memory, expected at most 2\.0 GB, which this machine has;"
+    message = r"^4000x3000 px of output need about 1\.9 GB of memory, expected at most 1\.5 GB, which this machine has;"
     with pytest.raises(InputError, match=message):
         memory.check(3000, 4000)
     monkeypatch.setattr(memory, "installed", lambda: None)  # the system does not say
