@@ -37,14 +37,33 @@ def test_every_tile_has_a_place_and_one_call(count: int, devices: int, at_once: 
 
 
 @given(**WAVES)
-def test_waves_have_few_sizes(count: int, devices: int, at_once: int):
+def test_a_wave_has_places_for_its_tiles_and_whole_calls(count: int, devices: int, at_once: int):
     seats = Seats(count, devices, at_once, 4 * devices * at_once)
-    sizes = {Seats(other, devices, at_once, 4 * devices * at_once).capacity for other in range(1, 700)}
-    assert seats.capacity in sizes
-    assert len(sizes) <= 5
     assert seats.capacity * devices >= count
     assert seats.capacity % at_once == 0
-    assert seats.keeps_hints == (seats.capacity <= max(4 * at_once, 16 + at_once - 1))
+    assert seats.calls * at_once <= seats.capacity
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("platform", "tiles", "capacity", "keeps_hints"),
+    [
+        ("cuda", 1, 16, True),
+        ("cuda", 16, 16, True),
+        ("cuda", 17, 128, False),
+        ("cuda", 128, 128, False),
+        ("cuda", 129, 512, False),
+        ("cpu", 1, 4, True),
+        ("cpu", 4, 4, True),
+        ("cpu", 5, 16, True),
+        ("cpu", 16, 16, True),
+        ("cpu", 17, 128, False),
+    ],
+)
+def test_the_sizes_of_a_wave(platform: str, devices: int, tiles: int, capacity: int, keeps_hints: bool):
+    at_once, places = seating(platform, devices, 4)
+    seats = Seats(tiles * devices, devices, at_once, places)
+    assert (seats.capacity, seats.keeps_hints) == (capacity, keeps_hints)
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 8))

@@ -64,7 +64,7 @@ ENGINE = [
     ),
     *faults(
         "cassr_jax/engine/programs.py",
-        ("tests/engine/test_engine.py::test_a_wave_that_grows_keeps_its_pixels",),
+        ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",),
         ("start_index=at, slice_size", "start_index=0, slice_size"),
         (".at[: len(x)].set(x)", ""),
     ),
