@@ -78,7 +78,7 @@ class CasSR:
         self.first_stage = first_stage(config.activation)
         mesh = mesh_of_tiles(devices)
         at_once, self._fill = seating(mesh.devices.flat[0].platform, mesh.size, config.tiles_at_once)
-        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once, places=self._fill)
+        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once)
         self.networks = self._engine.networks
         self._tokenizer = tokenizer
         self._texts: Recent[tuple[str, str], jax.Array] = Recent(_TEXTS)

@@ -32,7 +32,7 @@ def decoded_in_tiles(cassr: CasSR, latents: np.ndarray, tile: int) -> tuple[np.n
     """A plane of latents (h, w, C) decoded by the engine, (H, W, 3), and where the tiles lay."""
     engine, factor = cassr._engine, cassr.networks.configs["vae"].factor
     layout = engine.layout((latents.shape[0] * factor, latents.shape[1] * factor), tile)
-    (wave,) = waves([layout], 1, 1, 16)
+    (wave,) = waves([layout], 1, 1)
     stage = Stage(
         cassr._second_stage,
         cassr.config.sampling,
@@ -101,10 +101,10 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
     sampling = SamplingConfig(num_steps=2, sampler="ddim", guidance_scale=2.5 if guided else 1.0)
     course, denoiser, key = make_course(Schedule(), sampling), Pointwise(), jax.random.key(1)
     trajectory = course.trajectory
-    engine = Engine(narrow.networks, mesh_of_tiles(1), overlap=0.25, at_once=at_once, places=16)
+    engine = Engine(narrow.networks, mesh_of_tiles(1), overlap=0.25, at_once=at_once)
     layout = engine.layout(image.shape, 64)
     assert layout.count == 6
-    (wave,) = waves([layout], 1, at_once, 16)
+    (wave,) = waves([layout], 1, at_once)
     stage = Stage(lambda _: denoiser, sampling, course, prompts, start=None, noise_key=key)
     passage = Passage(engine, stage, wave, ([image],), Counter(0, None))
     found = passage.denoise(passage.read())

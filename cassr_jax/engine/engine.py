@@ -85,16 +85,15 @@ class Engine:
         mesh: the devices that share the tiles, along the one axis `programs.TILES`.
         overlap: share of a tile's side that neighbours have in common.
         at_once: tiles on each device in one call of a network.
-        places: tiles that a wave has room for, over all devices.
     """
 
-    def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int, places: int):
+    def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int):
         params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
         self.networks = replace(networks, params=params)
         self.programs = Programs(self.networks, mesh, at_once)
         self._runs: Recent[tuple[MakeDenoiser, SamplingConfig], Run] = Recent(_RUNS)
         self._configs, self._overlap = networks.configs, overlap
-        self._seating = (mesh.size, at_once, places)
+        self._seating = (mesh.size, at_once)
 
     @property
     def latent_channels(self) -> int:

@@ -3,10 +3,9 @@
 Cutting and blending happen on the host.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -17,11 +16,11 @@ from cassr_jax.imaging import tiling
 
 Pictures = Sequence[Shaped[np.ndarray, "_ _ channels"]]  # of any sizes
 
-# Places on each device for a picture that has more tiles than a usual wave has places. Up to the first number they hold
-# the embeddings of its images, up to 13 MB a tile at SD-1.5's size, and beyond it only the images. After the second
-# number come 4 times as many places, and so on.
-_EMBEDDED = 16
-_LARGE = 128
+# Places of a wave on each device, which hold the embeddings of the images, up to 13 MB a tile at SD-1.5's size. A
+# picture with more tiles has a wave of its own with GROWTH times as many places, or GROWTH times those, which hold the
+# images.
+PLACES = 16
+GROWTH = 8
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,11 @@ class Seats:
         count: number of tiles in the wave.
         devices: number of devices that share them.
         at_once: tiles on each device in one call of a network.
-        places: places of a usual wave, over all devices.
     """
 
     count: int
     devices: int
     at_once: int
-    places: int
 
     @property
     def width(self) -> int:
@@ -56,17 +53,15 @@ class Seats:
     @property
     def capacity(self) -> int:
         """Places on each device; a wave has one of a few sizes."""
-        found = next(size for size in chain((self._usual, _EMBEDDED), _sizes_from(_LARGE)) if size >= self.share)
-        return -(-found // self.at_once) * self.at_once
+        places = PLACES
+        while places < self.share:
+            places *= GROWTH
+        return -(-places // self.at_once) * self.at_once
 
     @property
     def keeps_hints(self) -> bool:
         """Whether the devices have room for what the denoiser computes from the images, and need not repeat it."""
-        return self.share <= max(self._usual, _EMBEDDED)
-
-    @property
-    def _usual(self) -> int:
-        return -(-self.places // self.devices)
+        return self.share <= PLACES
 
     @property
     def order(self) -> Order:
@@ -165,19 +160,13 @@ class Wave:
         return self.seats.placed(np.stack(cuts))
 
 
-def _sizes_from(size: int) -> Iterator[int]:
-    while True:
-        yield size
-        size *= 4
-
-
 def in_calls(numbers: Sequence[int], width: int) -> list[list[int | None]]:
     """Divides numbers into calls of `width`; empty places fill up the last one."""
     calls: list[list[int | None]] = [[*numbers[begin : begin + width]] for begin in range(0, len(numbers), width)]
     return [call + [None] * (width - len(call)) for call in calls]
 
 
-def waves(layouts: Sequence[Layout], devices: int, at_once: int, places: int) -> list[Wave]:
+def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
     """Groups pictures by the size of their tiles, as many in a wave as fit."""
     found: list[list[int]] = []
     for size in sorted({each.size for each in layouts}, key=lambda size: size.side):
@@ -185,11 +174,11 @@ def waves(layouts: Sequence[Layout], devices: int, at_once: int, places: int) ->
         for number in (number for number, each in enumerate(layouts) if each.size == size):
             if layouts[number].count > room:
                 found.append([])
-                room = places
+                room = PLACES * devices
             found[-1].append(number)
             room -= layouts[number].count
     return [
-        Wave(tuple(numbers), own, Seats(sum(each.count for each in own), devices, at_once, places))
+        Wave(tuple(numbers), own, Seats(sum(each.count for each in own), devices, at_once))
         for numbers in found
         for own in [tuple(layouts[number] for number in numbers)]
     ]

@@ -21,6 +21,11 @@ def start(source: Path, output: Path, cascade: Path, *more: str) -> subprocess.P
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def end(process: subprocess.Popen) -> None:
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+
+
 def finished(output: Path) -> dict[str, int]:
     """The results that the manifest calls finished, each with the time at which it was written."""
     done = [entry.outputs["result"] for entry in Manifest(output).entries.values() if entry.status == "done"]
@@ -35,8 +40,7 @@ def test_twelve_kills_cost_nothing_that_is_finished(tmp_path: Path):
     for number in range(COUNT):
         size = (*rng.integers(4, 40, 2), 3)
         io.write(tmp_path / "in" / f"{number:02}.png", io.Picture(rng.integers(0, 256, size).astype(np.uint8)))
-    whole = start(tmp_path / "in", tmp_path / "whole", cascade)
-    assert whole.wait(timeout=300) == 0
+    end(start(tmp_path / "in", tmp_path / "whole", cascade))
 
     known: dict[str, int] = {}
     for kill in range(12):
@@ -50,8 +54,7 @@ def test_twelve_kills_cost_nothing_that_is_finished(tmp_path: Path):
         assert known.items() <= found.items(), "what is finished is neither lost nor made again"
         known = found
     assert 12 <= len(known) < COUNT
-    last = start(tmp_path / "in", tmp_path / "out", cascade, "--resume")
-    assert last.wait(timeout=300) == 0
+    end(start(tmp_path / "in", tmp_path / "out", cascade, "--resume"))
     assert known.items() <= finished(tmp_path / "out").items()
     for number in range(COUNT):
         name = f"{number:02}.png"

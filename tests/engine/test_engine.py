@@ -36,11 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(folder: Path, devices: int) -> CasSR:
     """The cascade with two tiles in a call, as on an accelerator; a CPU takes one."""
     cassr = cassr_jax.load(folder, devices=devices)
-    places = 16 * devices
     cassr._fill = 8 * devices
-    cassr._engine = engine.Engine(
-        cassr.networks, mesh_of_tiles(devices), overlap=cassr.config.tile_overlap, at_once=2, places=places
-    )
+    cassr._engine = engine.Engine(cassr.networks, mesh_of_tiles(devices), overlap=cassr.config.tile_overlap, at_once=2)
     return cassr
 
 
@@ -184,15 +181,15 @@ def test_devices_share_small_pictures(eight: CasSR, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.MonkeyPatch):
-    """A picture of more tiles than the usual wave has places for has room of its own, with or without embeddings."""
+    """A picture of more tiles than a wave has places for has room of its own, and its images in place of embeddings."""
     picture = np.random.default_rng(2).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    tiles = one._engine.layout((160, 240), 64).count
-    assert 4 < tiles <= 16
+    seats = waves.Seats(one._engine.layout((160, 240), 64).count, 1, 2)
+    assert (seats.capacity, seats.keeps_hints) == (16, True)
     expected = one.restore(picture).result
-    monkeypatch.setattr(one._engine, "_seating", (1, 2, 4))
+    monkeypatch.setattr(waves, "PLACES", 32)
     np.testing.assert_array_equal(one.restore(picture).result, expected)
-    monkeypatch.setattr(waves, "_EMBEDDED", 4)
-    assert not waves.Seats(tiles, *one._engine._seating).keeps_hints
+    monkeypatch.setattr(waves, "PLACES", 4)
+    assert (seats.capacity, seats.keeps_hints) == (32, False)
     found = one.restore(picture).result
     assert np.abs(found.astype(int) - expected).max() <= 1
     np.testing.assert_array_equal(one.restore(picture, control_every=2).result, found)  # no room for kept features

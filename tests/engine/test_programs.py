@@ -16,7 +16,7 @@ from tests.planes import cut, merged
 def test_tiles_that_disagree_take_the_mean_of_the_merged_plane(devices: int):
     sizes = tile_sizes(64, 8, 4, 0.25)
     layouts = [layout(*size, sizes, 8, 0.25) for size in ((96, 160), (64, 200), (150, 70))]
-    seats = Seats(sum(each.count for each in layouts), devices, 2, 32)
+    seats = Seats(sum(each.count for each in layouts), devices, 2)
     tiles = np.random.default_rng(0).normal(size=(seats.count, 16, 16, 4)).astype(np.float32)
     divided, everywhere = PartitionSpec(TILES), PartitionSpec()
     shared = jax.jit(

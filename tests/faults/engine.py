@@ -58,9 +58,9 @@ ENGINE = [
     *faults(
         "cassr_jax/engine/waves.py",
         ("tests/engine/test_waves.py",),
-        ("if size >= self.share)", "if size > self.share)"),
-        ("self.share <= max(self._usual, _EMBEDDED)", "self.share <= self._usual"),
-        ("found // self.at_once) * self.at_once", "found // self.at_once)"),
+        ("while places < self.share:", "while places <= self.share:"),
+        ("return self.share <= PLACES", "return self.share < PLACES"),
+        ("places // self.at_once) * self.at_once", "places // self.at_once)"),
     ),
     *faults(
         "cassr_jax/engine/programs.py",
