@@ -237,7 +237,7 @@ class Passage:
             made = {"hints": programs.hints(stage.make_denoiser, images) if seats.keeps_hints else images}
             if stage.start is not None:
                 made["latents"] = programs.encode(images[stage.start])
-            tiles = programs.put(tiles, made, call) if tiles else programs.places(made, seats.capacity)
+            tiles = programs.put(tiles or programs.places(made, seats.capacity), made, call)
             self.counter.add(1, made)
         noise = self.wave.cut_latents(partial(_normal, stage.noise_key), self.engine.latent_channels)
         latents = tiles["latents"] if "latents" in tiles else programs.divided(np.zeros_like(noise))

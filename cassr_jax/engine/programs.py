@@ -162,15 +162,12 @@ class Programs:
         return self._compiled(("hints", make), run, ".t")(self._params, images)
 
     def places(self, made: PyTree[Array], capacity: int) -> PyTree[Array]:
-        """Places for the results of all calls, `capacity` on each device: the first call's result, and zeros."""
-
-        def run(made: PyTree[Array]) -> PyTree[Array]:
-            return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype).at[: len(x)].set(x), made)
-
-        return self._compiled(("places", capacity), run, "t")(made)
+        """Zeros in the places for the results of all calls, `capacity` on each device; `made` is one call's result."""
+        count = capacity * self.mesh.size
+        return self.divided(jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), made))
 
     def put(self, places: PyTree[Array], made: PyTree[Array], call: int) -> PyTree[Array]:
-        """Writes the result of a further call into `places`, which are donated."""
+        """Writes the result of one call into `places`, which are donated."""
 
         def run(places: PyTree[Array], made: PyTree[Array], call: Step) -> PyTree[Array]:
             at = call * self.at_once

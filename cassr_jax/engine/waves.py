@@ -20,7 +20,7 @@ Pictures = Sequence[Shaped[np.ndarray, "_ _ channels"]]  # of any sizes
 # picture with more tiles has a wave of its own with GROWTH times as many places, or GROWTH times those, which hold the
 # images.
 PLACES = 16
-GROWTH = 8
+GROWTH = 4
 
 
 @dataclass(frozen=True)

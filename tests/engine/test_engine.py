@@ -189,7 +189,7 @@ def test_a_wave_that_grows_keeps_its_pixels(one: CasSR, monkeypatch: pytest.Monk
     monkeypatch.setattr(waves, "PLACES", 32)
     np.testing.assert_array_equal(one.restore(picture).result, expected)
     monkeypatch.setattr(waves, "PLACES", 4)
-    assert (seats.capacity, seats.keeps_hints) == (32, False)
+    assert (seats.capacity, seats.keeps_hints) == (16, False)
     found = one.restore(picture).result
     assert np.abs(found.astype(int) - expected).max() <= 1
     np.testing.assert_array_equal(one.restore(picture, control_every=2).result, found)  # no room for kept features

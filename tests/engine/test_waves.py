@@ -50,12 +50,12 @@ def test_a_wave_has_places_for_its_tiles_and_whole_calls(count: int, devices: in
     [
         ("cuda", 1, 16, True),
         ("cuda", 16, 16, True),
-        ("cuda", 17, 128, False),
-        ("cuda", 128, 128, False),
-        ("cuda", 129, 1024, False),
+        ("cuda", 17, 64, False),
+        ("cuda", 64, 64, False),
+        ("cuda", 65, 256, False),
         ("cpu", 1, 16, True),
         ("cpu", 16, 16, True),
-        ("cpu", 17, 128, False),
+        ("cpu", 17, 64, False),
     ],
 )
 def test_the_sizes_of_a_wave(platform: str, devices: int, tiles: int, capacity: int, keeps_hints: bool):

@@ -66,7 +66,6 @@ ENGINE = [
         "cassr_jax/engine/programs.py",
         ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",),
         ("start_index=at, slice_size", "start_index=0, slice_size"),
-        (".at[: len(x)].set(x)", ""),
     ),
     *faults(
         "cassr_jax/engine/engine.py",
