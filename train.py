@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.strategy is not None:
         config = replace(config, strategy=STRATEGIES[arguments.strategy])
     if arguments.compile_for is not None:
-        say(compile_for(config, arguments.compile_for))
+        from cassr_jax.sharding.report import table
+
+        say(table([compile_for(config, arguments.compile_for, arguments.strategy or "")]))
         return 0
 
     # Only now that the configuration is known to be sound: a process that ends alone leaves the others waiting.

@@ -19,8 +19,8 @@ from cassr_jax.models.parameters import Shapes
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import Networks
+from cassr_jax.sharding.account import bytes_per_device
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.report import bytes_per_device
 from cassr_jax.sharding.strategies import DP, FSDP
 from cassr_jax.training.masking import partition
 from cassr_jax.training.state import abstract_state, make_optimizer

@@ -19,11 +19,20 @@ _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _UNREADABLE = "Error reading persistent compilation cache entry"  # how JAX's warning begins
 
 
+def cache_folder() -> Path:
+    """The folder for what can be made again.
+
+    Raises:
+        RuntimeError: HOME is not set, and the system does not know the user.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cassr_jax"
+
+
 def keep_compiled_functions() -> None:
     """Keeps compiled functions and traced programs for the next run, unless the environment says something else."""
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cassr_jax"
-    except RuntimeError:  # HOME is not set, and the system does not know the user
+        cache = cache_folder()
+    except RuntimeError:
         return
     os.environ.setdefault(PROGRAMS, str(cache / "programs"))
     compiled = cache / "compiled"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cassr_jax.training.logs import PEAK_FLOPS
+from cassr_jax.sharding.chips import PEAK_FLOPS
 
 Figures = dict[str, Any]
 """What was measured, in JSON's own types. `times` holds what `timed` gives for each thing, and how it was compiled."""

@@ -1,75 +1,126 @@
-"""What a compiled step needs on each device: its memory, FLOPs and collectives, read from XLA's own analysis."""
+"""Plans as a table for a terminal."""
 
 import math
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import PurePath
 
-import jax
-from jaxtyping import PyTree
+from cassr_jax.sharding.planned import Plan, advice, axes_in_words
 
-_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
-# A call is `name = TYPE kind(`. One that runs beside other work is split into `kind-start(` and an end, which is not
-# counted again.
-_CALL = re.compile(rf"= (?P<type>\S.*?) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
-_ARRAY = re.compile(r"\b(?P<type>pred|[suf]\d+\w*|bf16|c64)\[(?P<shape>[\d,]*)\]")
-_BITS = re.compile(r"\d+")
+_MOST_ROWS = 8  # collectives that are listed for each plan
 
 
-@dataclass(frozen=True)
-class Collective:
-    """All calls of one kind of collective in a program.
-
-    Attributes:
-        kind: its name in HLO, such as "all-reduce".
-        count: the number of calls in the program's text; a call inside a loop counts once, however often it runs.
-        bytes: the size of their results on one device.
-    """
-
-    kind: str
-    count: int
-    bytes: int
+def table(plans: Sequence[Plan]) -> str:
+    """A table with a column for each plan, then the collectives of each, then what would help."""
+    first = plans[0]
+    head = f"stage {first.stage}; all figures are for one device and one step"
+    parts = [head, columns(["", *(plan.title for plan in plans)], rows(plans))]
+    for plan in plans:
+        parts += [collectives(plan)] if plan.account.traffic else []
+        parts += [f"{plan.title}: {line}" for line in advice(plan)]
+    return "\n\n".join(parts)
 
 
-def collectives(text: str) -> list[Collective]:
-    """The collectives in the text of an optimised HLO module (`jax.stages.Compiled.as_text`), by kind."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for call in _CALL.finditer(text):
-        arrays = [_bytes(array) for array in _ARRAY.finditer(call["type"])]
-        # A call that is split returns its operands too, in front of its results.
-        found[call["kind"]].append(sum(arrays[len(arrays) // 2 :] if call["start"] else arrays))
-    return [Collective(kind, len(found[kind]), sum(found[kind])) for kind in _KINDS if kind in found]
+def rows(plans: Sequence[Plan]) -> list[list[str]]:
+    """The rows of the table: a title, and a cell for each plan."""
+
+    def row(title: str, cells: Sequence[str]) -> list[list[str]]:
+        return [[title, *cells]] if any(cells) else []
+
+    accounts = [plan.account for plan in plans]
+    times = [account.times for account in accounts]
+    found = row("devices", [str(account.devices) for account in accounts])
+    found += row("mesh", [mesh(plan) for plan in plans])
+    found += row("examples a step", [str(plan.examples) for plan in plans])
+    for name in dict.fromkeys(name for account in accounts for name in account.held):
+        found += row(name, [size(account.held.get(name, 0)) for account in accounts])
+    found += row("activations and gradients", [size(account.temporary) for account in accounts])
+    found += row("together", [size(account.total) for account in accounts])
+    found += row("memory of the chip", ["" if a.capacity is None else size(a.capacity) for a in accounts])
+    found += row("fits", [fits(plan) for plan in plans])
+    found += row("FLOPs", [f"{flops(account.flops)}" for account in accounts])
+    found += row("  useful", [flops(plan.useful_flops) for plan in plans])
+    found += row("bytes of memory moved", [size(account.nbytes) for account in accounts])
+    found += row("bytes between devices", [size(sum(row.nbytes for row in a.traffic)) for a in accounts])
+    found += row("seconds, all overlapped", ["" if each is None else seconds(each.least) for each in times])
+    found += row("seconds, nothing overlapped", ["" if each is None else seconds(each.most) for each in times])
+    found += row("seconds, best guess", ["" if each is None else seconds(each.guess) for each in times])
+    found += row("  waiting for other devices", ["" if each is None else f"{each.exposed:.1%}" for each in times])
+    found += row("images/s, all devices", [_number(plan.images_per_second, ",.1f") for plan in plans])
+    found += row("share of the peak (MFU)", [_number(plan.utilisation, ".1%") for plan in plans])
+    found += row("hours for all steps", [_number(plan.hours, ",.1f") for plan in plans])
+    found += row(
+        "device-hours", [_number(None if p.hours is None else p.hours * p.account.devices, ",.0f") for p in plans]
+    )
+    return found
 
 
-def _bytes(array: re.Match[str]) -> int:
-    count = math.prod(int(size) for size in array["shape"].split(",") if size)
-    bits = 8 if array["type"] == "pred" else int(_BITS.findall(array["type"])[0])
-    return count * max(bits // 8, 1)
+def collectives(plan: Plan) -> str:
+    """The collectives of one plan, by kind, axes and line; those that take longest first."""
+    known = plan.account.times is not None
+    head = [f"{plan.title}, collectives", "over", "calls", "bytes", *(["seconds", "hidden"] if known else []), "from"]
+    cells = [
+        [
+            row.kind,
+            axes_in_words(row),
+            f"{row.count:,}{'' if row.known else ' or more'}",
+            size(row.nbytes),
+            *([seconds(row.seconds), seconds(row.hidden)] if known else []),
+            place(row.source),
+        ]
+        for row in plan.account.traffic[:_MOST_ROWS]
+    ]
+    rest = plan.account.traffic[_MOST_ROWS:]
+    if rest:
+        more = [seconds(sum(row.seconds for row in rest)), seconds(sum(row.hidden for row in rest))] if known else []
+        count, nbytes = (sum(getattr(row, name) for row in rest) for name in ("count", "nbytes"))
+        cells.append([f"{len(rest)} more", "", f"{count:,}", size(nbytes), *more, ""])
+    return columns(head, cells)
 
 
-def bytes_per_device(leaves: Iterable[jax.Array | jax.ShapeDtypeStruct]) -> int:
-    """The bytes that one device holds of arrays, or of arrays of these shapes, that have a sharding."""
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+def columns(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Lines of text in columns; the first and the last column of words are left-aligned, numbers right-aligned."""
+    widths = [max(len(row[column]) for row in (head, *cells)) for column in range(len(head))]
+    lines = []
+    for row in (head, *cells):
+        first, *others = row
+        padded = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join(lines)
 
 
-def describe(compiled: jax.stages.Compiled, held: Mapping[str, PyTree]) -> str:
-    """A table of what a step needs on one device: memory, FLOPs and collectives.
+def mesh(plan: Plan) -> str:
+    return " ".join(f"{axis} {count}" for axis, count in plan.account.mesh.items() if count > 1) or "one device"
 
-    Args:
-        compiled: the step.
-        held: title -> the arrays of that kind that a device holds between steps.
-    """
-    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    if not (memory and costs and text):
-        raise NotImplementedError("this backend gives no account of a compiled program")
-    rows = [(name, f"{bytes_per_device(jax.tree.leaves(tree)) / 2**20:,.1f} MiB") for name, tree in held.items()]
-    rows.append(("activations and gradients", f"{memory.temp_size_in_bytes / 2**20:,.1f} MiB"))
-    unshared = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + unshared
-    rows.append(("together", f"{total / 2**20:,.1f} MiB"))
-    rows.append(("FLOPs of a step", f"{costs['flops'] / 1e9:,.2f} G"))
-    for found in collectives(text):
-        rows.append((found.kind, f"{found.count} calls, {found.bytes / 2**20:,.1f} MiB"))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
+
+def fits(plan: Plan) -> str:
+    account = plan.account
+    if account.capacity is None:
+        return ""
+    return "yes" if account.fits else f"no, {size(account.total - account.capacity)} too much"
+
+
+def size(nbytes: float) -> str:
+    """Bytes for a person: "3.5 GiB"."""
+    return f"{nbytes / 2**30:,.2f} GiB" if nbytes >= 2**30 / 10 else f"{nbytes / 2**20:,.1f} MiB"
+
+
+def flops(count: float) -> str:
+    return f"{count / 1e12:,.2f} T" if count >= 1e11 else f"{count / 1e9:,.2f} G"
+
+
+def seconds(value: float) -> str:
+    """Seconds with three digits that say something, in seconds or milliseconds."""
+    if value >= 1 or value == 0:
+        return f"{value:.2f} s"
+    digits = max(2 - math.floor(math.log10(1000 * value)), 0)
+    return f"{1000 * value:.{min(digits, 4)}f} ms"
+
+
+def place(source: str) -> str:
+    """The end of a path with a line: "training/step.py:78"."""
+    file, _, line = source.rpartition(":")
+    return f"{'/'.join(PurePath(file).parts[-2:])}:{line}" if file else "the compiler"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

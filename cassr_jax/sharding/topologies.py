@@ -54,6 +54,30 @@ device_description_str: "{gpu.name}"
 """
 
 
+# The usual sides of a slice of so many chips: two dimensions for v5e and v6e, three for v4, v5p and TPU7x.
+_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_SOLID = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
+_PER_HOST = 8  # GPUs
+
+
+def slice_of(kind: str, count: int) -> str:
+    """The name of so many devices of a kind: a TPU slice such as "v5e:4x8", or GPUs in hosts of 8.
+
+    Raises:
+        InputError: there is no slice of that size.
+    """
+    if kind in GPUS:
+        if count <= _PER_HOST:
+            return f"{kind}:{count}"
+        if count % _PER_HOST:
+            raise InputError(f"{kind}: found {count} GPUs, expected a multiple of the {_PER_HOST} in a host")
+        return f"{kind}:{count // _PER_HOST}x{_PER_HOST}"
+    sides = _FLAT if kind in ("v5e", "v6e") else _SOLID
+    if count not in sides:
+        raise InputError(f"{kind}: no slice of {count} chips is known, expected {', '.join(map(str, sides))}")
+    return f"{kind}:{sides[count]}"
+
+
 def topology_devices(name: str) -> Sequence[Device]:
     """The devices of a TPU slice such as `v5e:2x4`, or of GPUs such as `h200:8` or `h100:4x8` (hosts x GPUs).
 

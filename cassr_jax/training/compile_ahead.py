@@ -1,8 +1,9 @@
 """Compiles a training step for devices that are not here, from shapes alone."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +18,39 @@ from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
+from cassr_jax.sharding.account import make_account
+from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.report import describe
+from cassr_jax.sharding.planned import Plan
 from cassr_jax.sharding.topologies import topology_devices
 from cassr_jax.training.child import Died, in_child
+from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
 
 Shape = jax.ShapeDtypeStruct
+Effort = Literal["quick", "full"]
 
 
-def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered, dict[str, PyTree]]:
-    """The lowered step of `config`, and the shapes that the devices hold between steps; nothing is computed.
+@dataclass(frozen=True)
+class Lowered:
+    """A training step that is ready to be compiled.
+
+    Attributes:
+        step: the lowered step.
+        held: title -> the shapes that the devices hold between steps.
+        useful_flops: the products of one step over all devices, without what is computed again to save memory.
+    """
+
+    step: jax.stages.Lowered
+    held: Mapping[str, PyTree]
+    useful_flops: float
+
+
+def lower(config: TrainConfig, placement: Placement) -> Lowered:
+    """Lower the step of `config` from shapes alone; nothing is computed.
 
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
@@ -48,33 +68,51 @@ def lower(config: TrainConfig, placement: Placement) -> tuple[jax.stages.Lowered
     state = abstract_state(shapes, optimizer, placement)
     text = networks.configs.get("text_encoder")
     objective = make_objective(config, networks.graphdefs, None if text is None else blank_ids(text, 2))
-    step = make_step(objective, optimizer, config, placement, state, held)
-    return step.lower(state, held, _batch(config, placement)), _held(state, held)
+    arguments = (state, held, _batch(config, placement))
+
+    def traced(config: TrainConfig) -> jax.stages.Traced:
+        return make_step(objective, optimizer, config, placement, state, held).trace(*arguments)
+
+    step = traced(config)
+    once = step if config.remat == "none" else traced(replace(config, remat="none"))
+    return Lowered(step.lower(), _held(state, held), traced_flops(once.jaxpr.jaxpr))
 
 
-def compile_for(config: TrainConfig, topology: str) -> str:
-    """An account of what a step of `config` costs each chip of a TPU slice or each GPU: bytes, FLOPs and collectives.
+def compile_for(config: TrainConfig, on: str, strategy: str = "", effort: Effort = "full") -> Plan:
+    """The plan of a step of `config` on a TPU slice or on GPUs.
+
+    Args:
+        on: the devices, such as "v5e:16x16" or "h200:8".
+        strategy: the name of `config.strategy`, for the plan.
+        effort: "quick" compiles with the least optimisation, which takes minutes where "full" takes tens of them.
 
     Raises:
         InputError: there are no such devices, the batch or the mesh does not divide, a network is missing, or the
             compiler, which runs in a process of its own, crashed.
     """
     try:
-        return in_child(_compiled, config, topology)
+        return in_child(_compiled, config, on, strategy, effort)
     except Died as error:
         raise InputError(
-            f"{topology}: the compiler did not finish ({error}); expected devices that it knows, such as v5e:2x4 or "
+            f"{on}: the compiler did not finish ({error}); expected devices that it knows, such as v5e:2x4 or "
             "h200:8, and enough memory"
         ) from error
 
 
-def _compiled(config: TrainConfig, topology: str) -> str:
+def _compiled(config: TrainConfig, on: str, strategy: str, effort: Effort) -> Plan:
     jax.config.update("jax_platforms", "cpu")  # libtpu only compiles here; JAX must not look for a TPU
-    placement = Placement.of(config.strategy, topology_devices(topology))
-    lowered, held = lower(config, placement)
-    mesh = ", ".join(f"{axis} {size}" for axis, size in placement.mesh.shape.items())
-    title = f"stage {config.stage}, {config.batch_size} examples a step on {topology}: {mesh}; on each chip"
-    return f"{title}\n{describe(lowered.compile(), held)}"
+    if effort == "quick":
+        for setting in ("jax_optimization_level", "jax_memory_fitting_level"):
+            jax.config.update(setting, "O0")
+    placement = Placement.of(config.strategy, topology_devices(on))
+    lowered = lower(config, placement)
+    compiled = lowered.step.compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise InputError(f"{on}: the compiler gives no account of its program, expected one for a TPU or a GPU")
+    account = make_account(text, memory, lowered.held, placement.mesh, CHIPS.get(on.partition(":")[0]))
+    useful = lowered.useful_flops / account.devices
+    return Plan(on, strategy or "as configured", config.stage, config.batch_size, config.num_steps, useful, account)
 
 
 def _held(state: TrainState, frozen: Shapes) -> dict[str, PyTree]:

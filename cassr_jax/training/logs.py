@@ -13,25 +13,9 @@ import numpy as np
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
 from cassr_jax.printing import complain
+from cassr_jax.sharding.chips import PEAK_FLOPS
 
 PREVIEWS = "previews"  # the folder of a run's pictures
-
-# Peak of dense bfloat16 FLOP/s of a device, by `jax.Device.device_kind`, from the makers' data sheets.
-PEAK_FLOPS: Mapping[str, float] = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-}
 
 
 class Meter:

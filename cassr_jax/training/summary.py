@@ -3,7 +3,7 @@
 import jax
 
 from cassr_jax.models.parameters import Params
-from cassr_jax.sharding.report import bytes_per_device
+from cassr_jax.sharding.account import bytes_per_device
 
 
 def parameter_table(trainable: Params, frozen: Params, state: object) -> str:

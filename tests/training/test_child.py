@@ -33,7 +33,7 @@ def test_how_it_died_and_the_failed_check_are_told(capfd):
 
 
 def test_a_compiler_that_ends_its_process_is_one_sentence(networks, monkeypatch):
-    def dies(work, config, topology):
+    def dies(work, config, on, strategy, effort):
         assert work is compile_ahead._compiled
         return in_child(check_fails)
 

@@ -21,7 +21,8 @@ from tests.training.runs import configure, make_batch, objective_and_params
 def test_shapes_alone_lower_to_the_step_that_trains(networks):
     config = replace(configure("cassr", networks, strategy=STRATEGIES["fsdp"]), batch_size=8)
     placement = Placement.of(config.strategy)
-    lowered, held = lower(config, placement)
+    planned = lower(config, placement)
+    lowered, held = planned.step, planned.held
     objective, trainable, frozen = objective_and_params(config)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     state, placed = new_state(trainable, optimizer, placement), placement.place(frozen)
@@ -47,10 +48,15 @@ def test_a_slice_that_does_not_exist_is_refused(capsys):
 def test_a_narrow_step_compiles_for_a_pod(name, networks):
     pytest.importorskip("libtpu", reason="the extra `tpu` is not installed")
     config = replace(configure("base", networks, strategy=STRATEGIES[name]), batch_size=8)
-    lines = compile_for(config, "v5e:2x4").splitlines()
-    assert lines[0].startswith("stage base, 8 examples a step on v5e:2x4: data")
-    assert any(line.startswith("all-reduce") for line in lines)
-    assert any(line.startswith("all-gather") for line in lines) or name == "dp"
+    plan = compile_for(config, "v5e:2x4", name, "quick")
+    assert (plan.title, plan.stage, plan.examples) == (f"v5e:2x4 {name}", "base", 8)
+    found = plan.account
+    assert found.fits
+    assert {"all-reduce"} | ({"all-gather"} if name != "dp" else set()) <= {row.kind for row in found.traffic}
+    assert all(row.known and row.axes is not None for row in found.traffic)
+    assert plan.useful_flops <= found.flops
+    assert plan.utilisation is not None
+    assert 0 < plan.utilisation < 1
 
 
 def test_a_step_for_gpus_has_flash_attention_and_holds_no_scores(networks):
@@ -60,7 +66,6 @@ def test_a_step_for_gpus_has_flash_attention_and_holds_no_scores(networks):
         pytest.skip(str(error))
     data = DataConfig("unused", crop_size=128)  # 16x16 tokens in the transformers: the fewest that flash is used for
     config = configure("cassr", networks, data=data, strategy=STRATEGIES["fsdp"], dtype="bfloat16", batch_size=8)
-    lowered, _ = lower(config, Placement.of(config.strategy, devices))
-    program = lowered.compile().as_text()
+    program = lower(config, Placement.of(config.strategy, devices)).step.compile().as_text()
     assert program.count('"__cudnn$fmha') > program.count('"__cudnn$fmhaSoftmaxBackward') > 0
     assert "256,256]" not in program

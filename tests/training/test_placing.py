@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 import cassr_jax
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks
+from cassr_jax.sharding.account import bytes_per_device
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.report import bytes_per_device
 from cassr_jax.sharding.strategies import FSDP
 from cassr_jax.training.masking import partition
 from cassr_jax.training.placing import Placing

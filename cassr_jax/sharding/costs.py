@@ -1,0 +1,245 @@
+"""What a compiled program costs one device: products, bytes of memory, and collectives, counted from its text.
+
+XLA's own account counts the body of a loop once, leaves out library calls, and is missing for GPUs that are not here.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cassr_jax.sharding.hlo import Array, Computation, Instruction, Module, Run, axes_of, config_of, groups_of
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+# These move no data, or are counted elsewhere.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
+    "opt-barrier", "domain", "add-dependency", "async-update",
+}  # fmt: skip
+_CUDNN = {
+    "__cudnn$convForward": "forward",
+    "__cudnn$convBiasActivationForward": "forward",
+    "__cudnn$convBackwardInput": "input",
+    "__cudnn$convBackwardFilter": "filter",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of an instruction on one device.
+
+    Attributes:
+        flops: two for each multiplication of products and convolutions; nothing else counts.
+        float32: whether these products take float32.
+        nbytes: read from and written to memory.
+    """
+
+    flops: float = 0.0
+    float32: bool = False
+    nbytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of a program.
+
+    Attributes:
+        kind: its name in HLO, such as "all-reduce".
+        axes: the axes of the mesh along which its groups lie; None if they follow no axes.
+        group: the number of devices in a group.
+        nbytes: the size of what one device gives or gets, whichever is larger, in one call.
+        times: how often it runs in one call of the program.
+        known: whether the trips of all loops around it are known.
+        source: the line of Python that it came from.
+        name: the name of the instruction, and `done` that of the one that waits for it; the same where nothing else can
+            run in between.
+    """
+
+    kind: str
+    axes: tuple[str, ...] | None
+    group: int
+    nbytes: int
+    times: int
+    known: bool
+    source: str
+    name: str
+    done: str
+
+
+def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective | None:
+    """The collective that an instruction starts, if it starts one.
+
+    Args:
+        mesh: the sizes of the mesh by axis, whose devices are numbered row by row.
+    """
+    instruction, inner = run.instruction, run.instruction
+    if instruction.opcode == "async-start":
+        inner = next((each for each in _inside(module, instruction) if each.opcode in COLLECTIVES), instruction)
+    kind = inner.opcode.removesuffix("-start")
+    if kind not in COLLECTIVES:
+        return None
+    devices = math.prod(mesh.values())
+    groups = _groups(inner, devices)
+    given, made = sum(array.nbytes for array in run.operands), sum(array.nbytes for array in inner.results)
+    if inner.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
+        made -= given  # the start returns what it was given, in front of its result
+    done = next(
+        (each.name for each in run.computation.instructions if _ends(each) and instruction.name in each.operands),
+        instruction.name,
+    )
+    group = max(map(len, groups))
+    axes = axes_of(groups, mesh)
+    return Collective(
+        kind, axes, group, max(given, made), run.times, run.known, module.source(inner), instruction.name, done
+    )
+
+
+def _ends(instruction: Instruction) -> bool:
+    return instruction.opcode.endswith("-done")
+
+
+def _groups(instruction: Instruction, devices: int) -> list[tuple[int, ...]]:
+    pairs = instruction.attribute("source_target_pairs")
+    if pairs is None:
+        return groups_of(instruction.attribute("replica_groups") or "", devices)
+    # The devices that pass data to each other, in a circle or in a row.
+    groups: list[set[int]] = []
+    for pair in groups_of(pairs, devices):
+        joined = [group for group in groups if group & set(pair)]
+        groups = [group for group in groups if group not in joined] + [set(pair).union(*joined)]
+    return [tuple(sorted(group)) for group in groups]
+
+
+def work(module: Module, run: Run) -> Work:
+    """The work of one instruction, without what it sends to other devices."""
+    instruction = run.instruction
+    if instruction.opcode in _FREE or instruction.opcode.removesuffix("-start") in COLLECTIVES:
+        return Work()
+    if _ends(instruction) or instruction.opcode == "async-start":
+        return Work()
+    flops, float32 = _flops(module, run.computation, instruction)
+    return Work(flops, float32, _bytes(module, run))
+
+
+def _inside(module: Module, instruction: Instruction) -> list[Instruction]:
+    """The instructions of the computations that one runs inside itself."""
+    names = [name for role in ("calls", "called_computations") for name in instruction.called.get(role, ())]
+    return [each for name in names for each in module.computations[name].instructions]
+
+
+def _flops(module: Module, computation: Computation, instruction: Instruction) -> tuple[float, bool]:
+    if instruction.opcode == "fusion":
+        inner = module.computations[instruction.called["calls"][0]]
+        found = [_flops(module, inner, each) for each in inner.instructions]
+        return sum(flops for flops, _ in found), any(wide for flops, wide in found if flops)
+    operands = [array for name in instruction.operands for array in computation.by_name[name].results[:1]]
+    wide = bool(operands) and operands[0].dtype == "f32"
+    if instruction.opcode == "dot":
+        return _dot(instruction, operands[0]), wide
+    if instruction.opcode == "convolution":
+        return _convolution(instruction, operands[0], operands[1], instruction.results[0]), wide
+    if instruction.opcode == "custom-call":
+        return _library(instruction, operands), wide
+    return 0.0, False
+
+
+def _dot(instruction: Instruction, left: Array) -> float:
+    contracted = re.findall(r"\d+", instruction.attribute("lhs_contracting_dims") or "")
+    return 2.0 * instruction.results[0].size * math.prod(left.shape[int(axis)] for axis in contracted)
+
+
+def _convolution(instruction: Instruction, source: Array, kernel: Array, result: Array) -> float:
+    """Only products of values count, not those with the zeros of a padding or a dilation."""
+    labels = re.split(r"_|->", instruction.attribute("dim_labels") or "")
+    window = dict(re.findall(r"(\w+)=([\dx_\-]+)", instruction.attribute("window") or ""))
+    groups = int(instruction.attribute("batch_group_count") or 1)
+    features = kernel.shape[labels[1].index("i")]  # of one group
+    total = 2.0 * features * result.shape[labels[2].index("f")] * source.shape[labels[0].index("b")] / groups
+    for axis in range(len(labels[0]) - 2):
+        size, out = source.shape[labels[0].index(str(axis))], result.shape[labels[2].index(str(axis))]
+        taps = kernel.shape[labels[1].index(str(axis))]
+        stride, spread, holes = (
+            int(window[key].split("x")[axis]) if key in window else 1 for key in ("stride", "rhs_dilate", "lhs_dilate")
+        )
+        low = int(window["pad"].split("x")[axis].split("_")[0]) if "pad" in window else 0
+        places = (o * stride + k * spread - low for o in range(out) for k in range(taps))
+        total *= sum(0 <= place <= (size - 1) * holes and place % holes == 0 for place in places)
+    return total
+
+
+def _library(instruction: Instruction, operands: list[Array]) -> float:
+    """The products of a library's call: cuDNN's convolutions and attention, cuBLAS's products, Pallas's attention."""
+    target = (instruction.attribute("custom_call_target") or "").strip('"')
+    if target in _CUDNN:
+        (source, kernel), made = operands[:2], instruction.results[0]
+        if _CUDNN[target] == "input":
+            source, made = made, source
+        elif _CUDNN[target] == "filter":
+            kernel, made = made, kernel
+        return _convolution(instruction, source, kernel, made)
+    if target.startswith("__cublas$"):
+        config = config_of(instruction).get("gemm_backend_config")
+        numbers = config.get("dot_dimension_numbers", {}) if isinstance(config, dict) else {}
+        axes = [int(axis) for axis in numbers.get("lhs_contracting_dimensions", [])]
+        return 2.0 * instruction.results[0].size * math.prod(operands[0].shape[axis] for axis in axes)
+    if target.startswith("__cudnn$fmha"):  # (batch, length, heads, channels)
+        products = 5 if "Backward" in target else 2
+        return 2.0 * products * operands[0].size * operands[1].shape[1]
+    if target == "tpu_custom_call" and "flash" in instruction.attributes:  # (batch, heads, length, channels)
+        backward = {"flash_mha_bwd_dkv": 4, "flash_mha_bwd_dq": 3}
+        products = next((count for name, count in backward.items() if name in instruction.attributes), 2)
+        return 2.0 * products * operands[0].size * operands[1].shape[2]
+    return 0.0
+
+
+def _bytes(module: Module, run: Run) -> float:
+    """What an instruction reads and writes; of an array from which it cuts a part, that part."""
+    instruction, by_name = run.instruction, run.computation.by_name
+    inner = module.computations[instruction.called["calls"][0]] if instruction.opcode == "fusion" else None
+    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2.0 * sum(array.nbytes for array in instruction.results)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2.0 * sum(array.nbytes for array in by_name[instruction.operands[1]].results)
+    written = sum(array.nbytes for array in instruction.results)
+    if inner is not None and (update := _update(inner)) is not None:
+        written = update
+    read = 0.0
+    for number, name in enumerate(instruction.operands):
+        whole = sum(array.nbytes for array in by_name[name].results) if name in by_name else 0
+        read += whole if inner is None else min(whole, _read(inner, number, whole))
+    return written + read
+
+
+def _update(fusion: Computation) -> int | None:
+    """The bytes that a fusion writes if all it does is to change a part of an array in place."""
+    root = fusion.by_name[fusion.root]
+    while root.opcode in ("bitcast", "copy"):
+        root = fusion.by_name[root.operands[0]]
+    if root.opcode != "dynamic-update-slice":
+        return None
+    return sum(array.nbytes for array in fusion.by_name[root.operands[1]].results)
+
+
+def _read(fusion: Computation, number: int, whole: int) -> float:
+    """The bytes that a fusion reads of one of its arguments."""
+    names = {
+        each.name
+        for each in fusion.instructions
+        if each.opcode == "parameter" and each.attribute("value") == str(number)
+    }
+    grown = True
+    while grown:  # a bitcast of an argument is the argument
+        more = {
+            each.name for each in fusion.instructions if each.opcode == "bitcast" and set(each.operands) <= names
+        } - names
+        names, grown = names | more, bool(more)
+    users = [each for each in fusion.instructions if names & set(each.operands) and each.opcode != "bitcast"]
+    read = 0.0
+    for each in users:
+        if each.opcode in ("dynamic-slice", "slice", "gather") and each.operands[0] in names:
+            read += sum(array.nbytes for array in each.results)
+        elif each.opcode == "dynamic-update-slice" and each.operands[0] in names:
+            read += 0  # what is changed in place is not read
+        else:
+            return whole
+    return read

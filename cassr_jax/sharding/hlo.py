@@ -1,0 +1,351 @@
+"""A reader of compiled programs: the text of an optimised HLO module, as `jax.stages.Compiled.as_text` gives it.
+
+Only what a plan needs is read: the instructions of each computation, the arrays they take and make, the computations
+they call and how often, and the line of Python that each came from.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+_NAME = re.compile(r"%([\w.\-]+)")
+_ARRAY = re.compile(r"\b(pred|token|opaque|[suf]\d+\w*|bf16|c64|c128)\[([\d,]*)\]")
+_BITS = re.compile(r"\d+")
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>[\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%(?P<name>[\w.\-]+) = ")
+_CALLED = re.compile(
+    r"\b(?P<role>calls|to_apply|body|condition|true_computation|false_computation|branch_computations|"
+    r"called_computations)=(?:\{(?P<many>[^}]*)\}|%(?P<one>[\w.\-]+))"
+)
+_ROW = re.compile(r'^(?P<id>\d+) (?:"(?P<text>.*)"|\{(?P<fields>.*)\})$')
+_TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+
+
+@dataclass(frozen=True)
+class Array:
+    """The type and the shape of an array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        if self.dtype in ("token", "opaque"):
+            return 0
+        bits = 8 if self.dtype == "pred" else int(_BITS.findall(self.dtype)[0])
+        return -(-self.size * bits // 8)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction.
+
+    Attributes:
+        name: its name, without the percent sign.
+        opcode: such as "dot", "fusion" or "all-gather-start".
+        results: the arrays that it makes; several for a tuple.
+        operands: the names of the instructions whose results it takes.
+        attributes: the text after the operands.
+        called: role ("body", "calls", ...) -> the names of the computations that it runs.
+    """
+
+    name: str
+    opcode: str
+    results: tuple[Array, ...]
+    operands: tuple[str, ...]
+    attributes: str
+
+    @cached_property
+    def called(self) -> Mapping[str, tuple[str, ...]]:
+        found = {}
+        for match in _CALLED.finditer(self.attributes):
+            found[match["role"]] = (match["one"],) if match["one"] else tuple(_NAME.findall(match["many"]))
+        return found
+
+    def attribute(self, name: str) -> str | None:
+        """The value of `name=value`, up to the next comma outside braces and brackets; None if there is none."""
+        start = re.search(rf"(?:^|[ ,]){re.escape(name)}=", self.attributes)
+        return None if start is None else self.attributes[start.end() : _end(self.attributes, start.end(), ",")]
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Instructions in the order of the schedule; the last one of them that is marked as root gives the result."""
+
+    name: str
+    instructions: tuple[Instruction, ...]
+    root: str
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Instruction]:
+        return {instruction.name: instruction for instruction in self.instructions}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A program: its computations by name, the name of the first one, and where its instructions came from."""
+
+    computations: Mapping[str, Computation]
+    entry: str
+    frames: Mapping[int, str]
+
+    def runs(self) -> "Iterator[Run]":
+        """Every instruction that is scheduled by itself, with the number of times that it runs.
+
+        Loops and conditionals are entered, and of a conditional's branches all are taken to run. Fusions are not
+        entered: they are one instruction of the schedule.
+        """
+        yield from self._runs(self.entry, 1, known=True)
+
+    def _runs(self, name: str, times: int, known: bool) -> "Iterator[Run]":
+        computation = self.computations[name]
+        for instruction in computation.instructions:
+            if instruction.opcode == "while":
+                trips = self.trips(computation, instruction)
+                for body in instruction.called["body"]:
+                    yield from self._runs(body, times * (trips or 1), known and trips is not None)
+            elif instruction.opcode in ("conditional", "call"):
+                for names in instruction.called.values():
+                    for each in names:
+                        yield from self._runs(each, times, known)
+            else:
+                yield Run(computation, instruction, times, known)
+
+    def trips(self, computation: Computation, loop: Instruction) -> int | None:
+        """How often a loop runs, if it counts from a constant to a constant, as all of JAX's do; None if not."""
+        if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
+            return int(stated[1])
+        condition = self.computations[loop.called["condition"][0]]
+        root = condition.by_name[condition.root]
+        if root.opcode == "fusion":  # a comparison of the fusion's two arguments
+            inner = self.computations[root.called["calls"][0]]
+            compare = inner.by_name[inner.root]
+            arguments = [inner.by_name[name] for name in compare.operands]
+            sides = [
+                condition.by_name[root.operands[int(_parameter(each))]] if each.opcode == "parameter" else each
+                for each in arguments
+            ]
+        else:
+            compare = root
+            sides = [condition.by_name[name] for name in compare.operands]
+        if compare.opcode != "compare" or compare.attribute("direction") != "LT" or len(sides) != 2:
+            return None
+        counter, limit = sides
+        end, index = _constant(limit), counter.attribute("index")
+        if end is None or counter.opcode != "get-tuple-element" or index is None:
+            return None
+        state = computation.by_name[loop.operands[0]]
+        first = None
+        if state.opcode == "tuple":
+            first = _constant(_source(computation, computation.by_name[state.operands[int(index)]]))
+        return None if first is None else max(end - first, 0)
+
+    def source(self, instruction: Instruction) -> str:
+        """The line of Python that an instruction came from, "file:line", and "" if the compiler made it."""
+        if found := re.search(r"stack_frame_id=(\d+)", instruction.attributes):
+            return self.frames.get(int(found[1]), "")
+        file = re.search(r'source_file="([^"]*)"', instruction.attributes)
+        line = re.search(r"source_line=(\d+)", instruction.attributes)
+        return f"{file[1]}:{line[1]}" if file and line else ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An instruction of the schedule.
+
+    Attributes:
+        computation: the computation it is in.
+        times: how often it runs in one call of the program.
+        known: whether the trips of all loops around it are known; an unknown loop counts once.
+    """
+
+    computation: Computation
+    instruction: Instruction
+    times: int
+    known: bool
+
+    @property
+    def operands(self) -> list[Array]:
+        """The arrays that it takes."""
+        taken = (self.computation.by_name.get(name) for name in self.instruction.operands)
+        return [array for each in taken if each is not None for array in each.results]
+
+
+def parse(text: str) -> Module:
+    """Read a module's text.
+
+    Raises:
+        ValueError: the text is no HLO module.
+    """
+    computations: dict[str, Computation] = {}
+    tables: dict[str, dict[int, re.Match[str]]] = {name: {} for name in _TABLES}
+    entry, name, root, instructions, table = "", "", "", [], ""
+    for line in text.splitlines():
+        if name:
+            if line == "}":
+                computations[name] = Computation(name, tuple(instructions), root)
+                name = ""
+            elif found := _INSTRUCTION.match(line):
+                instructions.append(_instruction(found["name"], line[found.end() :]))
+                root = found["name"] if found["root"] else root
+        elif found := _COMPUTATION.match(line):
+            name, root, instructions = found["name"], "", []
+            entry = name if found["entry"] else entry
+        elif line in _TABLES:
+            table = line
+        elif table and (found := _ROW.match(line)):
+            tables[table][int(found["id"])] = found
+    if not entry:
+        raise ValueError("the text has no entry computation, expected an HLO module")
+    return Module(computations, entry, _frames(tables))
+
+
+def _instruction(name: str, rest: str) -> Instruction:
+    """An instruction from the text after its name: TYPE opcode(operands), attributes."""
+    kind = rest[: _end(rest, 0, " ")]
+    opcode, _, _ = rest[len(kind) + 1 :].partition("(")
+    start = len(kind) + 1 + len(opcode) + 1
+    end = _end(rest, start, ")")
+    operands = rest[start:end]
+    results = tuple(
+        Array(dtype, tuple(int(size) for size in shape.split(",") if size)) for dtype, shape in _ARRAY.findall(kind)
+    )
+    # What a constant or a parameter has in its brackets is a value, and is kept before the attributes.
+    value = f"value={operands}, " if opcode in ("constant", "parameter") else ""
+    return Instruction(name, opcode, results, tuple(_NAME.findall(operands)), value + rest[end + 1 :].lstrip(", "))
+
+
+def _end(text: str, start: int, stop: str) -> int:
+    """The place of the first `stop` from `start` on that is outside brackets and quotes; the end if there is none."""
+    depth, quoted = 0, False
+    for place in range(start, len(text)):
+        letter = text[place]
+        if letter == '"' and text[place - 1] != "\\":
+            quoted = not quoted
+        elif quoted:
+            continue
+        elif letter == stop and depth == 0:
+            return place
+        elif letter in "([{":
+            depth += 1
+        elif letter in ")]}":
+            depth -= 1
+    return len(text)
+
+
+def _parameter(instruction: Instruction) -> str:
+    return instruction.attribute("value") or "0"
+
+
+def _constant(instruction: Instruction | None) -> int | None:
+    """The value of an integer constant; None for anything else."""
+    if instruction is None or instruction.opcode != "constant":
+        return None
+    value = instruction.attribute("value") or ""
+    return int(value) if re.fullmatch(r"-?\d+", value) else None
+
+
+def _source(computation: Computation, instruction: Instruction) -> Instruction | None:
+    """What a copy is a copy of."""
+    while instruction.opcode in ("copy", "bitcast", "convert"):
+        instruction = computation.by_name[instruction.operands[0]]
+    return instruction
+
+
+def _frames(tables: Mapping[str, Mapping[int, re.Match[str]]]) -> dict[int, str]:
+    """The innermost place, "file:line", of each stack frame."""
+    files = {number: row["text"] for number, row in tables["FileNames"].items()}
+    places = {}
+    for number, row in tables["FileLocations"].items():
+        fields = _fields(row["fields"])
+        places[number] = f"{files.get(fields['file_name_id'], '')}:{fields['line']}"
+    return {
+        number: places.get(_fields(row["fields"])["file_location_id"], "")
+        for number, row in tables["StackFrames"].items()
+    }
+
+
+def _fields(text: str) -> dict[str, int]:
+    return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", text)}
+
+
+def groups_of(text: str, devices: int) -> list[tuple[int, ...]]:
+    """The groups of devices in a `replica_groups` attribute, in any of the forms in which XLA writes it.
+
+    Args:
+        text: `{{0,1},{2,3}}`, `[2,2]<=[4]`, `[2,2]<=[2,2]T(1,0)`, or `mesh['a'=2,'b'=2] {'b'}`; empty for all devices.
+        devices: the number of devices.
+    """
+    if text.startswith("mesh["):
+        sizes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", text.partition("]")[0])]
+        chosen = re.findall(r"'([^']+)'", text.partition("]")[2])
+        names = [name for name, _ in sizes]
+        return _along([size for _, size in sizes], [names.index(name) for name in chosen])
+    if found := re.match(r"\[(?P<groups>[\d,]+)\]<=\[(?P<sizes>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?", text):
+        sizes, shape = (tuple(map(int, found[key].split(","))) for key in ("sizes", "groups"))
+        order = tuple(map(int, found["order"].split(","))) if found["order"] else tuple(range(len(sizes)))
+        flat = _transposed(sizes, order)
+        each = shape[-1]
+        return [tuple(flat[i : i + each]) for i in range(0, len(flat), each)]
+    groups = [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", text)]
+    return groups or [tuple(range(devices))]
+
+
+def _along(sizes: Sequence[int], axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The groups of devices, numbered row by row in a mesh of these sizes, that differ in the given axes alone."""
+    rest = [axis for axis in range(len(sizes)) if axis not in axes]
+    flat = _transposed(sizes, [*rest, *axes])
+    each = math.prod(sizes[axis] for axis in axes)
+    return [tuple(flat[i : i + each]) for i in range(0, len(flat), each)]
+
+
+def _transposed(sizes: Sequence[int], order: Sequence[int]) -> list[int]:
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    found = [0]
+    for axis in order:
+        found = [number + place * strides[axis] for number in found for place in range(sizes[axis])]
+    return found
+
+
+def axes_of(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> tuple[str, ...] | None:
+    """The axes of a mesh along which the devices of each group differ; None if the groups follow no axes.
+
+    Args:
+        groups: groups of devices, numbered row by row in the mesh.
+        mesh: name -> size, in the mesh's order.
+    """
+    sizes, names = list(mesh.values()), list(mesh)
+    found = set()
+    for group in groups:
+        places = [_place(device, sizes) for device in group]
+        found |= {axis for axis in range(len(sizes)) if len({place[axis] for place in places}) > 1}
+    axes = sorted(found)
+    whole = {frozenset(group) for group in _along(sizes, axes)}
+    if {frozenset(group) for group in groups} != whole:
+        return None
+    return tuple(names[axis] for axis in axes)
+
+
+def _place(device: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    place = []
+    for size in reversed(sizes):
+        device, rest = divmod(device, size)
+        place.append(rest)
+    return tuple(reversed(place))
+
+
+def config_of(instruction: Instruction) -> dict[str, object]:
+    """The compiler's own notes on an instruction; empty if there are none."""
+    text = instruction.attribute("backend_config")
+    try:
+        found = json.loads(text) if text else {}
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,105 @@
+"""Plans: a program on devices that need not be here, with its account and what follows from it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar, cast
+
+from cassr_jax.sharding.account import Account, Traffic
+from cassr_jax.sharding.chips import CHIPS
+from cassr_jax.sharding.times import Times
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training step on some devices.
+
+    Attributes:
+        on: the devices, such as "v5e:16x16" or "h200:8".
+        strategy: its name.
+        stage: the stage that is trained.
+        examples: in one step, over all devices.
+        steps: of the whole training.
+        useful_flops: of one step on one device, without what is computed again to save memory.
+        account: of one step.
+    """
+
+    on: str
+    strategy: str
+    stage: str
+    examples: int
+    steps: int
+    useful_flops: float
+    account: Account
+
+    @property
+    def title(self) -> str:
+        return f"{self.on} {self.strategy}"
+
+    @property
+    def images_per_second(self) -> float | None:
+        times = self.account.times
+        return None if times is None else self.examples / times.guess
+
+    @property
+    def utilisation(self) -> float | None:
+        """The share of the chip's peak that useful products reach, also called MFU."""
+        times, chip = self.account.times, CHIPS.get(self.on.partition(":")[0])
+        return None if times is None or chip is None else self.useful_flops / times.guess / chip.flops
+
+    @property
+    def hours(self) -> float | None:
+        times = self.account.times
+        return None if times is None else times.guess * self.steps / 3600
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for a JSON file, with what follows from it."""
+        found = asdict(self)
+        times = self.account.times
+        if times is not None:
+            derived = ("least", "most", "guess", "exposed")
+            found["account"]["times"] |= {name: getattr(times, name) for name in derived}
+        found["account"]["fits"] = self.account.fits
+        return found | {name: getattr(self, name) for name in ("images_per_second", "utilisation", "hours")}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Plan":
+        """The plan that `as_json` made."""
+        stored = found["account"]
+        rows = (row | {"axes": None if row["axes"] is None else tuple(row["axes"])} for row in stored["traffic"])
+        times = None if stored["times"] is None else _given(Times, stored["times"])
+        account = stored | {"traffic": tuple(Traffic(**row) for row in rows), "times": times}
+        return _given(cls, found | {"account": _given(Account, account)})
+
+
+def _given(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from the values of its own fields; what is derived from them is left out."""
+    return kind(**{each.name: values[each.name] for each in fields(cast(Any, kind))})
+
+
+def advice(plan: Plan) -> list[str]:
+    """What would make a plan fit, or why it is slow; the most useful first."""
+    account, found = plan.account, []
+    if account.fits is False:
+        assert account.capacity is not None, "else nothing is known to be too large"
+        held = sum(account.held.values())
+        if account.temporary > held:
+            found.append("activations are the larger part: --set remat=blocks, remat=all, or a smaller batch a device")
+            found.append("--set accumulate=2 computes the batch in two parts")
+        if account.devices > 1 and account.mesh.get("fsdp", 1) == 1:
+            found.append("--strategy fsdp divides what every device holds whole")
+        elif held > account.temporary:
+            found.append("more devices on the axis `fsdp` hold less each")
+    if account.times is not None and account.times.exposed > 0.05:
+        row = account.traffic[0]
+        place = f" from {row.source}" if row.source else ""
+        found.append(
+            f"devices wait for each other in {account.times.exposed:.0%} of the step, longest for {row.kind} over "
+            f"{axes_in_words(row)}{place}"
+        )
+    return found
+
+
+def axes_in_words(row: Traffic) -> str:
+    return "devices along no axis" if row.axes is None else " and ".join(row.axes)

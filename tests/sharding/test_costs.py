@@ -1,0 +1,131 @@
+"""Products, bytes and collectives of compiled programs, beside counts by hand."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cassr_jax.sharding.costs import Collective, collective, work
+from cassr_jax.sharding.hlo import parse
+from tests.golden.make_hlo import CHANNELS, SIDE, STEPS
+from tests.sharding.test_hlo import GOLDEN, MESH, compiled
+
+
+def flops(text: str) -> float:
+    module = parse(text)
+    return sum(run.times * work(module, run).flops for run in module.runs())
+
+
+def nbytes(text: str) -> float:
+    module = parse(text)
+    return sum(run.times * work(module, run).nbytes for run in module.runs())
+
+
+def test_products_of_matrices_with_loops():
+    def function(x, y):
+        return jax.lax.fori_loop(0, 7, lambda _, z: jnp.tanh(z @ y), x @ y)
+
+    assert flops(compiled(function, (64, 32), (32, 32))) == 8 * 2 * 64 * 32 * 32
+
+
+def test_batched_products():
+    text = compiled(lambda x, y: jnp.einsum("bij,bjk->bik", x, y), (3, 64, 32), (3, 32, 48))
+    assert flops(text) == 2 * 3 * 64 * 32 * 48
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
+def test_convolutions_and_their_gradients_count_no_product_with_a_zero(stride: int, groups: int, padding):
+    """A convolution of ones sums up how many products it has."""
+    convolve = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(stride, stride),
+        padding=padding,
+        feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    shapes = (2, 9, 12, 4), (3, 3, 4 // groups, 6)
+    products = float(convolve(*map(jnp.ones, shapes)).sum())
+    assert flops(compiled(convolve, *shapes)) == 2 * products
+
+    def gradient(x, kernel):
+        return jax.vjp(convolve, x, kernel)[1](jnp.ones_like(convolve(x, kernel)) * x.sum())
+
+    assert flops(compiled(gradient, *shapes)) == pytest.approx(2 * 2 * products, rel=0.02 if groups > 1 else 1e-9)
+
+
+def test_bytes_are_those_of_what_is_read_and_written():
+    assert nbytes(compiled(lambda x, y: x + y, (256, 128), (256, 128))) == 3 * 4 * 256 * 128
+
+
+def test_a_part_that_is_cut_out_or_changed_costs_only_itself():
+    def function(x):
+        def step(i, x):
+            part = jax.lax.dynamic_slice_in_dim(x, 8 * i, 8)
+            return jax.lax.dynamic_update_slice_in_dim(x, 2 * part, 8 * i, axis=0)
+
+        return jax.lax.fori_loop(0, 64, step, x)
+
+    whole = 4 * 512 * 128
+    assert 2 * whole <= nbytes(compiled(function, (512, 128))) <= 5 * whole  # a copy at the start and the parts
+
+
+@pytest.mark.parametrize("name", ["v5e", "h200"])
+def test_collectives_have_their_axes_bytes_and_trips(name: str):
+    """The program of tests/golden/make_hlo.py, as XLA compiled it for chips that were not there."""
+    module = parse((GOLDEN / f"hlo_{name}.txt").read_text("utf-8"))
+    found = [each for run in module.runs() if (each := collective(module, run, MESH)) is not None]
+    assert [(each.kind, each.axes, each.group, each.nbytes, each.times, each.known) for each in found] == [
+        ("all-reduce", ("tensor",), 4, 2 * 256 * CHANNELS, STEPS, True),
+        ("all-gather", ("data",), 2, 2 * 512 * CHANNELS, STEPS, True),
+        ("all-reduce", ("data", "tensor"), 8, 4 * (SIDE // 2) ** 2 * CHANNELS, 1, True),
+    ]
+    assert all("make_hlo.py:" in each.source for each in found)
+    assert all((each.done != each.name) == (name == "h200") for each in found)
+
+
+@pytest.mark.parametrize("name", ["v5e", "h200"])
+def test_products_of_tpus_and_of_a_gpu_s_libraries(name: str):
+    text = (GOLDEN / f"hlo_{name}.txt").read_text("utf-8")
+    product = 2 * 256 * CHANNELS**2
+    image, kernel = np.ones((1, SIDE, SIDE, CHANNELS), np.float32), np.ones((3, 3, CHANNELS, CHANNELS), np.float32)
+    convolved = jax.lax.conv_general_dilated(
+        image, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    convolution = 2 * float(convolved.sum())
+    extra = flops(text) - STEPS * product - convolution
+    # libtpu cuts the picture into parts that overlap, and computes what they share twice.
+    assert extra == 0 if name == "h200" else 0 <= extra <= 1.1 * convolution
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "%a = (f32[2,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%p), replica_groups=[1,8]<=[8], dimensions={0}",
+            ("all-gather", ("data", "tensor"), 8, 16 * 8 * 4),
+        ),
+        (
+            "%a = f32[1,8]{1,0} reduce-scatter(%p), replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}, to_apply=%add",
+            ("reduce-scatter", ("data",), 2, 2 * 8 * 4),
+        ),
+        (
+            "%a = f32[2,8]{1,0} collective-permute(%p), "
+            "source_target_pairs={{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}",
+            ("collective-permute", ("tensor",), 4, 2 * 8 * 4),
+        ),
+        (
+            "%a = f32[2,8]{1,0} all-to-all(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}",
+            ("all-to-all", ("tensor",), 4, 2 * 8 * 4),
+        ),
+    ],
+)
+def test_every_kind_of_collective(line: str, expected: tuple):
+    text = f"ENTRY %main (p: f32[2,8]) -> f32[2,8] {{\n  %p = f32[2,8]{{1,0}} parameter(0)\n  ROOT {line}\n}}\n"
+    module = parse(text)
+    found = [each for run in module.runs() if (each := collective(module, run, MESH)) is not None]
+    assert [(each.kind, each.axes, each.group, each.nbytes) for each in found] == [expected]
+    assert isinstance(found[0], Collective)

@@ -1,0 +1,106 @@
+"""What is read from the text of compiled programs: for this machine, and recorded for TPUs and GPUs."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cassr_jax.sharding.costs import work
+from cassr_jax.sharding.hlo import Array, Module, Run, axes_of, groups_of, parse
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MESH = {"data": 2, "tensor": 4}
+
+
+def compiled(function, *shapes: tuple[int, ...]) -> str:
+    text = jax.jit(function).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile().as_text()
+    assert text is not None
+    return text
+
+
+def products(module: Module) -> list[Run]:
+    """What is scheduled of matrix products, each by itself or within a fusion."""
+    return [run for run in module.runs() if work(module, run).flops]
+
+
+def test_the_bodies_of_nested_loops_run_as_often_as_they_do():
+    def function(x):
+        def inner(_, x):
+            return jnp.tanh(x @ x)
+
+        return jax.lax.fori_loop(0, 3, lambda _, x: jax.lax.fori_loop(2, 7, inner, x) + 1, x)
+
+    runs = products(parse(compiled(function, (32, 32))))
+    assert sum(run.times for run in runs) == 15
+    assert all(run.known for run in runs)
+
+
+def test_a_loop_that_ends_by_its_values_counts_once_and_says_so():
+    def function(x):
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 10, lambda x: jnp.tanh(x @ x) + 1, x)
+
+    (run,) = products(parse(compiled(function, (32, 32))))
+    assert (run.times, run.known) == (1, False)
+
+
+def test_an_instruction_names_the_line_it_came_from():
+    module = parse(compiled(lambda x: x @ x, (32, 32)))
+    (run,) = products(module)
+    file, _, line = module.source(run.instruction).rpartition(":")
+    assert file == __file__
+    assert "x @ x, (32, 32)" in Path(__file__).read_text().splitlines()[int(line) - 1]
+
+
+def test_a_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no entry computation"):
+        parse("HloModule nothing\n")
+
+
+@pytest.mark.parametrize(("array", "nbytes"), [("f32", 24), ("bf16", 12), ("pred", 6), ("s4", 3), ("token", 0)])
+def test_bytes_of_an_array(array: str, nbytes: int):
+    assert Array(array, (2, 3)).nbytes == nbytes
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("{{0,1},{2,3}}", [(0, 1), (2, 3)]),
+        ("[2,2]<=[4]", [(0, 1), (2, 3)]),
+        ("[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
+        ("mesh['a'=2,'b'=2] {'b'}", [(0, 1), (2, 3)]),
+        ("mesh['a'=2,'b'=2] {'a'}", [(0, 2), (1, 3)]),
+        ("{}", [(0, 1, 2, 3)]),
+        ("", [(0, 1, 2, 3)]),
+    ],
+)
+def test_groups_are_read_in_every_form(text: str, groups: list[tuple[int, ...]]):
+    assert groups_of(text, 4) == groups
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
+def test_the_axes_of_groups_are_found(sizes: list[int], data: st.DataObject):
+    mesh = {f"axis{number}": size for number, size in enumerate(sizes)}
+    chosen = data.draw(st.sets(st.sampled_from(list(mesh))))
+    devices = np.arange(np.prod(sizes)).reshape(sizes)
+    order = sorted(range(len(sizes)), key=lambda axis: f"axis{axis}" in chosen)
+    each = int(np.prod([mesh[name] for name in chosen]))
+    groups = devices.transpose(order).reshape(-1, each).tolist()
+    found = axes_of(groups, mesh)
+    assert found is not None
+    assert set(found) == {name for name in chosen if mesh[name] > 1}
+
+
+def test_groups_that_follow_no_axes_have_none():
+    assert axes_of([(0, 5), (1, 4), (2, 7), (3, 6)], MESH) is None
+    assert axes_of([(0, 1), (2, 3), (4, 5), (6, 7)], MESH) is None
+
+
+@pytest.mark.parametrize("name", ["v5e", "h200"])
+def test_programs_of_tpus_and_gpus_are_read(name: str):
+    module = parse((GOLDEN / f"hlo_{name}.txt").read_text("utf-8"))
+    assert {run.times for run in module.runs()} == {1, 3}
+    assert all(run.known for run in module.runs())

@@ -1,0 +1,271 @@
+"""Plans: what is said of them, in a terminal and on a page, and the command that makes them."""
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cassr_jax.errors import InputError
+from cassr_jax.sharding import plan as command
+from cassr_jax.sharding.account import Account, Traffic, make_account
+from cassr_jax.sharding.chips import CHIPS
+from cassr_jax.sharding.page import page
+from cassr_jax.sharding.placement import Placement
+from cassr_jax.sharding.planned import Plan, advice
+from cassr_jax.sharding.report import flops, place, seconds, size, table
+from cassr_jax.sharding.strategies import MeshConfig, Strategy
+from cassr_jax.sharding.times import Times
+from cassr_jax.sharding.topologies import slice_of
+from tests.golden.make_hlo import AXES, CHANNELS, SIDE, STEPS
+from tests.sharding.test_times import servers
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_the_gradient_of_a_divided_batch_is_one_sum_over_the_devices():
+    """On eight simulated devices: a product forward, two backward, and the sum of the gradient."""
+    placement = Placement.of(Strategy(MeshConfig(data=8)))
+
+    def gradient(w, v, x):
+        return jax.grad(lambda w: jnp.mean((jnp.tanh(x @ w) @ v) ** 2))(w)
+
+    w, v = (jax.ShapeDtypeStruct(shape, "float32", sharding=placement.whole) for shape in ((64, 48), (48, 32)))
+    x = jax.ShapeDtypeStruct((256, 64), "float32", sharding=NamedSharding(placement.mesh, P("data")))
+    compiled = jax.jit(gradient, out_shardings=placement.whole).lower(w, v, x).compile()
+    text = compiled.as_text()
+    assert text is not None
+    found = make_account(text, compiled.memory_analysis(), {"weights": [w, v], "batch": [x]}, placement.mesh, None)
+    assert [(row.kind, row.axes, row.count, row.nbytes) for row in found.traffic] == [
+        ("all-reduce", ("data",), 1, 64 * 48 * 4)
+    ]
+    assert found.flops == 2 * 32 * (2 * 64 * 48 + 2 * 48 * 32)
+    assert found.held == {"weights": 4 * (64 * 48 + 48 * 32), "batch": 4 * 32 * 64}
+    assert found.total >= sum(found.held.values())
+    assert found.times is None
+
+
+class Memory:
+    argument_size_in_bytes, output_size_in_bytes, alias_size_in_bytes, temp_size_in_bytes = 700, 600, 500, 40
+
+
+@pytest.fixture(scope="module")
+def gpu_mesh() -> Mesh:
+    class Fake:
+        """A mesh of devices that are not here."""
+
+        devices, axis_names, shape = servers(1, 8).reshape(2, 4), AXES, {"data": 2, "tensor": 4}
+
+    return Fake()  # pyright: ignore[reportReturnType]
+
+
+@pytest.fixture(scope="module")
+def account(gpu_mesh: Mesh) -> Account:
+    return make_account((GOLDEN / "hlo_h200.txt").read_text("utf-8"), Memory(), {}, gpu_mesh, CHIPS["h200"])
+
+
+def test_the_account_of_a_recorded_program(account: Account):
+    sums = {(row.kind, row.axes): row for row in account.traffic}
+    link = CHIPS["h200"].link
+    reduced = sums["all-reduce", ("tensor",)]
+    assert (reduced.count, reduced.nbytes) == (STEPS, STEPS * 2 * 256 * CHANNELS)
+    assert reduced.seconds == pytest.approx(2 * reduced.nbytes * 3 / 4 / link)
+    assert sums["all-reduce", AXES].nbytes == 4 * (SIDE // 2) ** 2 * CHANNELS
+    assert sums["all-gather", ("data",)].seconds == pytest.approx(sums["all-gather", ("data",)].nbytes / 2 / link)
+    assert account.total == 700 + 40 + 100
+    assert account.times is not None
+    assert account.times.collectives == pytest.approx(sum(row.seconds for row in account.traffic))
+    assert 0 <= account.times.hidden <= account.times.collectives
+    assert account.times.products == pytest.approx(account.flops / CHIPS["h200"].flops)
+
+
+def test_work_in_the_window_of_a_collective_hides_it():
+    lines = """\
+ENTRY %main (p: f32[1024,1024]) -> f32[1024,1024] {
+  %p = f32[1024,1024]{1,0} parameter(0)
+  %s = f32[1024,1024]{1,0} all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%add
+  %d = f32[1024,1024]{1,0} dot(%p, %p), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %e = f32[1024,1024]{1,0} all-reduce-done(%s)
+  ROOT %r = f32[1024,1024]{1,0} dot(%d, %e), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""
+
+    class Fake:
+        devices, axis_names, shape = servers(1, 8), ("one", "fsdp"), {"one": 1, "fsdp": 8}
+
+    found = make_account(lines, Memory(), {}, Fake(), CHIPS["h200"])  # pyright: ignore[reportArgumentType]
+    (row,) = found.traffic
+    dot = 2 * 1024**3 / CHIPS["h200"].flops_float32
+    assert row.hidden == pytest.approx(min(row.seconds, dot))
+    assert found.times is not None
+    assert found.times.work == pytest.approx(2 * dot)
+
+
+def example(**changes) -> Plan:
+    rows = (
+        Traffic("all-gather", ("fsdp",), "/x/cassr_jax/training/step.py:77", 12, 3 * 2**30, 0.3, 0.1, True),
+        Traffic("all-to-all", None, "", 2, 2**20, 0.001, 0.0, False),
+    )
+    held = {"trained parameters": 2**30, "optimizer": 2 * 2**30}
+    account = Account(
+        {"data": 1, "fsdp": 8, "spatial": 1, "tensor": 1}, held, 4 * 2**30, 8 * 2**30, 16e9, 3e12, 5e11, rows,
+        Times(0.5, 0.6, 0.7, 0.301, 0.1),
+    )  # fmt: skip
+    return Plan("v5e:2x4", "fsdp", "cassr", 32, 1000, 2e12, replace(account, **changes))
+
+
+def test_a_plan_says_what_follows_from_it():
+    plan = example()
+    assert plan.account.fits
+    assert plan.images_per_second == pytest.approx(32 / 0.901)
+    assert plan.utilisation == pytest.approx(2e12 / 0.901 / 197e12)
+    assert plan.hours == pytest.approx(0.901 * 1000 / 3600)
+    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+
+
+def test_the_table_has_a_column_for_each_plan():
+    lines = table([example(), example(total=20 * 2**30)]).splitlines()
+    rows = {line[:30].strip(): line[30:].split("  ") for line in lines}
+    assert [cell.strip() for cell in rows["fits"] if cell.strip()] == ["yes", "no, 5.10 GiB too much"]
+    assert any("training/step.py:77" in line and "fsdp" in line for line in lines)
+    assert any("the compiler" in line and "2 or more" in line for line in lines)
+
+
+def test_advice_names_what_to_change():
+    assert any("wait for each other in 22%" in line and "step.py:77" in line for line in advice(example()))
+    too_large = advice(example(total=20 * 2**30))
+    assert any("remat" in line for line in too_large)
+    whole = example(total=20 * 2**30, temporary=2**20, mesh={"data": 8, "fsdp": 1})
+    assert any("--strategy fsdp" in line for line in advice(whole))
+    assert advice(example(traffic=(), times=Times(0.5, 0.6, 0.7, 0.0, 0.0))) == []
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "rect", "line"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("rect", "line"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_no_network():
+    text = page([example(), example(total=20 * 2**30)], "plan --set a='<b>'")
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.seen.count("svg") == 3  # memory, time, speed
+    assert tags.addresses == []
+    assert "&lt;b&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.0, "0.00 s"), (2.5, "2.50 s"), (0.123456, "123 ms"), (0.00123, "1.23 ms"), (1e-6, "0.0010 ms")],
+)
+def test_seconds_in_words(value: float, words: str):
+    assert seconds(value) == words
+
+
+def test_figures_in_words():
+    assert (size(3.5 * 2**30), size(2**20)) == ("3.50 GiB", "1.0 MiB")
+    assert (flops(2.5e12), flops(3e9)) == ("2.50 T", "3.00 G")
+    assert (place("/a/b/c.py:7"), place("")) == ("b/c.py:7", "the compiler")
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "name"),
+    [("v5e", 32, "v5e:4x8"), ("v5p", 64, "v5p:4x4x4"), ("h200", 8, "h200:8"), ("h100", 64, "h100:8x8")],
+)
+def test_a_number_of_devices_has_a_usual_form(kind: str, count: int, name: str):
+    assert slice_of(kind, count) == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "message"), [("h200", 12, "multiple of the 8"), ("v5e", 24, "expected 1, 4, 8")]
+)
+def test_a_number_without_a_usual_form_is_refused(kind: str, count: int, message: str):
+    with pytest.raises(InputError, match=message):
+        slice_of(kind, count)
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
+    """A compiler that takes no time; what it was asked for."""
+    asked = []
+
+    def compile_for(config, on, strategy, effort):
+        asked.append((on, strategy, config.batch_size, effort))
+        if on.startswith("v4"):
+            raise InputError("v4:2x2x2: no compiler")
+        return replace(example(), on=on, strategy=strategy)
+
+    monkeypatch.setattr("cassr_jax.training.compile_ahead.compile_for", compile_for)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return asked
+
+
+CONFIG = ("--config", "configs/smoke.py")
+
+
+def test_the_command_compares_and_keeps_what_it_has_compiled(compiler, tmp_path: Path, capsys):
+    given = [*CONFIG, "--on", "v5e:2x4", "h200:8", "--strategy", "dp", "fsdp"]
+    files = ["--json", str(tmp_path / "plans.json"), "--page", str(tmp_path / "plans.html")]
+    assert command.main([*given, *files]) == 0
+    assert [row[:2] for row in compiler] == [(on, name) for on in ("v5e:2x4", "h200:8") for name in ("dp", "fsdp")]
+    first = capsys.readouterr().out
+    assert len(json.loads((tmp_path / "plans.json").read_text())["plans"]) == 4
+    assert "<svg" in (tmp_path / "plans.html").read_text()
+    assert command.main(given) == 0
+    assert len(compiler) == 4
+    assert capsys.readouterr().out == first
+    assert command.main([*given, "--effort", "full"]) == 0
+    assert len(compiler) == 8
+
+
+def test_a_damaged_kept_plan_is_made_anew(compiler, tmp_path: Path, capsys):
+    for content in (None, "{", "{}", "[]", '{"account": 1}'):
+        for file in (tmp_path / "cache" / "cassr_jax" / "plans").glob("*.json") if content is not None else ():
+            file.write_text(content)
+        assert command.main([*CONFIG, "--on", "v5e:2x4"]) == 0
+    assert len(compiler) == 5
+
+
+def test_a_plan_that_fails_does_not_cost_the_others(compiler, capsys):
+    assert command.main([*CONFIG, "--on", "v4:2x2x2", "v5e:2x4"]) == 2
+    printed = capsys.readouterr()
+    assert "v4:2x2x2: no compiler" in printed.err
+    assert "v5e:2x4 as configured" in printed.out
+
+
+def test_a_scan_lets_the_batch_grow(compiler):
+    assert command.main([*CONFIG, "--on", "v5e", "--scan", "8,32", "--set", "batch_size=16"]) == 0
+    assert [row[0:3:2] for row in compiler] == [("v5e:2x4", 16), ("v5e:4x8", 64)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--on", "v5e"], "--on v5e: expected a size too"),
+        (["--on", "v5e:2x4", "--scan", "8"], "--on v5e:2x4: expected only the kind"),
+        (["--on", "v5e", "--scan", "8,x"], "expected numbers of devices"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(compiler, given: list[str], message: str, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([*CONFIG, *given])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert compiler == []
