@@ -120,7 +120,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--compile-for",
         metavar="DEVICES",
         help="compile a step for devices that need not be here, a TPU slice such as v5e:2x4 or GPUs such as h200:8 or "
-        "h100:4x8 (hosts x GPUs), and print what each of them holds and does",
+        "h100:4x8 (hosts x GPUs), and print what each holds and does (python -m cassr_jax.sharding.plan can do more)",
     )
     asked = help_asked(argv)
     if asked.help:

@@ -6,6 +6,7 @@ from tests.faults.evaluation import EVALUATION
 from tests.faults.fault import faults
 from tests.faults.imaging import IMAGING
 from tests.faults.inference import INFERENCE
+from tests.faults.planning import PLANNING
 from tests.faults.runs import RUNS
 from tests.faults.training import TRAINING
 from tests.faults.weights import WEIGHTS
@@ -85,6 +86,7 @@ FAULTS = [
         ("jax.device_put(array, everywhere)", "jax.device_put(array)"),
     ),
     *ENGINE,
+    *PLANNING,
     *INFERENCE,
     *TRAINING,
     *RUNS,
