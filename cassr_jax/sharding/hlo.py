@@ -110,7 +110,7 @@ class Module:
             if instruction.opcode == "while":
                 trips = self.trips(computation, instruction)
                 for body in instruction.called["body"]:
-                    yield from self._runs(body, times * (trips or 1), known and trips is not None)
+                    yield from self._runs(body, times * (1 if trips is None else trips), known and trips is not None)
             elif instruction.opcode in ("conditional", "call"):
                 for names in instruction.called.values():
                     for each in names:

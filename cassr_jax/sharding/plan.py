@@ -52,15 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.sharding.topologies import slice_of
 
     config = read_config(args.config, args.set)
-    cases = [(on, config) for on in args.on] if args.scan is None else []
-    for kind in args.on if args.scan is not None else []:
+    if args.scan is None:
+        cases = [(on, config) for on in args.on]
+    else:
         each = config.batch_size / args.scan[0]
-        for count in args.scan:
-            cases.append((slice_of(kind, count), replace(config, batch_size=round(each * count))))
+        sized = [replace(config, batch_size=round(each * count)) for count in args.scan]
+        cases = [
+            (slice_of(kind, count), grown) for kind in args.on for count, grown in zip(args.scan, sized, strict=True)
+        ]
     plans, failed = [], 0
-    for on, sized in cases:
+    for on, given in cases:
         for name in args.strategy or [None]:
-            chosen = sized if name is None else replace(sized, strategy=STRATEGIES[name])
+            chosen = given if name is None else replace(given, strategy=STRATEGIES[name])
             try:
                 plans.append(planned(chosen, on, name or "as configured", args.effort))
             except InputError as error:  # the other plans are still worth having

@@ -70,7 +70,7 @@ class Plan:
         rows = (row | {"axes": None if row["axes"] is None else tuple(row["axes"])} for row in stored["traffic"])
         times = None if stored["times"] is None else _given(Times, stored["times"])
         account = stored | {"traffic": tuple(Traffic(**row) for row in rows), "times": times}
-        return _given(cls, found | {"account": _given(Account, account)})
+        return _given(cls, {**found, "account": _given(Account, account)})
 
 
 def _given(kind: type[T], values: Mapping[str, Any]) -> T:

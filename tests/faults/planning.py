@@ -9,7 +9,7 @@ PLANNING = [
         "cassr_jax/sharding/hlo.py",
         _HLO,
         ("max(end - first, 0)", "max(end, 0)"),
-        ("times * (trips or 1)", "times"),
+        ("times * (1 if trips is None else trips)", "times"),
         ("known and trips is not None", "known"),
         ("for axis in order:\n        found", "for axis in sorted(order):\n        found"),
         ("return None\n    return tuple(names[axis]", "pass\n    return tuple(names[axis]"),

@@ -129,3 +129,29 @@ def test_every_kind_of_collective(line: str, expected: tuple):
     found = [each for run in module.runs() if (each := collective(module, run, MESH)) is not None]
     assert [(each.kind, each.axes, each.group, each.nbytes) for each in found] == [expected]
     assert isinstance(found[0], Collective)
+
+
+@pytest.mark.parametrize(
+    ("target", "made", "operands"),
+    [
+        ("Forward", "f32[2,9,12,6]", ("f32[2,9,12,4]", "f32[3,3,4,6]")),
+        ("BiasActivationForward", "f32[2,9,12,6]", ("f32[2,9,12,4]", "f32[3,3,4,6]")),
+        ("BackwardInput", "f32[2,9,12,4]", ("f32[2,9,12,6]", "f32[3,3,4,6]")),
+        ("BackwardFilter", "f32[3,3,4,6]", ("f32[2,9,12,4]", "f32[2,9,12,6]")),
+    ],
+)
+def test_cudnn_s_convolutions_cost_the_same_forward_and_backward(target: str, made: str, operands: tuple[str, str]):
+    """The labels are those of the forward convolution in all four calls."""
+    left, right = operands
+    text = f"""\
+ENTRY %main (a: {left}, b: {right}) -> {made} {{
+  %a = {left} parameter(0)
+  %b = {right} parameter(1)
+  ROOT %c = ({made}, u8[0]) custom-call(%a, %b), window={{size=3x3 pad=1_1x1_1}}, dim_labels=b01f_01io->b01f, \
+custom_call_target="__cudnn$conv{target}"
+}}
+"""
+    ones = jax.lax.conv_general_dilated(
+        jnp.ones((2, 9, 12, 4)), jnp.ones((3, 3, 4, 6)), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert flops(text) == 2 * float(ones.sum())

@@ -104,3 +104,46 @@ def test_programs_of_tpus_and_gpus_are_read(name: str):
     module = parse((GOLDEN / f"hlo_{name}.txt").read_text("utf-8"))
     assert {run.times for run in module.runs()} == {1, 3}
     assert all(run.known for run in module.runs())
+
+
+LOOP = """\
+%body (b: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %b = (s32[], f32[8,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%b), index=0
+  %x = f32[8,8]{1,0} get-tuple-element(%b), index=1
+  %d = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  ROOT %t = (s32[], f32[8,8]{1,0}) tuple(%next, %d)
+}
+
+%condition (c: (s32[], f32[8,8])) -> pred[] {
+  %c = (s32[], f32[8,8]{1,0}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%c), index=0
+  %end = s32[]{:T(128)} constant(7)
+  ROOT %less = pred[]{:T(512)} compare(%j, %end), direction=LT
+}
+
+ENTRY %main (p: f32[8,8]) -> (s32[], f32[8,8]) {
+  %p = f32[8,8]{1,0} parameter(0)
+  %two = s32[] constant(2)
+  %copy = s32[] copy(%two)
+  %start = (s32[], /*index=1*/f32[8,8]{1,0}) tuple(%copy, %p)
+  ROOT %w = (s32[], f32[8,8]{1,0}) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "times", "known"),
+    [
+        ("", "", 5, True),
+        ("direction=LT", "direction=LE", 1, False),
+        ("constant(7)", "constant(1)", 0, True),
+        ("%two = s32[] constant(2)", "%two = s32[] partition-id()", 1, False),
+    ],
+)
+def test_trips_follow_from_the_constants_of_a_loop(old: str, new: str, times: int, known: bool):
+    """As libtpu writes its loops, which state no number of trips."""
+    (run,) = products(parse(LOOP.replace(old, new) if old else LOOP))
+    assert (run.times, run.known) == (times, known)
