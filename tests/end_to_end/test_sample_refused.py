@@ -152,14 +152,14 @@ def test_absurd_sizes(folder, cascade, capsys):
 
 def test_a_picture_that_needs_more_memory_than_there_is_costs_one_line(folder, cascade, capsys, monkeypatch):
     flat(folder / "small.png", "red")
-    flat(folder / "large.png", "red", (200, 100))
-    monkeypatch.setattr(memory, "installed", lambda: 20_000_000)
+    flat(folder / "large.png", "red", (2000, 1000))
+    monkeypatch.setattr(memory, "installed", lambda: 2_000_000_000)
     assert run("in", "--output", "out") == 2
     assert outputs() == ["small.png"]
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
-    assert "large.png: 800x400 px of output need about 77 MB of memory, expected at most 20 MB" in line
-    assert captured.out.startswith("1 picture of 48x32 px; about 16 MB")
+    assert "large.png: 8000x4000 px of output need about 5.1 GB of memory, expected at most 2.0 GB" in line
+    assert captured.out.startswith("1 picture of 48x32 px; about 0.5 GB")
 
 
 def test_a_foreign_file_is_not_overwritten(folder, cascade, capsys):

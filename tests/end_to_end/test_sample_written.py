@@ -32,7 +32,7 @@ def test_one_photograph(folder, cascade, capsys):
     assert close(color_of("out/a.png"), COLORS["red"])
     captured = capsys.readouterr()
     needs, done = captured.out.splitlines()
-    assert needs == "1 picture of 48x32 px; about 16 MB of memory besides the networks"
+    assert needs == "1 picture of 48x32 px; about 0.5 GB of memory besides the networks"
     assert done.startswith(str(Path("in/a.jpg")) + " -> ")
     assert captured.err == ""
 
