@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, Shaped
 
+from cassr_jax.choices import DType
 from cassr_jax.config import Remat, TrainConfig
 from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
@@ -21,6 +22,8 @@ from cassr_jax.sharding.placement import BATCH_AXES, HEAD_AXES, Placement
 from cassr_jax.training.objectives import Objective
 from cassr_jax.training.state import TrainState, learning_rate
 from cassr_jax.typing import Examples, Keys, Metrics, Scalar
+
+KERNEL = ".kernel"  # how the names of those parameters end that a product takes
 
 Sums = tuple[Scalar, Metrics, Params]  # the loss, its metrics and its gradient, summed over parts of a batch
 
@@ -74,15 +77,15 @@ def make_step(
         size = len(jax.tree.leaves(batch)[0])
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(size))
 
-        params = jax.lax.with_sharding_constraint(state.params, placement.used(state.params))
-        gathered = jax.lax.with_sharding_constraint(frozen, placement.used(frozen))
+        params = _gathered(state.params, placement, config.dtype)
+        whole = jax.lax.with_sharding_constraint(frozen, placement.used(frozen))
         if parts == 1:
-            loss, metrics, gradients = gradient(params, gathered, batch, placement.divide(keys))
+            loss, metrics, gradients = gradient(params, whole, batch, placement.divide(keys))
         else:
-            shapes = jax.eval_shape(gradient, params, gathered, *_part(batch, keys, parts))
+            shapes = jax.eval_shape(gradient, params, whole, *_part(batch, keys, parts))
 
             def add(total: Sums, part: tuple[Examples, Keys]) -> tuple[Sums, None]:
-                found = gradient(params, gathered, *placement.divide(part))
+                found = gradient(params, whole, *placement.divide(part))
                 return jax.tree.map(jnp.add, total, found), None
 
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -151,6 +154,24 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
             f"the mesh {dict(placement.mesh.shape)} takes {' and '.join(map(str, held))} devices of processes 0 to "
             f"{len(held) - 1}, expected the same number of each process's devices; a size of -1 takes all devices"
         )
+
+
+def _gathered(params: Params, placement: Placement, dtype: DType) -> Params:
+    """The trained parameters as the networks use them, gathered over `fsdp`.
+
+    Kernels travel in the type of the computation if that is the narrower one. The networks would round them in the same
+    way where they use them, so no value changes, and gradients keep the parameters' own type.
+    """
+    divided_as, whole = placement.stored(params), placement.used(params)
+
+    def gathered(name: str, value: jax.Array) -> jax.Array:
+        sent = value
+        if name.endswith(KERNEL) and jnp.dtype(dtype).itemsize < value.dtype.itemsize:
+            # The first constraint keeps the compiler from gathering first and rounding then.
+            sent = jax.lax.with_sharding_constraint(value.astype(dtype), divided_as[name])
+        return jax.lax.with_sharding_constraint(sent, whole[name]).astype(value.dtype)
+
+    return {name: gathered(name, value) for name, value in params.items()}
 
 
 def _parted(x: Shaped[Array, "batch ..."], parts: int) -> Shaped[Array, "{parts} batch//{parts} ..."]:
