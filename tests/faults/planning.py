@@ -40,6 +40,12 @@ PLANNING = [
         ("total[place] += found.times * value", "total[place] += value"),
     ),
     *faults(
+        "cassr_jax/training/step.py",
+        ("tests/training/test_division.py::test_trained_kernels_travel_in_the_type_of_the_computation",),
+        ("value.astype(dtype), divided_as[name])", "value.astype(dtype), whole[name])"),
+        ("jnp.dtype(dtype).itemsize < value", "jnp.dtype(dtype).itemsize > value"),
+    ),
+    *faults(
         "cassr_jax/sharding/plan.py",
         _PLAN,
         ("round(each * count)", "config.batch_size"),

@@ -1,5 +1,6 @@
 """A step divided among eight simulated devices: the same numbers as on one, an eighth of the work, the state once."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.account import make_account
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
+from cassr_jax.training import step as steps
+from cassr_jax.training.compile_ahead import lower
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import check_division, make_step
 from tests.training.runs import ONE_DEVICE, assert_same, configure, make_batch, objective_and_params
@@ -164,6 +167,32 @@ def test_whole_networks_are_divided_as_well(stage, networks):
         assert found.flops <= 1.05 * expected.flops / 8
         assert_close(run(strategy, 2), expected)
     assert run(STRATEGIES["dp"]).collectives == {"all-reduce": 1}  # of the gradients: no example has to move
+
+
+def test_what_travels_in_16_bits_changes_no_value(networks, monkeypatch):
+    """The networks round a kernel where they use it; rounded before it is sent, it is the same."""
+    config = configure("base", networks, dtype="bfloat16", optimizer=OptimizerConfig(warmup_steps=1))
+    objective, trainable, frozen = objective_and_params(config)
+    batch = {"latents": np.random.default_rng(0).normal(size=(8, 8, 8, 4)).astype(np.float32)}
+    config = replace(config, batch_size=8)
+    narrow = make_run(objective, trainable, frozen, config, batch)(STRATEGIES["fsdp"])
+    monkeypatch.setattr(steps, "KERNEL", "no parameter is called so")
+    wide = make_run(objective, trainable, frozen, config, batch)(STRATEGIES["fsdp"])
+    assert narrow.losses == wide.losses
+    for name, value in wide.params.items():
+        np.testing.assert_array_equal(narrow.params[name], value)
+
+
+def test_trained_kernels_travel_in_the_type_of_the_computation(networks):
+    """In the program before it is divided: each divided kernel is first rounded, and then gathered."""
+    config = replace(configure("base", networks, dtype="bfloat16", strategy=STRATEGIES["fsdp"]), batch_size=8)
+    placement = Placement.of(config.strategy)
+    lowered = lower(config, placement)
+    kernels = [x for name, x in lowered.held["trained parameters"].items() if name.endswith(".kernel")]
+    divided = sum(any(x.sharding.spec) for x in kernels)
+    places = re.findall(r"sharding_constraint \S+ <@mesh, (\[.*?\])> : tensor<[\dx]*xbf16>", lowered.step.as_text())
+    assert sum("fsdp" in place for place in places) == divided > 10
+    assert sum("fsdp" not in place for place in places) >= divided
 
 
 def test_a_step_jitted_once_is_traced_once():
