@@ -67,7 +67,7 @@ exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least
 stderr), 130 after Ctrl-C. If an INPUT does not exist, all such paths are named and nothing is restored. Only the first
 frame of an animation is restored, with a warning. The program states how much memory the largest picture needs before
 work starts, and refuses pictures that need more than the machine has. Transparency and the colour profile are kept,
-other metadata are not. DIR/manifest.json records the settings, seed and files of every picture.
+other metadata is dropped. DIR/manifest.json records the settings, seed and files of every picture.
 """
 
 

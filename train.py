@@ -101,7 +101,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
 
     devices = parser.add_argument_group("devices").add_argument
-    devices("--strategy", choices=STRATEGIES, help="how devices share a training step")
+    devices(
+        "--strategy",
+        choices=STRATEGIES,
+        help="how devices share a training step; replaces the configuration's strategy, and what --set says of it",
+    )
     devices(
         "--distributed",
         nargs="*",
