@@ -53,7 +53,7 @@ class Seats:
     @property
     def capacity(self) -> int:
         """Places on each device; a wave has one of a few sizes."""
-        places = PLACES
+        places = usual_places(self.at_once)
         while places < self.share:
             places *= GROWTH
         return -(-places // self.at_once) * self.at_once
@@ -61,7 +61,7 @@ class Seats:
     @property
     def keeps_hints(self) -> bool:
         """Whether the devices have room for what the denoiser computes from the images, and need not repeat it."""
-        return self.share <= PLACES
+        return self.share <= usual_places(self.at_once)
 
     @property
     def order(self) -> Order:
@@ -160,6 +160,11 @@ class Wave:
         return self.seats.placed(np.stack(cuts))
 
 
+def usual_places(at_once: int) -> int:
+    """Places on each device in the usual wave: enough for one call at least."""
+    return max(PLACES, at_once)
+
+
 def in_calls(numbers: Sequence[int], width: int) -> list[list[int | None]]:
     """Divides numbers into calls of `width`; empty places fill up the last one."""
     calls: list[list[int | None]] = [[*numbers[begin : begin + width]] for begin in range(0, len(numbers), width)]
@@ -174,7 +179,7 @@ def waves(layouts: Sequence[Layout], devices: int, at_once: int) -> list[Wave]:
         for number in (number for number, each in enumerate(layouts) if each.size == size):
             if layouts[number].count > room:
                 found.append([])
-                room = PLACES * devices
+                room = usual_places(at_once) * devices
             found[-1].append(number)
             room -= layouts[number].count
     return [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cassr_jax import second_stage
 from cassr_jax.cascade import seating
 from cassr_jax.engine.layout import layout, tile_sizes
-from cassr_jax.engine.waves import Seats, in_calls
+from cassr_jax.engine.waves import Seats, in_calls, waves
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.denoisers import SCEditDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
@@ -61,6 +61,14 @@ def test_a_wave_has_places_for_its_tiles_and_whole_calls(count: int, devices: in
 def test_the_sizes_of_a_wave(platform: str, devices: int, tiles: int, capacity: int, keeps_hints: bool):
     seats = Seats(tiles * devices, devices, seating(platform, devices, 4)[0])
     assert (seats.capacity, seats.keeps_hints) == (capacity, keeps_hints)
+
+
+def test_a_wave_has_room_for_a_whole_call():
+    """However many tiles a call takes: 40 pictures of one tile are two calls of 20 on one device, in two waves."""
+    one = layout(64, 64, tile_sizes(64, 8, 4, 0.25), 8, 0.25)
+    found = waves([one] * 40, 1, 20)
+    assert [(wave.seats.count, wave.seats.calls, wave.seats.capacity) for wave in found] == [(20, 1, 20)] * 2
+    assert all(wave.seats.keeps_hints for wave in found)
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 8))

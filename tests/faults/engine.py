@@ -59,7 +59,7 @@ ENGINE = [
         "cassr_jax/engine/waves.py",
         ("tests/engine/test_waves.py",),
         ("while places < self.share:", "while places <= self.share:"),
-        ("return self.share <= PLACES", "return self.share < PLACES"),
+        ("return self.share <= usual", "return self.share < usual"),
         ("places // self.at_once) * self.at_once", "places // self.at_once)"),
     ),
     *faults(
