@@ -10,7 +10,7 @@ COPIES = 12
 """The memory for a picture, in float32 RGB pictures of the output's size; `tests/end_to_end` measures it.
 
 They are the enlarged input, the blended tiles, the stages' pictures, the colour bands, and what the devices hold of
-many tiles. Beyond one tile's memory, `tiny` took 5.6 for 4096x4096 px, and narrow networks in tiles of 64 px took 11.7.
+many tiles. Beyond one tile's memory, `tiny` took 8.1 for 2048x2048 px, and narrow networks in tiles of 64 px took 11.7.
 """
 
 ROOM = 500_000_000
