@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -39,7 +38,7 @@ from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
 from cassr_jax.commands.shard import Shard
-from cassr_jax.compiled import keep_compiled_functions
+from cassr_jax.compiled import keep_compiled_functions, version_of
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
 from cassr_jax.imaging import io
@@ -272,11 +271,7 @@ def write(entry: Entry, manifest: Manifest, outcome: "tuple[io.Picture, Restorat
 
 def settings_of(args: argparse.Namespace) -> Json:
     """The settings that decide the pixels and are in no configuration."""
-    try:
-        program = version("cassr-jax")
-    except PackageNotFoundError:
-        program = None
-    return {"version": program, "config": args.config, "scale": args.scale, "seed": args.seed}
+    return {"version": version_of("cassr-jax"), "config": args.config, "scale": args.scale, "seed": args.seed}
 
 
 def own_values_of(config: str) -> dict[str, str]:

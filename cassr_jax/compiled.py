@@ -1,12 +1,15 @@
 """Where compiled functions and traced programs are kept between runs; this module does not import JAX."""
 
+import hashlib
 import os
 import sys
 import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,23 @@ def cache_folder() -> Path:
         RuntimeError: HOME is not set, and the system does not know the user.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cassr_jax"
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 of this package's modules."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def keep_compiled_functions() -> None:

@@ -15,8 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -27,7 +26,7 @@ from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Compiled, Wrapped
 
-from cassr_jax.compiled import PROGRAMS
+from cassr_jax.compiled import PROGRAMS, source_digest, version_of
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, parse_json, replaced
 from cassr_jax.printing import complain
@@ -89,7 +88,7 @@ class Store:
             return None
         device = mesh.devices.flat[0]
         settings = [getattr(jax.config, name) for name in _SETTINGS]
-        versions = (*map(_version, _PACKAGES), _source())
+        versions = (*map(version_of, _PACKAGES), source_digest())
         context = repr((versions, settings, device.platform, device.device_kind, mesh.shape, networks))
         return cls(Path(folder), context, mesh)
 
@@ -242,19 +241,3 @@ def _described(value: object) -> str | None:
         return None if "<" in name else name
     text = repr(value)
     return None if " at 0x" in text else text
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def _source() -> str:
-    """SHA-256 of this package's modules."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cassr_jax.compiled import version_of
 from cassr_jax.evaluation.comparison import Measured, made_file
 from cassr_jax.evaluation.measures import Values
 from cassr_jax.evaluation.pairing import Case, read_case
@@ -235,13 +235,7 @@ def _badness(values: Values) -> tuple[bool, float]:
 
 def _versions() -> dict[str, str | None]:
     """Package -> its version, None if it is not installed."""
-    found: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    return {name: version_of(name) for name in _PACKAGES}
 
 
 def _write_csv(file: Path, measured: Sequence[Measured]) -> None:

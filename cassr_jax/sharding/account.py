@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from cassr_jax.sharding.chips import Chip
 from cassr_jax.sharding.costs import Collective, collective, work
 from cassr_jax.sharding.hlo import Computation, Module, Run, parse
-from cassr_jax.sharding.times import Times, collective_seconds, reach, work_seconds
+from cassr_jax.sharding.times import Reach, Times, collective_seconds, reach, work_seconds
 
 
 class Memory(Protocol):
@@ -136,12 +136,15 @@ def _traffic(
 ) -> tuple[Traffic, ...]:
     """The collectives by kind, axes and line."""
     windows = {} if chip is None else _windows(module, calls, chip)
+    joined: dict[tuple[str, ...], Reach] = {}  # a program has thousands of calls along a few sets of axes
     sums: dict[tuple[str, tuple[str, ...] | None, str], list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0, True])
     for run, found in calls:
         seconds = hidden = 0.0
         if chip is not None:
             axes = tuple(mesh.axis_names) if found.axes is None else found.axes
-            seconds = collective_seconds(found, reach(mesh.devices, mesh.axis_names, axes, chip), chip)
+            if axes not in joined:
+                joined[axes] = reach(mesh.devices, mesh.axis_names, axes, chip)
+            seconds = collective_seconds(found, joined[axes], chip)
             hidden = min(seconds, windows.get((run.computation.name, found.name), 0.0))
         total = sums[found.kind, found.axes, found.source]
         for place, value in enumerate((1, found.nbytes, seconds, hidden)):

@@ -16,12 +16,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cassr_jax.commands.options import add_options, local_path
 from cassr_jax.commands.running import command
+from cassr_jax.compiled import cache_folder, source_digest, version_of
 from cassr_jax.errors import InputError
 from cassr_jax.files import parse_json, replaced, write_json
 from cassr_jax.printing import complain, notice, say
@@ -100,23 +100,11 @@ def planned(config: "TrainConfig", on: str, strategy: str, effort: str) -> "Plan
 
 def kept(config: "TrainConfig", on: str, strategy: str, effort: str) -> Path:
     """The file of a plan, named by everything that it depends on."""
-    from cassr_jax.compiled import cache_folder
     from cassr_jax.config_files import to_json
 
-    source = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for module in sorted(root.rglob("*.py")):
-        source.update(module.relative_to(root).as_posix().encode() + module.read_bytes())
-    versions = [_version(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin")]
-    known = json.dumps([to_json(config), on, strategy, effort, versions, source.hexdigest()], sort_keys=True)
+    versions = [version_of(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin")]
+    known = json.dumps([to_json(config), on, strategy, effort, versions, source_digest()], sort_keys=True)
     return cache_folder() / "plans" / f"{hashlib.sha256(known.encode()).hexdigest()[:40]}.json"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
