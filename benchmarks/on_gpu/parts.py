@@ -3,13 +3,13 @@
 import platform
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import jax
 
 from benchmarks.on_gpu import attention, cascade, start, training, unet
 from benchmarks.on_gpu.running import Part
 from benchmarks.on_gpu.sizes import sizes
+from cassr_jax.compiled import version_of
 from cassr_jax.config import Remat
 from cassr_jax.files import Json
 
@@ -65,12 +65,5 @@ def described() -> Json:
         "kind": device.device_kind,
         "platform": " ".join(device.client.platform_version.split()),
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: version_of(package) for package in _PACKAGES},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
