@@ -162,9 +162,21 @@ def _convolution(instruction: Instruction, source: Array, kernel: Array, result:
             int(window[key].split("x")[axis]) if key in window else 1 for key in ("stride", "rhs_dilate", "lhs_dilate")
         )
         low = int(window["pad"].split("x")[axis].split("_")[0]) if "pad" in window else 0
-        places = (o * stride + k * spread - low for o in range(out) for k in range(taps))
-        total *= sum(0 <= place <= (size - 1) * holes and place % holes == 0 for place in places)
+        total *= taps_on_values(size, out, taps, stride, spread, holes, low)
     return total
+
+
+def taps_on_values(size: int, out: int, taps: int, stride: int, spread: int, holes: int, low: int) -> int:
+    """How often a tap of a kernel meets a value along one axis of a convolution, not a zero around or between values.
+
+    Args:
+        size, out, taps: the lengths of the input, the result and the kernel.
+        stride: the step between two results.
+        spread, holes: the steps between the taps and between the values, 1 where they are neighbours.
+        low: the zeros before the first value.
+    """
+    places = (o * stride + k * spread - low for o in range(out) for k in range(taps))
+    return sum(0 <= place <= (size - 1) * holes and place % holes == 0 for place in places)
 
 
 def _library(instruction: Instruction, operands: list[Array]) -> float:

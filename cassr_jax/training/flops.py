@@ -1,6 +1,7 @@
 """The work of a training step, counted twice: by hand from the configurations, and in the traced program.
 
-Only the products of convolutions and matrices count, with two FLOPs for each multiplication. A layer costs F forward.
+Only the products of convolutions and matrices count, with two FLOPs for each multiplication of values; the zeros around
+and between the values of a convolution do not count. A layer costs F forward.
 Backward it costs F again if a gradient passes to its input, and F again if its weights train. A product of two
 activations, as in attention, costs F for each of the two that a gradient reaches. Parts that no gradient reaches cost F
 alone: the frozen U-Net's encoder, the autoencoder's encoder, the text encoder. The count by hand omits work that is
@@ -21,6 +22,7 @@ from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
+from cassr_jax.sharding.costs import taps_on_values
 from cassr_jax.typing import Configs
 from cassr_jax.weights.configs import TextConfig
 
@@ -102,10 +104,15 @@ def _equation(equation: Any) -> float:
         left = equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
     if name == "conv_general_dilated":
-        kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
-        taps = math.prod(kernel[i] for i in numbers.rhs_spec[1:])
-        # A strided convolution's gradient puts zeros between its inputs, which need no multiplication.
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / math.prod(params["lhs_dilation"])
+        numbers, (source, kernel) = params["dimension_numbers"], (var.aval.shape for var in equation.invars)
+        out = equation.outvars[0].aval.shape
+        total = 2.0 * math.prod(out[i] for i in numbers.out_spec[:2]) * kernel[numbers.rhs_spec[1]]
+        for axis, (i, o, k) in enumerate(
+            zip(numbers.lhs_spec[2:], numbers.out_spec[2:], numbers.rhs_spec[2:], strict=True)
+        ):
+            stride, spread, holes = (params[key][axis] for key in ("window_strides", "rhs_dilation", "lhs_dilation"))
+            total *= taps_on_values(source[i], out[o], kernel[k], stride, spread, holes, params["padding"][axis][0])
+        return total
     if name == "cond":  # one branch runs; where the device decides, the last is the form for any device
         costs = [traced_flops(branch.jaxpr) for branch in params["branches"]]
         return costs[-1] if params.get("branches_platforms") else max(costs)
@@ -124,10 +131,18 @@ def _attend(queries: int, keys: int, channels: int, *, to_queries: bool, to_keys
     return Work(flops, flops * ((to_queries or to_keys) + to_keys))
 
 
-def _resnet(area: int, before: int, after: int, temb: int, through: Pass) -> Work:
-    work = _product(area * 9 * before * after, through) + _product(area * 9 * after * after, through.inside)
+def _taps(rows: int, stride: int = 1) -> int:
+    """How often the taps of a 3x3 convolution with a square result of `rows` meet a value, not a zero of the padding.
+
+    With stride 2 and an even side only one edge has taps beyond the input, whichever edge is padded.
+    """
+    return (3 * rows - (2 if stride == 1 else 1)) ** 2
+
+
+def _resnet(rows: int, before: int, after: int, temb: int, through: Pass) -> Work:
+    work = _product(_taps(rows) * before * after, through) + _product(_taps(rows) * after * after, through.inside)
     if before != after:
-        work += _product(area * before * after, through)
+        work += _product(rows**2 * before * after, through)
     return work + _product(temb * after, Pass(through.trains, through.trains))
 
 
@@ -150,56 +165,58 @@ def _time(unet: UNetConfig, trains: bool) -> Work:
 
 def _encoder(unet: UNetConfig, rows: int, tokens: int, through: Pass) -> Work:
     widths, temb, context = unet.block_out_channels, unet.temb_channels, unet.cross_attention_dim
-    work = _time(unet, through.trains) + _product(rows**2 * 9 * unet.in_channels * widths[0], through)
+    work = _time(unet, through.trains) + _product(_taps(rows) * unet.in_channels * widths[0], through)
     through = through.inside
     for level, (before, width) in enumerate(pairwise((widths[0], *widths))):
-        area = (rows >> level) ** 2
+        side = rows >> level
         for layer in range(unet.layers_per_block):
-            work += _resnet(area, width if layer else before, width, temb, through)
+            work += _resnet(side, width if layer else before, width, temb, through)
             if "CrossAttn" in unet.down_block_types[level]:
-                work += _transformer(area, width, tokens, context, through)
+                work += _transformer(side**2, width, tokens, context, through)
         if level < len(widths) - 1:
-            work += _product((rows >> (level + 1)) ** 2 * 9 * width**2, through)
-    area = (rows >> (len(widths) - 1)) ** 2
-    middle = _resnet(area, widths[-1], widths[-1], temb, through) * 2
-    return work + middle + _transformer(area, widths[-1], tokens, context, through)
+            work += _product(_taps(side // 2, stride=2) * width**2, through)
+    side = rows >> (len(widths) - 1)
+    middle = _resnet(side, widths[-1], widths[-1], temb, through) * 2
+    return work + middle + _transformer(side**2, widths[-1], tokens, context, through)
 
 
 def _decoder(unet: UNetConfig, rows: int, tokens: int, through: Pass) -> Work:
     widths, skips, work = unet.block_out_channels[::-1], list(unet.skip_channels), Work()
     below = widths[0]
     for block, width in enumerate(widths):
-        area = (rows >> (len(widths) - 1 - block)) ** 2
+        side = rows >> (len(widths) - 1 - block)
         for _ in range(unet.layers_per_block + 1):
-            work += _resnet(area, below + skips.pop(), width, unet.temb_channels, through)
+            work += _resnet(side, below + skips.pop(), width, unet.temb_channels, through)
             if "CrossAttn" in unet.up_block_types[block]:
-                work += _transformer(area, width, tokens, unet.cross_attention_dim, through)
+                work += _transformer(side**2, width, tokens, unet.cross_attention_dim, through)
             below = width
         if block < len(widths) - 1:
-            work += _product(4 * area * 9 * width**2, through)
-    return work + _product(rows**2 * 9 * widths[-1] * unet.out_channels, through)
+            work += _product(_taps(2 * side) * width**2, through)
+    return work + _product(_taps(rows) * widths[-1] * unet.out_channels, through)
 
 
 def _convolutions(widths: list[tuple[int, int, int]], through: Pass) -> Work:
-    """Successive 3x3 convolutions, each given as (area of the output, channels in, channels out)."""
+    """Successive 3x3 convolutions, each given as (taps on values, channels in, channels out)."""
     work = Work()
-    for area, before, after in widths:
-        work += _product(area * 9 * before * after, through)
+    for taps, before, after in widths:
+        work += _product(taps * before * after, through)
         through = through.inside
     return work
 
 
 def _scedit(unet: UNetConfig, own: SCEditConfig, side: int) -> Work:
-    hints, layers = own.hint_channels, [(side**2, 3, own.hint_channels[0]), (side**2, *own.hint_channels[:1] * 2)]
+    hints, layers = (
+        own.hint_channels,
+        [(_taps(side), 3, own.hint_channels[0]), (_taps(side), *own.hint_channels[:1] * 2)],
+    )
     for i, (before, after) in enumerate(pairwise(hints), 1):
-        area = (side >> i) ** 2
-        layers.append((area, before, after))
+        layers.append((_taps(side >> i, stride=2), before, after))
         if i < len(hints) - 1:
-            layers.append((area, after, after))
+            layers.append((_taps(side >> i), after, after))
     rows, before, work = side >> (len(hints) - 1), hints[-1], Work()
     for channels, halved in unet.skips:
         rows >>= halved
-        layers.append((rows**2, before, channels))
+        layers.append((_taps(rows, stride=1 + halved), before, channels))
         before = channels
         work += _product(rows**2 * 2 * channels * int(channels * own.ratio), Pass(True, True))
     return work + _convolutions(layers, Pass(trains=True))
@@ -209,10 +226,10 @@ def _controlnet(unet: UNetConfig, own: ControlNetConfig, side: int, rows: int, t
     """The ControlNet on both images, which share the text's keys and values and the time embedding."""
     trained = Pass(trains=True)
     hints = own.conditioning_embedding_out_channels
-    layers = [(side**2, own.conditioning_channels, hints[0])]
+    layers = [(_taps(side), own.conditioning_channels, hints[0])]
     for i, (before, after) in enumerate(pairwise(hints), 1):
-        layers += [((side >> (i - 1)) ** 2, before, before), ((side >> i) ** 2, before, after)]
-    layers.append((rows**2, hints[-1], unet.block_out_channels[0]))
+        layers += [(_taps(side >> (i - 1)), before, before), (_taps(side >> i, stride=2), before, after)]
+    layers.append((_taps(rows), hints[-1], unet.block_out_channels[0]))
     work = _convolutions(layers, trained) + _encoder(unet, rows, tokens, trained)
     level = 0
     for channels, halved in unet.skips:
@@ -244,18 +261,19 @@ def _multiple_attention(unet: UNetConfig, rows: int) -> Work:
 
 def _vae_encoder(vae: VAEConfig, side: int) -> Work:
     widths, frozen = vae.block_out_channels, Pass()
-    work = _product(side**2 * 9 * vae.in_channels * widths[0], frozen)
+    work = _product(_taps(side) * vae.in_channels * widths[0], frozen)
     for level, (before, width) in enumerate(pairwise((widths[0], *widths))):
-        area = (side >> level) ** 2
+        rows = side >> level
         for layer in range(vae.layers_per_block):
-            work += _resnet(area, width if layer else before, width, 0, frozen)
+            work += _resnet(rows, width if layer else before, width, 0, frozen)
         if level < len(widths) - 1:
-            work += _product((side >> (level + 1)) ** 2 * 9 * width**2, frozen)
-    area, width, out = (side // vae.factor) ** 2, widths[-1], 2 * vae.latent_channels
-    work += _resnet(area, width, width, 0, frozen) * 2
+            work += _product(_taps(rows // 2, stride=2) * width**2, frozen)
+    rows, width, out = side // vae.factor, widths[-1], 2 * vae.latent_channels
+    area = rows**2
+    work += _resnet(rows, width, width, 0, frozen) * 2
     if vae.mid_block_add_attention:
         work += _product(area * 4 * width**2, frozen) + _attend(area, area, width, to_queries=False, to_keys=False)
-    return work + _product(area * (9 * width * out + out**2), frozen)
+    return work + _product(_taps(rows) * width * out + area * out**2, frozen)
 
 
 def _text(text: TextConfig) -> Work:
