@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "start them all, or give them more time with --join-timeout"
         )
         with ended_after(arguments.join_timeout, late, PROGRAM):
-            join_processes(arguments.distributed, arguments.join_timeout)
+            join_processes(arguments.distributed, arguments.join_timeout, arguments.local_devices)
     folder = train(
         config,
         arguments.workdir,
@@ -114,6 +114,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "Otherwise give HOST:PORT N I: the address of process 0, the number of processes, and this one's number",
     )
     devices(
+        "--local-devices",
+        type=device_numbers,
+        metavar="WHICH",
+        help="which of its host's GPUs this process uses: all that it can see (all), or these (0,1,2,3). By default, a "
+        "process of Slurm or MPI uses one, that of its own number on the host, and any other process uses all",
+    )
+    devices(
         "--join-timeout",
         type=number(COUNT),
         default=300,
@@ -132,6 +139,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         say(f"\n{fields(asked.config)}")
         parser.exit()
     arguments = parser.parse_args(argv)
+    if arguments.local_devices is not None and arguments.distributed is None:
+        parser.error("--local-devices is for one of several processes, expected --distributed beside it")
     if not (arguments.workdir or arguments.compile_for):
         parser.error("the following arguments are required: --workdir")
     return arguments
@@ -142,6 +151,13 @@ def steps(text: str) -> tuple[int, int]:
     if not (found and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise argparse.ArgumentTypeError(f"{text!r}, expected A:B, two steps with A before B")
     return int(first), int(last)
+
+
+def device_numbers(text: str) -> tuple[int, ...]:
+    numbers = text.split(",")
+    if text != "all" and not (all(map(str.isdecimal, numbers)) and len(set(map(int, numbers))) == len(numbers)):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected all, or the numbers of GPUs such as 0,1,2,3")
+    return () if text == "all" else tuple(map(int, numbers))
 
 
 def fields(source: str | None) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from cassr_jax.errors import InputError, Stopped
 from cassr_jax.printing import complain, say, settle
 
+STOPPED = os.EX_TEMPFAIL  # 75, "try again": a scheduler must tell a run that has saved from one that is finished
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells
 
 Main = Callable[..., int]
@@ -24,7 +25,7 @@ def command(
     """A decorator that makes a program's `main(argv)` end like every command here.
 
     After an InputError it prints one line on stderr and returns 2. After a run that was asked to stop and has saved, it
-    prints one line and returns 0. After Ctrl-C it prints one line and returns 130. Standard streams that were closed
+    prints one line and returns 75. After Ctrl-C it prints one line and returns 130. Standard streams that were closed
     (`2>&-` in a shell) lead nowhere.
 
     Args:
@@ -44,7 +45,7 @@ def command(
                     return main(argv)
             except Stopped as stopped:
                 say(stopped)
-                return 0
+                return STOPPED
             except InputError as error:
                 complain(error, name)
                 return 2

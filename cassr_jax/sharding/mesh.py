@@ -14,20 +14,23 @@ from cassr_jax.typing import Device
 _GRACE = 60  # s; JAX aborts the whole process when its own time is over, so the caller should end it before that
 
 
-def join_processes(where: Sequence[str], timeout: int = 300) -> None:
+def join_processes(where: Sequence[str], timeout: int = 300, devices: Sequence[int] | None = None) -> None:
     """Make this process one of several that see each other's devices. Call it before anything is computed.
 
     Args:
         where: empty if the cluster tells JAX; else the address HOST:PORT of process 0, the number of processes, and the
             number of this one.
         timeout: seconds after which the caller ends this process if the others have not joined.
+        devices: the numbers of this process's GPUs among those that it can see; empty for all of them. None leaves it to
+            JAX, which gives a process of Slurm or MPI the one GPU of its own number on the host, and others all.
 
     Raises:
         InputError: `where` is neither, no cluster is found, or the other processes cannot be.
     """
     try:
         address, count, index = _address(where) if where else (None, None, None)
-        jax.distributed.initialize(address, count, index, initialization_timeout=timeout + _GRACE)
+        # JAX looks for the cluster's choice only where it is given None; it restricts nothing where it is given none.
+        jax.distributed.initialize(address, count, index, devices, initialization_timeout=timeout + _GRACE)
     except (ValueError, RuntimeError) as error:
         if not where and isinstance(error, ValueError):  # JAX has asked every kind of cluster that it knows
             raise InputError(

@@ -27,7 +27,7 @@ def start(code, **options):
     ("error", "code", "out", "err"),
     [
         (InputError("a.png: is\nempty"), 2, "", "program: a.png: is empty\n"),
-        (Stopped(7), 0, "stopped at step 7; the same command goes on from there\n", ""),
+        (Stopped(7), 75, "stopped at step 7; the same command goes on from there\n", ""),
         (KeyboardInterrupt(), 130, "", "program: interrupted; go on\n"),
     ],
 )

@@ -1,5 +1,6 @@
 """Processes that find each other, and what they are told where they do not."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,21 @@ from cassr_jax.errors import InputError
 from cassr_jax.sharding.mesh import join_processes, local_devices
 
 ROOT = Path(train.__file__).parent
+# One process of a Slurm step, told each of the words in turn which GPUs are its own; prints the ones that JAX will use.
+SLURM = """
+import sys
+import jax, train
+from jax._src import xla_bridge
+from cassr_jax.sharding.mesh import join_processes
+
+for word in sys.argv[1:]:
+    given = ["--local-devices", word] * (word != "-")
+    arguments = train.parse(["--config", "C", "--workdir", "W", "--distributed", *given])
+    jax.config.update("jax_cuda_visible_devices", "all")
+    join_processes(arguments.distributed, devices=arguments.local_devices)
+    print(xla_bridge.CUDA_VISIBLE_DEVICES.value)
+    jax.distributed.shutdown()
+"""
 
 
 @pytest.mark.parametrize(
@@ -72,6 +88,36 @@ def test_a_process_that_never_comes_is_one_sentence(number, tmp_path):
         "give them more time with --join-timeout\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_slurm_gives_a_process_one_gpu_unless_it_is_told_otherwise():
+    """The step has one process, which is the third of its node, so that JAX's own choice is none of the others."""
+    names = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
+    values = ("1", "0", "2", str(os.getpid()), "localhost")
+    environment = os.environ | dict(zip(names, values, strict=True))
+    command = [sys.executable, "-c", SLURM, "-", "all", "0,1,5"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["2", "all", "0,1,5"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("0,one", "'0,one', expected all, or the numbers of GPUs such as 0,1,2,3"),
+        ("1,1", "'1,1', expected all, or the numbers of GPUs such as 0,1,2,3"),
+        ("", "'', expected all, or the numbers of GPUs such as 0,1,2,3"),
+    ],
+)
+def test_devices_that_have_no_number_are_one_sentence(word, reason, capsys):
+    with pytest.raises(SystemExit):
+        train.parse(["--config", "C", "--workdir", "W", "--distributed", "--local-devices", word])
+    assert capsys.readouterr().err.endswith(f"argument --local-devices: {reason}\n")
+
+
+def test_devices_of_one_process_alone_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        train.parse(["--config", "C", "--workdir", "W", "--local-devices", "all"])
+    assert "--local-devices is for one of several processes, expected --distributed" in capsys.readouterr().err
 
 
 def test_the_only_device_is_called_so(monkeypatch):
