@@ -21,8 +21,8 @@ def join_processes(where: Sequence[str], timeout: int = 300, devices: Sequence[i
         where: empty if the cluster tells JAX; else the address HOST:PORT of process 0, the number of processes, and the
             number of this one.
         timeout: seconds after which the caller ends this process if the others have not joined.
-        devices: the numbers of this process's GPUs among those that it can see; empty for all of them. None leaves it to
-            JAX, which gives a process of Slurm or MPI the one GPU of its own number on the host, and others all.
+        devices: the numbers of this process's GPUs among those that it can see; empty for all of them. None leaves it
+            to JAX, which gives a process of Slurm or MPI the one GPU of its own number on the host, and others all.
 
     Raises:
         InputError: `where` is neither, no cluster is found, or the other processes cannot be.
