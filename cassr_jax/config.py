@@ -136,6 +136,22 @@ class LossConfig:
     latent_noise: float = 0.0  # noise added to a picture's latents before decoding, relative to their own deviation
 
 
+Measure = Literal["loss", "psnr_y", "lpips"]
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Validation of a run: measures of the averaged weights on examples that it does not train on.
+
+    The examples, their noise and their timesteps are the same in every validation, and in runs of any seed.
+    """
+
+    every: int = 0  # steps between validations; 0 makes none
+    path: str = ""  # pictures or prepared records; empty takes those that `data.held_out` keeps from training
+    records: int = 64  # number of examples, rounded up to whole parts of a batch
+    best_by: Measure = "loss"  # the measure by which `keep_best` chooses
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One stage of training.
@@ -169,10 +185,11 @@ class TrainConfig:
     max_lost_steps: int | None = None
     log_every: int = 50
     keep_checkpoints: int = 2  # number of newest checkpoints to keep
-    keep_best: int = 0  # number of others to keep, those with the lowest mean loss since the save before
+    keep_best: int = 0  # number of others to keep: the best by validation, or else by the mean loss since the last save
     skip_limit: int = 10  # successive updates whose loss or gradient is not finite, after which the run stops
     preview_every: int = 0  # steps between previews, pictures made with the averaged weights; 0 makes none
     preview_count: int = 2  # examples in a preview
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     @property
     def known_schedule(self) -> Schedule:

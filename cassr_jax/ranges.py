@@ -151,7 +151,9 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "kl_weight": NOT_NEGATIVE,
         "latent_noise": NOT_NEGATIVE,
     },
+    "ValidationConfig": {"every": FROM_ZERO, "records": COUNT},
     "DataConfig": {
+        "held_out": Range(0, 1, below=True),
         "crop_size": Range(1, 8192, whole=True),  # the side of the largest square picture that is read
         "sharp_fraction": SHARE,
         "min_scale": PART,

@@ -21,6 +21,7 @@ class DataConfig:
         ""  # pictures, a set built by cassr_jax.commands.build, or records prepared by cassr_jax.commands.references
     )
     mixture: Mapping[str, float] = field(default_factory=dict)  # instead of path, several paths with their weights
+    held_out: float = 0.0  # share of each set's pictures or records that is kept from training, for validation
     crop_size: int = 512  # side of a high-resolution crop, in px
     sharp_fraction: float = 0.9  # share of crops that are taken where the picture is sharp
     min_scale: float = 1.0  # the picture is shrunk before it is cropped, by a factor between this and 1
@@ -43,6 +44,11 @@ class DataConfig:
         for path, weight in self.mixture.items():
             check_local(path, "a path of mixture")
             POSITIVE.check(f"mixture.{path}", weight)
+        if self.resident and self.held_out:
+            raise InputError(
+                f"held_out is {self.held_out}, expected 0: resident trains on all records of a folder; name others as "
+                "validation.path"
+            )
         if self.resident and self.mixture:
             raise InputError("resident: not possible with a mixture, expected one folder of prepared records as path")
 

@@ -6,6 +6,7 @@ iterator is a small dictionary (`get_state`, `set_state`), so that a run can con
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +41,30 @@ from cassr_jax.ranges import SEED
 _ENDLESS = 2**30  # epochs; if it were repeated without end, a batched set would have more records than a length holds
 
 Batch = dict[str, np.ndarray]  # a record is the same without the first axis
-Records = Callable[[int], grain.MapDataset]  # seed -> its endless stream of records
+
+
+@dataclass(frozen=True)
+class Records:
+    """Opened sets; a seed gives their endless stream of records.
+
+    Attributes:
+        parts: the numbers of the records of each set, as often as one epoch takes them.
+        weights: the weight of each set, by its path.
+        finish: makes records of a stream of their numbers.
+        held: the records that `DataConfig.held_out` keeps from training; None if it keeps none.
+    """
+
+    parts: Sequence[Sequence[int]]
+    weights: Mapping[str, float]
+    finish: Callable[[grain.MapDataset], grain.MapDataset]
+    held: "Records | None" = None
+
+    def __call__(self, seed: int) -> grain.MapDataset:
+        return self.finish(_mixed(self.parts, self.weights, seed))
+
+    def __len__(self) -> int:
+        """The number of records in one epoch."""
+        return sum(map(len, self.parts))
 
 
 class Batches(Iterator[Batch]):
@@ -153,7 +177,7 @@ def batches(
 
 
 def open_records(config: DataConfig) -> Records:
-    """Open the sets of a configuration and return the function that makes their stream for a seed.
+    """Open the sets of a configuration.
 
     Pictures are searched for sharp windows; a built set keeps what was found, so it is searched only once.
 
@@ -194,12 +218,12 @@ def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
         windows += find_all_windows(source, config.crop_size, file=kept)
     source = Joined(sources)
     visited = visits(windows)
-    parts = [visited[(first <= visited) & (visited < end)] for first, end in pairwise(source.bounds)]
+    parts = [visited[(first <= visited) & (visited < end)].tolist() for first, end in pairwise(source.bounds)]
     for path, part in zip(weights, parts, strict=True):
-        if not len(part):
+        if not part:
             raise InputError(f"{path}: none of its pictures can be read, expected at least one")
     make = record_maker(config, source, windows)
-    return lambda seed: _mixed([part.tolist() for part in parts], weights, seed).random_map(make)
+    return _divided(config, weights, parts, lambda stream: stream.random_map(make))
 
 
 def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
@@ -217,7 +241,37 @@ def _prepared(config: DataConfig, weights: Mapping[str, float]) -> Records:
     source = Joined(sources)
     parts = [range(first, end) for first, end in pairwise(source.bounds)]
     read = partial(read_prepared, source, scale=config.scale)
-    return lambda seed: _mixed(parts, weights, seed).map(read)
+    return _divided(config, weights, parts, lambda stream: stream.map(read))
+
+
+def _divided(
+    config: DataConfig,
+    weights: Mapping[str, float],
+    parts: Sequence[Sequence[int]],
+    finish: Callable[[grain.MapDataset], grain.MapDataset],
+) -> Records:
+    """The records to train on and, apart from them, those that are held out of each set."""
+    if not config.held_out:
+        return Records(parts, weights, finish)
+    divided = [held_out(part, config.held_out) for part in parts]
+    for path, (rest, held) in zip(weights, divided, strict=True):
+        if not (rest and held):
+            raise InputError(
+                f"{path}: data.held_out {config.held_out} of its {len({*rest, *held})} records leaves none to "
+                f"{'validate' if rest else 'train'} on, expected some for both"
+            )
+    rests, helds = zip(*divided, strict=True)
+    return Records(rests, weights, finish, Records(helds, weights, finish))
+
+
+def held_out(part: Sequence[int], share: float) -> tuple[list[int], list[int]]:
+    """(the record numbers to train on, those that are held out): a share of the records, spread evenly over the set.
+
+    A number that occurs several times, as a picture with many sharp tiles does, is wholly in one of the two.
+    """
+    numbers = sorted({*part})
+    held = {number for i, number in enumerate(numbers) if math.floor((i + 1) * share) > math.floor(i * share)}
+    return [n for n in part if n not in held], [n for n in part if n in held]
 
 
 def _mixed(parts: Sequence[Sequence[int]], weights: Mapping[str, float], seed: int) -> grain.MapDataset:

@@ -5,6 +5,7 @@ moved to `set_aside`, since a folder that holds later steps accepts no earlier o
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,22 @@ class Digests:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """What makes one checkpoint better than another: a measure, and whether it should be high."""
+
+    measure: str
+    high: bool = False
+
+    def rank(self, measures: Mapping[str, float]) -> float:
+        """A number that is higher for a better checkpoint; the lowest of all if the measure is absent or no number."""
+        value = measures.get(self.measure, math.nan)
+        return -math.inf if math.isnan(value) else value if self.high else -value
+
+
+LOWEST_LOSS = Criterion("loss")
+
+
+@dataclass(frozen=True)
 class Saved:
     """The contents of a checkpoint.
 
@@ -73,35 +90,33 @@ class _Damaged(Exception):
 
 
 class Checkpoints:
-    """The checkpoints of one run in `workdir/checkpoints`: the newest `keep`, and the `best` ones of lowest loss.
+    """The checkpoints of one run in `workdir/checkpoints`: the newest `keep`, and the `best` ones by a measure.
 
     Writing is asynchronous, and a checkpoint gets its name only when it is complete. If the run is killed or the disk
     is full, the checkpoint before remains usable.
 
     Args:
+        by: the measure that decides which are the best. A checkpoint that lacks it comes after all others.
         run: the run's description in JSON's own types, saved with every checkpoint; see `resume.Account`.
 
     Raises:
         InputError: the folder cannot be read.
     """
 
-    def __init__(self, workdir: Path, keep: int, best: int = 0, run: Json | None = None):
+    def __init__(self, workdir: Path, keep: int, best: int = 0, run: Json | None = None, by: Criterion = LOWEST_LOSS):
         self.run = dict(run or {})
         folder = (workdir / CHECKPOINTS).absolute()
         # The manager first reads the metrics of every step, and fails on a damaged file.
         _set_aside([path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")])
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
         if best:
-            kept.append(
-                policies.BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False)
-            )
+            kept.append(policies.BestN(get_metric_fn=by.rank, n=best, keep_checkpoints_without_metrics=False))
         self.manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 step_prefix="step",
                 cleanup_tmp_directories=True,
-                best_fn=_loss,  # without it no metrics are written
-                best_mode="min",
+                best_fn=by.rank,  # without it no metrics are written
                 preservation_policy=policies.AnyPreservationPolicy(kept),
             ),
         )
@@ -112,8 +127,8 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self.manager.latest_step()
 
-    def save(self, state: TrainState, data_state: Json, loss: float | None = None) -> None:
-        """Start writing a checkpoint; `loss`, the mean since the one before, decides which are kept as the best.
+    def save(self, state: TrainState, data_state: Json, measures: Mapping[str, float] | None = None) -> None:
+        """Start writing a checkpoint with its `measures`, which decide whether it is kept as one of the best.
 
         Raises:
             InputError: the folder holds later steps, or this checkpoint or the one before could not be written.
@@ -129,7 +144,7 @@ class Checkpoints:
         self.wait()
         self._writing = step
         with self._written():
-            saved = self.manager.save(step, args=items, metrics=None if loss is None else {"loss": loss})
+            saved = self.manager.save(step, args=items, metrics=dict(measures) if measures else None)
         if not saved:
             raise InputError(f"{self.manager.directory}: holds step {self.latest_step}, a save at {step} was refused")
 
@@ -256,10 +271,6 @@ class Checkpoints:
             self.wait()
         finally:
             self.manager.close()
-
-
-def _loss(metrics: Mapping[str, float]) -> float:
-    return metrics["loss"]
 
 
 @contextmanager

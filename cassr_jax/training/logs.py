@@ -52,6 +52,13 @@ class Meter:
         yield
         self._waited += time.perf_counter() - before
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block whose time counts for no step."""
+        before = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - before
+
     def loss_since_last(self) -> float | None:
         """The mean loss since the last call; None if no update was made."""
         losses, self._losses = self._losses, []

@@ -15,7 +15,7 @@ from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.files import Json, check_folder, same_place, write_json
+from cassr_jax.files import Json, check_folder, check_outside, same_place, write_json
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
@@ -39,12 +39,21 @@ from cassr_jax.training.resume import (
     check_stream,
     log_changes,
 )
-from cassr_jax.training.setup import build, for_stage, open_data, open_sets, parameters_of, with_schedule
+from cassr_jax.training.setup import (
+    build,
+    for_stage,
+    open_data,
+    open_sets,
+    parameters_of,
+    validation_sets,
+    with_schedule,
+)
 from cassr_jax.training.signals import watch_signals
 from cassr_jax.training.stages import DISCRIMINATOR
 from cassr_jax.training.state import TrainState, make_optimizer, new_state
 from cassr_jax.training.step import Step, check_division, make_step
 from cassr_jax.training.summary import parameter_table
+from cassr_jax.training.validation import Validation, check_validation, criterion, make_validation
 from cassr_jax.typing import Examples, HostExamples
 
 CONFIG_FILE = "config.json"
@@ -88,10 +97,13 @@ def train(
         for written in (workdir, workdir / CHECKPOINTS, workdir / PREVIEWS, folder) if jax.process_index() == 0 else ():
             check_folder(written)
             config.data.check_apart(written)
+            if config.validation.path:
+                check_outside(written, Path(config.validation.path), "validation.path")
     with claimed_together(workdir, "train.py"):
         notice_once(f"loading the networks of stage {config.stage}")
         run, state = _set_up(config)
-        with closing(Checkpoints(workdir, config.keep_checkpoints, config.keep_best, run.account)) as checkpoints:
+        kept = config.keep_checkpoints, config.keep_best
+        with closing(Checkpoints(workdir, *kept, run.account, criterion(config))) as checkpoints:
             saved = None
             if checkpoints.latest_step is not None or from_step is not None:
                 saved = checkpoints.restore(state, partial(check_same_run, now=run.account), from_step)
@@ -169,9 +181,10 @@ def _train(
         say_once(f"stage {config.stage}" + (f", taken up at step {start}" if start else ""))
         say_once(parameter_table(state.params, run.frozen, state))
         preview = make_preview(config, run.networks, run.prompt_ids, data.sets) if config.preview_every else None
+        validation = _validation(run, data.sets) if config.validation.every else None
         traced = traced_steps(profile, range(start, config.num_steps))
         with refused_together():
-            monitor = Monitor(config, workdir, preview, traced)
+            monitor = Monitor(config, workdir, preview, validation, traced)
         with closing(monitor):
             state = _steps(run, state, data, checkpoints, monitor, asked_to_stop)
         checkpoints.wait()
@@ -199,7 +212,7 @@ def _steps(
     for step in monitor.steps(start):
         if step % config.save_every == 0 and step > start:
             monitor.settle(state)
-            checkpoints.save(state, data.stream.get_state(), monitor.loss_since_last())
+            checkpoints.save(state, data.stream.get_state(), monitor.measures(step))
         checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)
 
         with monitor.waiting():
@@ -216,8 +229,18 @@ def _steps(
         if asked_to_stop(step + 1):
             break
     monitor.settle(state)
-    checkpoints.save(state, data.stream.get_state(), monitor.loss_since_last())
+    checkpoints.save(state, data.stream.get_state(), monitor.measures(int(state.step)))
     return state
+
+
+def _validation(run: _Run, sets: Records | ResidentPool) -> Validation:
+    with refused_together():
+        own = validation_sets(run.config, sets)
+        validation = make_validation(run.config, run.networks, run.prompt_ids, run.placement, own)
+    check_agreement({"validation": {"missing": validation.missing}}, "install the same packages for all processes")
+    for name, reason in validation.missing.items():
+        say_once(f"validation leaves out {name}: {reason}")
+    return validation
 
 
 def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
@@ -260,6 +283,7 @@ def _check(config: TrainConfig) -> None:
         raise InputError(
             f"max_lost_steps is {config.max_lost_steps}, expected at least save_every, which is {config.save_every}"
         )
+    check_validation(config)
     loss = config.loss
     last = config.known_schedule.num_train_timesteps - 1
     for name in ("start_timestep", "max_timestep"):

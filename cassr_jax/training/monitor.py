@@ -1,7 +1,7 @@
 """The view of a run while it trains: its bar, metrics, previews and trace, and the guard on its numbers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cassr_jax.training.logs import Logs, Meter
 from cassr_jax.training.previews import Preview
 from cassr_jax.training.processes import say_once
 from cassr_jax.training.state import TrainState
+from cassr_jax.training.validation import Validation
 from cassr_jax.typing import HostExamples, Metrics
 
 
@@ -24,13 +25,17 @@ class Monitor:
 
     Args:
         preview: makes a picture from all parameters; None for none.
+        validation: measures the averaged weights; None for no validation.
         traced: the steps to trace into `workdir/profile`.
     """
 
-    def __init__(self, config: TrainConfig, workdir: Path, preview: Preview | None, traced: range):
+    def __init__(
+        self, config: TrainConfig, workdir: Path, preview: Preview | None, validation: Validation | None, traced: range
+    ):
         self._config = config
         self._workdir = workdir
-        self._preview = preview
+        self._preview, self._validation = preview, validation
+        self._validated: tuple[int, Mapping[str, float]] = (0, {})  # the step, and what was measured
         self._traced, self._tracing = traced, False
         self._logs = Logs(workdir)
         self._guard = Guard(config.skip_limit, workdir / "nonfinite")
@@ -59,9 +64,11 @@ class Monitor:
         """Measures the time that a run waits for its data."""
         return self._meter.waiting()
 
-    def loss_since_last(self) -> float | None:
-        """The mean loss since the last call; None if no update was made."""
-        return self._meter.loss_since_last()
+    def measures(self, step: int) -> dict[str, float]:
+        """What is known of the state before a step: the mean `loss` since the last call, and the step's validation."""
+        loss = self._meter.loss_since_last()
+        validated, found = self._validated
+        return ({} if loss is None else {"loss": loss}) | (dict(found) if validated == step else {})
 
     def before_step(self, state: TrainState) -> None:
         """Settle the running step if the guard might need the state's arrays, which the next step overwrites."""
@@ -77,7 +84,9 @@ class Monitor:
         frozen: Params,
         damaged: int,
     ) -> None:
-        """Take note of a started step, write the logs and previews that are due, and end a run that is not finite.
+        """Take note of a started step, do all that is due after it, and end a run that is not finite.
+
+        Logs, validation and previews may be due; those take no part in the time of a step.
 
         Args:
             state: the state after the step.
@@ -98,8 +107,16 @@ class Monitor:
             self._logs.write(done, means)
             assert self._bar is not None, "a step is one of `steps`"
             self._bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
+        every = self._config.validation.every
+        if self._validation is not None and (done % every == 0 or done == self._config.num_steps):
+            self.settle(state)
+            with self._meter.paused():
+                self._validated = done, self._validation(state.ema, frozen)
+                self._logs.write(done, self._validated[1])
         if self._preview is not None and done % self._config.preview_every == 0:
-            self._logs.show(done, self._preview({**frozen, **state.ema}))
+            self.settle(state)
+            with self._meter.paused():
+                self._logs.show(done, self._preview({**frozen, **state.ema}))
 
     def settle(self, state: TrainState) -> None:
         """Wait for the running step, and take in its results."""

@@ -3,6 +3,7 @@
 Batches hold uint8 images (B, S, S, 3): `hr`, and for the conditioned stages `lq` (the low-resolution image upsampled to
 the same size) and `reference`. If the target was encoded beforehand, `latents` (B, s, s, C) takes the place of `hr`. It
 is the mean of the latents; `latents_std`, of the same shape, is beside it if a sample is drawn in every step.
+Validation adds `timesteps` (B,), which are otherwise drawn.
 
 An example's random numbers come from its own key, so they depend neither on the device nor on the part of the batch. A
 loss is the mean over examples, so equal parts of a batch average to the whole.
@@ -87,7 +88,7 @@ def _diffusion_loss(
     latents = checkpoint_name(latents, NETWORK_INPUT)
     size = len(latents)
     times = partial(sample_timesteps, batch=1, schedule=schedule, maximum=settings.max_timestep)
-    timesteps = jax.vmap(times)(time_keys)[:, 0]
+    timesteps = batch["timesteps"] if "timesteps" in batch else jax.vmap(times)(time_keys)[:, 0]
     noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(noise_keys)
     noisy = schedule.add_noise(latents, noise, timesteps)
     started = round(settings.start_fraction * size)

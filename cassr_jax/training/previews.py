@@ -1,6 +1,6 @@
 """Previews that show what a run can do so far, always with the same examples and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import jax
@@ -18,7 +18,8 @@ from cassr_jax.sampling import Inputs, Setting, make_course, sample
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.setup import sample_batch
-from cassr_jax.training.stages import denoiser_and_pictures, stage_named, start_read
+from cassr_jax.training.stages import ArrayT, denoiser_and_pictures, stage_named, start_read
+from cassr_jax.typing import Modules
 
 Preview = Callable[[Params], np.ndarray]
 _NUM_STEPS = 20
@@ -46,6 +47,40 @@ def sampling_of(config: TrainConfig) -> SamplingConfig:
     return SamplingConfig(num_steps=steps, start=start, strength=first / last, prompt=config.prompt)
 
 
+def latents_shape(config: TrainConfig, modules: Modules) -> tuple[int, int, int]:
+    """The shape of the latents of one example."""
+    vae = modules["vae"].config
+    side = config.data.crop_size // vae.factor
+    return side, side, vae.latent_channels
+
+
+def made_pictures(
+    config: TrainConfig,
+    modules: Modules,
+    prompt_ids: np.ndarray | None,
+    batch: Mapping[str, ArrayT],
+    noise: jax.Array,
+) -> jax.Array:
+    """The pictures (B, S, S, 3) that the stage makes of a batch, about [-1, 1], inside a traced function.
+
+    They are the autoencoder's reconstructions, in stage `base` pictures from noise, in all others restored pictures.
+    """
+    vae = modules["vae"]
+    if config.stage == "vae":
+        return vae.decode(vae.encode(to_float(batch["hr"])))
+    sampling = sampling_of(config)
+    sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
+    denoiser, pictures = denoiser_and_pictures(config, modules, batch)
+    inputs = Inputs(
+        images=tuple(map(to_float, pictures)),
+        start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
+        noise=noise,
+        encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
+        course=make_course(schedule_of(config), sampling),
+    )
+    return sample(vae, denoiser, inputs, Setting.of(sampling), modules.get("fusion"))
+
+
 def make_preview(
     config: TrainConfig, networks: Networks, prompt_ids: np.ndarray | None, sets: Records | ResidentPool
 ) -> Preview:
@@ -54,27 +89,16 @@ def make_preview(
     A row is LQ | reference | output | HR, as far as the data hold them. The output is the autoencoder's reconstruction,
     in stage `base` a picture from noise.
     """
-    count, size = config.preview_count, config.data.crop_size
+    count = config.preview_count
     batch = {name: value for name, value in sample_batch(config, count, sets).items() if name != "record"}
-    sampling = sampling_of(config)
-    sampling = replace(sampling, num_steps=min(sampling.num_steps, _NUM_STEPS))
 
     def run(params: Params) -> dict[str, jax.Array]:
         modules = merge_all(networks.graphdefs, params)
-        vae = modules["vae"]
-        if config.stage == "vae":
-            return {"output": vae.decode(vae.encode(to_float(batch["hr"])))}
-        denoiser, pictures = denoiser_and_pictures(config, modules, batch)
-        side = size // vae.config.factor
-        inputs = Inputs(
-            images=tuple(map(to_float, pictures)),
-            start=None if sampling.start == "noise" else to_float(batch[start_read(config)]),
-            noise=jax.random.normal(seed_key(config.seed), (count, side, side, vae.config.latent_channels)),
-            encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
-            course=make_course(schedule_of(config), sampling),
-        )
-        made = {"output": sample(vae, denoiser, inputs, Setting.of(sampling), modules.get("fusion"))}
-        return made if "hr" in batch else made | {"hr": vae.decode(jnp.asarray(batch["latents"], jnp.float32))}
+        noise = jax.random.normal(seed_key(config.seed), (count, *latents_shape(config, modules)))
+        made = {"output": made_pictures(config, modules, prompt_ids, batch, noise)}
+        if "hr" in batch:
+            return made
+        return made | {"hr": modules["vae"].decode(jnp.asarray(batch["latents"], jnp.float32))}
 
     compiled = jax.jit(run)
 

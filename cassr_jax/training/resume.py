@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cassr_jax.config import TrainConfig
+from cassr_jax.config_files import to_json
 from cassr_jax.data.config import SPEED, DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json
@@ -22,6 +24,8 @@ fingerprint of the training data.
 CONTENTS = "data.contents"
 STREAM = ("seed", "activation", *(f"data.{f.name}" for f in fields(DataConfig) if f.name not in SPEED), CONTENTS)
 """The fields that decide which examples a run meets, and in which order."""
+
+_DEFAULTS = flat(to_json(TrainConfig("vae", DataConfig())))
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,12 @@ def check_same_run(where: str, before: Account, *, now: Account) -> None:
 
 
 def changes_between(before: Account, now: Account) -> list[Change]:
-    """The fields of the configuration that differ, and the data's contents if they do."""
+    """The fields of the configuration that differ, and the data's contents if they do.
+
+    A field that an older version of the program did not have counts as having had its default.
+    """
     old, new = (flat(account["config"]) | {CONTENTS: account.get("contents")} for account in (before, now))
+    old = {name: value for name, value in _DEFAULTS.items() if name in new} | old
     return [Change(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]
 
 

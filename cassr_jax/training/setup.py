@@ -1,12 +1,14 @@
 """The parts of a run: its networks, its stream of batches, and the entries of a batch that a stage reads."""
 
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cassr_jax.config import TrainConfig
+from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import Batch, Batches, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.errors import InputError
@@ -128,12 +130,29 @@ def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Batches | Re
 
 
 def sample_batch(config: TrainConfig, size: int, sets: Records | ResidentPool) -> Batch:
-    """`size` examples like the run's, from a separate stream that leaves the run's own alone."""
+    """`size` examples like the run's, the first of its stream, which itself is left alone."""
+    return first_examples(sets, size, config.seed, config.data)
+
+
+def first_examples(sets: Records | ResidentPool, size: int, seed: int, data: DataConfig) -> Batch:
+    """The first `size` examples of the stream of a seed."""
     if isinstance(sets, ResidentPool):
-        return jax.device_get(draw(sets.pool, seed_key(config.seed), size, config.data.crop_size))
-    stream = batches(replace(config.data, num_workers=0), batch_size=size, seed=config.seed, records=sets)
-    with closing(stream):
-        return next(stream)
+        return jax.device_get(draw(sets.pool, seed_key(seed), size, data.crop_size))
+    with ThreadPoolExecutor(max(data.num_threads, 1)) as threads:
+        found = list(threads.map(sets(seed).__getitem__, range(size)))
+    return {name: np.stack([example[name] for example in found]) for name in found[0] if name != "skipped"}
+
+
+def validation_sets(config: TrainConfig, sets: Records | ResidentPool) -> Records | ResidentPool:
+    """The sets to validate on: what is held out of the run's own, `sets`, or those of `validation.path`."""
+    held = None if isinstance(sets, ResidentPool) else sets.held
+    return held or open_sets(replace(config, data=validation_data(config)))
+
+
+def validation_data(config: TrainConfig) -> DataConfig:
+    """The data that a run is validated on: those of `validation.path` if it is given, or else the run's own."""
+    path = config.validation.path
+    return replace(config.data, path=path, mixture={}, held_out=0.0) if path else config.data
 
 
 def read_by(config: TrainConfig, target: str) -> set[str]:

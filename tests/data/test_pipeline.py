@@ -17,7 +17,7 @@ from cassr_jax.commands import build
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.crops import Windows, find_all_windows, random_crop
 from cassr_jax.data.degradation import PRESETS, degrade
-from cassr_jax.data.pipeline import batches, open_pictures, record_maker, visits
+from cassr_jax.data.pipeline import batches, open_pictures, open_records, record_maker, visits
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import memory
@@ -372,11 +372,28 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
         ({"path": "gs://bucket/set"}, "path is gs://bucket/set, an address, expected a path on this machine"),
         ({"mixture": {"s3://b": 1.0}}, "a path of mixture is s3://b, an address"),
         ({"mixture": {"a": 1.0}, "resident": True}, "resident: not possible with a mixture"),
+        ({"held_out": 1.0}, "held_out is 1.0, expected a number of at least 0 and below 1"),
+        ({"held_out": 0.1, "resident": True}, "held_out is 0.1, expected 0: resident trains on all records"),
     ],
 )
 def test_a_wrong_setting_is_named(change, message):
     with pytest.raises(InputError, match=message):
         DataConfig(**{"path": "anywhere"} | change)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.3, {3, 6}), (0.5, {1, 3, 5})])
+def test_what_is_held_out_is_never_trained_on(folder, share, expected):
+    """Of seven pictures; in many visits to each, none is in both streams."""
+    opened = open_records(configure(folder, held_out=share))
+    assert opened.held is not None
+    held, rest = ({int(stream[i]["record"]) for i in range(4 * PICTURES)} for stream in (opened.held(1), opened(1)))
+    assert held == expected
+    assert rest == set(range(PICTURES)) - expected
+
+
+def test_a_share_that_leaves_nothing_is_refused(folder):
+    with pytest.raises(InputError, match=r"held_out 0\.1 of its 7 records leaves none to validate on, expected some"):
+        open_records(configure(folder, held_out=0.1))
 
 
 def test_a_preset_changes_neither_which_picture_nor_which_crop(folder):

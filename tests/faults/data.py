@@ -8,6 +8,12 @@ PIPELINE = "tests/data/test_pipeline.py::"
 DATA = [
     *faults(
         "cassr_jax/data/pipeline.py",
+        (PIPELINE + "test_what_is_held_out_is_never_trained_on",),
+        ("[n for n in part if n not in held], [", "[*part], ["),
+        ("math.floor((i + 1) * share) > math.floor(i * share)", "math.floor(i * share) % 2"),
+    ),
+    *faults(
+        "cassr_jax/data/pipeline.py",
         ("tests/data/test_prepared.py",),
         ("    check_alike(sources)\n", ""),
     ),

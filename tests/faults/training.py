@@ -5,12 +5,14 @@ from tests.faults.fault import faults
 OBJECTIVES = "tests/training/test_objectives.py::"
 STEP = "tests/training/test_step.py::"
 LOOP = "tests/training/test_loop.py::"
+VALIDATION = "tests/training/test_validation.py::"
+REFUSALS = "tests/training/test_refusals.py::"
 REFERENCES = "tests/commands/test_references.py::"
 
 _SAVE = """\
         if step % config.save_every == 0 and step > start:
             monitor.settle(state)
-            checkpoints.save(state, data.stream.get_state(), monitor.loss_since_last())
+            checkpoints.save(state, data.stream.get_state(), monitor.measures(step))
 """
 _LIMIT = "        checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)\n"
 _NEXT = """\
@@ -149,6 +151,54 @@ TRAINING = [
         ("tests/training/test_export.py",),
         ('timestep_spacing="trailing")', "timestep_spacing=config.known_schedule.timestep_spacing)"),
         ("steps = min(SamplingConfig.num_steps, first)", "steps = SamplingConfig.num_steps"),
+    ),
+    *faults(
+        "cassr_jax/training/validation.py",
+        (VALIDATION + "test_the_measures_are_those_of_the_evaluation",),
+        ("jnp.round((images.astype(jnp.float32) + 1) * 127.5)", "(images.astype(jnp.float32) + 1) * 127"),
+        ("jnp.square(jnp.sum((made - true) * _LUMA, -1))", "jnp.sum(jnp.square((made - true) * _LUMA), -1)"),
+        ("images / 127.5 - 1) for images", "images / 255) for images"),
+    ),
+    *faults(
+        "cassr_jax/training/validation.py",
+        (VALIDATION + "test_a_stopped_run_with_validation_is_the_run_without",),
+        ("np.mean([measures[name] for measures in found])", "found[0][name]"),
+    ),
+    *faults(
+        "cassr_jax/training/monitor.py",
+        (VALIDATION + "test_a_stopped_run_with_validation_is_the_run_without",),
+        ("self._validation(state.ema, frozen)", "self._validation(state.params, frozen)"),
+        ("(done % every == 0 or done == self._config.num_steps)", "done % every == 0"),
+    ),
+    *faults(
+        "cassr_jax/training/validation.py",
+        (VALIDATION + "test_eight_devices_measure_what_one_does_with_one_program",),
+        ("    compiled = jax.jit(measure, out_shardings=placement.whole)\n", "    compiled = measure\n"),
+    ),
+    *faults(
+        "cassr_jax/training/validation.py",
+        (REFUSALS + "test_what_cannot_be_validated_on_is_refused",),
+        ("len(sets) < count", "len(sets) < config.validation.records"),
+        ("same_place(Path(path), Path(used))", "path == Path(used)"),
+    ),
+    *faults(
+        "cassr_jax/training/checkpoint.py",
+        ("tests/training/test_checkpoint.py::test_the_best_by_a_measure_is_kept_beside_the_newest",),
+        ("value if self.high else -value", "-value"),
+        ("-math.inf if math.isnan(value)", "math.inf if math.isnan(value)"),
+    ),
+    *faults(
+        "cassr_jax/training/logs.py",
+        ("tests/training/test_logs.py::test_a_pause_counts_for_no_step",),
+        ("self._since += time.perf_counter() - before", "self._waited += time.perf_counter() - before"),
+    ),
+    *faults(
+        "cassr_jax/training/resume.py",
+        ("tests/training/test_resume.py::test_a_field_that_an_older_version_lacked_had_its_default",),
+        (
+            "for name, value in _DEFAULTS.items() if name in new} | old",
+            "for name, value in _DEFAULTS.items() if not new} | old",
+        ),
     ),
     *faults(
         "cassr_jax/training/export.py",

@@ -1,6 +1,7 @@
 """A checkpoint that is damaged costs the steps since the one before it."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import optax
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.training.checkpoint import Checkpoints
+from cassr_jax.training.checkpoint import LOWEST_LOSS, Checkpoints, Criterion
 from cassr_jax.training.state import TrainState
 from tests.training.runs import assert_same
 
@@ -39,8 +40,28 @@ def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     with open_checkpoints(folder) as checkpoints:
         for step in (2, 4, 6):
-            checkpoints.save(state_of(step), {"examples": 10 * step}, 0.5)
+            checkpoints.save(state_of(step), {"examples": 10 * step}, {"loss": 0.5})
     return folder
+
+
+@pytest.mark.parametrize(
+    ("by", "kept"),
+    [
+        (LOWEST_LOSS, [3, 6]),
+        (Criterion("validation/lpips"), [2, 6]),
+        (Criterion("validation/psnr_y", high=True), [4, 6]),
+    ],
+)
+def test_the_best_by_a_measure_is_kept_beside_the_newest(tmp_path: Path, by: Criterion, kept: list[int]):
+    """Step 3 was not validated, and step 5 measured no number."""
+    measured = {2: (0.1, 20.0), 4: (0.2, 24.0), 5: (math.nan, math.nan), 6: (0.3, 22.0)}
+    with closing(Checkpoints(tmp_path, 1, 1, RUN, by)) as checkpoints:
+        for step, loss in ((2, 0.5), (3, 0.1), (4, 0.4), (5, 0.6), (6, 0.3)):
+            lpips, psnr = measured.get(step, (None, None))
+            found = {} if lpips is None else {"validation/lpips": lpips, "validation/psnr_y": psnr}
+            checkpoints.save(state_of(step), {}, {"loss": loss} | found)
+        checkpoints.wait()
+        assert sorted(checkpoints.manager.all_steps()) == kept
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from cassr_jax.errors import InputError
-from cassr_jax.training.logs import Logs
+from cassr_jax.training import logs as module
+from cassr_jax.training.logs import Logs, Meter
 
 FULL = Path("/dev/full")  # where Linux has a disk that is always full
 PICTURE = np.full((8, 12, 3), 200, np.uint8)
@@ -72,6 +73,19 @@ def test_events_that_cannot_be_written_make_nobody_wait(tmp_path, capsys, monkey
     logs.close()
     assert capsys.readouterr().err.count("No space left on device") == 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 100
+
+
+def test_a_pause_counts_for_no_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    meter = Meter(4, "cpu")
+    meter.begin(0.0)
+    for _ in range(2):
+        now[0] += 3
+        meter.add({"loss": 1.0, "skipped": 0.0})
+    with meter.paused():
+        now[0] += 100
+    assert meter.summary()["seconds_per_step"] == 3
 
 
 def test_logs_that_cannot_be_opened_are_named(tmp_path):

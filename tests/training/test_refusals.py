@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cassr_jax.config import LossConfig
+from cassr_jax.config import LossConfig, ValidationConfig
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
@@ -82,6 +82,10 @@ def test_a_batch_that_is_not_placed_on_purpose_is_refused(config, tmp_path, monk
         ({"batch_size": 0}, "batch_size is 0, expected a whole number of at least 1"),
         ({"num_steps": -1}, "num_steps is -1, expected a whole number of at least 1"),
         ({"save_every": 0}, "save_every is 0, expected a whole number of at least 1"),
+        (
+            {"keep_best": 1, "validation": ValidationConfig(every=3, path="held")},
+            "save_every is 2, expected a multiple of validation.every, 3: keep_best compares checkpoints that were v",
+        ),
         ({"max_lost_steps": 1}, "max_lost_steps is 1, expected at least save_every, which is 2"),
         (
             {"loss": LossConfig(start_fraction=1.5)},
@@ -132,6 +136,23 @@ def test_prepared_latents_take_a_vae_where_pictures_are_shown_or_judged(networks
     with pytest.raises(InputError, match=message):
         setup.networks_of(lacking)
     setup.networks_of(replace(lacking, preview_every=0, loss=LossConfig()))
+
+
+@pytest.mark.parametrize(
+    ("change", "held_out", "message"),
+    [
+        ({}, 0.0, "validation: found data.held_out 0.0 and validation.path '', expected one of the two"),
+        ({"path": "elsewhere"}, 0.4, "validation: found data.held_out 0.4 and validation.path 'elsewhere', expected"),
+        ({"path": "PICTURES"}, 0.0, "validation.path is .*, which is trained on, expected other data"),
+        ({"records": 9}, 0.4, "validation.records is 9, 10 in whole parts of a batch, expected at most the 2 that"),
+    ],
+)
+def test_what_cannot_be_validated_on_is_refused(config, tmp_path, change, held_out, message):
+    if "path" in change:
+        change = change | {"path": change["path"].replace("PICTURES", config.data.path)}
+    data = replace(config.data, held_out=held_out)
+    with pytest.raises(InputError, match=message):
+        loop.train(replace(config, data=data, validation=ValidationConfig(every=2, **change)), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

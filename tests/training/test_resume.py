@@ -47,6 +47,7 @@ def refused(*changes: str, contents: str = "0") -> str | None:
         ("data.min_scale=0.5", "data.min_scale"),
         ("data.preset=light", "data.preset"),
         ("data.scale=2", "data.scale"),
+        ("data.held_out=0.1", "data.held_out"),
     ],
 )
 def test_a_change_of_the_stream_needs_permission(change, field):
@@ -67,6 +68,14 @@ def test_other_changes_are_noted_alone(change):
     assert refused(change) is None
     (found,) = changes_between(account(), account(change))
     assert found.field == change.partition("=")[0]
+
+
+def test_a_field_that_an_older_version_lacked_had_its_default():
+    before = account()
+    del before["config"]["data"]["held_out"], before["config"]["validation"]
+    assert changes_between(before, account()) == []
+    (found,) = changes_between(before, account("data.held_out=0.5"))
+    assert found.permission == "data.held_out"
 
 
 def test_other_pictures_under_the_same_path_need_permission():
