@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.on_gpu.table import table
     from cassr_jax.errors import InputError
     from cassr_jax.files import read_json
-    from cassr_jax.training.child import in_child
+    from cassr_jax.sharding.child import in_child
 
     if args.table:
         files = sorted(args.output.glob("*.json"))

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from cassr_jax import second_stage
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.engine.engine import Engine, Stage
-from cassr_jax.engine.programs import TILES
+from cassr_jax.engine.programs import TILES, Programs
 from cassr_jax.engine.recent import Recent
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
@@ -34,6 +34,7 @@ from cassr_jax.prompts import check_prompts, prompt_ids
 from cassr_jax.sampling import make_course
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.mesh import local_devices
+from cassr_jax.typing import Device
 
 _TEXTS = 8  # pairs of prompts whose embeddings are kept: pictures may have prompts of their own
 
@@ -64,22 +65,29 @@ class CasSR:
         config: how both stages are sampled.
         networks: the networks of both stages.
         tokenizer: folder or hub id of CLIP's tokenizer, if the text encoder is CLIP.
-        devices: how many devices share the tiles of the pictures; by default all accelerators of this process, or one
-            CPU.
+        devices: how many devices share the tiles of the pictures, or which ones; by default all accelerators of this
+            process, or one CPU.
+        programs: makes the compiled functions.
 
     Raises:
         InputError: there are fewer devices, or the configuration names an unknown first stage.
     """
 
     def __init__(
-        self, config: CascadeConfig, networks: Networks, tokenizer: str | None = None, devices: int | None = None
+        self,
+        config: CascadeConfig,
+        networks: Networks,
+        tokenizer: str | None = None,
+        devices: int | Sequence[Device] | None = None,
+        programs: Callable[[Networks, Mesh, int], Programs] = Programs,
     ):
         self.config = config
         self.first_stage = first_stage(config.activation)
         mesh = mesh_of_tiles(devices)
         at_once, self._fill = seating(mesh.devices.flat[0].platform, mesh.size, config.tiles_at_once)
-        self._engine = Engine(networks, mesh, overlap=config.tile_overlap, at_once=at_once)
-        self.networks = self._engine.networks
+        made = programs(networks, mesh, at_once)
+        self._engine = Engine(made, overlap=config.tile_overlap)
+        self.networks = made.networks
         self._tokenizer = tokenizer
         self._texts: Recent[tuple[str, str], jax.Array] = Recent(_TEXTS)
         self._second_stage = partial(second_stage.make_denoiser, switches=config.switches)
@@ -317,13 +325,13 @@ def seating(platform: str, devices: int, tiles_at_once: int) -> tuple[int, int]:
     return at_once, 4 * devices * at_once
 
 
-def mesh_of_tiles(devices: int | None) -> Mesh:
+def mesh_of_tiles(devices: int | Sequence[Device] | None) -> Mesh:
     """The devices that share the tiles of the pictures; each holds all weights.
 
     Raises:
         InputError: there are fewer devices.
     """
-    return Mesh(np.array(local_devices(devices)), (TILES,))
+    return Mesh(np.array(devices if isinstance(devices, Sequence) else local_devices(devices)), (TILES,))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ from cassr_jax.models.guided_decoder import GuidedDecoder, decode_guided
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.typing import Flag, Images, Latents, PromptPair, Scalar, Step
 
+# The scopes of the conditions on a step, by which a plan finds them in the compiled program.
+GUIDANCE, RENEWAL = "guidance", "renewal_of_control"
+
 Pictures = Float[Array | np.ndarray, "batch height width 3"]
 
 
@@ -167,7 +170,8 @@ def predict(
             return denoiser(latents, temb, text, hints).astype(jnp.float32), kept
         assert isinstance(denoiser, ControlledDenoiser), "nothing_kept has refused any other"
         renewed = partial(denoiser.control, latents, temb, text, hints)
-        control = jax.lax.cond(course.renews_control(step), renewed, lambda: kept)
+        with jax.named_scope(RENEWAL):
+            control = jax.lax.cond(course.renews_control(step), renewed, lambda: kept)
         return denoiser.predict(latents, temb, text, control).astype(jnp.float32), control
 
     def guided() -> tuple[Latents, PyTree[Array]]:
@@ -185,7 +189,8 @@ def predict(
         return call(latents, embeddings.text, kept)
     if setting.guided == "always":
         return guided()
-    return jax.lax.cond(course.guided(step), guided, unguided)
+    with jax.named_scope(GUIDANCE):
+        return jax.lax.cond(course.guided(step), guided, unguided)
 
 
 def nothing_kept(

@@ -157,7 +157,9 @@ def test_fields_shown_can_be_set(page, command):
     after = command[command.index("--set") + 1 :]
     changes = [*takewhile(lambda word: "=" in word, after)]
     assert changes
-    check(override(read_config(ROOT / command[command.index("--config") + 1]), changes))
+    file = ROOT / command[command.index("--config") + 1]
+    config = read_cascade(file)[0] if "--sample" in command else read_config(file)
+    check(override(config, changes))
 
 
 REFERENCES = "cassr_jax.commands.references"

@@ -53,6 +53,10 @@ ALLOWED: dict[str, set[str]] = {
         "models", "networks", "prompts", "ranges", "sampling", "schedules", "second_stage", "seeds", "sharding",
         "weights",
     },
+    "sampling_ahead": {
+        "cascade", "config", "config_files", "diffusion", "engine", "first_stage", "fitting", "kinds", "networks",
+        "options", "prompts", "ranges", "sampling", "second_stage", "sharding",
+    },
     "evaluation": {"data", "imaging", "models", "sharding", "weights"},
 }  # fmt: skip
 # Programs, which stand on top of everything: the folder of commands, and these.

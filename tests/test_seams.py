@@ -17,6 +17,7 @@ from cassr_jax.diffusion.samplers import DDIM, begin, start_latents
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, _normal
 from cassr_jax.engine.layout import Layout
+from cassr_jax.engine.programs import Programs
 from cassr_jax.engine.waves import waves
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.vae import AutoencoderKL
@@ -101,7 +102,7 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
     sampling = SamplingConfig(num_steps=2, sampler="ddim", guidance_scale=2.5 if guided else 1.0)
     course, denoiser, key = make_course(Schedule(), sampling), Pointwise(), jax.random.key(1)
     trajectory = course.trajectory
-    engine = Engine(narrow.networks, mesh_of_tiles(1), overlap=0.25, at_once=at_once)
+    engine = Engine(Programs(narrow.networks, mesh_of_tiles(1), at_once), overlap=0.25)
     layout = engine.layout(image.shape, 64)
     assert layout.count == 6
     (wave,) = waves([layout], 1, at_once)

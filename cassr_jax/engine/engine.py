@@ -13,7 +13,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from cassr_jax.config import SamplingConfig
@@ -36,7 +35,6 @@ from cassr_jax.engine.waves import Blend, Wave, in_calls, waves
 from cassr_jax.errors import InputError
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.moments import Moments
-from cassr_jax.networks import Networks
 from cassr_jax.sampling import Course, Setting
 
 _LEAST_NOISE = 2**16  # values drawn at least; a larger picture draws 4, 16, ... times as many
@@ -81,19 +79,15 @@ class Engine:
     """The networks of a cascade on their devices.
 
     Args:
-        networks: the networks to run.
-        mesh: the devices that share the tiles, along the one axis `programs.TILES`.
+        programs: the functions of these networks, and the devices that share the tiles.
         overlap: share of a tile's side that neighbours have in common.
-        at_once: tiles on each device in one call of a network.
     """
 
-    def __init__(self, networks: Networks, mesh: Mesh, *, overlap: float, at_once: int):
-        params = jax.device_put(networks.params, NamedSharding(mesh, PartitionSpec()))
-        self.networks = replace(networks, params=params)
-        self.programs = Programs(self.networks, mesh, at_once)
+    def __init__(self, programs: Programs, *, overlap: float):
+        self.programs, self._overlap = programs, overlap
         self._runs: Recent[tuple[MakeDenoiser, SamplingConfig], Run] = Recent(_RUNS)
-        self._configs, self._overlap = networks.configs, overlap
-        self._seating = (mesh.size, at_once)
+        self._configs = programs.networks.configs
+        self._seating = (programs.mesh.size, programs.at_once)
 
     @property
     def latent_channels(self) -> int:

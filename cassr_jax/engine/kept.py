@@ -105,7 +105,7 @@ class Store:
         ahead = self._ahead.pop(path.name, None)
         found = self._read(path) if ahead is None or ahead.cancel() else ahead.result()
         if found is None:
-            program = exported(function)(*self._placed(args, call))
+            program = exported(function)(*shapes_of(args, call, self._mesh))
             self._write(path, program, call)
             return self._compiled(program, call)
         with suppress(OSError):  # a folder of somebody else
@@ -160,16 +160,8 @@ class Store:
 
     def _compiled(self, program: export.Exported, call: "Call") -> Compiled:
         args, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
-        return jax.jit(program.call, donate_argnums=call.donate).lower(*self._placed(args, call)).compile()
-
-    def _placed(self, args: Sequence[Any], call: "Call") -> list[Any]:
-        """The shapes and places of arguments; what an array itself says of its place may differ from run to run."""
-
-        def placed(argument: Any, axis: str | None) -> Any:
-            sharding = NamedSharding(self._mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
-            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), argument)
-
-        return [placed(argument, axis) for argument, axis in zip(args, call.arguments, strict=True)]
+        shapes = shapes_of(args, call, self._mesh)
+        return jax.jit(program.call, donate_argnums=call.donate).lower(*shapes).compile()
 
 
 @dataclass(frozen=True)
@@ -184,6 +176,16 @@ class Call:
 
     arguments: Sequence[str | None]
     donate: Sequence[int] = ()
+
+
+def shapes_of(args: Sequence[Any], call: Call, mesh: Mesh) -> list[Any]:
+    """The shapes and places of arguments; what an array itself says of its place may differ from run to run."""
+
+    def placed(argument: Any, axis: str | None) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), argument)
+
+    return [placed(argument, axis) for argument, axis in zip(args, call.arguments, strict=True)]
 
 
 def exported(function: Wrapped, platforms: Sequence[str] | None = None) -> Callable[..., export.Exported]:

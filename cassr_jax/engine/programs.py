@@ -7,6 +7,7 @@ which there are few.
 """
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Wrapped
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, PyTree
 
@@ -43,6 +45,7 @@ from cassr_jax.typing import Latents, Modules, Pixels, PromptIds, PromptPair, Sc
 T = TypeVar("T")
 
 TILES = "tiles"  # the axis of the mesh
+TURN = "turn_of_step"  # the scope of the condition on a unit, by which a plan finds it in the compiled program
 _EVERYWHERE, _DIVIDED = PartitionSpec(), PartitionSpec(TILES)
 
 Taken = Float[Array, "call side side latent_channels"]  # the tiles of one call
@@ -99,14 +102,15 @@ class Programs:
     """The compiled functions of some networks, on the devices of a mesh with one axis.
 
     Args:
-        networks: the networks; every device holds all parameters.
+        networks: the networks; a copy of all parameters is put on every device.
         mesh: the devices.
         at_once: tiles on each device in one call of a network.
     """
 
     def __init__(self, networks: Networks, mesh: Mesh, at_once: int):
         self.mesh, self.at_once = mesh, at_once
-        self._graphdefs, self._params = networks.graphdefs, networks.params
+        self.networks = replace(networks, params=self.everywhere(networks.params))
+        self._graphdefs, self._params = networks.graphdefs, self.networks.params
         self._store = Store.of(mesh, (networks.configs, networks.dtypes, at_once))
         self._selected: dict[str, Params] = {}
         self._functions: dict[tuple[str, *tuple[Hashable, ...]], Callable[..., Any]] = {}
@@ -236,7 +240,8 @@ class Programs:
                 )
                 output = jax.lax.dynamic_update_slice_in_dim(output, made, at, axis=0)
                 done = call == order.calls - 1
-                carry = jax.lax.cond(done, step_taken, lambda carry, *_: carry, carry, output, step)
+                with jax.named_scope(TURN):
+                    carry = jax.lax.cond(done, step_taken, lambda carry, *_: carry, carry, output, step)
                 return carry, output, all_kept
 
             return jax.lax.fori_loop(first, last, unit, state)
@@ -354,10 +359,12 @@ class Programs:
                 out_specs=_DIVIDED if result == "t" else _EVERYWHERE,
                 check_vma=False,  # the loop's state mixes divided arrays with whole copies
             )
-            jitted = jax.jit(mapped, donate_argnums=donate)
-            call = Call(axes, donate)
-            self._functions[key] = jitted if self._store is None else self._store.wrapped(key, jitted, call)
+            self._functions[key] = self.wrapped(key, jax.jit(mapped, donate_argnums=donate), Call(axes, donate))
         return self._functions[key]
+
+    def wrapped(self, key: tuple[Hashable, ...], function: Wrapped, call: Call) -> Callable[..., Any]:
+        """What runs the jitted `function`: the store's program if there is a store."""
+        return function if self._store is None else self._store.wrapped(key, function, call)
 
 
 def _index(number: ArrayLike, order: Order, capacity: int) -> jax.Array:

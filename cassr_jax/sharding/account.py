@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from cassr_jax.sharding.chips import Chip
 from cassr_jax.sharding.costs import Collective, collective, work
-from cassr_jax.sharding.hlo import Computation, Module, Run, parse
+from cassr_jax.sharding.hlo import Computation, Module, Run, Unstated, parse
 from cassr_jax.sharding.times import Reach, Times, collective_seconds, reach, work_seconds
 
 
@@ -84,18 +84,26 @@ class Account:
         return None if self.capacity is None else self.total <= self.capacity
 
 
-def make_account(text: str, memory: Memory, held: Mapping[str, PyTree], mesh: Mesh, chip: Chip | None) -> Account:
+def make_account(
+    text: str,
+    memory: Memory,
+    held: Mapping[str, PyTree],
+    mesh: Mesh,
+    chip: Chip | None,
+    unstated: Unstated | None = None,
+) -> Account:
     """The account of a compiled program.
 
     Args:
         text: the program, as `jax.stages.Compiled.as_text` gives it.
         held: title -> the arrays of that kind that the devices hold between calls, or their shapes and shardings.
         chip: None where only what needs no rates is wanted.
+        unstated: what the program's text does not say.
     """
     module = parse(text)
     flops = nbytes = products = moved = busy = 0.0
     calls: list[tuple[Run, Collective]] = []
-    for run in module.runs():
+    for run in module.runs(unstated):
         found = collective(module, run, mesh.shape)
         if found is not None:
             calls += [(run, found)] if found.group > 1 else []
@@ -122,6 +130,44 @@ def make_account(text: str, memory: Memory, held: Mapping[str, PyTree], mesh: Me
         flops,
         nbytes,
         traffic,
+        times,
+    )
+
+
+def joined(calls: Sequence[tuple[int, Account]], held: Mapping[str, int], temporary: int) -> Account:
+    """The account of several programs that run one after the other.
+
+    Args:
+        calls: how often each runs, and the account of one call.
+        held, temporary: what the devices hold where that is most.
+    """
+    _, first = calls[0]
+    sums: dict[tuple[str, tuple[str, ...] | None, str], Traffic] = {}
+    for times, account in calls:
+        for row in account.traffic:
+            key = (row.kind, row.axes, row.source)
+            old = sums.get(key, Traffic(*key, 0, 0, 0.0, 0.0, True))
+            sums[key] = Traffic(
+                *key,
+                old.count + times * row.count,
+                old.nbytes + times * row.nbytes,
+                old.seconds + times * row.seconds,
+                old.hidden + times * row.hidden,
+                old.known and row.known,
+            )
+    times = None
+    if first.times is not None:
+        known = [(count, account.times) for count, account in calls if account.times is not None]
+        times = Times(*(sum(count * getattr(each, x.name) for count, each in known) for x in fields(Times)))
+    return Account(
+        first.mesh,
+        held,
+        temporary,
+        sum(held.values()) + temporary,
+        first.capacity,
+        sum(count * account.flops for count, account in calls),
+        sum(count * account.nbytes for count, account in calls),
+        _sorted(sums.values()),
         times,
     )
 
@@ -154,6 +200,10 @@ def _traffic(
         Traffic(*key, int(count), int(nbytes), seconds, hidden, bool(known))
         for key, (count, nbytes, seconds, hidden, known) in sums.items()
     ]
+    return _sorted(rows)
+
+
+def _sorted(rows: Iterable[Traffic]) -> tuple[Traffic, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.seconds, -row.nbytes, row.kind)))
 
 

@@ -48,7 +48,7 @@ class Collective:
         axes: the axes of the mesh along which its groups lie; None if they follow no axes.
         group: the number of devices in a group.
         nbytes: the size of what one device gives or gets, whichever is larger, in one call.
-        times: how often it runs in one call of the program.
+        times: how often it runs in one call of the program; a mean where a condition decides.
         known: whether the trips of all loops around it are known.
         source: the line of Python that it came from.
         name: the name of the instruction, and `done` that of the one that waits for it; the same where nothing else can
@@ -59,7 +59,7 @@ class Collective:
     axes: tuple[str, ...] | None
     group: int
     nbytes: int
-    times: int
+    times: float
     known: bool
     source: str
     name: str

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -89,6 +89,19 @@ class Computation:
 
 
 @dataclass(frozen=True)
+class Unstated:
+    """What decides how often a program's instructions run and is not in its text, because it is data.
+
+    Attributes:
+        trips: of a loop that runs to a number among the arguments; None if that is unknown.
+        shares: the scope of a condition (`jax.named_scope`) -> the share of its runs in which it holds.
+    """
+
+    trips: int | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Module:
     """A program: its computations by name, the name of the first one, and where its instructions came from."""
 
@@ -96,25 +109,26 @@ class Module:
     entry: str
     frames: Mapping[int, str]
 
-    def runs(self) -> "Iterator[Run]":
+    def runs(self, unstated: Unstated | None = None) -> "Iterator[Run]":
         """Every instruction that is scheduled by itself, with the number of times that it runs.
 
-        Loops and conditionals are entered, and of a conditional's branches all are taken to run. Fusions are not
-        entered: they are one instruction of the schedule.
+        Loops and conditionals are entered. Of a conditional's branches all are taken to run unless `unstated` has the
+        share of each. Fusions are not entered: they are one instruction of the schedule.
         """
-        yield from self._runs(self.entry, 1, known=True)
+        yield from self._runs(self.entry, 1, True, unstated or Unstated())
 
-    def _runs(self, name: str, times: int, known: bool) -> "Iterator[Run]":
+    def _runs(self, name: str, times: float, known: bool, unstated: Unstated) -> "Iterator[Run]":
         computation = self.computations[name]
         for instruction in computation.instructions:
             if instruction.opcode == "while":
                 trips = self.trips(computation, instruction)
+                trips = unstated.trips if trips is None else trips
                 for body in instruction.called["body"]:
-                    yield from self._runs(body, times * (1 if trips is None else trips), known and trips is not None)
+                    often = times * (1 if trips is None else trips)
+                    yield from self._runs(body, often, known and trips is not None, unstated)
             elif instruction.opcode in ("conditional", "call"):
-                for names in instruction.called.values():
-                    for each in names:
-                        yield from self._runs(each, times, known)
+                for each, share in _branches(instruction, unstated.shares):
+                    yield from self._runs(each, times * share, known, unstated)
             else:
                 yield Run(computation, instruction, times, known)
 
@@ -162,13 +176,13 @@ class Run:
 
     Attributes:
         computation: the computation it is in.
-        times: how often it runs in one call of the program.
+        times: how often it runs in one call of the program; a mean where a condition decides.
         known: whether the trips of all loops around it are known; an unknown loop counts once.
     """
 
     computation: Computation
     instruction: Instruction
-    times: int
+    times: float
     known: bool
 
     @property
@@ -238,6 +252,19 @@ def _end(text: str, start: int, stop: str) -> int:
         elif letter in ")]}":
             depth -= 1
     return len(text)
+
+
+def _branches(instruction: Instruction, shares: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """The computations that a call or a conditional may run, and the share of its runs in which it runs each."""
+    scope = re.search(r'op_name="[^"]*?([^"/]+)/cond"', instruction.attributes)
+    holds = shares.get(scope[1]) if scope else None
+    for role, names in instruction.called.items():
+        for place, name in enumerate(names):
+            if holds is None or instruction.opcode != "conditional":
+                yield name, 1.0
+            else:
+                # JAX numbers the branches: 0 if the condition does not hold, 1 if it does.
+                yield name, holds if role == "true_computation" or (role[0] == "b" and place == 1) else 1.0 - holds
 
 
 def _parameter(instruction: Instruction) -> str:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from cassr_jax.sharding.planned import Plan, advice, axes_in_words
-from cassr_jax.sharding.report import place, rows, seconds, size
+from cassr_jax.sharding.planned import Plan, axes_in_words
+from cassr_jax.sharding.report import Plans, head, place, programs, rows, seconds, size
+from cassr_jax.sharding.sampled import SamplePlan
 
 _COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
 _WIDTH, _BAR, _TITLE = 900, 26, 220  # px
@@ -21,38 +22,40 @@ svg text { font: 13px system-ui, sans-serif; } .scroll { overflow-x: auto; }
 """
 
 
-def page(plans: Sequence[Plan], command: str) -> str:
-    """An HTML page about plans of one training stage.
+def page(plans: Plans, command: str) -> str:
+    """An HTML page about plans of one training stage or of one cascade.
 
     Args:
         command: the command that made them, which the page shows.
     """
-    stage = plans[0].stage
+    what, _, scope = head(plans).partition("; ")
     parts = [
-        f"<h1>Plans for stage {escape(stage)}</h1>",
-        f"<p>All figures are for one device and one step. <code>{escape(command)}</code></p>",
+        f"<h1>Plans: {escape(what)}</h1>",
+        f"<p>{escape(scope.capitalize())}. <code>{escape(command)}</code></p>",
         _table(["", *(plan.title for plan in plans)], rows(plans)),
         "<h2>Memory</h2>",
         bars([(plan.title, _memory(plan)) for plan in plans], size, limits=[plan.account.capacity for plan in plans]),
     ]
     timed = [plan for plan in plans if plan.account.times is not None]
     if timed:
-        parts += ["<h2>Time of a step</h2>", bars([(plan.title, _times(plan)) for plan in timed], seconds)]
+        parts += ["<h2>Time</h2>", bars([(plan.title, _times(plan)) for plan in timed], seconds)]
         parts.append(
-            "<p>A step takes at least as long as the longest of its three kinds of work, and at most as long as all of "
+            "<p>It takes at least as long as the longest of the three kinds of work, and at most as long as all of "
             "them one after the other. Products are at the chip's peak, memory and links at their full rate.</p>"
         )
         if len(timed) > 1:
             speeds = [(plan.title, {"images/s on one device": _speed(plan)}) for plan in timed]
             parts += ["<h2>Speed</h2>", bars(speeds, lambda value: f"{value:.2f}")]
     for plan in plans:
+        if isinstance(plan, SamplePlan):
+            parts += [f"<h2>Programs: {escape(plan.title)}</h2>", _table(*programs(plan))]
         if plan.account.traffic:
             parts += [f"<h2>What is sent between devices: {escape(plan.title)}</h2>", _collectives(plan)]
-        if found := advice(plan):
+        if found := plan.advice():
             parts.append(f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>")
-    head = f'<head><meta charset="utf-8"><title>Plans for stage {escape(stage)}</title><style>{_STYLE}</style></head>'
+    start = f'<head><meta charset="utf-8"><title>Plans: {escape(what)}</title><style>{_STYLE}</style></head>'
     body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en">{head}\n<body>\n{body}\n</body></html>\n'
+    return f'<!doctype html>\n<html lang="en">{start}\n<body>\n{body}\n</body></html>\n'
 
 
 def bars(given: Sequence[tuple[str, Mapping[str, float]]], say, limits: Sequence[float | None] | None = None) -> str:
@@ -97,15 +100,19 @@ def bars(given: Sequence[tuple[str, Mapping[str, float]]], say, limits: Sequence
     )
 
 
-def _memory(plan: Plan) -> dict[str, float]:
+def _memory(plan: Plan | SamplePlan) -> dict[str, float]:
     """The parts of the memory; what the compiler needs beyond them, such as padding, is the last."""
     account = plan.account
-    found: dict[str, float] = {**account.held, "activations and gradients": account.temporary}
+    temporary = "activations and gradients" if isinstance(plan, Plan) else "temporaries"
+    found: dict[str, float] = {**account.held, temporary: account.temporary}
     rest = account.total - sum(found.values())
     return found | ({"padding and the batch": rest} if rest > 0 else {})
 
 
-def _times(plan: Plan) -> dict[str, float]:
+def _times(plan: Plan | SamplePlan) -> dict[str, float]:
+    """The parts of the time: the programs of sampling, or the kinds of work in a step."""
+    if isinstance(plan, SamplePlan):
+        return {part.title: part.seconds for part in plan.parts}
     times = plan.account.times
     assert times is not None, "only plans with times are drawn"
     return {
@@ -114,13 +121,14 @@ def _times(plan: Plan) -> dict[str, float]:
     }
 
 
-def _speed(plan: Plan) -> float:
-    found = plan.images_per_second
-    assert found is not None, "only plans with times are drawn"
-    return found / plan.account.devices
+def _speed(plan: Plan | SamplePlan) -> float:
+    times = plan.account.times
+    assert times is not None, "only plans with times are drawn"
+    images = plan.examples if isinstance(plan, Plan) else plan.pictures
+    return images / times.guess / plan.account.devices
 
 
-def _collectives(plan: Plan) -> str:
+def _collectives(plan: Plan | SamplePlan) -> str:
     head = ["collective", "over", "calls", "bytes", "seconds", "hidden", "from"]
     cells = []
     for row in plan.account.traffic:

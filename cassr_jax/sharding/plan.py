@@ -1,10 +1,11 @@
-"""Plan a training on TPUs or GPUs that need not be here: does it fit, how long does it take, and what limits it?
+"""Plan a run on TPUs or GPUs that need not be here: does it fit, how long does it take, and what limits it?
 
     python -m cassr_jax.sharding.plan --config configs/sd15_cassr.py --on v5e:4x4 h200:8 --strategy fsdp
+    python -m cassr_jax.sharding.plan --config configs/sd15.py --on h200:8 --sample
 
-The real training step is compiled for the devices, from shapes alone, and its program is read: memory, products, and
-every collective with the axes of the mesh, its bytes and the line of Python that it came from. Seconds follow from the
-published rates of the chips (cassr_jax/sharding/chips.py); docs/sharding.md says how.
+The real training step, or with --sample the programs of sample.py, are compiled for the devices, from shapes alone, and
+read: memory, products, and every collective with the axes of the mesh, its bytes and the line of Python that it came
+from. Seconds follow from the published rates of the chips (cassr_jax/sharding/chips.py); docs/sharding.md says how.
 """
 
 import argparse
@@ -13,23 +14,24 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cassr_jax.commands.options import add_options, local_path
 from cassr_jax.commands.running import command
 from cassr_jax.compiled import cache_folder, source_digest, version_of
 from cassr_jax.errors import InputError
-from cassr_jax.files import parse_json, replaced, write_json
+from cassr_jax.files import Json, parse_json, replaced, write_json
 from cassr_jax.printing import complain, notice, say
 from cassr_jax.sharding.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from cassr_jax.config import TrainConfig
     from cassr_jax.sharding.planned import Plan
+    from cassr_jax.sharding.sampled import SamplePlan
 
 PROGRAM = "plan"
 
@@ -40,35 +42,24 @@ examples:
   ... --on v5e --scan 8,32,128,256          slices of so many chips, the batch growing with them
   ... --strategy dp fsdp fsdp_tp            a column for each
   ... --set batch_size=64 remat=blocks      as for train.py
+  ... --sample --set sampling.num_steps=20  a cascade, and a change of its configuration
+  ... --on cpu:8                            devices that this machine's processor simulates: no seconds
 """
 
 
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from cassr_jax.config_files import read_config
     from cassr_jax.sharding.page import page
     from cassr_jax.sharding.report import table
-    from cassr_jax.sharding.topologies import slice_of
 
-    config = read_config(args.config, args.set)
-    if args.scan is None:
-        cases = [(on, config) for on in args.on]
-    else:
-        each = config.batch_size / args.scan[0]
-        sized = [replace(config, batch_size=round(each * count)) for count in args.scan]
-        cases = [
-            (slice_of(kind, count), grown) for kind in args.on for count, grown in zip(args.scan, sized, strict=True)
-        ]
     plans, failed = [], 0
-    for on, given in cases:
-        for name in args.strategy or [None]:
-            chosen = given if name is None else replace(given, strategy=STRATEGIES[name])
-            try:
-                plans.append(planned(chosen, on, name or "as configured", args.effort))
-            except InputError as error:  # the other plans are still worth having
-                complain(error, PROGRAM)
-                failed += 1
+    for case in sampled(args) if args.sample else trained(args):
+        try:
+            plans.append(planned(case, args.effort))
+        except InputError as error:  # the other plans are still worth having
+            complain(error, PROGRAM)
+            failed += 1
     if plans:
         say(table(plans))
         if args.json is not None:
@@ -80,30 +71,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2 if failed else 0
 
 
-def planned(config: "TrainConfig", on: str, strategy: str, effort: str) -> "Plan":
-    """The plan of one case; it is kept, and found again while neither the case nor the program changes."""
-    from cassr_jax.sharding.planned import Plan
-    from cassr_jax.training.compile_ahead import compile_for
+@dataclass(frozen=True)
+class Case:
+    """A program on some devices.
 
-    path = kept(config, on, strategy, effort)
+    Attributes:
+        kind: the class of its plan.
+        on: the devices.
+        name: of the strategy or of the cascade.
+        make: compiles with an effort, and returns the plan.
+        known: everything that the plan depends on besides the effort and the versions of programs.
+    """
+
+    kind: "type[Plan] | type[SamplePlan]"
+    on: str
+    name: str
+    make: "Callable[[Any], Plan | SamplePlan]"
+    known: Json
+
+
+def trained(args: argparse.Namespace) -> list[Case]:
+    """The training steps that are asked for."""
+    from cassr_jax.config_files import read_config, to_json
+    from cassr_jax.sharding.planned import Plan
+    from cassr_jax.sharding.topologies import slice_of
+    from cassr_jax.training import compile_ahead
+
+    config = read_config(args.config, args.set)
+    if args.scan is None:
+        cases = [(on, config) for on in args.on]
+    else:
+        each = config.batch_size / args.scan[0]
+        sized = [replace(config, batch_size=round(each * count)) for count in args.scan]
+        cases = [
+            (slice_of(kind, count), grown) for kind in args.on for count, grown in zip(args.scan, sized, strict=True)
+        ]
+    found = []
+    for on, given in cases:
+        for strategy in args.strategy or [None]:
+            name, chosen = strategy or "as configured", given
+            if strategy is not None:
+                chosen = replace(given, strategy=STRATEGIES[strategy])
+            make = partial(compile_ahead.compile_for, chosen, on, name)
+            found.append(Case(Plan, on, name, make, {"config": to_json(chosen)}))
+    return found
+
+
+def sampled(args: argparse.Namespace) -> list[Case]:
+    """The cascades that are to be sampled."""
+    from cassr_jax import sampling_ahead
+    from cassr_jax.config_files import override, to_json
+    from cassr_jax.loading import read_cascade
+    from cassr_jax.sharding.sampled import SamplePlan
+
+    config, base = read_cascade(args.config)
+    config, name = override(config, args.set), str(args.config)
+    known = {"cascade": to_json(config), "base": str(base.absolute())}
+    make = partial(sampling_ahead.plan_sampling, config, name, base)
+    return [Case(SamplePlan, on, name, partial(make, on), known) for on in args.on]
+
+
+def planned(case: Case, effort: str) -> "Plan | SamplePlan":
+    """The plan of one case; it is kept, and found again while neither the case nor the program changes."""
+    path = kept(case, effort)
     with suppress(InputError, OSError, KeyError, TypeError, AttributeError):  # a damaged one is made anew
-        return Plan.from_json(parse_json(path.read_bytes(), path))
-    notice(f"compiling for {on}, {strategy}: minutes at the size of Stable Diffusion", PROGRAM)
+        return case.kind.from_json(parse_json(path.read_bytes(), path))
+    notice(f"compiling for {case.on}, {case.name}: minutes at the size of Stable Diffusion", PROGRAM)
     start = time.monotonic()
-    plan = compile_for(config, on, strategy, effort)  # pyright: ignore[reportArgumentType]
-    notice(f"compiled for {on}, {strategy} in {time.monotonic() - start:.0f} s", PROGRAM)
+    plan = case.make(effort)
+    notice(f"compiled for {case.on}, {case.name} in {time.monotonic() - start:.0f} s", PROGRAM)
     with suppress(InputError, OSError):  # a plan needs no store
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, plan.as_json())
     return plan
 
 
-def kept(config: "TrainConfig", on: str, strategy: str, effort: str) -> Path:
+def kept(case: Case, effort: str) -> Path:
     """The file of a plan, named by everything that it depends on."""
-    from cassr_jax.config_files import to_json
-
     versions = [version_of(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin")]
-    known = json.dumps([to_json(config), on, strategy, effort, versions, source_digest()], sort_keys=True)
+    known = json.dumps([case.known, case.on, case.name, effort, versions, source_digest()], sort_keys=True)
     return cache_folder() / "plans" / f"{hashlib.sha256(known.encode()).hexdigest()[:40]}.json"
 
 
@@ -115,7 +161,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
+    add(
+        "--config",
+        required=True,
+        type=local_path,
+        help="a Python file that defines `config`, a TrainConfig; with --sample, a cascade as sample.py takes it",
+    )
+    add("--sample", action="store_true", help="plan the sampling of a cascade, with as many pictures as fill a host")
     add(
         "--on",
         required=True,
@@ -140,6 +192,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--page", type=local_path, metavar="FILE", help="also write an HTML page with drawings to FILE")
     add_options(parser, "set")
     args = parser.parse_args(argv)
+    if args.sample and (args.strategy or args.scan):
+        parser.error(
+            f"--sample beside {'--strategy' if args.strategy else '--scan'}: expected only --on; when sampling, every "
+            "device holds all weights, and every host has pictures of its own"
+        )
     if args.scan is None and (bare := [on for on in args.on if ":" not in on]):
         parser.error(f"--on {bare[0]}: expected a size too, such as {bare[0]}:8 or {bare[0]}:2x4, or --scan")
     if args.scan is not None and (sized := [on for on in args.on if ":" in on]):

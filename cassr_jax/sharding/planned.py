@@ -53,52 +53,64 @@ class Plan:
         times = self.account.times
         return None if times is None else times.guess * self.steps / 3600
 
+    def advice(self) -> list[str]:
+        """What would make the step fit, or why it is slow; the most useful first."""
+        account, found = self.account, []
+        if account.fits is False:
+            held = sum(account.held.values())
+            if account.temporary > held:
+                found.append(
+                    "activations are the larger part: --set remat=blocks, remat=all, or a smaller batch a device"
+                )
+                found.append("--set accumulate=2 computes the batch in two parts")
+            if account.devices > 1 and account.mesh.get("fsdp", 1) == 1:
+                found.append("--strategy fsdp divides what every device holds whole")
+            elif held > account.temporary:
+                found.append("more devices on the axis `fsdp` hold less each")
+        return found + waiting(account)
+
     def as_json(self) -> dict[str, Any]:
         """The plan for a JSON file, with what follows from it."""
-        found = asdict(self)
-        times = self.account.times
-        if times is not None:
-            derived = ("least", "most", "guess", "exposed")
-            found["account"]["times"] |= {name: getattr(times, name) for name in derived}
-        found["account"]["fits"] = self.account.fits
-        return found | {name: getattr(self, name) for name in ("images_per_second", "utilisation", "hours")}
+        derived = ("images_per_second", "utilisation", "hours")
+        found = asdict(self) | {"account": account_to_json(self.account)}
+        return found | {name: getattr(self, name) for name in derived}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Plan":
         """The plan that `as_json` made."""
-        stored = found["account"]
-        rows = (row | {"axes": None if row["axes"] is None else tuple(row["axes"])} for row in stored["traffic"])
-        times = None if stored["times"] is None else _given(Times, stored["times"])
-        account = stored | {"traffic": tuple(Traffic(**row) for row in rows), "times": times}
-        return _given(cls, {**found, "account": _given(Account, account)})
+        return given(cls, {**found, "account": account_from_json(found["account"])})
 
 
-def _given(kind: type[T], values: Mapping[str, Any]) -> T:
+def account_to_json(account: Account) -> dict[str, Any]:
+    """An account for a JSON file, with what follows from it."""
+    found: dict[str, Any] = asdict(account) | {"fits": account.fits}
+    if account.times is not None:
+        found["times"] |= {name: getattr(account.times, name) for name in ("least", "most", "guess", "exposed")}
+    return found
+
+
+def account_from_json(found: Mapping[str, Any]) -> Account:
+    """The account that `account_to_json` made."""
+    rows = (row | {"axes": None if row["axes"] is None else tuple(row["axes"])} for row in found["traffic"])
+    times = None if found["times"] is None else given(Times, found["times"])
+    return given(Account, {**found, "traffic": tuple(Traffic(**row) for row in rows), "times": times})
+
+
+def given(kind: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from the values of its own fields; what is derived from them is left out."""
     return kind(**{each.name: values[each.name] for each in fields(cast(Any, kind))})
 
 
-def advice(plan: Plan) -> list[str]:
-    """What would make a plan fit, or why it is slow; the most useful first."""
-    account, found = plan.account, []
-    if account.fits is False:
-        assert account.capacity is not None, "else nothing is known to be too large"
-        held = sum(account.held.values())
-        if account.temporary > held:
-            found.append("activations are the larger part: --set remat=blocks, remat=all, or a smaller batch a device")
-            found.append("--set accumulate=2 computes the batch in two parts")
-        if account.devices > 1 and account.mesh.get("fsdp", 1) == 1:
-            found.append("--strategy fsdp divides what every device holds whole")
-        elif held > account.temporary:
-            found.append("more devices on the axis `fsdp` hold less each")
-    if account.times is not None and account.times.exposed > 0.05:
-        row = account.traffic[0]
-        place = f" from {row.source}" if row.source else ""
-        found.append(
-            f"devices wait for each other in {account.times.exposed:.0%} of the step, longest for {row.kind} over "
-            f"{axes_in_words(row)}{place}"
-        )
-    return found
+def waiting(account: Account) -> list[str]:
+    """For which collective devices wait longest, if they wait for more than a twentieth of the time."""
+    if account.times is None or account.times.exposed <= 0.05:
+        return []
+    row = account.traffic[0]
+    place = f" from {row.source}" if row.source else ""
+    return [
+        f"devices wait for each other in {account.times.exposed:.0%} of the time, longest for {row.kind} over "
+        f"{axes_in_words(row)}{place}"
+    ]
 
 
 def axes_in_words(row: Traffic) -> str:

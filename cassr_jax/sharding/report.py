@@ -4,60 +4,96 @@ import math
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from cassr_jax.sharding.planned import Plan, advice, axes_in_words
+from cassr_jax.sharding.account import Account
+from cassr_jax.sharding.planned import Plan, axes_in_words
+from cassr_jax.sharding.sampled import SamplePlan
+
+Plans = Sequence[Plan] | Sequence[SamplePlan]
 
 _MOST_ROWS = 8  # collectives that are listed for each plan
 
 
-def table(plans: Sequence[Plan]) -> str:
-    """A table with a column for each plan, then the collectives of each, then what would help."""
-    first = plans[0]
-    head = f"stage {first.stage}; all figures are for one device and one step"
-    parts = [head, columns(["", *(plan.title for plan in plans)], rows(plans))]
+def table(plans: Plans) -> str:
+    """A table with a column for each plan, then the parts and the collectives of each, then what would help."""
+    parts = [head(plans), columns(["", *(plan.title for plan in plans)], rows(plans))]
     for plan in plans:
+        if isinstance(plan, SamplePlan):
+            parts.append(columns(*programs(plan)))
         parts += [collectives(plan)] if plan.account.traffic else []
-        parts += [f"{plan.title}: {line}" for line in advice(plan)]
+        parts += [f"{plan.title}: {line}" for line in plan.advice()]
     return "\n\n".join(parts)
 
 
-def rows(plans: Sequence[Plan]) -> list[list[str]]:
+def head(plans: Plans) -> str:
+    """What the plans are of, in one line."""
+    first = plans[0]
+    if isinstance(first, SamplePlan):
+        return f"sampling with {first.source}; all figures are for one device and the pictures in hand"
+    return f"stage {first.stage}; all figures are for one device and one step"
+
+
+def rows(plans: Plans) -> list[list[str]]:
     """The rows of the table: a title, and a cell for each plan."""
-
-    def row(title: str, cells: Sequence[str]) -> list[list[str]]:
-        return [[title, *cells]] if any(cells) else []
-
     accounts = [plan.account for plan in plans]
     times = [account.times for account in accounts]
-    found = row("devices", [str(account.devices) for account in accounts])
-    found += row("mesh", [mesh(plan) for plan in plans])
-    found += row("examples a step", [str(plan.examples) for plan in plans])
+    found = _row("devices", [_devices(plan) for plan in plans])
+    found += _row("mesh", [mesh(plan.account) for plan in plans])
+    sampled = [plan for plan in plans if isinstance(plan, SamplePlan)]
+    trained = [plan for plan in plans if isinstance(plan, Plan)]
+    found += _row("examples a step", [str(plan.examples) for plan in trained])
+    found += _row("pictures in hand", [f"{plan.pictures} of {plan.tile} px" for plan in sampled])
     for name in dict.fromkeys(name for account in accounts for name in account.held):
-        found += row(name, [size(account.held.get(name, 0)) for account in accounts])
-    found += row("activations and gradients", [size(account.temporary) for account in accounts])
-    found += row("together", [size(account.total) for account in accounts])
-    found += row("memory of the chip", ["" if a.capacity is None else size(a.capacity) for a in accounts])
-    found += row("fits", [fits(plan) for plan in plans])
-    found += row("FLOPs", [f"{flops(account.flops)}" for account in accounts])
-    found += row("  useful", [flops(plan.useful_flops) for plan in plans])
-    found += row("bytes of memory moved", [size(account.nbytes) for account in accounts])
-    found += row("bytes between devices", [size(sum(row.nbytes for row in a.traffic)) for a in accounts])
-    found += row("seconds, all overlapped", ["" if each is None else seconds(each.least) for each in times])
-    found += row("seconds, nothing overlapped", ["" if each is None else seconds(each.most) for each in times])
-    found += row("seconds, best guess", ["" if each is None else seconds(each.guess) for each in times])
-    found += row("  waiting for other devices", ["" if each is None else f"{each.exposed:.1%}" for each in times])
-    found += row("images/s, all devices", [_number(plan.images_per_second, ",.1f") for plan in plans])
-    found += row("share of the peak (MFU)", [_number(plan.utilisation, ".1%") for plan in plans])
-    found += row("hours for all steps", [_number(plan.hours, ",.1f") for plan in plans])
-    found += row(
-        "device-hours", [_number(None if p.hours is None else p.hours * p.account.devices, ",.0f") for p in plans]
-    )
+        found += _row(name, [size(account.held.get(name, 0)) for account in accounts])
+    found += _row("temporaries" if sampled else "activations and gradients", [size(a.temporary) for a in accounts])
+    found += _row("together", [size(account.total) for account in accounts])
+    found += _row("  most of all in", [plan.largest.title for plan in sampled])
+    found += _row("memory of the chip", ["" if a.capacity is None else size(a.capacity) for a in accounts])
+    found += _row("fits", [fits(account) for account in accounts])
+    found += _row("FLOPs", [f"{flops(account.flops)}" for account in accounts])
+    found += _row("  useful", [flops(plan.useful_flops) for plan in trained])
+    found += _row("bytes of memory moved", [size(account.nbytes) for account in accounts])
+    found += _row("bytes between devices", [size(sum(row.nbytes for row in a.traffic)) for a in accounts])
+    found += _row("seconds, all overlapped", ["" if each is None else seconds(each.least) for each in times])
+    found += _row("seconds, nothing overlapped", ["" if each is None else seconds(each.most) for each in times])
+    found += _row("seconds, best guess", ["" if each is None else seconds(each.guess) for each in times])
+    found += _row("  waiting for other devices", ["" if each is None else f"{each.exposed:.1%}" for each in times])
+    found += _row("images/s, all devices", [_number(plan.images_per_second, ",.1f") for plan in trained])
+    found += _row("pictures/s, all devices", [_number(plan.pictures_per_second, ",.2f") for plan in sampled])
+    found += _row("share of the peak (MFU)", [_number(plan.utilisation, ".1%") for plan in plans])
+    found += _row("hours for all steps", [_number(plan.hours, ",.1f") for plan in trained])
+    hours = [None if p.hours is None else p.hours * p.account.devices for p in trained]
+    found += _row("device-hours", [_number(each, ",.0f") for each in hours])
     return found
 
 
-def collectives(plan: Plan) -> str:
+def _row(title: str, cells: Sequence[str]) -> list[list[str]]:
+    return [[title, *cells]] if any(cells) else []
+
+
+def programs(plan: SamplePlan) -> tuple[list[str], list[list[str]]]:
+    """The programs that pictures go through: the head of a table, and its rows."""
+    timed = plan.account.times is not None
+    titles = [
+        f"{plan.title}, programs",
+        "calls",
+        "FLOPs",
+        "memory moved",
+        *(["seconds"] if timed else []),
+        "memory held",
+    ]
+    cells = []
+    for part in plan.parts:
+        account = part.account
+        work = [flops(part.calls * account.flops), size(part.calls * account.nbytes)]
+        spent = [seconds(part.seconds)] if timed else []
+        cells.append([part.title, f"{part.calls:,}", *work, *spent, size(account.total)])
+    return titles, cells
+
+
+def collectives(plan: Plan | SamplePlan) -> str:
     """The collectives of one plan, by kind, axes and line; those that take longest first."""
     known = plan.account.times is not None
-    head = [f"{plan.title}, collectives", "over", "calls", "bytes", *(["seconds", "hidden"] if known else []), "from"]
+    titles = [f"{plan.title}, collectives", "over", "calls", "bytes", *(["seconds", "hidden"] if known else []), "from"]
     cells = [
         [
             row.kind,
@@ -74,26 +110,30 @@ def collectives(plan: Plan) -> str:
         more = [seconds(sum(row.seconds for row in rest)), seconds(sum(row.hidden for row in rest))] if known else []
         count, nbytes = (sum(getattr(row, name) for row in rest) for name in ("count", "nbytes"))
         cells.append([f"{len(rest)} more", "", f"{count:,}", size(nbytes), *more, ""])
-    return columns(head, cells)
+    return columns(titles, cells)
 
 
-def columns(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def columns(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """Lines of text in columns; the first and the last column of words are left-aligned, numbers right-aligned."""
-    widths = [max(len(row[column]) for row in (head, *cells)) for column in range(len(head))]
+    widths = [max(len(row[column]) for row in (titles, *cells)) for column in range(len(titles))]
     lines = []
-    for row in (head, *cells):
+    for row in (titles, *cells):
         first, *others = row
         padded = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *padded]).rstrip())
     return "\n".join(lines)
 
 
-def mesh(plan: Plan) -> str:
-    return " ".join(f"{axis} {count}" for axis, count in plan.account.mesh.items() if count > 1) or "one device"
+def mesh(account: Account) -> str:
+    return " ".join(f"{axis} {count}" for axis, count in account.mesh.items() if count > 1) or "one device"
 
 
-def fits(plan: Plan) -> str:
-    account = plan.account
+def _devices(plan: Plan | SamplePlan) -> str:
+    count = plan.account.devices
+    return f"{plan.hosts} x {count}" if isinstance(plan, SamplePlan) and plan.hosts > 1 else str(count)
+
+
+def fits(account: Account) -> str:
     if account.capacity is None:
         return ""
     return "yes" if account.fits else f"no, {size(account.total - account.capacity)} too much"

@@ -1,9 +1,11 @@
-"""Devices that are not here, for which programs can be compiled: TPU slices and servers of GPUs."""
+"""Devices that are not here, for which programs can be compiled: TPU slices, servers of GPUs, and simulated CPUs."""
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
+import jax
 from jax.experimental import topologies
 
 from cassr_jax.errors import InputError
@@ -81,12 +83,15 @@ def slice_of(kind: str, count: int) -> str:
 def topology_devices(name: str) -> Sequence[Device]:
     """The devices of a TPU slice such as `v5e:2x4`, or of GPUs such as `h200:8` or `h100:4x8` (hosts x GPUs).
 
-    This needs no such device: TPUs need the package libtpu, and GPUs JAX's plug-in for CUDA.
+    This needs no such device: TPUs need the package libtpu, and GPUs JAX's plug-in for CUDA. `cpu:8` are eight devices
+    that this machine's processor simulates, in a process that has computed nothing yet.
 
     Raises:
         InputError: the compiler is not installed, or does not know the devices.
     """
     kind, _, size = name.partition(":")
+    if kind == "cpu":
+        return _simulated(name, size)
     return _gpus(name, GPUS[kind], size) if kind in GPUS else _slice(name)
 
 
@@ -105,6 +110,17 @@ def _slice(name: str) -> Sequence[Device]:
             f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu`, or GPUs "
             f"such as h200:8 or h100:4x8 ({str(error).splitlines()[0]})"
         ) from error
+
+
+def _simulated(name: str, size: str) -> Sequence[Device]:
+    if not size.isdecimal() or not int(size):
+        raise InputError(f"{name}: found the size {size!r}, expected a number of simulated devices, such as cpu:8")
+    count = int(size)
+    with suppress(RuntimeError):  # JAX has its devices already; if there are enough, that is no harm
+        jax.config.update("jax_num_cpu_devices", count)
+    if count > len(jax.devices("cpu")):
+        raise InputError(f"{name}: found {len(jax.devices('cpu'))} devices, expected {count}")
+    return jax.devices("cpu")[:count]
 
 
 def _gpus(name: str, gpu: GPU, size: str) -> Sequence[Device]:

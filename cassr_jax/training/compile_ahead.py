@@ -1,9 +1,8 @@
 """Compiles a training step for devices that are not here, from shapes alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +19,17 @@ from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
 from cassr_jax.sharding.account import make_account
 from cassr_jax.sharding.chips import CHIPS
+from cassr_jax.sharding.compiler import Effort, compiling
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.planned import Plan
-from cassr_jax.sharding.topologies import topology_devices
-from cassr_jax.training.child import Died, in_child
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
+from cassr_jax.typing import Device
 
 Shape = jax.ShapeDtypeStruct
-Effort = Literal["quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -90,21 +88,11 @@ def compile_for(config: TrainConfig, on: str, strategy: str = "", effort: Effort
         InputError: there are no such devices, the batch or the mesh does not divide, a network is missing, or the
             compiler, which runs in a process of its own, crashed.
     """
-    try:
-        return in_child(_compiled, config, on, strategy, effort)
-    except Died as error:
-        raise InputError(
-            f"{on}: the compiler did not finish ({error}); expected devices that it knows, such as v5e:2x4 or "
-            "h200:8, and enough memory"
-        ) from error
+    return compiling(on, effort, _compiled, config, on, strategy)
 
 
-def _compiled(config: TrainConfig, on: str, strategy: str, effort: Effort) -> Plan:
-    jax.config.update("jax_platforms", "cpu")  # libtpu only compiles here; JAX must not look for a TPU
-    if effort == "quick":
-        for setting in ("jax_optimization_level", "jax_memory_fitting_level"):
-            jax.config.update(setting, "O0")
-    placement = Placement.of(config.strategy, topology_devices(on))
+def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy: str) -> Plan:
+    placement = Placement.of(config.strategy, devices)
     lowered = lower(config, placement)
     compiled = lowered.step.compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()

@@ -37,7 +37,9 @@ def loaded(folder: Path, devices: int) -> CasSR:
     """The cascade with two tiles in a call, as on an accelerator; a CPU takes one."""
     cassr = cassr_jax.load(folder, devices=devices)
     cassr._fill = 8 * devices
-    cassr._engine = engine.Engine(cassr.networks, mesh_of_tiles(devices), overlap=cassr.config.tile_overlap, at_once=2)
+    cassr._engine = engine.Engine(
+        Programs(cassr.networks, mesh_of_tiles(devices), 2), overlap=cassr.config.tile_overlap
+    )
     return cassr
 
 

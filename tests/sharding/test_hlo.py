@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cassr_jax.sharding.costs import work
-from cassr_jax.sharding.hlo import Array, Module, Run, axes_of, groups_of, parse
+from cassr_jax.sharding.hlo import Array, Module, Run, Unstated, axes_of, groups_of, parse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MESH = {"data": 2, "tensor": 4}
@@ -147,3 +147,26 @@ def test_trips_follow_from_the_constants_of_a_loop(old: str, new: str, times: in
     """As libtpu writes its loops, which state no number of trips."""
     (run,) = products(parse(LOOP.replace(old, new) if old else LOOP))
     assert (run.times, run.known) == (times, known)
+
+
+def test_what_is_data_is_told():
+    """A loop to an argument, with a condition on an argument in it."""
+
+    def function(x, y, last, flag):
+        def body(_, x):
+            with jax.named_scope("chosen"):
+                return jax.lax.cond(flag, lambda: x @ y @ y @ y, lambda: x @ y)
+
+        return jax.lax.fori_loop(0, last, body, x)
+
+    shapes = [jax.ShapeDtypeStruct((8, 8), "float32")] * 2
+    numbers = jax.ShapeDtypeStruct((), "int32"), jax.ShapeDtypeStruct((), "bool")
+    module = parse(jax.jit(function).lower(*shapes, *numbers).compile().as_text() or "")
+
+    def often(unstated: Unstated | None) -> list[tuple[float, bool]]:
+        return sorted((run.times, run.known) for run in module.runs(unstated) if work(module, run).flops)
+
+    assert often(None) == [(1, False)] * 4
+    assert often(Unstated(10)) == [(10, True)] * 4
+    assert often(Unstated(10, {"chosen": 0.2})) == [(2, True)] * 3 + [(8, True)]
+    assert often(Unstated(10, {"another": 0.2})) == [(10, True)] * 4

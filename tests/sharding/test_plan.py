@@ -17,8 +17,9 @@ from cassr_jax.sharding.account import Account, Traffic, make_account
 from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.sharding.page import page
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.planned import Plan, advice
+from cassr_jax.sharding.planned import Plan
 from cassr_jax.sharding.report import flops, place, seconds, size, table
+from cassr_jax.sharding.sampled import Part, SamplePlan
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
 from cassr_jax.sharding.times import Times
 from cassr_jax.sharding.topologies import slice_of
@@ -137,12 +138,12 @@ def test_the_table_has_a_column_for_each_plan():
 
 
 def test_advice_names_what_to_change():
-    assert any("wait for each other in 22%" in line and "step.py:77" in line for line in advice(example()))
-    too_large = advice(example(total=20 * 2**30))
+    assert any("wait for each other in 22%" in line and "step.py:77" in line for line in example().advice())
+    too_large = example(total=20 * 2**30).advice()
     assert any("remat" in line for line in too_large)
     whole = example(total=20 * 2**30, temporary=2**20, mesh={"data": 8, "fsdp": 1})
-    assert any("--strategy fsdp" in line for line in advice(whole))
-    assert advice(example(traffic=(), times=Times(0.5, 0.6, 0.7, 0.0, 0.0))) == []
+    assert any("--strategy fsdp" in line for line in whole.advice())
+    assert example(traffic=(), times=Times(0.5, 0.6, 0.7, 0.0, 0.0)).advice() == []
 
 
 class Tags(HTMLParser):
@@ -255,9 +256,29 @@ def test_a_scan_lets_the_batch_grow(compiler):
     assert [row[0:3:2] for row in compiler] == [("v5e:2x4", 16), ("v5e:4x8", 64)]
 
 
+def test_a_cascade_is_planned_with_its_changes(compiler, monkeypatch, capsys):
+    part = Part("result", "decode", 4, example().account)
+
+    def plan_sampling(config, source, base, on, effort):
+        compiler.append((on, config.sampling.num_steps, config.schedule, effort))
+        return SamplePlan(on, source, 2, 64, config.tile, (part,), example().account)
+
+    monkeypatch.setattr("cassr_jax.sampling_ahead.plan_sampling", plan_sampling)
+    given = ["--config", "configs/sd15.py", "--on", "v5e:2x4", "h200:8", "--sample", "--set", "sampling.num_steps=7"]
+    assert command.main(given) == 0
+    assert command.main(given) == 0
+    assert [row[:2] for row in compiler] == [("v5e:2x4", 7), ("h200:8", 7)]
+    printed = capsys.readouterr().out
+    assert "64 of 512 px" in printed
+    assert "2 x 8" in printed
+    assert f"{2 * 64 / example().account.times.guess:,.2f}" in printed
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["--on", "v5e:2x4", "--sample", "--strategy", "fsdp"], "--sample beside --strategy: expected only --on"),
+        (["--on", "v5e", "--sample", "--scan", "8"], "--sample beside --scan: expected only --on"),
         (["--on", "v5e"], "--on v5e: expected a size too"),
         (["--on", "v5e:2x4", "--scan", "8"], "--on v5e:2x4: expected only the kind"),
         (["--on", "v5e", "--scan", "8,x"], "expected numbers of devices"),

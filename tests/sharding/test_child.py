@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from cassr_jax.errors import InputError
-from cassr_jax.training import compile_ahead
-from cassr_jax.training.child import Died, in_child
-from tests.training.runs import configure
+from cassr_jax.sharding import compiler
+from cassr_jax.sharding.child import Died, in_child
 
 
 def check_fails() -> None:
@@ -32,13 +31,9 @@ def test_how_it_died_and_the_failed_check_are_told(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_compiler_that_ends_its_process_is_one_sentence(networks, monkeypatch):
-    def dies(work, config, on, strategy, effort):
-        assert work is compile_ahead._compiled
-        return in_child(check_fails)
-
-    monkeypatch.setattr(compile_ahead, "in_child", dies)
+def test_a_compiler_that_ends_its_process_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(compiler, "in_child", lambda *given: in_child(check_fails))
     with pytest.raises(InputError) as error:
-        compile_ahead.compile_for(configure("base", networks), "v5e:16x32")
+        compiler.compiling("v5e:16x32", "quick", check_fails)
     reason = "ended by SIGABRT: Check failed: 16 <= 8 chips"
     assert str(error.value).startswith(f"v5e:16x32: the compiler did not finish ({reason}); expected devices")
