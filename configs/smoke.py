@@ -30,7 +30,7 @@ vae = VAEConfig(block_out_channels=(8, 8, 16), layers_per_block=1, norm_num_grou
 
 config = TrainConfig(
     stage="cassr",
-    data=DataConfig(path="examples", crop_size=64, preset="light", prefetch=4),
+    data=DataConfig(path="examples", crop_size=64, preset="light", prefetch=4, num_workers=0),
     new={
         "vae": vae,
         "unet": unet,

@@ -40,6 +40,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
 
+# Nothing that a test finds out about its pictures is kept for other runs.
+os.environ.setdefault("CASSR_JAX_INDICES", "")
+
 # A program that is read back is not traced, so nothing in it would be checked.
 os.environ.setdefault("CASSR_JAX_PROGRAMS", "")
 
@@ -58,6 +61,15 @@ CHECKED = (
     *(f"cassr_jax.training.{name}" for name in TRAINING),
 )
 install_import_hook(CHECKED, f"{type_checks.__name__}.check")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_alone() -> Iterator[None]:
+    """Records are made by threads unless a test asks for processes, which take seconds to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cassr_jax.data.workforce.FEWEST_CORES", sys.maxsize)
+        yield
+
 
 MOST_MEMORY = 3 * 2**30  # bytes of a test process, of which two run beside each other
 

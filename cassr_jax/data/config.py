@@ -27,11 +27,12 @@ class DataConfig:
     min_scale: float = 1.0  # the picture is shrunk before it is cropped, by a factor between this and 1
     preset: str | None = None  # damage: light, realesrgan, stablesr or camera; null makes no low-resolution picture
     scale: int = 4  # a low-resolution picture has sides of crop_size / scale
-    num_threads: int = 2  # threads that make records, in each worker process
-    num_workers: int = 0  # worker processes; with 0, threads of this process make the records
+    num_threads: int | None = None  # threads that make records, in each worker process; null goes by the host's cores
+    # Worker processes; with 0, threads of this process make the records. null goes by the host's cores.
+    num_workers: int | None = None
     prefetch: int = 64  # records kept ready
     resident: bool = False  # keep all prepared records on the device, and cut windows of crop_size out of them there
-    cache_bytes: int = 1 << 30  # memory for decoded pictures, in each worker process
+    cache_bytes: int = 1 << 30  # memory for decoded pictures, over all worker processes
 
     def __post_init__(self) -> None:
         check(self)

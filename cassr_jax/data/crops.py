@@ -4,20 +4,23 @@ Large parts of many photographs are out of focus. A model that trains on such ar
 them invents texture where there is none. So most crops, but not all, are taken where the picture is sharp.
 """
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 
-from cassr_jax.data.sources import NamedSource, PictureSource
+from cassr_jax.data.index import Kind, indexed
+from cassr_jax.data.sources import FolderSource, NamedSource, PictureSource
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
 from cassr_jax.imaging.memory import check_bytes
-from cassr_jax.printing import complain
+from cassr_jax.printing import complain, progress_bar
 
 SHARP = 100.0  # a window is sharp if the variance of the Laplacian of its 8-bit grey is at least this
 _BYTES = 28  # for a pixel that is searched for sharp windows: colours, two greys, the Laplacian and its running sums
@@ -122,40 +125,67 @@ def find_all_windows(
     if file is not None and (kept := _read_windows(file)) is not None and len(kept) == len(images):
         return [*kept]
 
-    def find(index: int) -> Windows | None:
+    found = _search(images, range(len(images)), size, threads)
+    whole = [windows for windows in found if windows is not None]
+    if file is not None and len(whole) == len(found):
+        with suppress(InputError), replaced(file) as stream:  # a shared set may be read-only
+            np.savez(stream, **_packed(whole))
+    return found
+
+
+def find_folders_windows(
+    images: PictureSource, folder: FolderSource, size: int, *, threads: int
+) -> list[Windows | None]:
+    """As `find_all_windows`, for the pictures of a folder, of which only new and changed ones are decoded.
+
+    Args:
+        images: the pictures of `folder`, as they are to be searched.
+        folder: where they come from.
+        size: side of a window in px.
+        threads: pictures that are decoded at a time.
+    """
+    numbers = {key: number for number, key in enumerate(folder.keys)}
+    kind = Kind(f"windows_{size}_{SHARP:g}_{TILE}", _packed, _unpacked)
+    return indexed(
+        folder.path, folder.keys, kind, lambda keys: _search(images, [numbers[key] for key in keys], size, threads)
+    )
+
+
+def _search(images: PictureSource, numbers: Sequence[int], size: int, threads: int) -> list[Windows | None]:
+    """The windows of some pictures; None for one that cannot be read, which is named on stderr."""
+
+    def find(number: int) -> Windows | None:
         try:
-            return find_windows(images[index], size)
+            return find_windows(images[number], size)
         except InputError as error:
             complain(f"left out: {error}")
             return None
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(find, range(len(images))))
-    whole = [windows for windows in found if windows is not None]
-    if file is not None and len(whole) == len(found):
-        with suppress(InputError):  # a shared set may be read-only; then it is searched each time
-            _write_windows(file, whole)
-    return found
+        found = pool.map(find, numbers)
+        return list(progress_bar(found, total=len(numbers), desc="searching pictures", unit="picture", leave=False))
 
 
-def _write_windows(file: Path, windows: list[Windows]) -> None:
-    with replaced(file) as stream:
-        np.savez(
-            stream,
-            corners=np.concatenate([w.corners for w in windows]),
-            counts=[len(w.corners) for w in windows],
-            tiles=[w.tiles for w in windows],
-            stride=windows[0].stride,
-        )
+def _packed(windows: Sequence[Windows]) -> dict[str, Any]:
+    return {
+        "corners": np.concatenate([w.corners for w in windows]),
+        "counts": np.array([len(w.corners) for w in windows]),
+        "tiles": np.array([w.tiles for w in windows]),
+        "stride": np.array(windows[0].stride),
+    }
+
+
+def _unpacked(found: Mapping[str, np.ndarray]) -> list[Windows]:
+    parts = np.split(found["corners"], np.cumsum(found["counts"])[:-1])
+    stride = int(found["stride"])
+    return [Windows(part, stride, int(n)) for part, n in zip(parts, found["tiles"], strict=True)]
 
 
 def _read_windows(file: Path) -> list[Windows] | None:
     """The windows in a file; None if there is no such file, or if it is damaged."""
     try:
-        with np.load(file) as found:
-            parts = np.split(found["corners"], np.cumsum(found["counts"])[:-1])
-            stride = int(found["stride"])
-            return [Windows(part, stride, int(n)) for part, n in zip(parts, found["tiles"], strict=True)]
+        with file.open("rb") as stream, np.load(stream) as found:
+            return _unpacked(found)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 

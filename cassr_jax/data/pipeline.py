@@ -18,7 +18,14 @@ import numpy as np
 from absl import flags
 
 from cassr_jax.data.config import DataConfig
-from cassr_jax.data.crops import Enlarged, Windows, find_all_windows, find_windows, random_crop
+from cassr_jax.data.crops import (
+    Enlarged,
+    Windows,
+    find_all_windows,
+    find_folders_windows,
+    find_windows,
+    random_crop,
+)
 from cassr_jax.data.degradation import PRESETS, degrade
 from cassr_jax.data.prepared import PreparedSource, check_alike, record_files
 from cassr_jax.data.sources import (
@@ -31,6 +38,7 @@ from cassr_jax.data.sources import (
     only_one_kind,
     read_or_replace,
 )
+from cassr_jax.data.workforce import usable_cores, workforce
 from cassr_jax.errors import InputError
 from cassr_jax.files import files_below
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
@@ -135,6 +143,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     records: Records | None = None,
+    cores: int | None = None,
 ) -> Batches:
     """An endless iterator over batches of this process's share of the records.
 
@@ -154,6 +163,7 @@ def batches(
         process_index: the number of this process.
         process_count: the number of processes.
         records: what `open_records` returns, so that several streams can share sets that are opened once.
+        cores: how many cores may work on it; by default all that this process may use.
 
     Raises:
         InputError: as `open_records`; while iterating, if a worker process has died or too many records are damaged.
@@ -161,25 +171,30 @@ def batches(
     # Records are made in parallel already; OpenCV's own threads would only slow each other down.
     cv2.setNumThreads(1)
     SEED.check("seed", seed)
-    stream = (records or open_records(config))(seed)
+    stream = (records or open_records(config, cores))(seed)
+    workers, threads = workforce(config, cores or len(usable_cores()))
 
     def open_at(examples: int) -> grain.DatasetIterator:
         own = stream[examples:].batch(batch_size)[process_index::process_count]
-        ready = max(math.ceil(config.prefetch / batch_size), config.num_threads)
-        loaded = own.to_iter_dataset(grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ready))
-        if config.num_workers == 0:
+        ready = max(math.ceil(config.prefetch / batch_size / max(workers, 1)), threads)
+        loaded = own.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ready))
+        if workers == 0:
             return iter(loaded)
         if not flags.FLAGS.is_parsed():  # grain reads absl flags, which must be parsed first
             flags.FLAGS.mark_as_parsed()
-        return iter(loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.num_workers)))
+        return iter(loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
 
     return Batches(open_at, batch_size * process_count)
 
 
-def open_records(config: DataConfig) -> Records:
+def open_records(config: DataConfig, cores: int | None = None) -> Records:
     """Open the sets of a configuration.
 
-    Pictures are searched for sharp windows; a built set keeps what was found, so it is searched only once.
+    Pictures are searched for sharp windows. What was found is kept, so each of them is decoded for this only once.
+
+    Args:
+        config: the sets, and how their pictures are cut and degraded.
+        cores: how many cores may work on it; by default all that this process may use.
 
     Raises:
         InputError: a set cannot be used, pictures and prepared records are mixed, or prepared records do not have the
@@ -190,7 +205,7 @@ def open_records(config: DataConfig) -> Records:
     if prepared and len(prepared) < len(weights):
         others = [path for path in weights if path not in prepared]
         raise InputError(f"mixture: {prepared[0]} holds prepared records, {others[0]} pictures, expected only one kind")
-    return (_prepared if prepared else _from_pictures)(config, weights)
+    return _prepared(config, weights) if prepared else _from_pictures(config, weights, cores or len(usable_cores()))
 
 
 def open_pictures(path: str, *, cache_bytes: int) -> NamedSource:
@@ -209,13 +224,18 @@ def open_pictures(path: str, *, cache_bytes: int) -> NamedSource:
     return FolderSource(path, cache_bytes=cache_bytes)
 
 
-def _from_pictures(config: DataConfig, weights: Mapping[str, float]) -> Records:
+def _from_pictures(config: DataConfig, weights: Mapping[str, float], cores: int) -> Records:
     sources, windows = [], []
+    workers, _ = workforce(config, cores)
     for path in weights:
-        source = Enlarged(open_pictures(path, cache_bytes=config.cache_bytes // len(weights)), config.crop_size)
-        kept = (built / f"windows_{config.crop_size}.npz") if (built := find_set(path)) else None
+        pictures = open_pictures(path, cache_bytes=config.cache_bytes // len(weights) // max(workers, 1))
+        source = Enlarged(pictures, config.crop_size)
         sources.append(source)
-        windows += find_all_windows(source, config.crop_size, file=kept)
+        if isinstance(pictures, FolderSource):
+            windows += find_folders_windows(source, pictures, config.crop_size, threads=cores)
+        else:
+            kept = (built / f"windows_{config.crop_size}.npz") if (built := find_set(path)) else None
+            windows += find_all_windows(source, config.crop_size, threads=cores, file=kept)
     source = Joined(sources)
     visited = visits(windows)
     parts = [visited[(first <= visited) & (visited < end)].tolist() for first, end in pairwise(source.bounds)]

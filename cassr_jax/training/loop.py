@@ -30,7 +30,14 @@ from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.previews import make_preview, sampling_of, schedule_of
-from cassr_jax.training.processes import check_agreement, claimed_together, notice_once, refused_together, say_once
+from cassr_jax.training.processes import (
+    check_agreement,
+    claimed_together,
+    cores_of_process,
+    notice_once,
+    refused_together,
+    say_once,
+)
 from cassr_jax.training.resume import (
     CONTENTS,
     changes_between,
@@ -132,6 +139,7 @@ class _Run:
     frozen: Params
     step: Step
     account: Json  # its description in checkpoints
+    cores: int  # of the host, for making records
 
 
 @dataclass(frozen=True)
@@ -262,15 +270,15 @@ def _set_up(config: TrainConfig) -> tuple[_Run, TrainState]:
     objective = make_objective(config, networks.graphdefs, ids)
     state = new_state(trainable, optimizer, placement)
     step = make_step(objective, optimizer, config, placement, state, frozen)
-    return _Run(config, placement, networks, ids, frozen, step, account), state
+    return _Run(config, placement, networks, ids, frozen, step, account, cores_of_process()), state
 
 
 @contextmanager
 def _opened(run: _Run) -> Iterator[_Data]:
     """A block with the run's data; its worker processes end with the block, whatever happens."""
     with refused_together():
-        sets = open_sets(run.config)
-    with closing(open_data(run.config, sets)) as stream:
+        sets = open_sets(run.config, run.cores)
+    with closing(open_data(run.config, sets, run.cores)) as stream:
         pool = None
         if run.config.data.resident:
             pool = run.placement.place_whole(for_stage(run.config, run.networks, next(stream)))

@@ -1,6 +1,7 @@
 """The view of a run while it trains: its bar, metrics, previews and trace, and the guard on its numbers."""
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +14,7 @@ from cassr_jax.models.parameters import Params
 from cassr_jax.printing import progress_bar
 from cassr_jax.training.guard import Guard
 from cassr_jax.training.logs import Logs, Meter
+from cassr_jax.training.pace import Pace
 from cassr_jax.training.previews import Preview
 from cassr_jax.training.processes import say_once
 from cassr_jax.training.state import TrainState
@@ -40,6 +42,8 @@ class Monitor:
         self._logs = Logs(workdir)
         self._guard = Guard(config.skip_limit, workdir / "nonfinite")
         self._meter = Meter(config.batch_size, jax.devices()[0].device_kind)
+        self._pace = Pace(config.batch_size, jax.process_count())
+        self._begun = 0.0  # when the last step was started
         self._running: tuple[int, HostExamples, Metrics] | None = None  # the one step that the device may be busy with
         self._bar: tqdm | None = None
 
@@ -71,9 +75,13 @@ class Monitor:
         return ({} if loss is None else {"loss": loss}) | (dict(found) if validated == step else {})
 
     def before_step(self, state: TrainState) -> None:
-        """Settle the running step if the guard might need the state's arrays, which the next step overwrites."""
-        if self._guard.next_may_end:
+        """Settle the running step if the guard might need the state's arrays, or the next step is timed by itself.
+
+        The next step overwrites those arrays.
+        """
+        if self._guard.next_may_end or self._pace.times_steps:
             self.settle(state)
+        self._begun = time.perf_counter()
 
     def after_step(
         self,
@@ -98,6 +106,9 @@ class Monitor:
         self.settle(state)
         self._running = (step, batch, metrics)
         done = step + 1
+        if self._pace.times_steps:
+            self.settle(state)
+            self._pace.add(time.perf_counter() - self._begun)
         if self._tracing and done not in self._traced:
             self.settle(state)
             self._end_trace()
@@ -105,6 +116,8 @@ class Monitor:
             self.settle(state)
             means = self._meter.summary() | ({"damaged_records": damaged} if damaged else {})
             self._logs.write(done, means)
+            if news := self._pace.news(means["seconds_per_step"], means["data_wait"]):
+                say_once(news)
             assert self._bar is not None, "a step is one of `steps`"
             self._bar.set_postfix(loss=f"{means.get('loss', math.nan):.4f}", skipped=int(means["skipped"]))
         every = self._config.validation.every

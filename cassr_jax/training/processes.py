@@ -1,6 +1,7 @@
 """What the processes of a run do together: they agree before it begins, and the first one speaks for all."""
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cassr_jax.data.workforce import usable_cores
 from cassr_jax.errors import InputError
 from cassr_jax.locks import claimed
 from cassr_jax.printing import notice, say
@@ -34,6 +36,16 @@ def gather_texts(text: str) -> list[str]:
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) + 1 - len(data))))
     return [bytes(row[:size]).decode(errors="surrogateescape") for row, size in zip(rows, sizes, strict=True)]
+
+
+def cores_of_process() -> int:
+    """The cores that this process may count on: its share where several processes may use the same ones.
+
+    Every process must call this.
+    """
+    cores = usable_cores()
+    shared = gather_texts(f"{socket.gethostname()} {sorted(cores)}")
+    return max(len(cores) // shared.count(shared[jax.process_index()]), 1)
 
 
 def check_agreement(settings: Mapping[str, object], advice: str = "start all processes with the same command") -> None:

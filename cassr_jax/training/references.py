@@ -7,7 +7,7 @@ command continues a run that was stopped. A file beside the records holds their 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -211,7 +211,9 @@ def _prepare(
         config = with_schedule(config)
         make_course(config.known_schedule, recipe.sampling)  # checked before pictures are searched
     complete = _make_complete(config, networks, recipe, mesh)
-    streams = None if prepared is not None else open_records(config.data)
+    # Worker processes take seconds to start, and every file has a stream of its own.
+    data = replace(config.data, num_workers=config.data.num_workers or 0)
+    streams = None if prepared is not None else open_records(data)
     _check_made_with(output / MADE_WITH, _settings(config, recipe, sources))
     size = config.batch_size
     per_file = math.ceil(RECORDS_PER_FILE / size)
@@ -227,7 +229,7 @@ def _prepare(
             stream = (_batched(prepared, number, size) for number in numbers)
         else:
             seed = (config.seed * 1_000_003 + first) % 2**63  # the range of a seed
-            stream = batches(config.data, batch_size=size, seed=seed, records=streams)
+            stream = batches(data, batch_size=size, seed=seed, records=streams)
         with closing(stream):
             made = (complete(batch, number) for number, batch in zip(numbers, stream, strict=False))
             write_records(path, islice(_unbatched(made), count))

@@ -11,6 +11,7 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.pipeline import Batch, Batches, Records, batches, open_records
 from cassr_jax.data.resident import ResidentPool, draw
+from cassr_jax.data.workforce import usable_cores
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
 from cassr_jax.kinds import kind_of
@@ -109,12 +110,17 @@ def parameters_of(config: TrainConfig, networks: Networks, place: Place | None =
     return trainable, frozen
 
 
-def open_sets(config: TrainConfig) -> Records | ResidentPool:
-    """The run's sets, opened and indexed once; every stream of records draws from them."""
-    return ResidentPool(config.data.path, config.data.crop_size) if config.data.resident else open_records(config.data)
+def open_sets(config: TrainConfig, cores: int | None = None) -> Records | ResidentPool:
+    """The run's sets, opened and indexed once; every stream of records draws from them.
+
+    `cores` may work on it, by default all that this process may use.
+    """
+    if config.data.resident:
+        return ResidentPool(config.data.path, config.data.crop_size)
+    return open_records(config.data, cores)
 
 
-def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Batches | ResidentPool:
+def open_data(config: TrainConfig, sets: Records | ResidentPool, cores: int | None = None) -> Batches | ResidentPool:
     """An endless iterator over this process's parts of the batches, whose state can be read and set."""
     if isinstance(sets, ResidentPool):
         return sets
@@ -126,6 +132,7 @@ def open_data(config: TrainConfig, sets: Records | ResidentPool) -> Batches | Re
         process_index=jax.process_index(),
         process_count=processes,
         records=sets,
+        cores=cores,
     )
 
 
@@ -138,7 +145,7 @@ def first_examples(sets: Records | ResidentPool, size: int, seed: int, data: Dat
     """The first `size` examples of the stream of a seed."""
     if isinstance(sets, ResidentPool):
         return jax.device_get(draw(sets.pool, seed_key(seed), size, data.crop_size))
-    with ThreadPoolExecutor(max(data.num_threads, 1)) as threads:
+    with ThreadPoolExecutor(len(usable_cores())) as threads:
         found = list(threads.map(sets(seed).__getitem__, range(size)))
     return {name: np.stack([example[name] for example in found]) for name in found[0] if name != "skipped"}
 

@@ -7,6 +7,26 @@ PIPELINE = "tests/data/test_pipeline.py::"
 
 DATA = [
     *faults(
+        "cassr_jax/data/index.py",
+        ("tests/data/test_index.py",),
+        ("found.st_size, found.st_mtime_ns, found.st_ctime_ns", "found.st_size, found.st_mtime_ns, 0"),
+        ("found.st_size, found.st_mtime_ns, found.st_ctime_ns", "found.st_size, 0, 0"),
+        ("(unknown or known.keys() != kept.keys())", "unknown"),
+        ("if value is not None and (stamp", "if (stamp"),
+        ("BadZipFile, zlib.error):", "zlib.error):"),
+    ),
+    *faults(
+        "cassr_jax/data/crops.py",
+        ("tests/data/test_index.py",),
+        ("[numbers[key] for key in keys]", "range(len(keys))"),
+    ),
+    *faults(
+        "cassr_jax/data/workforce.py",
+        ("tests/data/test_workforce.py",),
+        ("min((cores - 1) // max(threads or 1, 1), MOST_WORKERS)", "(cores - 1) // max(threads or 1, 1)"),
+        ("max((cores - 1) // workers, 1)", "(cores - 1) // workers"),
+    ),
+    *faults(
         "cassr_jax/data/pipeline.py",
         (PIPELINE + "test_what_is_held_out_is_never_trained_on",),
         ("[n for n in part if n not in held], [", "[*part], ["),

@@ -58,8 +58,8 @@ RUNS = [
         "cassr_jax/training/loop.py",
         ("tests/training/test_loop.py::test_whatever_happens_the_data_are_closed",),
         (
-            "with closing(open_data(run.config, sets)) as stream:",
-            "for stream in [open_data(run.config, sets)]:",
+            "with closing(open_data(run.config, sets, run.cores)) as stream:",
+            "for stream in [open_data(run.config, sets, run.cores)]:",
         ),
     ),
     *faults(

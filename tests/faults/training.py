@@ -188,6 +188,14 @@ TRAINING = [
         ("-math.inf if math.isnan(value)", "math.inf if math.isnan(value)"),
     ),
     *faults(
+        "cassr_jax/training/pace.py",
+        ("tests/training/test_pace.py",),
+        (" and alone < (1 - _SHARE) * seconds", ""),
+        ("waited > _SHARE * seconds and ", ""),
+        ("min(self._steps, default=math.inf)", "max(self._steps, default=math.inf)"),
+        (" or True in self._said", ""),
+    ),
+    *faults(
         "cassr_jax/training/logs.py",
         ("tests/training/test_logs.py::test_a_pause_counts_for_no_step",),
         ("self._since += time.perf_counter() - before", "self._waited += time.perf_counter() - before"),
