@@ -8,6 +8,7 @@ from typing import get_args
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
@@ -17,8 +18,9 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.fitting import check_fitting
+from cassr_jax.imaging.memory import fitting
 from cassr_jax.kinds import KINDS
-from cassr_jax.networks import Networks
+from cassr_jax.networks import Networks, Place
 from cassr_jax.prompts import check_prompts
 from cassr_jax.ranges import check
 from cassr_jax.sampling import make_course
@@ -84,7 +86,7 @@ def load(
             resolve(config.components[kind], base),
             dtype,
             dtype,
-            lambda _, array: jax.device_put(array, everywhere),
+            _putting(everywhere),
         )
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
     check_fitting(networks.configs, sources)
@@ -98,6 +100,15 @@ def load(
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
     return CasSR(config, networks, sources.get("tokenizer"), devices)
+
+
+def _putting(sharding: NamedSharding) -> Place:
+    def put(name: str, array: ArrayLike) -> jax.Array:
+        advice = "each device holds all networks of a cascade, so use larger devices or a narrower dtype"
+        with fitting(name, advice):
+            return jax.device_put(array, sharding)
+
+    return put
 
 
 def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:

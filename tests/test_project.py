@@ -45,8 +45,8 @@ ALLOWED: dict[str, set[str]] = {
         "progress", "second_stage", "seeds", "sharding",
     },
     "loading": {
-        "cascade", "config", "config_files", "first_stage", "fitting", "kinds", "networks", "prompts", "ranges",
-        "sampling", "schedules", "second_stage",
+        "cascade", "config", "config_files", "first_stage", "fitting", "imaging", "kinds", "networks", "prompts",
+        "ranges", "sampling", "schedules", "second_stage",
     },
     "training": {
         "config", "config_files", "data", "diffusion", "first_stage", "fitting", "imaging", "kinds", "loading",

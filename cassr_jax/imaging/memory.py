@@ -1,7 +1,8 @@
 """The memory a picture needs, estimated before any work starts."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cassr_jax.errors import InputError
@@ -65,6 +66,21 @@ def check_bytes(needed: int, what: str, advice: str) -> None:
 def ran_out(error: Exception) -> bool:
     """Whether an error says that the machine or a device had no memory left."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+@contextmanager
+def fitting(what: str, advice: str) -> Iterator[None]:
+    """A block that puts arrays on devices; if the memory of one does not hold them, that is one sentence.
+
+    Raises:
+        InputError: it does not; the message names `what` and ends with `advice`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        raise InputError(f"{what}: does not fit into the memory of a device; {advice}") from error
 
 
 def in_words(size: int) -> str:

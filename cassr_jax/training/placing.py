@@ -5,6 +5,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cassr_jax.config import TrainConfig
+from cassr_jax.imaging.memory import fitting
 from cassr_jax.kinds import kind_of
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import Digests
@@ -43,4 +44,5 @@ class Placing:
         else:
             self.digests.add(name, array)
             dtype = self._config.frozen_dtype
-        return self._placement.place({name: array.astype(jax.numpy.dtype(dtype), copy=False)})[name]
+        with fitting(name, "divide the weights over more devices, as --strategy fsdp does"):
+            return self._placement.place({name: array.astype(jax.numpy.dtype(dtype), copy=False)})[name]

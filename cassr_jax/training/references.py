@@ -44,6 +44,7 @@ from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.checkpoint import Digests, Origins
 from cassr_jax.training.processes import flat
+from cassr_jax.training.resume import completed
 from cassr_jax.training.setup import with_schedule
 from cassr_jax.typing import Modules
 
@@ -330,6 +331,7 @@ def _check_made_with(file: Path, settings: Mapping[str, object]) -> None:
         write_json(file, settings)
         return
     before, now = (flat(found) for found in (read_json(file), settings))
+    before = completed(before, now)
     for name in {**before, **now}:
         if before.get(name) != now.get(name) and not name.endswith(".source"):
             raise InputError(

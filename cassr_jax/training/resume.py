@@ -76,13 +76,15 @@ def check_same_run(where: str, before: Account, *, now: Account) -> None:
 
 
 def changes_between(before: Account, now: Account) -> list[Change]:
-    """The fields of the configuration that differ, and the data's contents if they do.
-
-    A field that an older version of the program did not have counts as having had its default.
-    """
+    """The fields of the configuration that differ, and the data's contents if they do."""
     old, new = (flat(account["config"]) | {CONTENTS: account.get("contents")} for account in (before, now))
-    old = {name: value for name, value in _DEFAULTS.items() if name in new} | old
+    old = completed(old, new)
     return [Change(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]
+
+
+def completed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, object]:
+    """Flat settings of a run, with the defaults of those fields that an older version of the program did not have."""
+    return {name: value for name, value in _DEFAULTS.items() if name in now} | dict(before)
 
 
 def check_stream(where: str, changes: Iterable[Change], allowed: Sequence[str]) -> None:

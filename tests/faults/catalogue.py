@@ -55,6 +55,7 @@ FAULTS = [
         "cassr_jax/training/placing.py",
         ("tests/training/test_placing.py",),
         ("return self._placement.place({name: array", "return ({name: jax.numpy.asarray(array)"),
+        ('with fitting(name, "divide the weights', 'with fitting("", "divide the weights'),
         ("self.encoder[path] = array", "self.encoder[path] = array.astype(jax.numpy.bfloat16)"),
         ("self.digests.add(name, array)", "self.digests.add(name, array.astype(jax.numpy.bfloat16))"),
         ('dtype = "float32"', "dtype = self._config.frozen_dtype"),
@@ -83,7 +84,7 @@ FAULTS = [
     *faults(
         "cassr_jax/loading.py",
         ("tests/training/test_placing.py",),
-        ("jax.device_put(array, everywhere)", "jax.device_put(array)"),
+        ("jax.device_put(array, sharding)", "jax.device_put(array)"),
     ),
     *ENGINE,
     *PLANNING,

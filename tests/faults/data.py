@@ -7,6 +7,21 @@ PIPELINE = "tests/data/test_pipeline.py::"
 
 DATA = [
     *faults(
+        "cassr_jax/data/pieces.py",
+        ("tests/commands/test_cut.py",),
+        ("if last - begins[-1] > self.remainder", "if last - begins[-1] >= self.remainder"),
+        ("max(side - self.size, 0)", "side - self.size"),
+        ("in (*others, first):", "in (first, *others):"),
+        ("y{top:05d}_x{left:05d}", "y{left:05d}_x{top:05d}"),
+    ),
+    *faults(
+        "cassr_jax/commands/cut.py",
+        ("tests/commands/test_cut.py",),
+        ('    check_outside(output, images, "--images")\n', ""),
+        (" if not is_cut(key, output, present)", ""),
+        ("if before.get(name) != value:", "if before.keys() != now.keys():"),
+    ),
+    *faults(
         "cassr_jax/data/index.py",
         ("tests/data/test_index.py",),
         ("found.st_size, found.st_mtime_ns, found.st_ctime_ns", "found.st_size, found.st_mtime_ns, 0"),

@@ -203,10 +203,7 @@ TRAINING = [
     *faults(
         "cassr_jax/training/resume.py",
         ("tests/training/test_resume.py::test_a_field_that_an_older_version_lacked_had_its_default",),
-        (
-            "for name, value in _DEFAULTS.items() if name in new} | old",
-            "for name, value in _DEFAULTS.items() if not new} | old",
-        ),
+        ("for name, value in _DEFAULTS.items() if name in now}", "for name, value in _DEFAULTS.items() if not now}"),
     ),
     *faults(
         "cassr_jax/training/export.py",

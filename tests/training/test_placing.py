@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 import cassr_jax
+from cassr_jax.errors import InputError
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks
 from cassr_jax.sharding.account import bytes_per_device
@@ -138,6 +139,21 @@ def test_a_cascades_weights_go_to_every_device_at_once(tmp_path: Path, monkeypat
     everywhere = NamedSharding(cassr._engine.programs.mesh, PartitionSpec())
     assert {value.sharding for value in params.values()} == {everywhere}
     assert watch.peak <= sum(value.nbytes for value in params.values()) + watch.largest
+
+
+def lacking_memory(*_: Any, **__: Any) -> jax.Array:
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9437184 bytes.")
+
+
+def test_weights_that_do_not_fit_are_named(networks: Path, placement: Placement, tmp_path: Path, monkeypatch):
+    config, cascade = configure("scedit", networks), write_random_cascade(tmp_path)
+    monkeypatch.setattr(jax, "device_put", lacking_memory)
+    with pytest.raises(
+        InputError, match=r"^vae\..*: does not fit into the memory of a device; divide the weights over"
+    ):
+        build(config, Placing(config, placement))
+    with pytest.raises(InputError, match=r"^vae\..*: does not fit .*; each device holds all networks of a cascade"):
+        cassr_jax.load(cascade, devices=8)
 
 
 def test_a_cascades_weights_are_never_on_one_device_alone(tmp_path: Path, monkeypatch):
