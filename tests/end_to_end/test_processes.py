@@ -1,5 +1,6 @@
 """Two processes with two devices each, joined over the loopback: the run of one process with four devices."""
 
+import json
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import train
 from cassr_jax.config_files import read_config
 from cassr_jax.locks import claimed
-from tests.training.runs import restore, write_vae_run
+from tests.training.runs import restore, write_pictures, write_vae_run
 
 ROOT = Path(train.__file__).parent
 CHANGES = ("data.crop_size=16", "optimizer.learning_rate=1e-3", "batch_size=8", "save_every=5")
@@ -102,9 +103,14 @@ def test_updates_that_stay_non_finite_end_both_processes_with_what_made_them(con
 
 @pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy):
-    finish(start(config, strategy, "one", 12, 4))
+    held = config.parent / strategy / "held"
+    write_pictures(held, 8)
+    changes = (f"validation.path={held}", "validation.every=6", "validation.records=8")
+    finish(start(config, strategy, "one", 12, 4, changes=changes))
     address = free_address()
-    first, second = finish(*(start(config, strategy, "two", 10, 2, address, "2", str(i)) for i in range(2)))
+    first, second = finish(
+        *(start(config, strategy, "two", 10, 2, address, "2", str(i), changes=changes) for i in range(2))
+    )
     assert "trained weights are in" in first
     assert "stage vae" not in second  # one of them speaks
     (taken_up,) = finish(start(config, strategy, "two", 12, 4))
@@ -115,3 +121,14 @@ def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy)
     for name, value in expected.params.items():
         moved = np.linalg.norm(np.asarray(found.params[name]) - np.asarray(value)) / np.linalg.norm(value)
         assert moved < 1e-5, name
+    one, two = (validated(config.parent / strategy / run) for run in ("one", "two"))
+    assert set(one) == {6, 12}
+    assert set(two) == {6, 10}
+    for name, value in one[6].items():
+        np.testing.assert_allclose(two[6][name], value, rtol=1e-5, err_msg=name)
+
+
+def validated(workdir: Path) -> dict[int, dict[str, float]]:
+    """What a run's validations measured, by step."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {line.pop("step"): line for line in lines if "validation/loss" in line}
