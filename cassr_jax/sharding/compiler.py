@@ -7,7 +7,7 @@ import jax
 
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.child import Died, in_child
-from cassr_jax.sharding.topologies import topology_devices
+from cassr_jax.sharding.topologies import present_devices, topology_devices
 from cassr_jax.typing import Device
 
 T = TypeVar("T")
@@ -16,18 +16,19 @@ Effort = Literal["quick", "full"]
 """How hard the compiler tries: quick takes minutes where full takes tens of them."""
 
 
-def compiling(on: str, effort: Effort, work: Callable[..., T], *args: object) -> T:
+def compiling(on: str, effort: Effort, work: Callable[..., T], *args: object, here: bool = False) -> T:
     """Computes `work(devices, *args)` in a new process, which only compiles; all of it must be picklable.
 
     Args:
         on: the devices, such as "v5e:16x16" or "h200:8".
+        here: whether they must be this machine's own, so that the process can run what it compiles.
 
     Raises:
         InputError: there are no such devices, or the compiler crashed.
         Exception: whatever else `work` raises.
     """
     try:
-        return in_child(_compiling, on, effort, work, args)
+        return in_child(_compiling, on, effort, here, work, args)
     except Died as error:
         raise InputError(
             f"{on}: the compiler did not finish ({error}); expected devices that it knows, such as v5e:2x4 or "
@@ -35,9 +36,11 @@ def compiling(on: str, effort: Effort, work: Callable[..., T], *args: object) ->
         ) from error
 
 
-def _compiling(on: str, effort: Effort, work: Callable[[Sequence[Device]], T], args: Sequence[object]) -> T:
-    jax.config.update("jax_platforms", "cpu")  # libtpu only compiles here; JAX must not look for a TPU
+def _compiling(on: str, effort: Effort, here: bool, work: Callable[[Sequence[Device]], T], args: Sequence[object]) -> T:
+    simulated = on.startswith("cpu:")
+    if simulated or not here:
+        jax.config.update("jax_platforms", "cpu")  # libtpu only compiles here; JAX must not look for a TPU
     if effort == "quick":
         for setting in ("jax_optimization_level", "jax_memory_fitting_level"):
             jax.config.update(setting, "O0")
-    return work(topology_devices(on), *args)
+    return work(present_devices(on) if here and not simulated else topology_devices(on), *args)

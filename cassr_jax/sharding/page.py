@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from cassr_jax.sharding.planned import Plan, axes_in_words
-from cassr_jax.sharding.report import Plans, head, place, programs, rows, seconds, size
+from cassr_jax.sharding.report import Plans, head, operations, place, programs, rows, seconds, size
 from cassr_jax.sharding.sampled import SamplePlan
 
 _COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
@@ -51,6 +51,8 @@ def page(plans: Plans, command: str) -> str:
             parts += [f"<h2>Programs: {escape(plan.title)}</h2>", _table(*programs(plan))]
         if plan.account.traffic:
             parts += [f"<h2>What is sent between devices: {escape(plan.title)}</h2>", _collectives(plan)]
+        if isinstance(plan, Plan) and plan.measured is not None:
+            parts += [f"<h2>Measured: {escape(plan.title)}</h2>", _table(*operations(plan, plan.measured))]
         if found := plan.advice():
             parts.append(f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in found)}</ul>")
     start = f'<head><meta charset="utf-8"><title>Plans: {escape(what)}</title><style>{_STYLE}</style></head>'
@@ -103,8 +105,11 @@ def bars(given: Sequence[tuple[str, Mapping[str, float]]], say, limits: Sequence
 def _memory(plan: Plan | SamplePlan) -> dict[str, float]:
     """The parts of the memory; what the compiler needs beyond them, such as padding, is the last."""
     account = plan.account
-    temporary = "activations and gradients" if isinstance(plan, Plan) else "temporaries"
-    found: dict[str, float] = {**account.held, temporary: account.temporary}
+    found: dict[str, float] = dict(account.held)
+    if isinstance(plan, Plan):
+        found |= {"gradients": plan.gradients, "activations": plan.activations}
+    else:
+        found |= {"temporaries": account.temporary}
     rest = account.total - sum(found.values())
     return found | ({"padding and the batch": rest} if rest > 0 else {})
 

@@ -38,11 +38,12 @@ PROGRAM = "plan"
 EPILOG = """
 examples:
   ... --on v5e:2x4                          8 chips of TPU v5e; also v4, v5p, v6e (needs the extra `tpu`)
-  ... --on h200:8 h100:64x8                 8 GPUs, and 64 hosts of 8 (needs JAX's packages for CUDA, but no GPU)
+  ... --on h200:8 h100:64x8                 8 GPUs, and 64 hosts of 8 (needs the extra `plan-gpu`, but no GPU)
   ... --on v5e --scan 8,32,128,256          slices of so many chips, the batch growing with them
   ... --strategy dp fsdp fsdp_tp            a column for each
   ... --set batch_size=64 remat=blocks      as for train.py
   ... --sample --set sampling.num_steps=20  a cascade, and a change of its configuration
+  ... --on h200:8 --measure 20              run 20 steps too, on a machine with these GPUs
   ... --on cpu:8                            devices that this machine's processor simulates: no seconds
 """
 
@@ -53,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.sharding.page import page
     from cassr_jax.sharding.report import table
 
-    plans, failed = [], 0
+    plans, failed, effort = [], 0, args.effort or ("full" if args.measure else "quick")
     for case in sampled(args) if args.sample else trained(args):
         try:
-            plans.append(planned(case, args.effort))
+            plans.append(planned(case, effort, keep=not args.measure))
         except InputError as error:  # the other plans are still worth having
             complain(error, PROGRAM)
             failed += 1
@@ -112,7 +113,7 @@ def trained(args: argparse.Namespace) -> list[Case]:
             name, chosen = strategy or "as configured", given
             if strategy is not None:
                 chosen = replace(given, strategy=STRATEGIES[strategy])
-            make = partial(compile_ahead.compile_for, chosen, on, name)
+            make = partial(compile_ahead.compile_for, chosen, on, name, measured_steps=args.measure)
             found.append(Case(Plan, on, name, make, {"config": to_json(chosen)}))
     return found
 
@@ -131,15 +132,18 @@ def sampled(args: argparse.Namespace) -> list[Case]:
     return [Case(SamplePlan, on, name, partial(make, on), known) for on in args.on]
 
 
-def planned(case: Case, effort: str) -> "Plan | SamplePlan":
-    """The plan of one case; it is kept, and found again while neither the case nor the program changes."""
+def planned(case: Case, effort: str, keep: bool) -> "Plan | SamplePlan":
+    """The plan of one case; with `keep` it is kept, and found again while neither the case nor the program changes."""
     path = kept(case, effort)
-    with suppress(InputError, OSError, KeyError, TypeError, AttributeError):  # a damaged one is made anew
-        return case.kind.from_json(parse_json(path.read_bytes(), path))
+    if keep:
+        with suppress(InputError, OSError, KeyError, TypeError, AttributeError):  # a damaged one is made anew
+            return case.kind.from_json(parse_json(path.read_bytes(), path))
     notice(f"compiling for {case.on}, {case.name}: minutes at the size of Stable Diffusion", PROGRAM)
     start = time.monotonic()
     plan = case.make(effort)
     notice(f"compiled for {case.on}, {case.name} in {time.monotonic() - start:.0f} s", PROGRAM)
+    if not keep:
+        return plan
     with suppress(InputError, OSError):  # a plan needs no store
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, plan.as_json())
@@ -185,18 +189,27 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--effort",
         choices=["quick", "full"],
-        default="quick",
-        help="how hard the compiler tries; quick takes minutes at the size of Stable Diffusion (default: quick)",
+        help="how hard the compiler tries; quick takes minutes at the size of Stable Diffusion (default: quick, but full "
+        "with --measure)",
+    )
+    add(
+        "--measure",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also run N steps on random data, on this machine, whose devices must be those of --on; or on cpu:8",
     )
     add("--json", type=local_path, metavar="FILE", help="also write the plans to FILE, with every collective")
     add("--page", type=local_path, metavar="FILE", help="also write an HTML page with drawings to FILE")
     add_options(parser, "set")
     args = parser.parse_args(argv)
-    if args.sample and (args.strategy or args.scan):
+    if args.sample and (beside := [name for name in ("strategy", "scan", "measure") if getattr(args, name)]):
         parser.error(
-            f"--sample beside {'--strategy' if args.strategy else '--scan'}: expected only --on; when sampling, every "
-            "device holds all weights, and every host has pictures of its own"
+            f"--sample beside --{beside[0]}: expected only --on; when sampling, every device holds all weights, and "
+            "every host has pictures of its own"
         )
+    if args.measure < 0:
+        parser.error(f"--measure {args.measure}: expected a number of steps")
     if args.scan is None and (bare := [on for on in args.on if ":" not in on]):
         parser.error(f"--on {bare[0]}: expected a size too, such as {bare[0]}:8 or {bare[0]}:2x4, or --scan")
     if args.scan is not None and (sized := [on for on in args.on if ":" in on]):

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 
 from cassr_jax.sharding.account import Account, Traffic
 from cassr_jax.sharding.chips import CHIPS
+from cassr_jax.sharding.measured import Measured, Operation
 from cassr_jax.sharding.times import Times
 
 T = TypeVar("T")
@@ -22,7 +23,10 @@ class Plan:
         examples: in one step, over all devices.
         steps: of the whole training.
         useful_flops: of one step on one device, without what is computed again to save memory.
+        gradients: bytes of the account's temporary memory that are gradients, if all of them lie there at once in the
+            layout in which the backward pass makes them.
         account: of one step.
+        measured: what steps took where the devices are; None if none was run.
     """
 
     on: str
@@ -31,11 +35,18 @@ class Plan:
     examples: int
     steps: int
     useful_flops: float
+    gradients: int
     account: Account
+    measured: Measured | None = None
 
     @property
     def title(self) -> str:
         return f"{self.on} {self.strategy}"
+
+    @property
+    def activations(self) -> int:
+        """Bytes of all else that lives during a step."""
+        return self.account.temporary - self.gradients
 
     @property
     def images_per_second(self) -> float | None:
@@ -58,14 +69,14 @@ class Plan:
         account, found = self.account, []
         if account.fits is False:
             held = sum(account.held.values())
-            if account.temporary > held:
+            if self.activations > held:
                 found.append(
                     "activations are the larger part: --set remat=blocks, remat=all, or a smaller batch a device"
                 )
                 found.append("--set accumulate=2 computes the batch in two parts")
             if account.devices > 1 and account.mesh.get("fsdp", 1) == 1:
                 found.append("--strategy fsdp divides what every device holds whole")
-            elif held > account.temporary:
+            elif held > self.activations:
                 found.append("more devices on the axis `fsdp` hold less each")
         return found + waiting(account)
 
@@ -78,7 +89,11 @@ class Plan:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Plan":
         """The plan that `as_json` made."""
-        return given(cls, {**found, "account": account_from_json(found["account"])})
+        measured = found["measured"]
+        if measured is not None:
+            rows = tuple(Operation(**row) for row in measured["operations"])
+            measured = given(Measured, {**measured, "operations": rows})
+        return given(cls, {**found, "account": account_from_json(found["account"]), "measured": measured})
 
 
 def account_to_json(account: Account) -> dict[str, Any]:

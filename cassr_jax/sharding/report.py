@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from cassr_jax.sharding.account import Account
+from cassr_jax.sharding.measured import Measured
 from cassr_jax.sharding.planned import Plan, axes_in_words
 from cassr_jax.sharding.sampled import SamplePlan
 
@@ -20,6 +21,8 @@ def table(plans: Plans) -> str:
         if isinstance(plan, SamplePlan):
             parts.append(columns(*programs(plan)))
         parts += [collectives(plan)] if plan.account.traffic else []
+        if isinstance(plan, Plan) and plan.measured is not None:
+            parts.append(columns(*operations(plan, plan.measured)))
         parts += [f"{plan.title}: {line}" for line in plan.advice()]
     return "\n\n".join(parts)
 
@@ -44,7 +47,9 @@ def rows(plans: Plans) -> list[list[str]]:
     found += _row("pictures in hand", [f"{plan.pictures} of {plan.tile} px" for plan in sampled])
     for name in dict.fromkeys(name for account in accounts for name in account.held):
         found += _row(name, [size(account.held.get(name, 0)) for account in accounts])
-    found += _row("temporaries" if sampled else "activations and gradients", [size(a.temporary) for a in accounts])
+    found += _row("gradients", [size(plan.gradients) for plan in trained])
+    found += _row("activations", [size(plan.activations) for plan in trained])
+    found += _row("temporaries", [size(plan.account.temporary) for plan in sampled])
     found += _row("together", [size(account.total) for account in accounts])
     found += _row("  most of all in", [plan.largest.title for plan in sampled])
     found += _row("memory of the chip", ["" if a.capacity is None else size(a.capacity) for a in accounts])
@@ -57,6 +62,10 @@ def rows(plans: Plans) -> list[list[str]]:
     found += _row("seconds, nothing overlapped", ["" if each is None else seconds(each.most) for each in times])
     found += _row("seconds, best guess", ["" if each is None else seconds(each.guess) for each in times])
     found += _row("  waiting for other devices", ["" if each is None else f"{each.exposed:.1%}" for each in times])
+    measured = [plan.measured for plan in trained]
+    found += _row("seconds, measured", ["" if each is None else seconds(each.seconds) for each in measured])
+    most = ["" if each is None or each.memory is None else size(each.memory) for each in measured]
+    found += _row("memory, measured", most)
     found += _row("images/s, all devices", [_number(plan.images_per_second, ",.1f") for plan in trained])
     found += _row("pictures/s, all devices", [_number(plan.pictures_per_second, ",.2f") for plan in sampled])
     found += _row("share of the peak (MFU)", [_number(plan.utilisation, ".1%") for plan in plans])
@@ -111,6 +120,19 @@ def collectives(plan: Plan | SamplePlan) -> str:
         count, nbytes = (sum(getattr(row, name) for row in rest) for name in ("count", "nbytes"))
         cells.append([f"{len(rest)} more", "", f"{count:,}", size(nbytes), *more, ""])
     return columns(titles, cells)
+
+
+def operations(plan: Plan, measured: Measured) -> tuple[list[str], list[list[str]]]:
+    """The operations that took longest in the steps that were run: the head of a table, and its rows."""
+    known = plan.account.times is not None
+    spent = ["measured", *(["predicted"] if known else [])]
+    titles = [f"{plan.title}, operations of {measured.calls} steps", "in a step", *spent, "share", "from"]
+    whole = sum(row.seconds for row in measured.operations)
+    cells = []
+    for row in measured.operations[:_MOST_ROWS]:
+        times = [seconds(row.seconds), *([seconds(row.predicted)] if row.predicted is not None else [])]
+        cells.append([row.kind, f"{row.count:,.0f}", *times, f"{row.seconds / whole:.1%}", place(row.source)])
+    return titles, cells
 
 
 def columns(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

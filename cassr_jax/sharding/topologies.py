@@ -1,5 +1,6 @@
 """Devices that are not here, for which programs can be compiled: TPU slices, servers of GPUs, and simulated CPUs."""
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ import jax
 from jax.experimental import topologies
 
 from cassr_jax.errors import InputError
+from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.typing import Device
 
 
@@ -95,6 +97,23 @@ def topology_devices(name: str) -> Sequence[Device]:
     return _gpus(name, GPUS[kind], size) if kind in GPUS else _slice(name)
 
 
+def present_devices(name: str) -> Sequence[Device]:
+    """The devices of this machine, which must be those that `name` means.
+
+    Raises:
+        InputError: they are of another kind, or there is another number of them.
+    """
+    kind, _, size = name.partition(":")
+    found = jax.devices()
+    sides = [int(side) for side in size.split("x") if side.isdecimal()]
+    if kind not in CHIPS or found[0].device_kind not in CHIPS[kind].kinds or len(found) != math.prod(sides):
+        raise InputError(
+            f"{name}: found {len(found)} x {found[0].device_kind} here, expected these very devices: --measure runs on "
+            "them; cpu:8 simulates eight anywhere"
+        )
+    return found
+
+
 def _slice(name: str) -> Sequence[Device]:
     # libtpu reads these when it is loaded: do not ask a metadata server, ignore the locks of other processes.
     for variable, value in (
@@ -135,6 +154,5 @@ def _gpus(name: str, gpu: GPU, size: str) -> Sequence[Device]:
         ).devices
     except Exception as error:  # an absent plug-in raises a plain RuntimeError
         raise InputError(
-            f"{name}: GPUs cannot be compiled for, expected the packages jax-cuda12-plugin, jax-cuda12-pjrt and "
-            f"nvidia-cudnn-cu12 ({str(error).splitlines()[0]})"
+            f"{name}: GPUs cannot be compiled for, expected the extra `plan-gpu` ({str(error).splitlines()[0]})"
         ) from error

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from cassr_jax.config import TrainConfig
@@ -17,12 +18,13 @@ from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
-from cassr_jax.sharding.account import make_account
+from cassr_jax.sharding.account import bytes_per_device, make_account
 from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.sharding.compiler import Effort, compiling
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.planned import Plan
 from cassr_jax.training.flops import traced_flops
+from cassr_jax.training.measure import measure
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
@@ -40,11 +42,15 @@ class Lowered:
         step: the lowered step.
         held: title -> the shapes that the devices hold between steps.
         useful_flops: the products of one step over all devices, without what is computed again to save memory.
+        gradients: bytes of the gradients on one device, in the layout in which the backward pass makes them.
+        arguments: the shapes and places of the state, the frozen parameters and the batch.
     """
 
     step: jax.stages.Lowered
     held: Mapping[str, PyTree]
     useful_flops: float
+    gradients: int
+    arguments: tuple[TrainState, Shapes, Mapping[str, Shape]]
 
 
 def lower(config: TrainConfig, placement: Placement) -> Lowered:
@@ -73,34 +79,61 @@ def lower(config: TrainConfig, placement: Placement) -> Lowered:
 
     step = traced(config)
     once = step if config.remat == "none" else traced(replace(config, remat="none"))
-    return Lowered(step.lower(), _held(state, held), traced_flops(once.jaxpr.jaxpr))
+    gradients = _gradients(state.params, placement, config.accumulate)
+    return Lowered(step.lower(), _held(state, held), traced_flops(once.jaxpr.jaxpr), gradients, arguments)
 
 
-def compile_for(config: TrainConfig, on: str, strategy: str = "", effort: Effort = "full") -> Plan:
+def compile_for(
+    config: TrainConfig, on: str, strategy: str = "", effort: Effort = "full", measured_steps: int = 0
+) -> Plan:
     """The plan of a step of `config` on a TPU slice or on GPUs.
 
     Args:
         on: the devices, such as "v5e:16x16" or "h200:8".
         strategy: the name of `config.strategy`, for the plan.
         effort: "quick" compiles with the least optimisation, which takes minutes where "full" takes tens of them.
+        measured_steps: steps that are also run, on random data; the devices must be here, and all of them this
+            process's.
 
     Raises:
         InputError: there are no such devices, the batch or the mesh does not divide, a network is missing, or the
             compiler, which runs in a process of its own, crashed.
     """
-    return compiling(on, effort, _compiled, config, on, strategy)
+    return compiling(on, effort, _compiled, config, on, strategy, measured_steps, here=measured_steps > 0)
 
 
-def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy: str) -> Plan:
+def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy: str, measured_steps: int) -> Plan:
     placement = Placement.of(config.strategy, devices)
     lowered = lower(config, placement)
     compiled = lowered.step.compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise InputError(f"{on}: the compiler gives no account of its program, expected one for a TPU or a GPU")
-    account = make_account(text, memory, lowered.held, placement.mesh, CHIPS.get(on.partition(":")[0]))
-    useful = lowered.useful_flops / account.devices
-    return Plan(on, strategy or "as configured", config.stage, config.batch_size, config.num_steps, useful, account)
+    chip = CHIPS.get(on.partition(":")[0])
+    account = make_account(text, memory, lowered.held, placement.mesh, chip)
+    measured = None
+    if measured_steps:
+        measured = measure(compiled, lowered.arguments, placement.mesh, measured_steps, chip)
+    return Plan(
+        on,
+        strategy or "as configured",
+        config.stage,
+        config.batch_size,
+        config.num_steps,
+        lowered.useful_flops / account.devices,
+        min(lowered.gradients, account.temporary),
+        account,
+        measured,
+    )
+
+
+def _gradients(params: Mapping[str, jax.Array], placement: Placement, parts: int) -> int:
+    """The bytes of all gradients on one device: as the parameters are used, and once more as stored if parts add up."""
+
+    def nbytes(shardings: Mapping[str, NamedSharding]) -> int:
+        return bytes_per_device(Shape(x.shape, x.dtype, sharding=shardings[name]) for name, x in params.items())
+
+    return nbytes(placement.used(params)) + (nbytes(placement.stored(params)) if parts > 1 else 0)
 
 
 def _held(state: TrainState, frozen: Shapes) -> dict[str, PyTree]:

@@ -117,7 +117,7 @@ def example(**changes) -> Plan:
         {"data": 1, "fsdp": 8, "spatial": 1, "tensor": 1}, held, 4 * 2**30, 8 * 2**30, 16e9, 3e12, 5e11, rows,
         Times(0.5, 0.6, 0.7, 0.301, 0.1),
     )  # fmt: skip
-    return Plan("v5e:2x4", "fsdp", "cassr", 32, 1000, 2e12, replace(account, **changes))
+    return Plan("v5e:2x4", "fsdp", "cassr", 32, 1000, 2e12, 2**20, replace(account, **changes))
 
 
 def test_a_plan_says_what_follows_from_it():
@@ -125,6 +125,7 @@ def test_a_plan_says_what_follows_from_it():
     assert plan.account.fits
     assert plan.images_per_second == pytest.approx(32 / 0.901)
     assert plan.utilisation == pytest.approx(2e12 / 0.901 / 197e12)
+    assert plan.activations == 4 * 2**30 - 2**20
     assert plan.hours == pytest.approx(0.901 * 1000 / 3600)
     assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
 
@@ -207,7 +208,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
     """A compiler that takes no time; what it was asked for."""
     asked = []
 
-    def compile_for(config, on, strategy, effort):
+    def compile_for(config, on, strategy, effort, measured_steps):
         asked.append((on, strategy, config.batch_size, effort))
         if on.startswith("v4"):
             raise InputError("v4:2x2x2: no compiler")

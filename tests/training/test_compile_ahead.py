@@ -12,7 +12,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES
 from cassr_jax.sharding.topologies import topology_devices
-from cassr_jax.training.compile_ahead import compile_for, lower
+from cassr_jax.training.compile_ahead import _gradients, compile_for, lower
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
 from tests.training.runs import configure, make_batch, objective_and_params
@@ -32,9 +32,17 @@ def test_shapes_alone_lower_to_the_step_that_trains(networks):
     assert lowered.in_tree == found.in_tree
     assert [x.shape for x in jax.tree.leaves(lowered.args_info)] == [x.shape for x in jax.tree.leaves(found.args_info)]
     assert held["trained parameters"].keys() == trainable.keys()
+    assert planned.gradients == sum(4 * x.size for x in trainable.values())  # whole in all eight places
     assert {name: np.dtype(x.dtype) for name, x in held["frozen parameters"].items()} == dict.fromkeys(
         frozen, np.dtype(np.float32)
     )
+
+
+def test_gradients_of_parts_add_up_as_they_are_stored():
+    placement = Placement.of(STRATEGIES["fsdp"])
+    params = {"a.kernel": jax.ShapeDtypeStruct((64, 16), "float32"), "a.bias": jax.ShapeDtypeStruct((3,), "float32")}
+    assert _gradients(params, placement, 1) == 4 * (64 * 16 + 3)
+    assert _gradients(params, placement, 2) == 4 * (64 * 16 + 3) + 4 * (64 * 16 // 8 + 3)
 
 
 def test_a_slice_that_does_not_exist_is_refused(capsys):
@@ -44,17 +52,21 @@ def test_a_slice_that_does_not_exist_is_refused(capsys):
     assert capsys.readouterr().err.startswith("train.py: v5e:3x5: no TPU slice")
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_narrow_step_compiles_for_a_pod(name, networks):
-    pytest.importorskip("libtpu", reason="the extra `tpu` is not installed")
+@pytest.mark.parametrize(("on", "name"), [*(("v5e:2x4", name) for name in STRATEGIES), ("h200:8", "fsdp")])
+def test_a_narrow_step_compiles_for(on: str, name: str, networks):
+    try:
+        topology_devices(on)
+    except InputError as error:
+        pytest.skip(str(error))
     config = replace(configure("base", networks, strategy=STRATEGIES[name]), batch_size=8)
-    plan = compile_for(config, "v5e:2x4", name, "quick")
-    assert (plan.title, plan.stage, plan.examples) == (f"v5e:2x4 {name}", "base", 8)
+    plan = compile_for(config, on, name, "quick")
+    assert (plan.title, plan.stage, plan.examples) == (f"{on} {name}", "base", 8)
     found = plan.account
     assert found.fits
     assert {"all-reduce"} | ({"all-gather"} if name != "dp" else set()) <= {row.kind for row in found.traffic}
     assert all(row.known and row.axes is not None for row in found.traffic)
     assert plan.useful_flops <= found.flops
+    assert 0 < plan.gradients < found.temporary
     assert plan.utilisation is not None
     assert 0 < plan.utilisation < 1
 
