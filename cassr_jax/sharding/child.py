@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 from collections.abc import Callable
@@ -51,7 +52,15 @@ def _send(sending: Connection, errors: str, work: Callable[..., object], args: t
     try:
         sending.send((True, work(*args)))
     except Exception as error:
-        sending.send((False, error))
+        sending.send((False, _whole(error)))
+
+
+def _whole(error: Exception) -> Exception:
+    """The error, or one with its words if it cannot be sent: some exceptions of libraries cannot be made again."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # of this process's own making
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _end(code: int) -> str:

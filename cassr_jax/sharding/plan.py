@@ -189,8 +189,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--effort",
         choices=["quick", "full"],
-        help="how hard the compiler tries; quick takes minutes at the size of Stable Diffusion (default: quick, but full "
-        "with --measure)",
+        help="how hard the compiler tries; quick takes minutes at the size of Stable Diffusion (default: quick; with "
+        "--measure full)",
     )
     add(
         "--measure",

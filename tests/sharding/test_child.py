@@ -23,6 +23,20 @@ def test_a_result_and_an_error_come_back():
         in_child(json.loads, "")
 
 
+class Unsendable(Exception):
+    def __init__(self, first: str, second: str):
+        super().__init__(f"{first} and {second}")
+
+
+def raise_unsendable() -> None:
+    raise Unsendable("this", "that")
+
+
+def test_an_error_that_cannot_be_made_again_keeps_its_words():
+    with pytest.raises(RuntimeError, match=r"^Unsendable: this and that$"):
+        in_child(raise_unsendable)
+
+
 def test_how_it_died_and_the_failed_check_are_told(capfd):
     with pytest.raises(Died, match=r"^ended by SIGABRT: Check failed: 16 <= 8 chips$"):
         in_child(check_fails)
