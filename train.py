@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cassr_jax.commands.options import add_options, help_asked, local_path, number
+from cassr_jax.commands.options import add_options, folder, help_asked, local_path, number
 from cassr_jax.commands.running import command, ended_after
 from cassr_jax.compiled import keep_compiled_functions
 from cassr_jax.printing import say
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with ended_after(arguments.join_timeout, late, PROGRAM):
             join_processes(arguments.distributed, arguments.join_timeout, arguments.local_devices)
-    folder = train(
+    exported = train(
         config,
         arguments.workdir,
         export_to=arguments.export,
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from_step=arguments.from_step,
         allow_changes=arguments.allow_change,
     )
-    say(f"trained weights are in {folder}")
+    say(f"trained weights are in {exported}")
     return 0
 
 
@@ -81,7 +81,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="show this help and every configuration field, with CONFIG's values if --config is given",
     )
     add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
-    add("--workdir", type=local_path, help="folder for checkpoints, logs and the export, not within the data")
+    add(
+        "--workdir",
+        type=folder,
+        help="folder for checkpoints, logs and the export, not within the data; it may be in a bucket, gs://BUCKET/FOLDER",
+    )
     add("--steps", type=int, help="train up to this step, in place of the configuration's num_steps")
     add_options(parser, "set")
     add(
@@ -97,7 +101,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="continue from this checkpoint instead of the newest; later ones are moved to WORKDIR/set_aside",
     )
-    add("--export", type=local_path, metavar="DIR", help="write the newest checkpoint's weights to DIR; do not train")
+    add("--export", type=folder, metavar="DIR", help="write the newest checkpoint's weights to DIR; do not train")
     add("--profile", metavar="A:B", type=steps, help="trace steps A to B - 1 into WORKDIR/profile")
 
     devices = parser.add_argument_group("devices").add_argument

@@ -138,7 +138,7 @@ def _mode(path: str | os.PathLike[str]) -> int:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def same_place(one: Path, other: Path) -> bool:
+def same_place(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     """Whether two paths, which need not exist, are the same once their links are followed."""
     return os.path.realpath(one) == os.path.realpath(other)
 

@@ -102,13 +102,13 @@ def claimed(folder: Path, program: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file, locked = _opened(path, wait=False)
     except BlockingIOError as error:
-        raise InputError(f"{folder}: {_in_use(_owner(path))}") from error
+        raise InputError(f"{folder}: {in_use(_owner(path))}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     with file:
         before = _owner(path)
         if before is not None and not locked and before.may_live():
-            raise InputError(f"{folder}: {_in_use(before)}, or delete {path} if that process has ended")
+            raise InputError(f"{folder}: {in_use(before)}, or delete {path} if that process has ended")
         if before is not None and before.host != socket.gethostname():
             complain(f"{folder}: taken over from {before}, which left no lock")
         try:
@@ -193,5 +193,6 @@ def _agree(one: str | None, other: str | None) -> bool:
     return one is None or other is None or one == other
 
 
-def _in_use(owner: Owner | None) -> str:
+def in_use(owner: object) -> str:
+    """Why a folder is refused; `owner` is None if it is not known."""
     return f"in use by {owner or 'another process'}; expected a folder that nothing else writes into"

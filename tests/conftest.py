@@ -43,6 +43,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Nothing that a test finds out about its pictures is kept for other runs.
 os.environ.setdefault("CASSR_JAX_INDICES", "")
 
+# gcsfs, which reads these when it is imported, looks for no credentials, and asks nobody for the kind of a bucket.
+os.environ |= {"FSSPEC_GCS_TOKEN": "anon", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+
 # A program that is read back is not traced, so nothing in it would be checked.
 os.environ.setdefault("CASSR_JAX_PROGRAMS", "")
 

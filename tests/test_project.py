@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "cassr_jax").rglob("*.py"))
 SCRIPTS = [ROOT / "sample.py", ROOT / "train.py"]
 
 # What every part may import.
-BASE = {"compiled", "errors", "choices", "typing", "files", "locks", "printing"}
+BASE = {"buckets", "compiled", "errors", "choices", "typing", "files", "locks", "printing"}
 # The other parts of the package, folders and modules, that each part may import: all of them, and in no circle.
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from cassr_jax.buckets import Folder, folder_at
 from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Sampler, Start
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local
@@ -38,6 +39,14 @@ def local_path(text: str) -> Path:
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Path(text)
+
+
+def folder(text: str) -> Folder:
+    """The `type` of an option that names a folder of this machine or of a bucket, such as gs://bucket/run."""
+    try:
+        return folder_at(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _cascade(text: str) -> str:

@@ -6,7 +6,7 @@ moved to `set_aside`, since a folder that holds later steps accepts no earlier o
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
+from cassr_jax.buckets import Folder, in_bucket, move, reaching
 from cassr_jax.config import TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, read_json
@@ -103,11 +104,14 @@ class Checkpoints:
         InputError: the folder cannot be read.
     """
 
-    def __init__(self, workdir: Path, keep: int, best: int = 0, run: Json | None = None, by: Criterion = LOWEST_LOSS):
+    def __init__(self, workdir: Folder, keep: int, best: int = 0, run: Json | None = None, by: Criterion = LOWEST_LOSS):
         self.run = dict(run or {})
-        folder = (workdir / CHECKPOINTS).absolute()
-        # The manager first reads the metrics of every step, and fails on a damaged file.
-        _set_aside([path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")])
+        folder = workdir / CHECKPOINTS
+        if not in_bucket(folder):  # where no file is cut short
+            folder = Path(folder).absolute()
+            # The manager first reads the metrics of every step, and fails on a damaged file.
+            damaged = [path for path in sorted(folder.glob("step_*")) if _is_damaged_json(path / "metrics" / "metrics")]
+            _set_aside(damaged)
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
         if best:
             kept.append(policies.BestN(get_metric_fn=by.rank, n=best, keep_checkpoints_without_metrics=False))
@@ -230,7 +234,7 @@ class Checkpoints:
         later = sorted(found for found in self.manager.all_steps() if found > step)
         if not later:
             return
-        _set_aside([Path(self.manager.directory) / f"step_{found}" for found in later])
+        _set_aside([self.manager.directory / f"step_{found}" for found in later])
         self.manager.reload()
         self._complete = step
 
@@ -239,7 +243,7 @@ class Checkpoints:
         """A block whose errors in writing, of this checkpoint or the one before, become one InputError."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a bucket has errors of its own
             raise InputError(
                 f"{self.manager.directory}: step {self._writing} could not be written "
                 f"({' '.join(str(error).split())[:300]}); older checkpoints are intact"
@@ -320,7 +324,7 @@ def _is_damaged_json(file: Path) -> bool:
     return False
 
 
-def _set_aside(checkpoints: list[Path]) -> None:
+def _set_aside(checkpoints: Sequence[Folder]) -> None:
     """Move checkpoints to `set_aside`, under free names; every process must call this, and the first one moves.
 
     Raises:
@@ -331,9 +335,11 @@ def _set_aside(checkpoints: list[Path]) -> None:
             try:
                 aside = path.parents[1] / SET_ASIDE
                 aside.mkdir(exist_ok=True)
-                taken = {other.name for other in aside.iterdir()}
+                taken = {other.name for other in aside.glob("*")}
                 names = (path.name, *(f"{path.name}_{number}" for number in range(2, len(taken) + 3)))
-                moved = path.rename(aside / next(name for name in names if name not in taken))
+                moved = aside / next(name for name in names if name not in taken)
+                with reaching(path, "cannot be set aside"):
+                    move(path, moved)
             except OSError as error:
                 raise InputError(f"{path}: cannot be set aside ({error.strerror or error})") from error
             complain(f"warning: {path} is set aside as {moved}")

@@ -16,6 +16,7 @@ from cassr_jax.printing import complain
 from cassr_jax.sharding.chips import PEAK_FLOPS
 
 PREVIEWS = "previews"  # the folder of a run's pictures
+METRICS_FILE = "metrics.jsonl"
 
 
 class Meter:
@@ -98,7 +99,7 @@ class Logs:
         self._previews, self._warned = workdir / PREVIEWS, ""
         if not self._writes:
             return
-        file = workdir / "metrics.jsonl"
+        file = workdir / METRICS_FILE
         try:
             self._file = file.open("a", encoding="utf-8")
             self._board = _Board(workdir / "tensorboard")

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from cassr_jax.buckets import Folder, in_bucket
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.data.contents import fingerprint_sets
@@ -16,6 +17,7 @@ from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
 from cassr_jax.files import Json, check_folder, check_outside, same_place, write_json
+from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import prompt_ids
@@ -23,9 +25,10 @@ from cassr_jax.ranges import check
 from cassr_jax.sampling import make_course
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import CHECKPOINTS, Checkpoints, Saved
-from cassr_jax.training.export import export, kept_pictures
+from cassr_jax.training.export import PICTURES_FILE, export, kept_pictures
 from cassr_jax.training.flops import traced_flops
-from cassr_jax.training.logs import PREVIEWS
+from cassr_jax.training.home import Home
+from cassr_jax.training.logs import METRICS_FILE, PREVIEWS
 from cassr_jax.training.monitor import Monitor, traced_steps
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.placing import Placing
@@ -69,18 +72,18 @@ CHANGES_FILE = "changes.jsonl"
 
 def train(
     config: TrainConfig,
-    workdir: Path,
+    workdir: Folder,
     *,
-    export_to: Path | None = None,
+    export_to: Folder | None = None,
     profile: tuple[int, int] | None = None,
     from_step: int | None = None,
     allow_changes: Sequence[str] = (),
-) -> Path:
+) -> Folder:
     """Start or continue the run `config` in `workdir`; returns the folder of exported weights, `workdir/export`.
 
     `workdir/config.json` holds the configuration, `workdir/changes.jsonl` its changes, `workdir/metrics.jsonl` and
     `workdir/tensorboard` the means of every `log_every` steps, and `workdir/previews` pictures. A finished run is
-    exported again.
+    exported again. Both folders may be in a bucket (`buckets.folder_at`).
 
     Args:
         export_to: write the newest checkpoint's weights to this folder instead of training.
@@ -101,12 +104,16 @@ def train(
         config = with_schedule(config)
         _check(config)
         check_permissions(allow_changes)
-        for written in (workdir, workdir / CHECKPOINTS, workdir / PREVIEWS, folder) if jax.process_index() == 0 else ():
+        written_to = (workdir, workdir / CHECKPOINTS, workdir / PREVIEWS, folder) if jax.process_index() == 0 else ()
+        for written in (Path(folder) for folder in written_to if not in_bucket(folder)):
             check_folder(written)
             config.data.check_apart(written)
             if config.validation.path:
                 check_outside(written, Path(config.validation.path), "validation.path")
-    with claimed_together(workdir, "train.py"):
+    with claimed_together(workdir, "train.py"), closing(Home(workdir)) as home:
+        with refused_together():
+            if jax.process_index() == 0:
+                home.fetch(CHANGES_FILE, METRICS_FILE, PICTURES_FILE)
         notice_once(f"loading the networks of stage {config.stage}")
         run, state = _set_up(config)
         kept = config.keep_checkpoints, config.keep_best
@@ -122,10 +129,13 @@ def train(
                 say_once(f"{workdir}: {done}; exporting again")
                 traced_steps(profile, range(int(state.step), config.num_steps))
             elif export_to is None:
-                state = _train(run, state, saved, checkpoints, workdir, profile, allow_changes)
+                state = _train(run, state, saved, checkpoints, home, profile, allow_changes)
         elsewhere = export_to is not None and not same_place(export_to, workdir)
-        with claimed_together(folder, "train.py") if elsewhere else nullcontext():
-            return export(config, run.networks, state, run.frozen, folder, partial(kept_pictures, config, workdir))
+        with claimed_together(folder, "train.py") if elsewhere else nullcontext(), closing(Home(folder)) as target:
+            export(config, run.networks, state, run.frozen, target.files, partial(kept_pictures, config, home.files))
+            with refused_together():
+                target.send(last=(TRAINED_FILE, CASCADE_FILE))
+        return folder
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def _train(
     state: TrainState,
     saved: Saved | None,
     checkpoints: Checkpoints,
-    workdir: Path,
+    home: Home,
     profile: tuple[int, int] | None,
     allow_changes: Sequence[str],
 ) -> TrainState:
@@ -183,18 +193,19 @@ def _train(
             checkpoints.set_aside_after(saved.step)
         with refused_together():
             if jax.process_index() == 0:
-                log_changes(workdir / CHANGES_FILE, start, changes)
-                write_json(workdir / CONFIG_FILE, to_json(config))
-                kept_pictures(config, workdir, data.sets)
+                log_changes(home.files / CHANGES_FILE, start, changes)
+                write_json(home.files / CONFIG_FILE, to_json(config))
+                kept_pictures(config, home.files, data.sets)
+                home.send()
         say_once(f"stage {config.stage}" + (f", taken up at step {start}" if start else ""))
         say_once(parameter_table(state.params, run.frozen, state))
         preview = make_preview(config, run.networks, run.prompt_ids, data.sets) if config.preview_every else None
         validation = _validation(run, data.sets) if config.validation.every else None
         traced = traced_steps(profile, range(start, config.num_steps))
         with refused_together():
-            monitor = Monitor(config, workdir, preview, validation, traced)
+            monitor = Monitor(config, home.files, preview, validation, traced)
         with closing(monitor):
-            state = _steps(run, state, data, checkpoints, monitor, asked_to_stop)
+            state = _steps(run, state, data, checkpoints, monitor, home, asked_to_stop)
         checkpoints.wait()
     if int(state.step) < config.num_steps:
         raise Stopped(int(state.step))
@@ -207,6 +218,7 @@ def _steps(
     data: _Data,
     checkpoints: Checkpoints,
     monitor: Monitor,
+    home: Home,
     asked_to_stop: Callable[[int], bool],
 ) -> TrainState:
     """Save, next batch, step, in this order, until the last step or until the run is asked to stop.
@@ -221,6 +233,7 @@ def _steps(
         if step % config.save_every == 0 and step > start:
             monitor.settle(state)
             checkpoints.save(state, data.stream.get_state(), monitor.measures(step))
+            home.send_logs(growing=True)
         checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)
 
         with monitor.waiting():
@@ -234,6 +247,8 @@ def _steps(
         with jax.transfer_guard("disallow"):
             state, metrics = compiled(state, run.frozen, placed)
         monitor.after_step(step, batch, metrics, state, run.frozen, data.stream.skipped)
+        if (step + 1) % config.log_every == 0:
+            home.send_logs(growing=False)
         if asked_to_stop(step + 1):
             break
     monitor.settle(state)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cassr_jax.buckets import Folder, in_bucket, leased
 from cassr_jax.data.workforce import usable_cores
 from cassr_jax.errors import InputError
 from cassr_jax.locks import claimed
@@ -85,8 +86,8 @@ def refused_together() -> Iterator[None]:
 
 
 @contextmanager
-def claimed_together(folder: Path, program: str) -> Iterator[None]:
-    """A block in which the first process owns `folder` for all of them; see `claimed`.
+def claimed_together(folder: Folder, program: str) -> Iterator[None]:
+    """A block in which the first process owns `folder` for all of them; see `claimed` and, for a bucket, `leased`.
 
     Raises:
         InputError: the folder cannot be claimed; every process gets the error.
@@ -94,7 +95,7 @@ def claimed_together(folder: Path, program: str) -> Iterator[None]:
     with ExitStack() as stack:
         with refused_together():
             if jax.process_index() == 0:
-                stack.enter_context(claimed(folder, program))
+                stack.enter_context(leased(folder, program) if in_bucket(folder) else claimed(Path(folder), program))
         yield
 
 

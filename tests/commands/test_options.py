@@ -110,7 +110,7 @@ ASKING_FOR_A_PATH = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gs://bucket/run", "gs://bucket/run, an address, expected a path on this machine; mount or copy it first"),
+        ("s3://bucket/run", "s3://bucket/run, an address, expected a path on this machine; mount or copy it first"),
         ("", "(it is ''|found '.*'), expected "),
     ],
 )

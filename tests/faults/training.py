@@ -13,6 +13,7 @@ _SAVE = """\
         if step % config.save_every == 0 and step > start:
             monitor.settle(state)
             checkpoints.save(state, data.stream.get_state(), monitor.measures(step))
+            home.send_logs(growing=True)
 """
 _LIMIT = "        checkpoints.limit_loss(step, config.max_lost_steps or config.save_every)\n"
 _NEXT = """\
