@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cassr_jax.data import contents as module
 from cassr_jax.data import crops
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.contents import fingerprint_sets
+from cassr_jax.data.crops import find_all_windows, find_folders_windows
 from cassr_jax.data.index import INDICES, Kind, indexed
 from cassr_jax.data.pipeline import open_records
+from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
 from tests.training.runs import write_pictures
 
@@ -99,6 +102,14 @@ def test_a_folder_of_pictures_is_decoded_once(indices: Path, tmp_path: Path, mon
         again = open_records(config)
         assert fingerprint_sets([pictures]) == contents
     np.testing.assert_array_equal(again(0)[5]["hr"], first(0)[5]["hr"])
+    Image.new("RGB", (48, 48), "grey").save(pictures / "2.png")
+    source = FolderSource(pictures)
+    found, fresh = find_folders_windows(source, source, 32, threads=1), find_all_windows(source, 32)
+    assert [len(windows.corners) > 0 for windows in found if windows] == [True, True, False]
+    for one, other in zip(found, fresh, strict=True):
+        assert one
+        assert other
+        np.testing.assert_array_equal(one.corners, other.corners)
     (pictures / "0.png").write_bytes((pictures / "1.png").read_bytes())
     assert fingerprint_sets([pictures]) != contents
     (pictures / "0.png").unlink()

@@ -162,7 +162,7 @@ TRAINING = [
     ),
     *faults(
         "cassr_jax/training/validation.py",
-        (VALIDATION + "test_a_stopped_run_with_validation_is_the_run_without",),
+        (VALIDATION + "test_the_mean_is_over_all_batches",),
         ("np.mean([measures[name] for measures in found])", "found[0][name]"),
     ),
     *faults(

@@ -24,6 +24,7 @@ from cassr_jax.training import loop, validation
 from cassr_jax.training.masking import partition
 from cassr_jax.training.setup import build, open_sets, validation_sets
 from cassr_jax.training.validation import PREFIX, Validation, make_validation
+from cassr_jax.typing import Examples, Metrics
 from tests.data.measures import picture
 from tests.training.runs import ONE_DEVICE, SIDE, assert_same, configure, restore, write_pictures
 
@@ -107,6 +108,15 @@ def test_eight_devices_measure_what_one_does_with_one_program(
     assert traced == [8, 8]  # one trace for each mesh
     for name, value in found[0].items():
         np.testing.assert_allclose(found[1][name], value, rtol=2e-5, err_msg=name)
+
+
+def test_the_mean_is_over_all_batches():
+    def measure(averaged: Params, frozen: Params, lpips: Params, batch: Examples) -> Metrics:
+        return {"loss": averaged["w"] * jnp.mean(batch["x"]) + frozen["f"]}
+
+    batches = [{"x": np.array([1, 3], np.float32)}, {"x": np.array([6, 8], np.float32)}]
+    validate = Validation(measure, {}, batches, Placement.of(ONE_DEVICE), {})
+    assert validate({"w": jnp.float32(2)}, {"f": jnp.float32(1)}) == {"validation/loss": 10.0}
 
 
 def test_the_measures_are_those_of_the_evaluation():
