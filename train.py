@@ -13,7 +13,6 @@ docs/training.md goes on to your own photographs. This shows the values of a con
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from cassr_jax.commands.options import add_options, folder, help_asked, local_path, number
@@ -40,9 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.training.loop import train
 
     changes = arguments.set + ([f"num_steps={arguments.steps}"] if arguments.steps is not None else [])
-    config = read_config(arguments.config, changes)
-    if arguments.strategy is not None:
-        config = replace(config, strategy=STRATEGIES[arguments.strategy])
+    strategy = None if arguments.strategy is None else STRATEGIES[arguments.strategy]
+    config = read_config(arguments.config, changes, strategy)
     if arguments.compile_for is not None:
         from cassr_jax.sharding.report import table
 
@@ -108,7 +106,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     devices(
         "--strategy",
         choices=STRATEGIES,
-        help="how devices share a training step; replaces the configuration's strategy, and what --set says of it",
+        help="how devices share a training step, in place of the configuration's; --set may change its fields",
     )
     devices(
         "--distributed",

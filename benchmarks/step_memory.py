@@ -21,7 +21,7 @@ from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import Networks
 from cassr_jax.sharding.account import bytes_per_device
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.strategies import DP, FSDP
+from cassr_jax.sharding.strategies import STRATEGIES
 from cassr_jax.training.masking import partition
 from cassr_jax.training.state import abstract_state, make_optimizer
 
@@ -46,7 +46,9 @@ def row(stage: str) -> tuple[str, ...]:
     config = read_config(Path(__file__).parents[1] / f"configs/sd15_{stage}.py")
     trained, frozen = partition(shapes(config), stage)
     count, rest = (round(sum(shape.size for shape in part.values()) / 1e6) for part in (trained, frozen))
-    placements = (Placement.of(strategy, jax.devices()[:DEVICES]) for strategy in (DP, FSDP))
+    placements = (
+        Placement.of(strategy, jax.devices()[:DEVICES]) for strategy in (STRATEGIES["dp"], STRATEGIES["fsdp"])
+    )
     held, shared = (held_by(config, trained, frozen, placement) for placement in placements)
     title = f"`{stage}` ({count} million trained, {rest} million frozen)"
     return title, *(f"{size / 2**20:.0f}" for size in (*held, sum(held), sum(shared)))
@@ -64,7 +66,7 @@ def held_by(config: TrainConfig, trained: Shapes, frozen: Shapes, placement: Pla
     """The bytes on one device: trained parameters, optimizer, average, gradient, frozen parameters."""
     trained = {name: jax.ShapeDtypeStruct(value.shape, jnp.float32) for name, value in trained.items()}
     state = abstract_state(trained, make_optimizer(config.optimizer, config.num_steps), placement)
-    layout = placement.stored(frozen)
+    layout = placement.held(frozen)
     kept = {
         name: jax.ShapeDtypeStruct(value.shape, config.frozen_dtype, sharding=layout[name])
         for name, value in frozen.items()

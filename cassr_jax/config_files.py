@@ -18,6 +18,7 @@ from cassr_jax.config import CascadeConfig, TrainConfig
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, exists, is_file, is_folder, parse_json
 from cassr_jax.kinds import CONFIGS, KINDS
+from cassr_jax.sharding.strategies import Strategy
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,11 +50,12 @@ def defined(path: Path, wanted: tuple[str, type[C]], other: tuple[str, type], in
     return from_json(kind, to_json(config), str(path))
 
 
-def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
+def read_config(path: Path, changes: Sequence[str] = (), strategy: Strategy | None = None) -> TrainConfig:
     """The `config` that a file of `configs/` defines, with the type of every field checked.
 
     Args:
         changes: changes in the form that `override` takes.
+        strategy: what takes the place of the configuration's own, before the changes.
 
     Raises:
         InputError: the file is absent, fails, or defines something else, or a change is invalid; the message names it.
@@ -62,7 +64,10 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         "defines a cascade to sample with and nothing to train, expected a `config`, as in configs/smoke.py; sample.py "
         "takes this file"
     )
-    config = override(defined(path, ("config", TrainConfig), ("cascade", CascadeConfig), instead), changes)
+    config = defined(path, ("config", TrainConfig), ("cascade", CascadeConfig), instead)
+    if strategy is not None:
+        config = dataclasses.replace(config, strategy=strategy)
+    config = override(config, changes)
     check_components(config.components, str(path))
     sources = {kind: resolve(source, path.parent) for kind, source in config.components.items()}
     return dataclasses.replace(config, components=sources)

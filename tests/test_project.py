@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "networks": {"kinds", "models", "weights"},
     "prompts": {"models", "weights"},
     "config": {"data", "diffusion", "first_stage", "models", "sharding", "weights"},
-    "config_files": {"config", "kinds"},
+    "config_files": {"config", "kinds", "sharding"},
     "schedules": {"diffusion", "kinds", "weights"},
     "fitting": {"models", "weights"},
     "options": {"config", "diffusion", "first_stage", "imaging", "ranges", "second_stage"},

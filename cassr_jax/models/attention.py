@@ -5,12 +5,12 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from cassr_jax.models.division import block_output, placed
 from cassr_jax.models.dot_product import dot_product_attention
-from cassr_jax.models.layers import BLOCK_OUTPUT, GroupNorm, Identity, LayerNorm, Linear
+from cassr_jax.models.layers import GroupNorm, Identity, LayerNorm, Linear
 from cassr_jax.typing import Context, Features, KeyValue, TextEmbedding, Tokens
 
 
@@ -34,12 +34,13 @@ class Attention(nnx.Module):
 
     def key_value(self, context: Context) -> KeyValue:
         """Keys and values of a context (B, M, context_dim); compute them once for a context that stays the same."""
-        return self.to_k(context), self.to_v(context)
+        return placed(self.to_k(context), self, "keys"), placed(self.to_v(context), self, "values")
 
     def __call__(self, x: Tokens, key_value: KeyValue | None = None) -> Tokens:
         """Attention to `key_value`; without it, self-attention."""
         key, value = self.key_value(x) if key_value is None else key_value
-        return self.to_out[0](dot_product_attention(self.to_q(x), key, value, self.num_heads))
+        query = placed(self.to_q(x), self, "queries")
+        return placed(self.to_out[0](dot_product_attention(query, key, value, self.num_heads)), self, "branch")
 
 
 class GEGLU(nnx.Module):
@@ -49,8 +50,12 @@ class GEGLU(nnx.Module):
         self.proj = Linear(in_features, 2 * out_features, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch in_features"]) -> Float[Array, "*batch out_features"]:
-        hidden, gate = jnp.split(self.proj(x), 2, axis=-1)
-        return hidden * jax.nn.gelu(gate, approximate=False)
+        # Two products, not one that is cut in halves: devices that divide its channels would have one half each.
+        assert self.proj.bias is not None, "the layer has one"
+        kernel, bias = (jnp.asarray(each[...], self.proj.dtype) for each in (self.proj.kernel, self.proj.bias))
+        both = jnp.einsum("...i,igo->...go", x.astype(kernel.dtype), kernel.reshape(len(kernel), 2, -1))
+        hidden, gate = jnp.moveaxis(both + bias.reshape(2, -1), -2, 0)
+        return placed(hidden * jax.nn.gelu(gate, approximate=False), self, "hidden")
 
 
 class FeedForward(nnx.Module):
@@ -66,7 +71,7 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Tokens) -> Tokens:
         for layer in self.net:
             x = layer(x)
-        return x
+        return placed(x, self, "branch")
 
 
 @runtime_checkable
@@ -124,5 +129,5 @@ class Transformer2D(nnx.Module):
     def __call__(self, x: Features, text: KeyValue, guide: ImageGuide | None = None) -> Features:
         batch, height, width, channels = x.shape
         h = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
-        h = self.transformer_blocks[0](h, text, guide)
-        return checkpoint_name(x + self.proj_out(h).reshape(x.shape), BLOCK_OUTPUT)
+        h = self.transformer_blocks[0](placed(h, self, "tokens"), text, guide)
+        return block_output(x + self.proj_out(h).reshape(x.shape), self)

@@ -6,18 +6,16 @@ forward or backward.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from cassr_jax.models.division import current
 from cassr_jax.typing import Tokens
 
 Keys = Float[Array, "batch keys channels"]
@@ -34,43 +32,41 @@ _SHORTEST_FLASH = 256  # fewer queries or keys have so few scores that plain pro
 _LANES = 128  # of a TPU's registers
 
 
-class Division(NamedTuple):
-    """How the examples and heads of an automatically divided computation lie on a mesh.
-
-    Attributes:
-        batch: the axes that divide the examples.
-        heads: the axes that divide the heads of attention.
-    """
-
-    mesh: Mesh
-    batch: tuple[str, ...]
-    heads: tuple[str, ...]
-
-
-_division: ContextVar[Division | None] = ContextVar("division", default=None)
-
-
-@contextmanager
-def divided(division: Division) -> Iterator[None]:
-    """A block in which attention that is traced for several devices runs on each one's own examples and heads.
-
-    A Pallas kernel cannot be divided by the compiler. Under `jax.shard_map` no such block is needed.
-    """
-    token = _division.set(division)
-    try:
-        yield
-    finally:
-        _division.reset(token)
-
-
 def dot_product_attention(query: Tokens, key: Keys, value: Keys, num_heads: int) -> Tokens:
     """softmax(Q K^T / sqrt(d)) V with the softmax in float32; channels are num_heads * d."""
     batch, length, channels = query.shape
     # Heads before positions: batched products whose batch axes lead are three times as fast on a CPU.
     q, k, v = (x.reshape(batch, -1, num_heads, channels // num_heads).swapaxes(1, 2) for x in (query, key, value))
-    kernels = flash_kernels(q, k) | ({"cpu": by_head} if _goes_by_head(q, k) else {})
-    out = jax.lax.platform_dependent(q, k, v, default=in_blocks, **kernels) if kernels else in_blocks(q, k, v)
-    return out.swapaxes(1, 2).reshape(batch, length, channels)
+    return _on_each_device(q, k, v).swapaxes(1, 2).reshape(batch, length, channels)
+
+
+def _on_each_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    """Attention of each device's own examples, heads and rows of queries, with all keys of these examples and heads.
+
+    The compiler could not divide most kernels by itself. Where the sizes do not divide, it divides plain products.
+    """
+    division = current()
+    if division is None:
+        return attend(query, key, value)
+    counts = (math.prod(division.mesh.shape[axis] for axis in axes) for axes in division[1:4])
+    if any(size % count for size, count in zip(query.shape, counts, strict=False)):
+        return in_blocks(query, key, value)
+    # An axis of one device is named as well: over an axis without a name, gradients of keys are summed.
+    alone = tuple(axis for axis in division.rows if division.mesh.shape[axis] == 1)
+    rows = tuple(axis for axis in division.rows if axis not in alone)
+    of_keys = PartitionSpec((*division.batch, *alone), division.heads)
+    of_queries = PartitionSpec((*division.batch, *alone), division.heads, rows)
+    specs = (of_queries, of_keys, of_keys)
+    mapped = jax.shard_map(attend, mesh=division.mesh, in_specs=specs, out_specs=of_queries, check_vma=False)
+    return mapped(query, key, value)
+
+
+def attend(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
+    """Attention on one device, by the best kernel that takes these arrays there."""
+    kernels = flash_kernels(query, key) | ({"cpu": by_head} if _goes_by_head(query, key) else {})
+    if not kernels:
+        return in_blocks(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, default=in_blocks, **kernels)
 
 
 def in_blocks(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
@@ -95,10 +91,6 @@ def by_head(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
 
     At SD-1.5's 4,096 tokens this takes a third of the time of all heads at once.
     """
-    return _on_each_device(_head_after_head, query, key, value)
-
-
-def _head_after_head(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
     _, _, length, head_dim = query.shape
 
     def attend_head(own: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -125,25 +117,6 @@ def cudnn_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueri
 
 def pallas_flash(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
     """Pallas's flash attention, for lengths that are multiples of 128 and heads of at most 128 channels."""
-    return _on_each_device(_pallas_on_one_device, query, key, value)
-
-
-def _on_each_device(
-    kernel: Callable[[HeadQueries, HeadKeys, HeadKeys], HeadQueries],
-    query: HeadQueries,
-    key: HeadKeys,
-    value: HeadKeys,
-) -> HeadQueries:
-    """A kernel on each device's own examples and heads, which the compiler could not divide by itself."""
-    division = _division.get()
-    if division is None:
-        return kernel(query, key, value)
-    spec = PartitionSpec(division.batch, division.heads)
-    mapped = jax.shard_map(kernel, mesh=division.mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)
-    return mapped(query, key, value)
-
-
-def _pallas_on_one_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) -> HeadQueries:
     from jax.experimental.pallas.ops.tpu import flash_attention as pallas  # takes long to import
 
     def queries(limit: int) -> int:
@@ -165,25 +138,20 @@ def _pallas_on_one_device(query: HeadQueries, key: HeadKeys, value: HeadKeys) ->
 
 def flash_kernels(query: HeadQueries, key: HeadKeys) -> dict[str, Callable[..., HeadQueries]]:
     """The flash kernels that take these arrays, by the platform that each is for."""
-    (batch, num_heads, length, head_dim), keys = query.shape, key.shape[2]
+    (_, _, length, head_dim), keys = query.shape, key.shape[2]
     if min(length, keys) < _SHORTEST_FLASH:
         return {}
     found: dict[str, Callable[..., HeadQueries]] = {}
     if _cudnn_takes(length, keys, head_dim, jnp.dtype(query.dtype).name):
         found["cuda"] = cudnn_flash
-    if (
-        find_spec("libtpu")
-        and head_dim <= _LANES
-        and length % _LANES == keys % _LANES == 0
-        and _divides(batch, num_heads)
-    ):
+    if find_spec("libtpu") and head_dim <= _LANES and length % _LANES == keys % _LANES == 0:
         found["tpu"] = pallas_flash
     return found
 
 
 def _goes_by_head(query: HeadQueries, key: HeadKeys) -> bool:
-    (batch, num_heads, length, _), keys = query.shape, key.shape[2]
-    return min(length, keys) >= _SHORTEST_BY_HEAD and length % _HEAD_BLOCK == 0 and _divides(batch, num_heads)
+    length, keys = query.shape[2], key.shape[2]
+    return min(length, keys) >= _SHORTEST_BY_HEAD and length % _HEAD_BLOCK == 0
 
 
 @cache
@@ -204,14 +172,3 @@ def _cudnn_takes(length: int, keys: int, head_dim: int, dtype: str) -> bool:
 def _block(length: int, limit: int) -> int:
     """The largest power of two, at most `limit`, that divides the length."""
     return math.gcd(length, limit)
-
-
-def _divides(batch: int, num_heads: int) -> bool:
-    """Whether the examples and heads divide evenly as the division in force says."""
-    division = _division.get()
-    if division is None:
-        return True
-    by_batch, by_heads = (
-        math.prod(division.mesh.shape[axis] for axis in axes) for axes in (division.batch, division.heads)
-    )
-    return batch % by_batch == 0 and num_heads % by_heads == 0

@@ -8,17 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
+from cassr_jax.models.division import block_output, placed
 from cassr_jax.models.initializers import ONES, UNIFORM, ZEROS
 from cassr_jax.models.moments import Moments, moments
 from cassr_jax.typing import AnyFloat, Features, TimeEmbedding, Timesteps
 
-# Names of values, by which a training step chooses what it keeps for the backward pass; otherwise without effect.
-BLOCK_OUTPUT = "block_output"
 NETWORK_INPUT = "network_input"
+"""The name of the values that come before a step's networks, which a training step always keeps."""
 
 
 class Identity(nnx.Module):
@@ -71,6 +70,15 @@ class Conv(nnx.Conv):
             dtype=dtype,
             rngs=rngs,
         )
+        self.is_product = kernel_size == 1 and stride == 1
+
+    def __call__(self, x: Features) -> Float[Array, "batch _ _ out_channels"]:
+        if not self.is_product:
+            return super().__call__(x)
+        # Where devices divide the rows, XLA (of jaxlib 0.10) gets the gradient of a 1x1 convolution's kernel wrong.
+        assert self.bias is not None, "no convolution here goes without"
+        kernel, bias = (jnp.asarray(each[...], self.dtype) for each in (self.kernel, self.bias))
+        return x.astype(kernel.dtype) @ kernel[0, 0] + bias
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -147,11 +155,11 @@ class ResnetBlock(nnx.Module):
     def __call__(
         self, x: Features, temb: TimeEmbedding | None = None
     ) -> Float[Array, "batch height width out_channels"]:
-        h = self.conv1(nnx.silu(self.norm1(x)))
+        h = placed(self.conv1(nnx.silu(self.norm1(x))), self, "hidden")
         if temb is not None:
             h = h + self.time_emb_proj(nnx.silu(temb))[:, None, None, :]
-        h = self.conv2(nnx.silu(self.norm2(h)))
-        return checkpoint_name((self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h, BLOCK_OUTPUT)
+        h = placed(self.conv2(nnx.silu(self.norm2(h))), self, "branch")
+        return block_output((self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h, self)
 
 
 class Downsample(nnx.Module):
@@ -162,7 +170,7 @@ class Downsample(nnx.Module):
         self.conv = Conv(channels, channels, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Features) -> Float[Array, "batch _ _ channels"]:
-        return checkpoint_name(self.conv(x), BLOCK_OUTPUT)
+        return block_output(self.conv(x), self)
 
 
 class Upsample(nnx.Module):
@@ -178,7 +186,7 @@ class Upsample(nnx.Module):
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         if shape is not None:
             x = x[:, : shape[0], : shape[1]]
-        return checkpoint_name(self.conv(x), BLOCK_OUTPUT)
+        return block_output(self.conv(x), self)
 
 
 def timestep_embedding(timesteps: Timesteps, dim: int) -> Float32[Array, "batch {dim}"]:

@@ -17,13 +17,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from cassr_jax.models.attention import ImageGuide, Transformer2D
 from cassr_jax.models.checks import check_depth, check_divisor, check_widths
+from cassr_jax.models.division import block_output
 from cassr_jax.models.layers import (
-    BLOCK_OUTPUT,
     Conv,
     Downsample,
     GroupNorm,
@@ -257,7 +256,7 @@ class UNetEncoder(nnx.Module):
         x = self.conv_in(x)
         if hint is not None:
             x = x + hint
-        x = checkpoint_name(x, BLOCK_OUTPUT)
+        x = block_output(x, self)
         skips = [x]
         for block, key_values in zip(self.down_blocks, text.down, strict=True):
             x, made = block(x, temb, key_values)

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cassr_jax.models.checks import check_depth, check_divisor, check_widths
+from cassr_jax.models.division import placed
 from cassr_jax.models.dot_product import dot_product_attention
 from cassr_jax.models.layers import Conv, Downsample, GroupNorm, Identity, Linear, ResnetBlock, Upsample
 from cassr_jax.typing import FeatureList, FeatureMap, Features, Images, Latents
@@ -145,7 +146,7 @@ class Encoder(nnx.Module):
         return self._down(x)[0]
 
     def _down(self, x: Images) -> tuple[FeatureList, FeatureMap]:
-        features, x = [], self.conv_in(x)
+        features, x = [], self.conv_in(placed(x, self, "input"))
         for block in self.down_blocks:
             level, x = block(x)
             features.append(level)
@@ -195,7 +196,8 @@ class AutoencoderKL(nnx.Module):
 
     def moments(self, images: Images) -> tuple[Latents, Latents]:
         """Mean and log-variance of the unscaled latents, float32; the log-variance lies in [-30, 20]."""
-        mean, logvar = jnp.split(self.quant_conv(self.encoder(images)).astype(jnp.float32), 2, axis=-1)
+        found = placed(self.quant_conv(self.encoder(images)), self, "moments")
+        mean, logvar = jnp.split(found.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def encode(self, images: Images) -> Latents:

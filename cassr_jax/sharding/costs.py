@@ -73,11 +73,13 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
         mesh: the sizes of the mesh by axis, whose devices are numbered row by row.
     """
     instruction, inner = run.instruction, run.instruction
-    if instruction.opcode == "async-start":
+    if instruction.opcode in ("async-start", "fusion"):
         inner = next((each for each in _inside(module, instruction) if each.opcode in COLLECTIVES), instruction)
     kind = inner.opcode.removesuffix("-start")
     if kind not in COLLECTIVES:
         return None
+    if instruction.opcode == "fusion" and kind == "all-reduce" and _is_scattered(module, instruction):
+        kind = "reduce-scatter"
     devices = math.prod(mesh.values())
     groups = _groups(inner, devices)
     given, made = sum(array.nbytes for array in run.operands), sum(array.nbytes for array in inner.results)
@@ -92,6 +94,11 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
     return Collective(
         kind, axes, group, max(given, made), run.times, run.known, module.source(inner), instruction.name, done
     )
+
+
+def _is_scattered(module: Module, fusion: Instruction) -> bool:
+    """Whether a TPU's fusion sums over devices, and leaves each of them its part of the sum."""
+    return any(each.opcode == "dynamic-slice" for each in _inside(module, fusion))
 
 
 def _ends(instruction: Instruction) -> bool:

@@ -72,7 +72,12 @@ class Instruction:
     def attribute(self, name: str) -> str | None:
         """The value of `name=value`, up to the next comma outside braces and brackets; None if there is none."""
         start = re.search(rf"(?:^|[ ,]){re.escape(name)}=", self.attributes)
-        return None if start is None else self.attributes[start.end() : _end(self.attributes, start.end(), ",")]
+        if start is None:
+            return None
+        end = _end(self.attributes, start.end(), ",")
+        if self.attributes.startswith("mesh[", start.end()):  # a mesh, perhaps its devices, then axes in braces
+            end = self.attributes.index("}", start.end()) + 1
+        return self.attributes[start.end() : end]
 
 
 @dataclass(frozen=True)
@@ -307,22 +312,52 @@ def groups_of(text: str, devices: int) -> list[tuple[int, ...]]:
     """The groups of devices in a `replica_groups` attribute, in any of the forms in which XLA writes it.
 
     Args:
-        text: `{{0,1},{2,3}}`, `[2,2]<=[4]`, `[2,2]<=[2,2]T(1,0)`, or `mesh['a'=2,'b'=2] {'b'}`; empty for all devices.
+        text: `{{0,1},{2,3}}`, `[2,2]<=[4]`, `[2,2]<=[2,2]T(1,0)`, or `mesh['a'=2,'b'=4] {'a','b':(1)2}`, where the last
+            means the slower half of `b` and a list of the mesh's devices may stand before the braces; empty for all.
         devices: the number of devices.
+
+    Raises:
+        ValueError: it has another form.
     """
     if text.startswith("mesh["):
-        sizes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", text.partition("]")[0])]
-        chosen = re.findall(r"'([^']+)'", text.partition("]")[2])
-        names = [name for name, _ in sizes]
-        return _along([size for _, size in sizes], [names.index(name) for name in chosen])
+        return _of_mesh(text)
     if found := re.match(r"\[(?P<groups>[\d,]+)\]<=\[(?P<sizes>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?", text):
         sizes, shape = (tuple(map(int, found[key].split(","))) for key in ("sizes", "groups"))
         order = tuple(map(int, found["order"].split(","))) if found["order"] else tuple(range(len(sizes)))
         flat = _transposed(sizes, order)
         each = shape[-1]
         return [tuple(flat[i : i + each]) for i in range(0, len(flat), each)]
+    if not re.fullmatch(r"(\{[{}\d, ]*\})?", text):
+        raise ValueError(f"replica_groups={text}: a form that is not known")
     groups = [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", text)]
     return groups or [tuple(range(devices))]
+
+
+def _of_mesh(text: str) -> list[tuple[int, ...]]:
+    devices = r"\[(?P<sizes>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?|(?P<ids>[\d,]+)"
+    found = re.fullmatch(rf"mesh\[(?P<mesh>[^\]]*)\](?:, device_ids=\((?:{devices})\))? ?\{{(?P<axes>[^}}]*)\}}", text)
+    if found is None:
+        raise ValueError(f"replica_groups={text}: a form that is not known")
+    sizes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", found["mesh"])]
+    parts: list[int] = []  # of the axes, cut where only a part of one is chosen
+    chosen: list[int] = []
+    wanted = {
+        name: (before, size) for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", found["axes"])
+    }
+    for name, whole in sizes:
+        before, size = wanted.get(name, ("", ""))
+        cut = [int(before), int(size), whole // (int(before) * int(size))] if size else [1, whole, 1]
+        if name in wanted:
+            chosen.append(len(parts) + 1)
+        parts += cut
+    count = math.prod(parts)
+    ids = list(range(count))
+    if found["sizes"]:
+        shape = tuple(map(int, found["sizes"].split(",")))
+        ids = _transposed(shape, tuple(map(int, found["order"].split(","))) if found["order"] else range(len(shape)))
+    elif found["ids"]:
+        ids = list(map(int, found["ids"].split(",")))
+    return [tuple(ids[place] for place in group) for group in _along(parts, chosen)]
 
 
 def _along(sizes: Sequence[int], axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -15,31 +15,28 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from cassr_jax.sharding.mesh import make_mesh
-from cassr_jax.sharding.strategies import Rule, Strategy
+from cassr_jax.sharding.strategies import BATCH_AXES, Rule, Strategy
 from cassr_jax.typing import Device
 
 T = TypeVar("T")
 Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
-BATCH_AXES = ("data", "fsdp")
-HEAD_AXES = ("tensor",)  # divide the heads of attention
-
 
 @dataclass(frozen=True)
 class Placement:
-    """A mesh, and the rules by which arrays lie on it.
+    """A mesh of devices, and the strategy by which arrays lie on it.
 
     The trees that its methods take are flat mappings by parameter name, or contain such mappings, as the state of an
     optimizer does: the last name on the path of a leaf decides where it lies.
     """
 
     mesh: Mesh
-    rules: tuple[Rule, ...] = ()
+    strategy: Strategy
 
     @classmethod
     def of(cls, strategy: Strategy, devices: Sequence[Device] | None = None) -> "Placement":
         """The placement of a strategy over `devices`, by default all of them."""
-        return cls(make_mesh(strategy.mesh, devices), strategy.rules)
+        return cls(make_mesh(strategy.mesh, devices), strategy)
 
     @property
     def whole(self) -> NamedSharding:
@@ -52,22 +49,41 @@ class Placement:
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     def spec(self, name: str, shape: Sequence[int]) -> P:
-        """The axes by which the parameter `name` is divided while it is stored."""
-        for rule in self.rules:
-            if re.search(rule.pattern, name) and self._fits(rule.spec, shape):
-                # An axis of one device divides nothing. Without it, specs of equal layouts are equal.
-                axes = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in rule.spec]
-                return P(*[None] * (len(shape) - len(axes)), *axes)
+        """The axes by which the rules divide the parameter `name`."""
+        for rule in self.strategy.rules:
+            if re.search(rule.pattern, name) and self._fits(rule, shape):
+                return P(*[None] * (len(shape) - len(rule.spec)), *map(self._entry, rule.axes))
         return P()
 
-    def _fits(self, spec: Sequence[str | None], shape: Sequence[int]) -> bool:
-        if len(spec) > len(shape):
+    def activation(self, name: str, shape: Sequence[int]) -> NamedSharding | None:
+        """Where the activation `name`, an array (B, ...), lies; None if no rule speaks of it."""
+        if shape[0] % self.batch_shards:
+            return None
+        for rule in self.strategy.activations:
+            if re.search(rule.pattern, name) and self._fits(rule, shape):
+                axes = map(self._entry, rule.axes)
+                if len(rule.spec) == len(shape):
+                    return NamedSharding(self.mesh, P(*axes))
+                free = [P.UNCONSTRAINED] * (len(shape) - len(rule.spec) - 1)
+                return NamedSharding(self.mesh, P(BATCH_AXES, *free, *axes))
+        return None
+
+    def _fits(self, rule: Rule, shape: Sequence[int]) -> bool:
+        if len(rule.spec) > len(shape):
             return False
-        last = shape[len(shape) - len(spec) :]
-        return all(size % self.mesh.shape[axis] == 0 for size, axis in zip(last, spec, strict=True) if axis)
+        last = shape[len(shape) - len(rule.spec) :]
+        return all(size % self._count(axes) == 0 for size, axes in zip(last, rule.axes, strict=True))
+
+    def _count(self, axes: Sequence[str]) -> int:
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
+    def _entry(self, axes: Sequence[str]) -> str | tuple[str, ...] | None:
+        # An axis of one device divides nothing. Without it, specs of equal layouts are equal.
+        wide = tuple(axis for axis in axes if self.mesh.shape[axis] > 1)
+        return wide[0] if len(wide) == 1 else wide or None
 
     def stored(self, tree: PyTree[Leaf]) -> PyTree[NamedSharding]:
-        """The shardings of the leaves between steps."""
+        """The shardings of the leaves as the rules divide them."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self.spec(_name(path), leaf.shape)), tree
         )
@@ -75,13 +91,28 @@ class Placement:
     def used(self, tree: PyTree[Leaf]) -> PyTree[NamedSharding]:
         """The shardings of the parameters while the networks run.
 
-        They are gathered over `fsdp`, which divides only what is stored.
+        They are gathered over the axes that divide the examples, which divide only what is stored.
         """
 
         def gathered(sharding: NamedSharding) -> NamedSharding:
-            return NamedSharding(self.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
+            entries = ((entry,) if isinstance(entry, str) else entry or () for entry in sharding.spec)
+            kept = ([axis for axis in entry if axis not in BATCH_AXES] for entry in entries)
+            return NamedSharding(self.mesh, P(*map(self._entry, kept)))
 
         return jax.tree.map(gathered, self.stored(tree))
+
+    def held(self, params: PyTree[Leaf]) -> PyTree[NamedSharding]:
+        """The shardings of the parameters between steps."""
+        return self.stored(params) if self.strategy.zero == 3 else self.used(params)
+
+    def sum(self, gradients: T) -> T:
+        """Lay out gradients, inside a traced function, as they lie once they are summed over the examples."""
+        if self.mesh.shape["spatial"] > 1 or self.strategy.zero == 1:
+            # With divided rows, XLA (of jaxlib 0.10) fails to sum and scatter the kernels of 1x1 convolutions at once.
+            gradients = jax.lax.with_sharding_constraint(gradients, self.used(gradients))
+        if self.strategy.zero == 1:
+            return gradients
+        return jax.lax.with_sharding_constraint(gradients, self.stored(gradients))
 
     @property
     def examples(self) -> NamedSharding:
@@ -99,8 +130,8 @@ class Placement:
         )
 
     def place(self, params: Mapping[str, jax.Array | np.ndarray]) -> dict[str, jax.Array]:
-        """Lay out parameters that every process holds whole as they are stored between steps."""
-        return jax.tree.map(_placed, dict(params), self.stored(dict(params)))
+        """Lay out parameters that every process holds whole as they are held between steps."""
+        return jax.tree.map(_placed, dict(params), self.held(dict(params)))
 
     def place_whole(self, tree: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Copy arrays that every process holds whole to every device."""

@@ -11,6 +11,7 @@ from. Seconds follow from the published rates of the chips (cassr_jax/sharding/c
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import sys
 import time
@@ -30,10 +31,12 @@ from cassr_jax.printing import complain, notice, say
 from cassr_jax.sharding.strategies import STRATEGIES
 
 if TYPE_CHECKING:
+    from cassr_jax.config import TrainConfig
     from cassr_jax.sharding.planned import Plan
     from cassr_jax.sharding.sampled import SamplePlan
 
 PROGRAM = "plan"
+AUTO = "auto"
 
 EPILOG = """
 examples:
@@ -54,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.sharding.page import page
     from cassr_jax.sharding.report import table
 
+    if args.layout:
+        say("\n\n".join(map(layout, trained(args))))
+        return 0
     plans, failed, effort = [], 0, args.effort or ("full" if args.measure else "quick")
     for case in sampled(args) if args.sample else trained(args):
         try:
@@ -98,24 +104,42 @@ def trained(args: argparse.Namespace) -> list[Case]:
     from cassr_jax.sharding.topologies import slice_of
     from cassr_jax.training import compile_ahead
 
-    config = read_config(args.config, args.set)
-    if args.scan is None:
-        cases = [(on, config) for on in args.on]
-    else:
-        each = config.batch_size / args.scan[0]
-        sized = [replace(config, batch_size=round(each * count)) for count in args.scan]
-        cases = [
-            (slice_of(kind, count), grown) for kind in args.on for count, grown in zip(args.scan, sized, strict=True)
-        ]
+    named = {name: None if name in (None, AUTO) else STRATEGIES[name] for name in args.strategy or [None]}
+    configs = {name or "as configured": read_config(args.config, args.set, given) for name, given in named.items()}
     found = []
-    for on, given in cases:
-        for strategy in args.strategy or [None]:
-            name, chosen = strategy or "as configured", given
-            if strategy is not None:
-                chosen = replace(given, strategy=STRATEGIES[strategy])
-            make = partial(compile_ahead.compile_for, chosen, on, name, measured_steps=args.measure)
-            found.append(Case(Plan, on, name, make, {"config": to_json(chosen)}))
+    for kind in args.on:
+        for count in args.scan or [None]:
+            on = kind if count is None else slice_of(kind, count)
+            for name, config in configs.items():
+                if count is not None:
+                    config = replace(config, batch_size=round(config.batch_size / args.scan[0] * count))
+                chosen = best(config, on, args.compile) if name == AUTO else {name: config}
+                for title, each in chosen.items():
+                    make = partial(compile_ahead.compile_for, each, on, title, measured_steps=args.measure)
+                    found.append(Case(Plan, on, title, make, {"config": to_json(each)}))
     return found
+
+
+def best(config: "TrainConfig", on: str, count: int) -> "dict[str, TrainConfig]":
+    """The divisions of a step that arithmetic puts first, by name; it says how it ranks them.
+
+    Raises:
+        InputError: the rates of the devices are not known.
+    """
+    from cassr_jax.sharding.chips import CHIPS
+    from cassr_jax.sharding.topologies import GPUS
+    from cassr_jax.training.outline import outline_of
+    from cassr_jax.training.search import choices, ranking
+
+    kind, _, size = on.partition(":")
+    if kind not in CHIPS or not all(map(str.isdecimal, size.split("x"))):
+        raise InputError(f"{on}: its rates are not known, expected devices of {', '.join(CHIPS)} for --strategy {AUTO}")
+    sides = list(map(int, size.split("x")))
+    devices = math.prod(sides)
+    notice(f"reading the costs of a step for {on}", PROGRAM)
+    found = choices(config, outline_of(config), devices, sides[-1] if kind in GPUS else devices, CHIPS[kind])
+    say(f"{on}, {config.batch_size} examples: {ranking(found, CHIPS[kind])}\n")
+    return {choice.says: choice.config for choice in found[:count]}
 
 
 def sampled(args: argparse.Namespace) -> list[Case]:
@@ -130,6 +154,20 @@ def sampled(args: argparse.Namespace) -> list[Case]:
     known = {"cascade": to_json(config), "base": str(base.absolute())}
     make = partial(sampling_ahead.plan_sampling, config, name, base)
     return [Case(SamplePlan, on, name, partial(make, on), known) for on in args.on]
+
+
+def layout(case: Case) -> str:
+    """Where every parameter and every named value of a step lies on some devices."""
+    from cassr_jax.config import TrainConfig
+    from cassr_jax.config_files import from_json
+    from cassr_jax.sharding.placement import Placement
+    from cassr_jax.sharding.report import layout_table
+    from cassr_jax.sharding.topologies import topology_devices
+    from cassr_jax.training.compile_ahead import layout_of
+
+    config = from_json(TrainConfig, case.known["config"], case.name)
+    placement = Placement.of(config.strategy, topology_devices(case.on))
+    return f"{case.on} {case.name}\n\n{layout_table(layout_of(config, placement))}"
 
 
 def planned(case: Case, effort: str, keep: bool) -> "Plan | SamplePlan":
@@ -179,7 +217,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DEVICES",
         help="TPU slices such as v5e:4x4, or GPUs such as h200:8 or h100:64x8 (hosts x GPUs); with --scan, kinds",
     )
-    add("--strategy", nargs="+", choices=STRATEGIES, help="how devices share a step; by default the configuration's")
+    add(
+        "--strategy",
+        nargs="+",
+        choices=[*STRATEGIES, AUTO],
+        help="how devices share a step, by default as the configuration says; auto ranks all ways by arithmetic, and "
+        "compiles the best",
+    )
+    add(
+        "--compile",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many of the best ways of --strategy auto are compiled (default: %(default)s)",
+    )
     add(
         "--scan",
         type=counts,
@@ -198,6 +249,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=0,
         metavar="N",
         help="also run N steps on random data, on this machine, whose devices must be those of --on; or on cpu:8",
+    )
+    add(
+        "--layout",
+        action="store_true",
+        help="only print where parameters and the values between layers lie; nothing is compiled",
     )
     add("--json", type=local_path, metavar="FILE", help="also write the plans to FILE, with every collective")
     add("--page", type=local_path, metavar="FILE", help="also write an HTML page with drawings to FILE")

@@ -1,8 +1,12 @@
 """Plans as a table for a terminal."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cassr_jax.sharding.account import Account
 from cassr_jax.sharding.measured import Measured
@@ -73,6 +77,22 @@ def rows(plans: Plans) -> list[list[str]]:
     hours = [None if p.hours is None else p.hours * p.account.devices for p in trained]
     found += _row("device-hours", [_number(each, ",.0f") for each in hours])
     return found
+
+
+def layout_table(layout: Mapping[str, tuple[tuple[int, ...], NamedSharding | None]]) -> str:
+    """Where arrays lie: a line for all that have the same name but for numbers and lie in the same way."""
+    rows = Counter()
+    for name, (shape, sharding) in layout.items():
+        axes = "as the compiler chooses" if sharding is None else _axes(sharding.spec, len(shape))
+        rows[re.sub(r"\d+", "*", name), axes] += 1
+    return "\n".join(f"{name}: {axes} ({count})" for (name, axes), count in sorted(rows.items()))
+
+
+def _axes(spec: PartitionSpec, dimensions: int) -> str:
+    """The axes of each dimension, such as "- - data+fsdp -"; "?" where the compiler chooses."""
+    entries = [*spec, *[None] * (dimensions - len(spec))]
+    words = {None: "-", PartitionSpec.UNCONSTRAINED: "?"}
+    return " ".join("+".join(each) if isinstance(each, tuple) else str(words.get(each, each)) for each in entries)
 
 
 def _row(title: str, cells: Sequence[str]) -> list[list[str]]:

@@ -1,18 +1,20 @@
-"""Strategies of sharding, as data: the axes of a mesh, and ordered rules that lay parameters out on it."""
+"""Strategies of sharding, as data: the axes of a mesh, and ordered rules that lay out arrays on it."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 AXES = ("data", "fsdp", "spatial", "tensor")
+BATCH_AXES = ("data", "fsdp")  # divide the examples of a batch
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """The number of devices along each axis; one axis may be -1, which takes all devices that the others leave.
 
-    `data` and `fsdp` divide the examples of a batch, and `fsdp` divides the stored parameters too. `spatial` divides
-    the rows of pictures, and `tensor` divides the channels of the layers that the rules name.
+    `data` and `fsdp` divide the examples of a batch, `spatial` the rows of pictures. Rules divide parameters over any
+    of the axes: over `data` and `fsdp` they are only stored divided, over `tensor` they are used divided too.
     """
 
     data: int = -1
@@ -28,11 +30,13 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class Rule:
-    """How parameters with certain names are divided.
+    """How the arrays with certain names are divided.
 
     Attributes:
-        pattern: a regular expression that is found in the names of these parameters.
-        spec: an axis or None for each of the last dimensions; the dimensions before them are not divided.
+        pattern: a regular expression that is found in these names.
+        spec: an axis or None for each of the last dimensions; "data+fsdp" stands for both axes. A parameter's other
+            dimensions are not divided. An activation's first one, its examples, lies on `data` and `fsdp`, and those
+            between as the compiler chooses.
     """
 
     pattern: str
@@ -43,42 +47,92 @@ class Rule:
             re.compile(self.pattern)
         except re.error as error:
             raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
-        if unknown := [axis for axis in self.spec if axis is not None and axis not in AXES]:
+        named = [axis for each in self.axes for axis in each]
+        if unknown := [axis for axis in named if axis not in AXES]:
             raise ValueError(f"spec names the axis {unknown[0]!r}, expected some of {', '.join(AXES)}")
+        if len(set(named)) < len(named):
+            raise ValueError(f"spec is {self.spec}, expected every axis at most once")
+
+    @property
+    def axes(self) -> tuple[tuple[str, ...], ...]:
+        """The axes of each of the last dimensions."""
+        return tuple(() if entry is None else tuple(entry.split("+")) for entry in self.spec)
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A mesh, and the rules by which parameters are divided on it.
+    """A mesh, and the rules by which arrays are divided on it.
 
-    The first rule that matches a parameter's name and fits its shape decides. It fits if every axis divides its
-    dimension. A parameter without such a rule lies whole on every device.
+    The first rule that matches an array's name and fits its shape decides. It fits if its axes divide their dimensions.
+    A parameter without such a rule lies whole on every device; an activation without one lies as the compiler chooses.
+
+    Attributes:
+        rules: for parameters, by their names (`unet.up_blocks.1.resnets.0.conv1.kernel`).
+        activations: for the values between layers, by the names of their places (`unet.up_blocks.1.resnets.0.hidden`);
+            docs/sharding.md lists them.
+        zero: what the rules divide besides the computation, as in ZeRO (arXiv 1910.02054): 1, the optimizer's state and
+            the average; 2, the gradients too; 3, the parameters too.
+        gather: whether parameters that are stored divided are gathered `once`, and kept until the backward pass has
+            ended, or `again` for the backward pass of each block. The second takes `remat`.
     """
 
     mesh: MeshConfig = field(default_factory=MeshConfig)
     rules: tuple[Rule, ...] = ()
+    activations: tuple[Rule, ...] = ()
+    zero: Literal[1, 2, 3] = 3
+    gather: Literal["once", "again"] = "once"
 
 
 # Output channels come first, because they can be divided evenly in all layers but the last of a network.
 _STORED = (Rule(r"\.kernel$", ("fsdp", None)), Rule(r"\.kernel$", (None, "fsdp")), Rule(r"embedding$", ("fsdp", None)))
+# Hundreds of devices divide few dimensions alone, but both channels of nearly all kernels together.
+_STORED_TWICE = (
+    Rule(r"\.kernel$", ("data", "fsdp")),
+    Rule(r"\.kernel$", ("fsdp", "data")),
+    Rule(r"embedding$", ("data", "fsdp")),
+    *_STORED,
+)
 
 # Pairs of layers, as in Megatron-LM (arXiv 1909.08053). The first layer of a pair divides its output channels, so that
 # what follows works on a share of them; the second divides its input channels, and one sum over the devices ends the
 # pair. `attn` matches only the transformers, whose heads can be divided; the autoencoder's attention has a single head.
-_FIRST = r"(attn\d?\.to_[qkv]|self_attn\.[qkv]_proj|ff\.net\.0\.proj|mlp\.fc1|conv1|time_emb_proj|tuner_op\.ln1)"
-_SECOND = r"(attn\d?\.to_out\.0|self_attn\.out_proj|ff\.net\.2|mlp\.fc2|conv2|tuner_op\.ln2)"
+_FIRST = r"(attn\d?\.to_[qkv]|conv1|time_emb_proj|tuner_op\.ln1)"
+_SECOND = r"(attn\d?\.to_out\.0|ff\.net\.2|conv2|tuner_op\.ln2)"
 _TENSOR = (
+    # These divide their examples further instead, or have few.
+    Rule(r"^(vae|text_encoder)\..*\.kernel$", ("fsdp", None)),
+    Rule(r"^(vae|text_encoder)\.", ()),
     Rule(rf"{_FIRST}\.kernel$", ("fsdp", "tensor")),
     Rule(rf"{_FIRST}\.bias$", ("tensor",)),
     Rule(r"resnets\.\d+\.norm2\.", ("tensor",)),
     Rule(rf"{_SECOND}\.kernel$", ("tensor", "fsdp")),
-    # All other layers divide their output channels, which are gathered again before they are read.
-    Rule(r"\.kernel$", ("fsdp", "tensor")),
-    Rule(r"\.kernel$", (None, "tensor")),
-    Rule(r"\.kernel$", ("tensor", None)),
+    # Wide convolutions alone: their outputs are gathered. All other layers are small, and cheaper to repeat.
+    Rule(r"samplers\.0\.conv\.kernel$", ("fsdp", "tensor")),
+    Rule(r"samplers\.0\.conv\.bias$", ("tensor",)),
+)
+_TENSOR_PLACES = (
+    Rule(r"^vae\.encoder\.", ("data+fsdp+tensor", None, None, None)),
+    Rule(r"^vae\.", (None,)),
+    Rule(r"\.(hidden|queries|keys|values)$", ("tensor",)),
+    Rule(r"\.(branch|output|tokens)$", (None,)),
+)
+
+# Rows of pictures, and with them the tokens of transformers. Attention gathers the keys and values of all rows itself.
+_ROWS = (
+    Rule(r"(resnets\.\d+\.(hidden|branch|output)|(samplers|attentions)\.\d+\.output)$", ("spatial", None, None)),
+    Rule(r"\.(tokens|queries|hidden|branch)$", ("spatial", None)),
 )
 
 DP = Strategy()
 FSDP = Strategy(MeshConfig(data=1, fsdp=-1), _STORED)
-FSDP_TP = Strategy(MeshConfig(data=1, fsdp=-1, tensor=2), _TENSOR + _STORED)
-STRATEGIES: Mapping[str, Strategy] = {"dp": DP, "fsdp": FSDP, "fsdp_tp": FSDP_TP}
+STRATEGIES: Mapping[str, Strategy] = {
+    "dp": DP,
+    "zero1": replace(FSDP, zero=1),
+    "zero2": replace(FSDP, zero=2),
+    "fsdp": FSDP,
+    # Divided within a host of eight GPUs or a part of a slice, copied between them.
+    "hybrid": Strategy(MeshConfig(fsdp=8), _STORED),
+    "fsdp_2d": Strategy(MeshConfig(fsdp=8), _STORED_TWICE),
+    "spatial": Strategy(MeshConfig(data=1, fsdp=-1, spatial=2), _STORED, _ROWS),
+    "fsdp_tp": Strategy(MeshConfig(data=1, fsdp=-1, tensor=2), _TENSOR + _STORED, _TENSOR_PLACES),
+}

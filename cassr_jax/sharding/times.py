@@ -69,13 +69,17 @@ def collective_seconds(found: Collective, joined: Reach, chip: Chip) -> float:
     inside = chip.link * joined.links
     if found.kind == "collective-permute":
         return found.nbytes / (chip.network if joined.hosts > 1 else chip.link)
-    twice = 2.0 if found.kind == "all-reduce" else 1.0
     if found.kind in ("all-to-all", "ragged-all-to-all") and chip.dimensions and joined.hosts == 1:
         # On a ring each part goes a quarter of the way round on average; the group's whole array is n parts.
         return found.nbytes * count / (4 * inside)
-    within = found.nbytes * (joined.each - 1) / joined.each / inside
-    between = found.nbytes * (joined.hosts - 1) / joined.hosts / (joined.each * chip.network)
-    return twice * max(within, between)
+    return ring_seconds(found.kind, found.nbytes, joined, chip)
+
+
+def ring_seconds(kind: str, nbytes: float, joined: Reach, chip: Chip) -> float:
+    """The seconds of an all-gather, a reduce-scatter or an all-reduce of an array of `nbytes`, by rings."""
+    within = nbytes * (joined.each - 1) / joined.each / (chip.link * joined.links)
+    between = nbytes * (joined.hosts - 1) / joined.hosts / (joined.each * chip.network)
+    return (2.0 if kind == "all-reduce" else 1.0) * max(within, between)
 
 
 def work_seconds(work: Work, chip: Chip) -> float:

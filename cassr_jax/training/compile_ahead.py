@@ -15,6 +15,7 @@ from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
 from cassr_jax.kinds import kind_of
+from cassr_jax.models.division import Place, recorded
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
@@ -25,7 +26,7 @@ from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.planned import Plan
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.training.measure import measure
-from cassr_jax.training.objectives import make_objective
+from cassr_jax.training.objectives import Objective, make_objective
 from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
@@ -41,6 +42,7 @@ class Lowered:
     Attributes:
         step: the lowered step.
         held: title -> the shapes that the devices hold between steps.
+        places: the places in the networks where the strategy may say how values lie.
         useful_flops: the products of one step over all devices, without what is computed again to save memory.
         gradients: bytes of the gradients on one device, in the layout in which the backward pass makes them.
         arguments: the shapes and places of the state, the frozen parameters and the batch.
@@ -48,6 +50,7 @@ class Lowered:
 
     step: jax.stages.Lowered
     held: Mapping[str, PyTree]
+    places: Mapping[str, Place]
     useful_flops: float
     gradients: int
     arguments: tuple[TrainState, Shapes, Mapping[str, Shape]]
@@ -59,28 +62,50 @@ def lower(config: TrainConfig, placement: Placement) -> Lowered:
     Raises:
         InputError: the batch or the mesh does not divide, or a network is missing.
     """
-    # The weights need not be here, and their schedule does not affect the cost.
-    schedule = config.schedule or Schedule()
-    config = replace(config, data=replace(config.data, resident=False), schedule=schedule)
+    config = without_weights(config)
     check_division(config, placement)
-    networks = _networks(config)
-    trainable, frozen = parameters_of(config, networks)
-    shapes = {name: Shape(value.shape, jnp.float32) for name, value in trainable.items()}
-    layout = placement.stored(frozen)
-    held = {name: Shape(value.shape, config.frozen_dtype, sharding=layout[name]) for name, value in frozen.items()}
+    objective, shapes, frozen = objective_of(config)
+    layout = placement.held(frozen)
+    held = {name: Shape(value.shape, value.dtype, sharding=layout[name]) for name, value in frozen.items()}
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     state = abstract_state(shapes, optimizer, placement)
-    text = networks.configs.get("text_encoder")
-    objective = make_objective(config, networks.graphdefs, None if text is None else blank_ids(text, 2))
     arguments = (state, held, _batch(config, placement))
 
     def traced(config: TrainConfig) -> jax.stages.Traced:
         return make_step(objective, optimizer, config, placement, state, held).trace(*arguments)
 
-    step = traced(config)
+    with recorded() as places:
+        step = traced(config)
     once = step if config.remat == "none" else traced(replace(config, remat="none"))
     gradients = _gradients(state.params, placement, config.accumulate)
-    return Lowered(step.lower(), _held(state, held), traced_flops(once.jaxpr.jaxpr), gradients, arguments)
+    return Lowered(step.lower(), _held(state, held), places, traced_flops(once.jaxpr.jaxpr), gradients, arguments)
+
+
+def without_weights(config: TrainConfig) -> TrainConfig:
+    """The configuration with what the weights and the data would add, which does not affect the cost."""
+    schedule = config.schedule or Schedule()
+    return replace(config, data=replace(config.data, resident=False), schedule=schedule)
+
+
+def objective_of(config: TrainConfig) -> tuple[Objective, Shapes, Shapes]:
+    """The objective of a stage, and the shapes of its trained and of its frozen parameters.
+
+    Raises:
+        InputError: a network is missing.
+    """
+    networks = _networks(config)
+    trainable, frozen = parameters_of(config, networks)
+    text = networks.configs.get("text_encoder")
+    objective = make_objective(config, networks.graphdefs, None if text is None else blank_ids(text, 2))
+    trained = {name: Shape(value.shape, jnp.float32) for name, value in trainable.items()}
+    return objective, trained, {name: Shape(value.shape, config.frozen_dtype) for name, value in frozen.items()}
+
+
+def layout_of(config: TrainConfig, placement: Placement) -> dict[str, Place]:
+    """Where all parameters and all named values of a step lie, by name."""
+    lowered = lower(config, placement)
+    held = lowered.held["trained parameters"] | lowered.held["frozen parameters"]
+    return {name: (x.shape, x.sharding) for name, x in held.items()} | dict(lowered.places)
 
 
 def compile_for(

@@ -89,10 +89,10 @@ def step_work(config: TrainConfig, kinds: Configs, *, latents: bool) -> dict[str
 
 
 def traced_flops(jaxpr: core.Jaxpr) -> float:
-    """What the convolutions and matrix products of a traced function cost, the body of a loop as often as it runs.
+    """What the convolutions and matrix products of a traced function cost on all devices together.
 
-    XLA's own count takes a loop's body once, and so most of the attention at 512 px for nothing; on a GPU it leaves out
-    what a library computes.
+    The body of a loop counts as often as it runs. XLA's own count takes it once, and so most of the attention at 512 px
+    for nothing; on a GPU it leaves out what a library computes.
     """
     return sum(map(_equation, jaxpr.eqns))
 
@@ -116,7 +116,8 @@ def _equation(equation: Any) -> float:
     if name == "cond":  # one branch runs; where the device decides, the last is the form for any device
         costs = [traced_flops(branch.jaxpr) for branch in params["branches"]]
         return costs[-1] if params.get("branches_platforms") else max(costs)
-    times = params["length"] if name == "scan" else 1
+    # Within `shard_map`, shapes are those of one device.
+    times = params["length"] if name == "scan" else params["mesh"].size if name == "shard_map" else 1
     return times * sum(map(traced_flops, core.jaxprs_in_params(params)))
 
 

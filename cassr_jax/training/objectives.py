@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_timesteps
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.division import named
 from cassr_jax.models.guided_decoder import decode_guided
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, merge, select
@@ -44,7 +45,7 @@ def _vae_loss(
 ) -> tuple[Scalar, Metrics]:
     """L1 + perceptual + KL, per pixel (Rombach et al. 2022, arXiv 2112.10752, without the adversary)."""
     loss_config = config.loss
-    vae = merge(graphdefs["vae"], select(params, "vae"))
+    vae = named(merge(graphdefs["vae"], select(params, "vae")), "vae")
     images = to_float(batch["hr"])
     sample_keys, noise_keys = _split(keys, 2)
     mean, logvar = vae.moments(images)
@@ -75,7 +76,7 @@ def _diffusion_loss(
     loss alone.
     """
     settings, schedule = config.loss, config.known_schedule
-    modules = {name: merge(graphdef, select(params, name)) for name, graphdef in graphdefs.items()}
+    modules = {name: named(merge(graphdef, select(params, name)), name) for name, graphdef in graphdefs.items()}
     latent_keys, noise_keys, time_keys, drop_keys = _split(keys, 4)
     if "latents" in batch:
         latents = batch["latents"].astype(jnp.float32)

@@ -1,6 +1,6 @@
 """The training state, which a step updates, as one pytree."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +35,19 @@ def abstract_state(
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
-        placement.stored(state),
+        layout(state, placement),
     )
+
+
+def layout(state: TrainState, placement: Placement) -> TrainState:
+    """The shardings of a state, or of one of shapes, between steps."""
+    return replace(placement.stored(state), params=placement.held(state.params))
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, placement: Placement) -> TrainState:
     """The state before the first update, created in its layout from parameters that every process holds whole."""
-    layout = placement.stored(abstract_state(params, optimizer, placement))
-    return jax.jit(lambda params: TrainState.create(params, optimizer), out_shardings=layout)(placement.place(params))
+    lying = layout(abstract_state(params, optimizer, placement), placement)
+    return jax.jit(lambda params: TrainState.create(params, optimizer), out_shardings=lying)(placement.place(params))
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

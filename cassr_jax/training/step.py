@@ -9,21 +9,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, Shaped
 
-from cassr_jax.choices import DType
 from cassr_jax.config import Remat, TrainConfig
 from cassr_jax.data.resident import draw
 from cassr_jax.errors import InputError
-from cassr_jax.models.dot_product import Division, divided
-from cassr_jax.models.layers import BLOCK_OUTPUT, NETWORK_INPUT
+from cassr_jax.models.division import BLOCK_OUTPUT, divided
+from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, Shapes
 from cassr_jax.ranges import check
 from cassr_jax.seeds import seed_key
-from cassr_jax.sharding.placement import BATCH_AXES, HEAD_AXES, Placement
+from cassr_jax.sharding.placement import Placement
+from cassr_jax.training.dividing import division_of, gathered
 from cassr_jax.training.objectives import Objective
-from cassr_jax.training.state import TrainState, learning_rate
+from cassr_jax.training.state import TrainState, layout, learning_rate
 from cassr_jax.typing import Examples, Keys, Metrics, Scalar
-
-KERNEL = ".kernel"  # how the names of those parameters end that a product takes
 
 Sums = tuple[Scalar, Metrics, Params]  # the loss, its metrics and its gradient, summed over parts of a batch
 
@@ -57,16 +55,20 @@ def make_step(
     numbers, on any number of devices and processes and in any number of parts. If the loss, its gradient or the norm of
     the updated parameters is not finite, the step is counted, all else stays unchanged, and the metric `skipped` is 1.
     """
-    loss_of = _with_remat(objective, config.remat)
+    gather = partial(gathered, placement=placement, dtype=config.dtype)
+    again = placement.strategy.gather == "again"
+    # What is gathered within the part that is computed again is gathered again for the backward pass, block by block.
+    whole_objective = (lambda params, batch, keys: objective(gather(params), batch, keys)) if again else objective
+    loss_of = with_remat(whole_objective, config.remat)
     rate = learning_rate(config.optimizer, config.num_steps)
     parts, resident = config.accumulate, config.data.resident
-    division = Division(placement.mesh, BATCH_AXES, HEAD_AXES)
+    division = division_of(placement)
 
     def gradient(params: Params, frozen: Params, batch: Examples, keys: Keys) -> tuple[Scalar, Metrics, Params]:
         value_and_grad = jax.value_and_grad(lambda p: loss_of(frozen | p, batch, keys), has_aux=True)
         with divided(division):
             (loss, metrics), gradients = value_and_grad(params)
-        return loss, metrics, jax.lax.with_sharding_constraint(gradients, placement.stored(gradients))
+        return loss, metrics, placement.sum(gradients)
 
     def step(state: TrainState, frozen: Params, batch: Examples) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(seed_key(config.seed), state.step)
@@ -77,8 +79,7 @@ def make_step(
         size = len(jax.tree.leaves(batch)[0])
         keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(size))
 
-        params = _gathered(state.params, placement, config.dtype)
-        whole = jax.lax.with_sharding_constraint(frozen, placement.used(frozen))
+        params, whole = (state.params, frozen) if again else (gather(state.params), gather(frozen))
         if parts == 1:
             loss, metrics, gradients = gradient(params, whole, batch, placement.divide(keys))
         else:
@@ -114,10 +115,10 @@ def make_step(
         }
         return TrainState(state.step + 1, *kept), metrics
 
-    states = placement.stored(state)
+    states = layout(state, placement)
     return jax.jit(
         step,
-        in_shardings=(states, placement.stored(frozen), placement.whole if resident else placement.examples),
+        in_shardings=(states, placement.held(frozen), placement.whole if resident else placement.examples),
         out_shardings=(states, placement.whole),
         donate_argnums=0,
     )
@@ -142,6 +143,11 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
             f"loss.start_fraction {config.loss.start_fraction} of batch_size {config.batch_size} is {started}, "
             f"expected a multiple of accumulate, {config.accumulate}"
         )
+    if placement.strategy.gather == "again" and config.remat == "none":
+        raise InputError(
+            "strategy.gather is again and remat is none, expected remat blocks or all: only what a backward pass "
+            "computes again is gathered again"
+        )
     if placement.batch_shards % jax.process_count():
         raise InputError(
             f"the mesh {dict(placement.mesh.shape)} divides a batch into {placement.batch_shards} parts, expected a "
@@ -156,24 +162,6 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
         )
 
 
-def _gathered(params: Params, placement: Placement, dtype: DType) -> Params:
-    """The trained parameters as the networks use them, gathered over `fsdp`.
-
-    Kernels travel in the type of the computation if that is the narrower one. The networks would round them in the same
-    way where they use them, so no value changes, and gradients keep the parameters' own type.
-    """
-    divided_as, whole = placement.stored(params), placement.used(params)
-
-    def gathered(name: str, value: jax.Array) -> jax.Array:
-        sent = value
-        if name.endswith(KERNEL) and jnp.dtype(dtype).itemsize < value.dtype.itemsize:
-            # The first constraint keeps the compiler from gathering first and rounding then.
-            sent = jax.lax.with_sharding_constraint(value.astype(dtype), divided_as[name])
-        return jax.lax.with_sharding_constraint(sent, whole[name]).astype(value.dtype)
-
-    return {name: gathered(name, value) for name, value in params.items()}
-
-
 def _parted(x: Shaped[Array, "batch ..."], parts: int) -> Shaped[Array, "{parts} batch//{parts} ..."]:
     """(B, ...) -> (parts, B / parts, ...); every part has examples of every device, so none has to move."""
     return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
@@ -185,7 +173,7 @@ def _part(
     return jax.tree.map(lambda x: x[: len(x) // parts], (batch, keys))
 
 
-def _with_remat(objective: Objective, remat: Remat) -> Objective:
+def with_remat(objective: Objective, remat: Remat) -> Objective:
     """The objective, whose forward pass keeps no more for the backward pass than `remat` allows."""
     if remat == "none":
         return objective

@@ -18,13 +18,14 @@ from cassr_jax.data.pipeline import Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError
 from cassr_jax.files import same_place
-from cassr_jax.models.dot_product import Division, divided
+from cassr_jax.models.division import divided
 from cassr_jax.models.parameters import Params
 from cassr_jax.models.perceptual import lpips_between, lpips_features
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.seeds import seed_key
-from cassr_jax.sharding.placement import BATCH_AXES, HEAD_AXES, Placement
+from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import LOWEST_LOSS, Criterion
+from cassr_jax.training.dividing import division_of, gathered
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.previews import latents_shape, made_pictures
 from cassr_jax.training.setup import first_examples, for_stage, validation_data
@@ -116,11 +117,10 @@ def make_validation(
     by = config.validation.best_by
     if by in missing:
         raise InputError(f"validation.best_by is {by}, expected what can be measured: {missing[by]}")
-    division = Division(placement.mesh, BATCH_AXES, HEAD_AXES)
+    division = division_of(placement)
 
     def measure(averaged: Params, frozen: Params, lpips: Params, batch: Examples) -> Metrics:
-        params = {**frozen, **averaged}
-        params = jax.lax.with_sharding_constraint(params, placement.used(params))
+        params = gathered({**frozen, **averaged}, placement, config.dtype)
         batch = placement.divide(batch)
         keys = jax.vmap(partial(jax.random.fold_in, seed_key(SEED)))(batch["number"])
         with divided(division):

@@ -189,7 +189,7 @@ FAULTS = [
         CASSR,
         ("x = guide.attend_reference(x)", "x = guide.attend_lq(guide.attend_reference(x))"),
         ("jax.nn.gelu(gate, approximate=False)", "jax.nn.gelu(gate, approximate=True)"),
-        ("hidden, gate = jnp.split", "gate, hidden = jnp.split"),
+        ("hidden, gate = jnp.moveaxis", "gate, hidden = jnp.moveaxis"),
         ("self.norm = GroupNorm(groups, features, eps=1e-6,", "self.norm = GroupNorm(groups, features, eps=1e-2,"),
     ),
     *faults(

@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from cassr_jax.errors import InputError
 from cassr_jax.models import dot_product
-from cassr_jax.models.dot_product import Division, divided, dot_product_attention, in_blocks, pallas_flash
+from cassr_jax.models.division import Division, divided
+from cassr_jax.models.dot_product import dot_product_attention, in_blocks, pallas_flash
 from cassr_jax.sharding.topologies import topology_devices
 from tests import narrow
 
@@ -151,19 +152,38 @@ def test_the_pallas_kernel_goes_on_over_several_blocks(monkeypatch):
         assert narrow.relative_l2(flash, plain) <= 1e-5
 
 
-def test_the_pallas_kernel_runs_on_each_device_s_own_examples_and_heads():
-    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "tensor"))
-    arrays = random_heads(3)
-    placed = [jax.device_put(x, NamedSharding(mesh, P("data", "tensor"))) for x in arrays]
+@pytest.mark.parametrize(("kernel", "rows"), [("pallas_flash", 1), ("in_blocks", 2)])
+def test_each_device_attends_for_its_own_examples_heads_and_rows(kernel, rows, monkeypatch):
+    mesh = Mesh(np.asarray(jax.devices()[: 4 * rows]).reshape(2, rows, 2), ("data", "spatial", "tensor"))
+    arrays = random_heads(4)
+    lie = NamedSharding(mesh, P("data", "tensor", "spatial"))
+    placed = [jax.device_put(x, lie) for x in arrays]
+    seen = []
 
     def attend(q, k, v):
-        with divided(Division(mesh, ("data",), ("tensor",))):
-            return pallas_flash(q, k, v)
+        seen.append((q.shape, k.shape))
+        return getattr(dot_product, kernel)(q, k, v)
 
+    def on_each_device(q, k, v):
+        with divided(Division(mesh, ("data",), ("tensor",), ("spatial",))):
+            return dot_product._on_each_device(q, k, v)
+
+    monkeypatch.setattr(dot_product, "attend", attend)
     with pltpu.force_tpu_interpret_mode():
-        found = jax.jit(attend)(*placed)
-    assert found.sharding.spec == P("data", "tensor")
-    assert narrow.relative_l2(found, in_blocks(*arrays)) <= 1e-5
+        found = jax.jit(lambda *arrays: with_gradients(on_each_device, *arrays))(*placed)
+    assert found[0].sharding.is_equivalent_to(lie, 4)
+    (batch, heads, length, channels) = FLASH
+    own = (batch // 2, heads // 2)
+    assert set(seen) == {((*own, length // rows, channels), (*own, length, channels))}
+    for mine, whole in zip(found, with_gradients(in_blocks, *arrays), strict=True):
+        assert narrow.relative_l2(mine, whole) <= 1e-5
+
+
+def test_the_compiler_divides_attention_whose_sizes_do_not():
+    mesh = Mesh(np.asarray(jax.devices()), ("tensor",))
+    arrays = random_heads(3)  # fewer heads than devices
+    with divided(Division(mesh, (), ("tensor",))):
+        np.testing.assert_allclose(dot_product._on_each_device(*arrays), in_blocks(*arrays), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,16 @@ def test_products_of_tpus_and_of_a_gpu_s_libraries(name: str):
     assert extra == 0 if name == "h200" else 0 <= extra <= 1.1 * convolution
 
 
+FUSION = """%all-reduce-scatter (input: f32[2,8]) -> f32[1,8] {
+  %input = f32[2,8]{1,0} parameter(0)
+  %sum = f32[2,8]{1,0} all-reduce(%input), replica_groups=[2,4]<=[8], to_apply=%add
+  %zero = u32[] constant(0)
+  ROOT %own = f32[1,8]{1,0} dynamic-slice(%sum, %zero, %zero), dynamic_slice_sizes={1,8}
+}
+
+"""
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -121,10 +131,14 @@ def test_products_of_tpus_and_of_a_gpu_s_libraries(name: str):
             "%a = f32[2,8]{1,0} all-to-all(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}",
             ("all-to-all", ("tensor",), 4, 2 * 8 * 4),
         ),
+        (  # as a TPU sums over devices and scatters the sum
+            "%a = f32[1,8]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter",
+            ("reduce-scatter", ("tensor",), 4, 2 * 8 * 4),
+        ),
     ],
 )
 def test_every_kind_of_collective(line: str, expected: tuple):
-    text = f"ENTRY %main (p: f32[2,8]) -> f32[2,8] {{\n  %p = f32[2,8]{{1,0}} parameter(0)\n  ROOT {line}\n}}\n"
+    text = f"{FUSION}ENTRY %main (p: f32[2,8]) -> f32[2,8] {{\n  %p = f32[2,8]{{1,0}} parameter(0)\n  ROOT {line}\n}}\n"
     module = parse(text)
     found = [each for run in module.runs() if (each := collective(module, run, MESH)) is not None]
     assert [(each.kind, each.axes, each.group, each.nbytes) for each in found] == [expected]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cassr_jax.sharding.costs import work
-from cassr_jax.sharding.hlo import Array, Module, Run, Unstated, axes_of, groups_of, parse
+from cassr_jax.sharding.hlo import Array, Instruction, Module, Run, Unstated, axes_of, groups_of, parse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MESH = {"data": 2, "tensor": 4}
@@ -73,12 +73,28 @@ def test_bytes_of_an_array(array: str, nbytes: int):
         ("[2,2]<=[2,2]T(1,0)", [(0, 2), (1, 3)]),
         ("mesh['a'=2,'b'=2] {'b'}", [(0, 1), (2, 3)]),
         ("mesh['a'=2,'b'=2] {'a'}", [(0, 2), (1, 3)]),
+        ("mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [(0, 2), (1, 3)]),
+        ("mesh['a'=2,'b'=2], device_ids=(0,3,1,2) {'b'}", [(0, 3), (1, 2)]),
+        ("mesh['a'=4] {'a':(1)2}", [(0, 2), (1, 3)]),
+        ("mesh['a'=4] {'a':(2)2}", [(0, 1), (2, 3)]),
         ("{}", [(0, 1, 2, 3)]),
         ("", [(0, 1, 2, 3)]),
     ],
 )
 def test_groups_are_read_in_every_form(text: str, groups: list[tuple[int, ...]]):
-    assert groups_of(text, 4) == groups
+    assert sorted(groups_of(text, 4)) == groups
+
+
+def test_groups_of_an_unknown_form_are_refused():
+    for text in ("mesh['a'=4]", "<=[4]", "{'a'}"):
+        with pytest.raises(ValueError, match="a form that is not known"):
+            groups_of(text, 4)
+
+
+def test_an_attribute_with_a_mesh_ends_with_its_axes():
+    text = "channel_id=1, replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}, dimensions={0}"
+    found = Instruction("x", "all-gather", (), (), text).attribute("replica_groups")
+    assert found == "mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}"
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cassr_jax.config_files import read_config
 from cassr_jax.errors import InputError
 from cassr_jax.sharding import plan as command
 from cassr_jax.sharding.account import Account, Traffic, make_account
@@ -23,8 +24,10 @@ from cassr_jax.sharding.sampled import Part, SamplePlan
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
 from cassr_jax.sharding.times import Times
 from cassr_jax.sharding.topologies import slice_of
+from cassr_jax.training.search import choices
 from tests.golden.make_hlo import AXES, CHANNELS, SIDE, STEPS
 from tests.sharding.test_times import servers
+from tests.training.test_search import outline
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -220,6 +223,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
 
 
 CONFIG = ("--config", "configs/smoke.py")
+CONFIGURED = read_config(Path("configs/smoke.py"))
 
 
 def test_the_command_compares_and_keeps_what_it_has_compiled(compiler, tmp_path: Path, capsys):
@@ -273,6 +277,33 @@ def test_a_cascade_is_planned_with_its_changes(compiler, monkeypatch, capsys):
     assert "64 of 512 px" in printed
     assert "2 x 8" in printed
     assert f"{2 * 64 / example().account.times.guess:,.2f}" in printed
+
+
+def test_auto_ranks_all_ways_and_compiles_the_best(compiler, monkeypatch, capsys):
+    monkeypatch.setattr("cassr_jax.training.outline.outline_of", lambda config: outline())
+    given = [*CONFIG, "--on", "v5e:2x4", "h100:2x8", "--strategy", "auto", "--set", "batch_size=64"]
+    assert command.main([*given, "--compile", "1"]) == 0
+    printed = capsys.readouterr().out
+    for (on, name, batch_size, _), devices in zip(compiler, (8, 16), strict=True):
+        chosen = choices(replace(CONFIGURED, batch_size=64), outline(), devices, 8, CHIPS[on.partition(":")[0]])[0]
+        assert (name, batch_size) == (chosen.says, 64)
+        assert f"{on}, 64 examples: " in printed
+        assert name in printed
+    assert command.main([*CONFIG, "--on", "cpu:8", "--strategy", "auto"]) == 2
+    assert "cpu:8: its rates are not known, expected devices of v4, v5e" in capsys.readouterr().err
+
+
+def test_a_named_strategy_is_changed_by_what_is_set(compiler, monkeypatch):
+    seen = []
+
+    def planned(case, *_, **__):
+        seen.append(case.known["config"]["strategy"])
+        return example()
+
+    monkeypatch.setattr(command, "planned", planned)
+    assert command.main([*CONFIG, "--on", "v5e:4x4", "--strategy", "fsdp_tp", "--set", "strategy.mesh.tensor=4"]) == 0
+    assert seen[0]["mesh"] == {"data": 1, "fsdp": -1, "spatial": 1, "tensor": 4}
+    assert seen[0]["rules"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from cassr_jax.sharding.topologies import topology_devices
 from cassr_jax.training.compile_ahead import _gradients, compile_for, lower
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
+from tests.golden.make_layout import PATH as LAYOUT
+from tests.golden.make_layout import layouts
 from tests.training.runs import configure, make_batch, objective_and_params
 
 
@@ -43,6 +45,11 @@ def test_gradients_of_parts_add_up_as_they_are_stored():
     params = {"a.kernel": jax.ShapeDtypeStruct((64, 16), "float32"), "a.bias": jax.ShapeDtypeStruct((3,), "float32")}
     assert _gradients(params, placement, 1) == 4 * (64 * 16 + 3)
     assert _gradients(params, placement, 2) == 4 * (64 * 16 + 3) + 4 * (64 * 16 // 8 + 3)
+
+
+def test_parameters_and_values_lie_where_they_did(networks):
+    """If this fails, `python -m tests.golden.make_layout` shows what was moved."""
+    assert layouts(networks) == LAYOUT.read_text()
 
 
 def test_a_slice_that_does_not_exist_is_refused(capsys):

@@ -22,7 +22,7 @@ from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.account import make_account
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
-from cassr_jax.training import step as steps
+from cassr_jax.training import dividing
 from cassr_jax.training.compile_ahead import lower
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import check_division, make_step
@@ -31,6 +31,10 @@ from tests.training.runs import ONE_DEVICE, assert_same, configure, make_batch, 
 # Fixed work, as the optimizer's under `dp`, must be little beside the examples': a few per cent at this size.
 BATCH = 128
 STEPS = 3
+SMALLER = {name: replace(STRATEGIES[name], mesh=MeshConfig(fsdp=4)) for name in ("hybrid", "fsdp_2d")}  # of two groups
+DIVISIONS = STRATEGIES | SMALLER
+# More than the usual 5 % is repeated: small layers under `fsdp_tp`, and the edges of convolutions under `spatial`.
+SHARES = {"fsdp_tp": 1.2, "spatial": 1.08}
 
 
 class Run(NamedTuple):
@@ -129,18 +133,18 @@ def assert_close(found: Run, expected: Run) -> None:
         assert error < 1e-5, name
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", DIVISIONS)
 def test_eight_devices_do_what_one_does_with_an_eighth_of_the_work_each(name, run):
-    found, expected = run(STRATEGIES[name]), run(ONE_DEVICE)
+    found, expected = run(DIVISIONS[name]), run(ONE_DEVICE)
     assert_close(found, expected)
     assert expected.losses[2] != expected.losses[1]
-    assert found.flops <= 1.05 * expected.flops / 8
+    assert found.flops <= SHARES.get(name, 1.05) * expected.flops / 8
     if name == "dp":
         assert found.collectives == {"all-reduce": 1}
     assert found.aliased == found.state_bytes  # every byte of the state is written over, none is held twice
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", ["dp", "fsdp", "spatial", "fsdp_tp"])
 def test_parts_of_a_batch_average_to_the_whole(name, run):
     assert_close(run(STRATEGIES[name], accumulate=2), run(ONE_DEVICE))
 
@@ -150,6 +154,28 @@ def test_stored_parameters_are_divided(run):
     assert run(STRATEGIES["dp"]).state_bytes == one
     assert run(STRATEGIES["fsdp"]).state_bytes < one / 4
     assert run(STRATEGIES["fsdp_tp"]).state_bytes < one / 4
+    assert run(DIVISIONS["fsdp_2d"]).state_bytes < run(DIVISIONS["hybrid"]).state_bytes < one / 3
+
+
+def test_what_zero_divides(run):
+    """The moments and the average, three of four parts of a state; from 2 on gradients, with 3 parameters too."""
+    one, third = run(ONE_DEVICE).state_bytes, run(STRATEGIES["fsdp"]).state_bytes
+    for level in ("zero1", "zero2"):
+        assert abs(run(STRATEGIES[level]).state_bytes - (one + 3 * third) / 4) < 0.01 * one
+    # Gradients are summed whole, or each device's part alone.
+    parts = sum(run(STRATEGIES["zero2"]).collectives[kind] for kind in ("all-reduce", "all-gather"))
+    assert sum(run(STRATEGIES["zero1"]).collectives.values()) < parts
+
+
+def test_weights_gathered_again_change_no_number():
+    objective, params, config, batch = small_problem()
+    fsdp = replace(STRATEGIES["fsdp"], gather="again")
+    run = make_run(objective, params, {}, replace(config, remat="blocks"), batch)
+    once, again = run(STRATEGIES["fsdp"]), run(fsdp)
+    assert_close(again, once)
+    assert again.collectives["all-gather"] > 1.5 * once.collectives["all-gather"]
+    with pytest.raises(InputError, match="gather is again and remat is none, expected remat blocks or all"):
+        check_division(replace(config, batch_size=BATCH), Placement.of(fsdp))
 
 
 @pytest.mark.slow
@@ -176,19 +202,21 @@ def test_what_travels_in_16_bits_changes_no_value(networks, monkeypatch):
     batch = {"latents": np.random.default_rng(0).normal(size=(8, 8, 8, 4)).astype(np.float32)}
     config = replace(config, batch_size=8)
     narrow = make_run(objective, trainable, frozen, config, batch)(STRATEGIES["fsdp"])
-    monkeypatch.setattr(steps, "KERNEL", "no parameter is called so")
+    monkeypatch.setattr(dividing, "KERNEL", "no parameter is called so")
     wide = make_run(objective, trainable, frozen, config, batch)(STRATEGIES["fsdp"])
     assert narrow.losses == wide.losses
     for name, value in wide.params.items():
         np.testing.assert_array_equal(narrow.params[name], value)
 
 
-def test_trained_kernels_travel_in_the_type_of_the_computation(networks):
+def test_kernels_travel_in_the_type_of_the_computation(networks):
     """In the program before it is divided: each divided kernel is first rounded, and then gathered."""
     config = replace(configure("base", networks, dtype="bfloat16", strategy=STRATEGIES["fsdp"]), batch_size=8)
     placement = Placement.of(config.strategy)
     lowered = lower(config, placement)
-    kernels = [x for name, x in lowered.held["trained parameters"].items() if name.endswith(".kernel")]
+    held = lowered.held["trained parameters"] | lowered.held["frozen parameters"]
+    unused = ("vae.decoder.", "vae.post_quant_conv.")
+    kernels = [x for name, x in held.items() if name.endswith(".kernel") and not name.startswith(unused)]
     divided = sum(any(x.sharding.spec) for x in kernels)
     places = re.findall(r"sharding_constraint \S+ <@mesh, (\[.*?\])> : tensor<[\dx]*xbf16>", lowered.step.as_text())
     assert sum("fsdp" in place for place in places) == divided > 10

@@ -18,7 +18,7 @@ from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks
 from cassr_jax.sharding.account import bytes_per_device
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.strategies import FSDP
+from cassr_jax.sharding.strategies import STRATEGIES
 from cassr_jax.training.masking import partition
 from cassr_jax.training.placing import Placing
 from cassr_jax.training.setup import build
@@ -31,7 +31,7 @@ UNIT = np.float32().itemsize
 
 @pytest.fixture
 def placement() -> Placement:
-    return Placement.of(FSDP)
+    return Placement.of(STRATEGIES["fsdp"])
 
 
 class Watch:

@@ -1,0 +1,81 @@
+"""The search for a division: what fits and what it costs, by arithmetic on an outline with round numbers."""
+
+from dataclasses import replace
+
+import jax
+
+from cassr_jax.config import TrainConfig
+from cassr_jax.data.config import DataConfig
+from cassr_jax.sharding.chips import CHIPS
+from cassr_jax.training.outline import Outline, outline_of
+from cassr_jax.training.search import choices, ranking
+from tests.training.runs import configure
+
+G = 2**30
+CONFIG = TrainConfig("cassr", DataConfig("unused"), batch_size=64, dtype="bfloat16")
+
+
+def outline(numbers: float = 0.5 * G, kept: float = G) -> Outline:
+    side = int((numbers / 2) ** 0.5) // 512 * 512
+    shape = jax.ShapeDtypeStruct((side, side), "float32")
+    return Outline(
+        {f"controlnet.{i}.kernel": shape for i in range(2)},
+        {"unet.0.kernel": jax.ShapeDtypeStruct((side, side), "bfloat16")},
+        {"none": 4e12, "blocks": 5e12, "all": 6e12},
+        {"none": 4 * kept, "blocks": kept, "all": 0.1 * kept},
+        sums=0.5 * G,
+        keys=0.2 * G,
+    )
+
+
+def test_what_does_not_fit_comes_last_and_what_is_computed_twice_after_what_fits():
+    found = choices(CONFIG, outline(), 64, 64, CHIPS["v5e"])
+    assert found[0].least <= CHIPS["v5e"].memory
+    assert found[0].config.remat == "none"
+    fits = [choice.least <= CHIPS["v5e"].memory for choice in found]
+    assert fits == sorted(fits, reverse=True)
+    large = choices(CONFIG, outline(kept=8 * G), 64, 64, CHIPS["v5e"])
+    assert large[0].config.remat == "blocks"  # the first that fits
+
+
+def test_a_batch_smaller_than_the_devices_leaves_only_what_shares_an_example():
+    found = choices(replace(CONFIG, batch_size=16), outline(), 64, 64, CHIPS["v5e"])
+    assert {choice.name for choice in found} == {"fsdp_tp of 4", "fsdp_tp of 8", "spatial of 4", "spatial of 8"}
+
+
+def test_the_state_is_divided_as_the_strategy_says():
+    found = {(c.name, c.config.remat): c for c in choices(CONFIG, outline(kept=0.0), 64, 64, CHIPS["v5p"])}
+    held = sum(x.size for x in outline().trained.values())
+    frozen = sum(x.size for x in outline().frozen.values())
+    assert found["dp", "all"].least == held * 16 + frozen * 2
+    assert found["zero1", "all"].least == held * (4 + 12 / 64) + frozen * 2
+    gathered = 2 * (held + frozen)  # for the networks, in bfloat16
+    assert found["fsdp", "all"].least == (held * 16 + frozen * 2) / 64 + gathered
+    assert found["hybrid of 4", "all"].least == (held * 16 + frozen * 2) / 4 + gathered
+    assert found["fsdp_2d of 4", "all"].least == found["fsdp", "all"].least
+
+
+def test_slow_links_between_hosts_favour_what_stays_within_one():
+    """Eight hosts of eight GPUs: weights gathered within a host cost less than over all of them."""
+    chip = replace(CHIPS["h200"], network=5e9)
+    far = {c.name: c for c in choices(CONFIG, outline(), 64, 8, chip) if c.config.remat == "none"}
+    near = {c.name: c for c in choices(CONFIG, outline(), 64, 64, chip) if c.config.remat == "none"}
+    assert far["hybrid of 8"].sent < far["fsdp"].sent
+    assert far["fsdp"].sent > 2 * near["fsdp"].sent
+
+
+def test_the_ranking_says_how_many_fit():
+    found = choices(CONFIG, outline(kept=8 * G), 64, 64, CHIPS["v5e"])
+    text = ranking(found, CHIPS["v5e"], rows=3)
+    beyond = sum(choice.least > CHIPS["v5e"].memory for choice in found)
+    assert text.startswith(f"{len(found)} ways to divide the step; {beyond} of them hold more than 14.90 GiB.")
+    assert found[0].says in text
+
+
+def test_the_outline_of_a_narrow_step(networks):
+    found = outline_of(configure("cassr", networks))
+    assert found.flops["none"] < found.flops["blocks"] < found.flops["all"]
+    assert found.kept["none"] > found.kept["blocks"] > found.kept["all"] > 0
+    assert found.sums > 0
+    assert found.keys > 0
+    assert {name.partition(".")[0] for name in found.trained} == {"controlnet", "multiple_attention"}
