@@ -1,8 +1,8 @@
 """Work in a process of its own, for libraries that end the whole process when they fail."""
 
+import copy
 import multiprocessing
 import os
-import pickle
 import signal
 import tempfile
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def _send(sending: Connection, errors: str, work: Callable[..., object], args: t
 def _whole(error: Exception) -> Exception:
     """The error, or one with its words if it cannot be sent: some exceptions of libraries cannot be made again."""
     try:
-        return pickle.loads(pickle.dumps(error))  # of this process's own making
+        return copy.copy(error)  # which makes it as the other process would
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 

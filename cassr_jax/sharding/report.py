@@ -144,7 +144,7 @@ def collectives(plan: Plan | SamplePlan) -> str:
 
 def operations(plan: Plan, measured: Measured) -> tuple[list[str], list[list[str]]]:
     """The operations that took longest in the steps that were run: the head of a table, and its rows."""
-    known = plan.account.times is not None
+    known = any(row.predicted is not None for row in measured.operations)
     spent = ["measured", *(["predicted"] if known else [])]
     titles = [f"{plan.title}, operations of {measured.calls} steps", "in a step", *spent, "share", "from"]
     whole = sum(row.seconds for row in measured.operations)

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
 import jax
@@ -52,12 +53,13 @@ def measure(
 
 def _random(arguments: tuple[TrainState, Shapes, PyTree]) -> tuple[TrainState, PyTree, PyTree]:
     """Arrays of these shapes in their places: small parameters, an optimizer at its start, and noise for pictures."""
-    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(arguments))))
+    numbers = count()
 
     def drawn(shape: jax.ShapeDtypeStruct) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(0), next(numbers))
         if jnp.issubdtype(shape.dtype, jnp.floating):
-            return 0.02 * jax.random.normal(next(keys), shape.shape, shape.dtype)
-        return jax.random.bits(next(keys), shape.shape, jnp.uint8).astype(shape.dtype)
+            return 0.02 * jax.random.normal(key, shape.shape, shape.dtype)
+        return jax.random.bits(key, shape.shape, jnp.uint8).astype(shape.dtype)
 
     def make() -> tuple[TrainState, PyTree, PyTree]:
         state, frozen, batch = arguments

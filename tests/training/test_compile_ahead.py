@@ -1,5 +1,6 @@
 """A step compiled for devices that are not here."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -9,7 +10,10 @@ import pytest
 import train
 from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
+from cassr_jax.sharding import plan as command
 from cassr_jax.sharding.placement import Placement
+from cassr_jax.sharding.planned import Plan
+from cassr_jax.sharding.report import table
 from cassr_jax.sharding.strategies import STRATEGIES
 from cassr_jax.sharding.topologies import topology_devices
 from cassr_jax.training.compile_ahead import _gradients, compile_for, lower
@@ -57,6 +61,33 @@ def test_a_slice_that_does_not_exist_is_refused(capsys):
         topology_devices("v5e:3x5")
     assert train.main(["--config", "configs/smoke.py", "--compile-for", "v5e:3x5"]) == 2
     assert capsys.readouterr().err.startswith("train.py: v5e:3x5: no TPU slice")
+
+
+@pytest.mark.slow
+def test_steps_run_where_the_devices_are(networks):
+    """On simulated devices: the trace holds every collective as often as the program has it."""
+    config = replace(configure("scedit", networks, strategy=STRATEGIES["dp"]), batch_size=8)
+    plan = compile_for(config, "cpu:8", "dp", "quick", 2)
+    measured = plan.measured
+    assert measured is not None
+    assert measured.calls == 2
+    assert measured.seconds > 0
+    assert measured.memory is None  # a processor does not tell
+    found = {(row.kind, row.source): row.count for row in measured.operations}
+    sent = {(row.kind, row.source): row.count for row in plan.account.traffic}
+    assert sent
+    assert {key: found[key] for key in sent} == sent
+    assert all(row.predicted is None for row in measured.operations)
+    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    lines = table([plan]).splitlines()
+    assert any(line.startswith("seconds, measured") for line in lines)
+    assert any("operations of 2 steps" in line for line in lines)
+
+
+def test_devices_that_are_not_here_are_not_measured(capsys):
+    given = ["--config", "configs/smoke.py", "--on", "h200:8", "--measure", "2"]
+    assert command.main(given) == 2
+    assert "h200:8: found 8 x cpu here, expected these very devices" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("on", "name"), [*(("v5e:2x4", name) for name in STRATEGIES), ("h200:8", "fsdp")])
