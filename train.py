@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_compiled_functions()
     # Imported only now, because JAX alone takes seconds.
     from cassr_jax.config_files import read_config
-    from cassr_jax.sharding.mesh import join_processes
+    from cassr_jax.sharding.mesh import ending_alone, join_processes
     from cassr_jax.training.compile_ahead import compile_for
     from cassr_jax.training.loop import train
 
@@ -55,14 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with ended_after(arguments.join_timeout, late, PROGRAM):
             join_processes(arguments.distributed, arguments.join_timeout, arguments.local_devices)
-    exported = train(
-        config,
-        arguments.workdir,
-        export_to=arguments.export,
-        profile=arguments.profile,
-        from_step=arguments.from_step,
-        allow_changes=arguments.allow_change,
-    )
+    with ending_alone(PROGRAM):
+        exported = train(
+            config,
+            arguments.workdir,
+            export_to=arguments.export,
+            profile=arguments.profile,
+            from_step=arguments.from_step,
+            allow_changes=arguments.allow_change,
+        )
     say(f"trained weights are in {exported}")
     return 0
 

@@ -1,16 +1,23 @@
 """Devices: those of this process, those of all processes, and a mesh of them."""
 
 import math
-from collections.abc import Sequence
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
+from jax._src import distributed
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, Stopped
+from cassr_jax.printing import complain
 from cassr_jax.sharding.strategies import AXES, MeshConfig
 from cassr_jax.typing import Device
 
+HEARTBEAT = 60  # s without a sign of life after which a process counts as dead, and JAX ends the others
+_FAREWELL = 10  # s in which the others end as well if they have met the same error
 _GRACE = 60  # s; JAX aborts the whole process when its own time is over, so the caller should end it before that
 
 
@@ -30,7 +37,9 @@ def join_processes(where: Sequence[str], timeout: int = 300, devices: Sequence[i
     try:
         address, count, index = _address(where) if where else (None, None, None)
         # JAX looks for the cluster's choice only where it is given None; it restricts nothing where it is given none.
-        jax.distributed.initialize(address, count, index, devices, initialization_timeout=timeout + _GRACE)
+        jax.distributed.initialize(
+            address, count, index, devices, initialization_timeout=timeout + _GRACE, heartbeat_timeout_seconds=HEARTBEAT
+        )
     except (ValueError, RuntimeError) as error:
         if not where and isinstance(error, ValueError):  # JAX has asked every kind of cluster that it knows
             raise InputError(
@@ -40,6 +49,51 @@ def join_processes(where: Sequence[str], timeout: int = 300, devices: Sequence[i
         found = " ".join(where) or "what the cluster says"
         reason = " ".join(str(error).split())
         raise InputError(f"--distributed: {found} does not work, expected HOST:PORT N I ({reason})") from error
+
+
+@contextmanager
+def ending_alone(name: str) -> Iterator[None]:
+    """A block in which a process that fails, while the others do not, ends at once.
+
+    Otherwise it would wait for them, as every process does at its end, and they for its part of a computation. An error
+    that all of them meet leaves the block as usual.
+
+    Args:
+        name: the word with which the lines on stderr begin.
+    """
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if jax.process_count() == 1 or _met_by_all():
+            raise
+        refused = isinstance(error, InputError)
+        if refused:
+            complain(error, name)
+        elif isinstance(error, jax.errors.JaxRuntimeError):
+            reason = " ".join(str(error).split())[:300]
+            complain(
+                f"a computation of all processes has failed, most likely because another one has died: see what that "
+                f"one says; the same command goes on from the last checkpoint ({reason})",
+                name,
+            )
+        else:
+            traceback.print_exc()
+        complain(f"this process ends alone, and the others within {HEARTBEAT} s", name)
+        os._exit(2 if refused else 1)
+
+
+def _met_by_all() -> bool:
+    """Whether all processes come here within a few seconds."""
+    client = distributed.global_state.client
+    if client is None:
+        return True
+    try:
+        client.wait_at_barrier("cassr_jax: failed", timeout_in_ms=_FAREWELL * 1000)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _address(where: Sequence[str]) -> tuple[str, int, int]:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import train
 from cassr_jax.config_files import read_config
 from cassr_jax.locks import claimed
+from cassr_jax.sharding.mesh import HEARTBEAT
 from tests.training.runs import restore, write_pictures, write_vae_run
 
 ROOT = Path(train.__file__).parent
@@ -25,11 +28,18 @@ def config(tmp_path_factory) -> Path:
 
 
 def start(
-    config: Path, strategy: str, run: str, steps: int, devices: int, *distributed: str, changes: tuple[str, ...] = ()
+    config: Path,
+    strategy: str,
+    run: str,
+    steps: int,
+    devices: int,
+    *distributed: str,
+    changes: tuple[str, ...] = (),
+    taken_up_by: str | None = None,
 ) -> subprocess.Popen:
     workdir = config.parent / strategy / run
     command = [sys.executable, "train.py", "--config", config, "--workdir", workdir, "--steps", str(steps)]
-    command += ["--strategy", strategy, "--set", *CHANGES, *changes]
+    command += ["--strategy", taken_up_by or strategy, "--set", *CHANGES, *changes]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags}
     arguments = ["--distributed", *distributed] if distributed else []
@@ -102,7 +112,7 @@ def test_updates_that_stay_non_finite_end_both_processes_with_what_made_them(con
 
 
 @pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy):
+def test_two_processes_train_as_one_does_and_one_takes_them_up_by_another_strategy(config, strategy):
     held = config.parent / strategy / "held"
     write_pictures(held, 8)
     changes = (f"validation.path={held}", "validation.every=6", "validation.records=8")
@@ -113,7 +123,8 @@ def test_two_processes_train_as_one_does_and_one_takes_them_up(config, strategy)
     )
     assert "trained weights are in" in first
     assert "stage vae" not in second  # one of them speaks
-    (taken_up,) = finish(start(config, strategy, "two", 12, 4))
+    other = {"dp": "fsdp", "fsdp": "dp"}[strategy]
+    (taken_up,) = finish(start(config, strategy, "two", 12, 4, taken_up_by=other))
     assert "taken up at step 10" in taken_up
     settings = read_config(config)
     (expected, _), (found, _) = (restore(settings, config.parent / strategy / run) for run in ("one", "two"))
@@ -132,3 +143,47 @@ def validated(workdir: Path) -> dict[int, dict[str, float]]:
     """What a run's validations measured, by step."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return {line.pop("step"): line for line in lines if "validation/loss" in line}
+
+
+def trained_until(config: Path, run: str, sent: signal.Signals, victim: int) -> list[subprocess.Popen]:
+    """Two processes that have made some steps, once one of them has been sent a signal: that one, and the other."""
+    address, metrics = free_address(), config.parent / "dp" / run / "metrics.jsonl"
+    processes = [start(config, "dp", run, 100_000, 1, address, "2", str(i), changes=("log_every=1",)) for i in range(2)]
+    while not metrics.is_file() or metrics.read_text().count("\n") < 3:
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+    processes[victim].send_signal(sent)
+    return [processes[victim], processes[1 - victim]]
+
+
+def test_a_process_that_dies_ends_the_other_with_a_reason(config):
+    dead, other = trained_until(config, "dies", signal.SIGKILL, 1)
+    began = time.monotonic()
+    _, error = other.communicate(timeout=120)
+    dead.communicate()
+    assert time.monotonic() - began < HEARTBEAT
+    assert other.returncode == 1
+    assert "train.py: a computation of all processes has failed, most likely because another one has died" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "victim"), [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
+def test_a_process_that_gives_no_sign_of_life_ends_the_other(config, sent, victim):
+    """Of what it says, JAX is the author, which knows no gentler end."""
+    stalled, other = trained_until(config, f"stalls_{victim}", sent, victim)
+    began = time.monotonic()
+    _, error = other.communicate(timeout=3 * HEARTBEAT)
+    stalled.kill()
+    stalled.communicate()
+    assert time.monotonic() - began < HEARTBEAT + 30
+    assert other.returncode == -signal.SIGABRT
+    assert "This most likely indicates that another task died" in error
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step(config):
+    both = trained_until(config, "stops", signal.SIGTERM, 1)
+    said = [process.communicate(timeout=120)[0].splitlines()[-1] for process in both]
+    assert [process.returncode for process in both] == [75, 75]
+    assert said[0] == said[1]
+    assert said[0].startswith("stopped at step ")
