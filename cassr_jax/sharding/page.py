@@ -1,23 +1,28 @@
 """Plans as one HTML page with drawings, which opens without a network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
+from cassr_jax.sharding.drawing import bars, lines
 from cassr_jax.sharding.planned import Plan, axes_in_words
 from cassr_jax.sharding.report import Plans, head, operations, place, programs, rows, seconds, size
 from cassr_jax.sharding.sampled import SamplePlan
 
-_COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5")
-_WIDTH, _BAR, _TITLE = 900, 26, 220  # px
+_LEAST_SHARE = 0.01  # of the time, below which a program has no colour of its own
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .15rem .8rem; text-align: right; }
-td:first-child, th:first-child { text-align: left; white-space: pre; } tr:nth-child(even) { background: #f4f4f4; }
-.key span { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 1em; vertical-align: -.1em; }
-svg text { font: 13px system-ui, sans-serif; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { padding: .15rem .8rem; text-align: right; white-space: nowrap; }
+th { white-space: normal; min-width: 4rem; max-width: 16rem; vertical-align: bottom; }
+td:first-child, th:first-child { text-align: left; } td:first-child { white-space: pre; }
+tr:nth-child(even) { background: #f4f4f4; }
+.key span { display: inline-block; margin-right: 1em; }
+.key i { display: inline-block; width: .9em; height: .9em; margin-right: .3em; vertical-align: -.1em; }
+svg { display: block; margin-bottom: 1.5rem; } svg text { font: 13px system-ui, sans-serif; fill: currentColor; }
+.grid { stroke: currentColor; opacity: .15; } .scroll { overflow-x: auto; } code { overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) {
-  body { background: #181818; color: #ddd; } tr:nth-child(even) { background: #222; } svg text { fill: #ddd; }
+  body { background: #181818; color: #ddd; } tr:nth-child(even) { background: #222; }
 }
 """
 
@@ -34,7 +39,13 @@ def page(plans: Plans, command: str) -> str:
         f"<p>{escape(scope.capitalize())}. <code>{escape(command)}</code></p>",
         _table(["", *(plan.title for plan in plans)], rows(plans)),
         "<h2>Memory</h2>",
-        bars([(plan.title, _memory(plan)) for plan in plans], size, limits=[plan.account.capacity for plan in plans]),
+        bars(
+            [(plan.title, _memory(plan)) for plan in plans],
+            size,
+            [plan.account.capacity for plan in plans],
+            "memory of the chip",
+            _unit(max(plan.account.capacity or plan.account.total for plan in plans)),
+        ),
     ]
     timed = [plan for plan in plans if plan.account.times is not None]
     if timed:
@@ -45,7 +56,9 @@ def page(plans: Plans, command: str) -> str:
         )
         if len(timed) > 1:
             speeds = [(plan.title, {"images/s on one device": _speed(plan)}) for plan in timed]
-            parts += ["<h2>Speed</h2>", bars(speeds, lambda value: f"{value:.2f}")]
+            parts += ["<h2>Speed</h2>", bars(speeds, lambda value: f"{value:,.4g} images/s")]
+        if scaling := _scaling(plans):
+            parts += ["<h2>Scaling</h2>", lines(scaling, "the number of devices", "images/s of all devices")]
     for plan in plans:
         if isinstance(plan, SamplePlan):
             parts += [f"<h2>Programs: {escape(plan.title)}</h2>", _table(*programs(plan))]
@@ -60,46 +73,16 @@ def page(plans: Plans, command: str) -> str:
     return f'<!doctype html>\n<html lang="en">{start}\n<body>\n{body}\n</body></html>\n'
 
 
-def bars(given: Sequence[tuple[str, Mapping[str, float]]], say, limits: Sequence[float | None] | None = None) -> str:
-    """Horizontal bars, each of several parts, with a key; a stroke marks a bar's limit.
-
-    Args:
-        given: the title of each bar, and its parts by name.
-        say: the words for a value.
-        limits: the limit of each bar; None for none.
-    """
-    limits = limits or [None] * len(given)
-    names = list(dict.fromkeys(name for _, parts in given for name in parts))
-    most = max([sum(parts.values()) for _, parts in given] + [limit for limit in limits if limit is not None]) or 1.0
-    scale = (_WIDTH - _TITLE - 90) / most
-    lines = []
-    for number, ((title, parts), limit) in enumerate(zip(given, limits, strict=True)):
-        top, left = number * (_BAR + 8), float(_TITLE)
-        lines.append(f'<text x="0" y="{top + 18}">{escape(title)}</text>')
-        for name, value in parts.items():
-            color, width = _COLORS[names.index(name) % len(_COLORS)], value * scale
-            label = escape(f"{name}: {say(value)}")
-            lines.append(
-                f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}" fill="{color}">'
-                f"<title>{label}</title></rect>"
-            )
-            left += width
-        lines.append(f'<text x="{left + 6:.1f}" y="{top + 18}">{escape(say(sum(parts.values())))}</text>')
-        if limit is not None:
-            at = _TITLE + limit * scale
-            lines.append(
-                f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top - 3}" y2="{top + _BAR + 3}" stroke="#d62728" '
-                f'stroke-width="2"><title>{escape(say(limit))}</title></line>'
-            )
-    key = "".join(
-        f'<span style="background:{_COLORS[number % len(_COLORS)]}"></span>{escape(name)}'
-        for number, name in enumerate(names)
-    )
-    height = len(given) * (_BAR + 8)
-    return (
-        f'<p class="key">{key}</p><div class="scroll"><svg width="{_WIDTH}" height="{height}" role="img">'
-        f"{''.join(lines)}</svg></div>"
-    )
+def _scaling(plans: Plans) -> dict[str, list[tuple[float, float]]]:
+    """Title -> (devices, images/s) of what was planned on several numbers of the same devices."""
+    found: dict[str, dict[float, float]] = {}
+    for plan in plans:
+        speed = plan.images_per_second if isinstance(plan, Plan) else plan.pictures_per_second
+        if speed is not None:
+            title = plan.title.replace(plan.on, plan.on.partition(":")[0])
+            hosts = plan.hosts if isinstance(plan, SamplePlan) else 1
+            found.setdefault(title, {})[plan.account.devices * hosts] = speed
+    return {title: sorted(points.items()) for title, points in found.items() if len(points) > 1}
 
 
 def _memory(plan: Plan | SamplePlan) -> dict[str, float]:
@@ -114,10 +97,17 @@ def _memory(plan: Plan | SamplePlan) -> dict[str, float]:
     return found | ({"padding and the batch": rest} if rest > 0 else {})
 
 
+def _unit(most: float) -> float:
+    """The unit in which `size` states such an amount."""
+    return 2.0**30 if most >= 2**30 / 10 else 2.0**20
+
+
 def _times(plan: Plan | SamplePlan) -> dict[str, float]:
     """The parts of the time: the programs of sampling, or the kinds of work in a step."""
     if isinstance(plan, SamplePlan):
-        return {part.title: part.seconds for part in plan.parts}
+        whole = sum(part.seconds for part in plan.parts)
+        large = {part.title: part.seconds for part in plan.parts if part.seconds > _LEAST_SHARE * whole}
+        return large | {"all other programs": whole - sum(large.values())}
     times = plan.account.times
     assert times is not None, "only plans with times are drawn"
     return {

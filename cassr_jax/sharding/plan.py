@@ -259,7 +259,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--page", type=local_path, metavar="FILE", help="also write an HTML page with drawings to FILE")
     add_options(parser, "set")
     args = parser.parse_args(argv)
-    if args.sample and (beside := [name for name in ("strategy", "scan", "measure") if getattr(args, name)]):
+    if args.sample and (beside := [name for name in ("strategy", "scan", "measure", "layout") if getattr(args, name)]):
         parser.error(
             f"--sample beside --{beside[0]}: expected only --on; when sampling, every device holds all weights, and "
             "every host has pictures of its own"

@@ -153,12 +153,14 @@ def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy:
 
 
 def _gradients(params: Mapping[str, jax.Array], placement: Placement, parts: int) -> int:
-    """The bytes of all gradients on one device: as the parameters are used, and once more as stored if parts add up."""
+    """The bytes of all gradients on one device: as the parameters are used, and their sum if parts add up."""
 
     def nbytes(shardings: Mapping[str, NamedSharding]) -> int:
         return bytes_per_device(Shape(x.shape, x.dtype, sharding=shardings[name]) for name, x in params.items())
 
-    return nbytes(placement.used(params)) + (nbytes(placement.stored(params)) if parts > 1 else 0)
+    used = nbytes(placement.used(params))
+    summed = used if placement.strategy.zero == 1 else nbytes(placement.stored(params))
+    return used + (summed if parts > 1 else 0)
 
 
 def _held(state: TrainState, frozen: Shapes) -> dict[str, PyTree]:

@@ -158,11 +158,11 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.seen.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "rect", "line"):
+        if tag not in ("meta", "rect", "line", "circle"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag not in ("rect", "line"):
+        if tag not in ("rect", "line", "circle"):
             assert self.open.pop() == tag
 
 
@@ -174,6 +174,17 @@ def test_the_page_is_whole_and_needs_no_network():
     assert tags.seen.count("svg") == 3  # memory, time, speed
     assert tags.addresses == []
     assert "&lt;b&gt;" in text
+
+
+def test_the_page_of_a_scan_has_lines_over_the_devices():
+    def plan(on: str, count: int) -> Plan:
+        return replace(example(mesh={"data": count}), on=on, examples=4 * count)
+
+    text = page([plan("v5e:2x4", 8), plan("v5e:4x8", 32), plan("h200:8", 8)], "plan")
+    assert text.count("<svg") == 4
+    assert "v5e fsdp</span>" in text
+    assert "h200 fsdp</span>" not in text  # a single point
+    assert text.count("<circle") == 2
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,12 @@ def test_shapes_alone_lower_to_the_step_that_trains(networks):
     )
 
 
-def test_gradients_of_parts_add_up_as_they_are_stored():
+def test_gradients_of_parts_add_up_as_they_are_summed():
     placement = Placement.of(STRATEGIES["fsdp"])
     params = {"a.kernel": jax.ShapeDtypeStruct((64, 16), "float32"), "a.bias": jax.ShapeDtypeStruct((3,), "float32")}
     assert _gradients(params, placement, 1) == 4 * (64 * 16 + 3)
     assert _gradients(params, placement, 2) == 4 * (64 * 16 + 3) + 4 * (64 * 16 // 8 + 3)
+    assert _gradients(params, Placement.of(replace(STRATEGIES["fsdp"], zero=1)), 2) == 2 * 4 * (64 * 16 + 3)
 
 
 def test_parameters_and_values_lie_where_they_did(networks):
