@@ -331,7 +331,9 @@ def mesh_of_tiles(devices: int | Sequence[Device] | None) -> Mesh:
     Raises:
         InputError: there are fewer devices.
     """
-    return Mesh(np.array(devices if isinstance(devices, Sequence) else local_devices(devices)), (TILES,))
+    if isinstance(devices, Sequence) and not isinstance(devices, str):  # a word is no list of devices
+        return Mesh(np.array(devices), (TILES,))
+    return Mesh(np.array(local_devices(devices)), (TILES,))
 
 
 @dataclass(frozen=True)

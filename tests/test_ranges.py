@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cassr_jax.config import CascadeConfig, FirstStageConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
+from cassr_jax.config import (
+    CascadeConfig,
+    FirstStageConfig,
+    LossConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.options import Options
@@ -25,6 +33,7 @@ CLASSES = {
         LossConfig,
         DataConfig,
         TrainConfig,
+        ValidationConfig,
     )
 }
 

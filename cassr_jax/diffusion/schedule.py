@@ -276,7 +276,7 @@ class Schedule:
 
 
 def _falls_within(timesteps: NumpyColumn, extent: int) -> bool:
-    return bool(timesteps[0] < extent and np.all(np.diff(timesteps) < 0))
+    return bool(timesteps[0] < extent and timesteps[-1] >= 0 and np.all(np.diff(timesteps) < 0))
 
 
 @lru_cache(maxsize=16)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cassr_jax.config import SamplingConfig
@@ -103,6 +103,7 @@ SPACING = st.builds(
 
 
 @given(SPACING, st.integers(1, 120), st.one_of(st.none(), st.integers(0, 999)), st.booleans())
+@example(Schedule(timestep_spacing="trailing"), 2, 0, False)  # would end at timestep -1
 @settings(deadline=None)
 def test_timesteps_fall_and_stay_in_range_or_the_run_is_refused(schedule, steps, first, open_end):
     try:

@@ -113,7 +113,7 @@ def test_updates_that_stay_non_finite_end_both_processes_with_what_made_them(con
 
 @pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does_and_one_takes_them_up_by_another_strategy(config, strategy):
-    held = config.parent / strategy / "held"
+    held = config.parent / strategy / "validated"
     write_pictures(held, 8)
     changes = (f"validation.path={held}", "validation.every=6", "validation.records=8")
     finish(start(config, strategy, "one", 12, 4, changes=changes))
