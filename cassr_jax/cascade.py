@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import jax
 import numpy as np
@@ -333,7 +333,7 @@ def mesh_of_tiles(devices: int | Sequence[Device] | None) -> Mesh:
     """
     if isinstance(devices, Sequence) and not isinstance(devices, str):  # a word is no list of devices
         return Mesh(np.array(devices), (TILES,))
-    return Mesh(np.array(local_devices(devices)), (TILES,))
+    return Mesh(np.array(local_devices(cast("int | None", devices))), (TILES,))
 
 
 @dataclass(frozen=True)
