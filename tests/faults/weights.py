@@ -38,7 +38,8 @@ WEIGHTS = [
         "cassr_jax/diffusion/schedule.py",
         ("tests/diffusion/test_schedule.py",),
         ("if not 0 <= self.steps_offset <", "if not self.steps_offset <"),
-        ("bool(timesteps[0] < extent and np", "bool(np"),
+        ("bool(timesteps[0] < extent and", "bool("),
+        ("timesteps[-1] >= 0 and ", ""),
         ("range(min(num_steps, extent + 1) - 1, 0, -1)", "range(1, num_steps)"),
     ),
     *faults(
