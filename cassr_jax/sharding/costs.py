@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cassr_jax.sharding.hlo import Array, Computation, Instruction, Module, Run, axes_of, config_of, groups_of
+from cassr_jax.sharding.groups import axes_of, groups_of
+from cassr_jax.sharding.hlo import Array, Computation, Instruction, Module, Run, config_of
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 # These move no data, or are counted elsewhere.
@@ -73,6 +74,9 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
         mesh: the sizes of the mesh by axis, whose devices are numbered row by row.
     """
     instruction, inner = run.instruction, run.instruction
+    first, last = module.chains.get((run.computation.name, instruction.name), ("", ""))
+    if first != (instruction.name if last else ""):
+        return None  # a later link of a chain
     if instruction.opcode in ("async-start", "fusion"):
         inner = next((each for each in _inside(module, instruction) if each.opcode in COLLECTIVES), instruction)
     kind = inner.opcode.removesuffix("-start")
@@ -82,10 +86,12 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
         kind = "reduce-scatter"
     devices = math.prod(mesh.values())
     groups = _groups(inner, devices)
-    given, made = sum(array.nbytes for array in run.operands), sum(array.nbytes for array in inner.results)
+    within = inner is not instruction and bool(last)
+    taken = _operands(module, instruction, inner) if within else run.operands
+    given, made = sum(array.nbytes for array in taken), sum(array.nbytes for array in inner.results)
     if inner.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
         made -= given  # the start returns what it was given, in front of its result
-    done = next(
+    done = last or next(
         (each.name for each in run.computation.instructions if _ends(each) and instruction.name in each.operands),
         instruction.name,
     )
@@ -94,6 +100,12 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
     return Collective(
         kind, axes, group, max(given, made), run.times, run.known, module.source(inner), instruction.name, done
     )
+
+
+def _operands(module: Module, fusion: Instruction, inner: Instruction) -> list[Array]:
+    """What an instruction within a fusion takes."""
+    by_name = module.computations[fusion.called["calls"][0]].by_name
+    return [array for name in inner.operands for array in by_name[name].results]
 
 
 def _is_scattered(module: Module, fusion: Instruction) -> bool:
@@ -125,7 +137,13 @@ def work(module: Module, run: Run) -> Work:
     if _ends(instruction) or instruction.opcode == "async-start":
         return Work()
     flops, float32 = _flops(module, run.computation, instruction)
-    return Work(flops, float32, _bytes(module, run))
+    nbytes = _bytes(module, run)
+    if (run.computation.name, instruction.name) in module.chains:  # what it only hands on is not touched
+        handed_on = re.findall(r"\{\d+\}: \((\d+), \{\}\)", instruction.attribute("output_to_operand_aliasing") or "")
+        by_name = run.computation.by_name
+        passed = (by_name[instruction.operands[int(number)]] for number in handed_on)
+        nbytes -= 2.0 * sum(array.nbytes for each in passed for array in each.results)
+    return Work(flops, float32, max(nbytes, 0.0))
 
 
 def _inside(module: Module, instruction: Instruction) -> list[Instruction]:

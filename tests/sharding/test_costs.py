@@ -145,6 +145,55 @@ def test_every_kind_of_collective(line: str, expected: tuple):
     assert isinstance(found[0], Collective)
 
 
+def test_a_tpu_s_chain_of_fusions_is_one_collective_with_work_in_between():
+    """A chain names its all-gather thrice: where it starts, beside a product of matrices, and where it ends."""
+    gather = "all-gather(%a), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}"
+    text = f"""\
+%start (a: f32[1,64]) -> (f32[1,64], f32[4,64]) {{
+  %a = f32[1,64]{{1,0}} parameter(0)
+  %g = f32[4,64]{{1,0}} {gather}
+  ROOT %t = (f32[1,64]{{1,0}}, f32[4,64]{{1,0}}) tuple(%a, %g)
+}}
+
+%beside (a: f32[1,64], b: f32[4,64], x: f32[32,16], y: f32[16,8]) -> (f32[32,8], f32[1,64], f32[4,64]) {{
+  %a = f32[1,64]{{1,0}} parameter(0)
+  %b = f32[4,64]{{1,0}} parameter(1)
+  %x = f32[32,16]{{1,0}} parameter(2)
+  %y = f32[16,8]{{1,0}} parameter(3)
+  %g = f32[4,64]{{1,0}} {gather}
+  %d = f32[32,8]{{1,0}} dot(%x, %y), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}
+  ROOT %t = (f32[32,8]{{1,0}}, f32[1,64]{{1,0}}, f32[4,64]{{1,0}}) tuple(%d, %a, %b)
+}}
+
+%end (a: f32[1,64], b: f32[4,64]) -> f32[4,64] {{
+  %a = f32[1,64]{{1,0}} parameter(0)
+  %b = f32[4,64]{{1,0}} parameter(1)
+  ROOT %g = f32[4,64]{{1,0}} {gather}
+}}
+
+ENTRY %main (p: f32[1,64], x: f32[32,16], y: f32[16,8]) -> f32[4,64] {{
+  %p = f32[1,64]{{1,0}} parameter(0)
+  %x = f32[32,16]{{1,0}} parameter(1)
+  %y = f32[16,8]{{1,0}} parameter(2)
+  %one = (f32[1,64]{{1,0}}, f32[4,64]{{1,0}}) fusion(%p), kind=kCustom, calls=%start
+  %a = f32[1,64]{{1,0}} get-tuple-element(%one), index=0
+  %b = f32[4,64]{{1,0}} get-tuple-element(%one), index=1
+  %two = (f32[32,8]{{1,0}}, f32[1,64]{{1,0}}, f32[4,64]{{1,0}}) fusion(%a, %b, %x, %y), kind=kOutput, output_to_operand_aliasing={{{{1}}: (0, {{}}), {{2}}: (1, {{}})}}, calls=%beside
+  %c = f32[1,64]{{1,0}} get-tuple-element(%two), index=1
+  %d = f32[4,64]{{1,0}} get-tuple-element(%two), index=2
+  ROOT %three = f32[4,64]{{1,0}} fusion(%c, %d), kind=kCustom, calls=%end
+}}
+"""  # noqa: E501
+    module = parse(text)
+    runs = {run.instruction.name: run for run in module.runs()}
+    (found,) = [each for run in runs.values() if (each := collective(module, run, MESH)) is not None]
+    assert (found.kind, found.axes, found.nbytes, found.name, found.done) == (
+        ("all-gather", ("tensor",), 4 * 64 * 4, "one", "three")
+    )
+    beside = work(module, runs["two"])
+    assert (beside.flops, beside.nbytes) == (2 * 32 * 16 * 8, 4 * (32 * 16 + 16 * 8 + 32 * 8))
+
+
 @pytest.mark.parametrize(
     ("target", "made", "operands"),
     [

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cassr_jax.sharding.costs import work
-from cassr_jax.sharding.hlo import Array, Instruction, Module, Run, Unstated, axes_of, groups_of, parse
+from cassr_jax.sharding.groups import axes_of, groups_of
+from cassr_jax.sharding.hlo import Array, Instruction, Module, Run, Unstated, parse
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MESH = {"data": 2, "tensor": 4}
