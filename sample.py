@@ -134,10 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not jobs:
         return 0
     weights = fingerprint(args.config)
+    rows = {} if args.split == "tiles" else whole_pictures(args.devices)
 
     def settings(job: Job) -> Json:
         resolved = with_options(config, {"prompt": job.prompt})
-        return settings_of(args) | {"weights": weights} | described(resolved, args.precision)
+        return settings_of(args) | {"weights": weights} | described(resolved, args.precision) | rows
 
     jobs = [replace(job, entry=replace(job.entry, settings=settings(job))) for job in jobs]
     if args.resume:
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(announcement(jobs))
     notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
-    cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices)
+    cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices, split=args.split)
     check(cassr, prompts, args)
     jobs = claim(jobs, manifest, faults)
     if not jobs:
@@ -155,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (run := trained(args.config)) is not None:
         say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
 
-    notice(f"compiling for tiles of up to {config.tile} px: the first picture takes longer", PROGRAM)
+    sizes = "each size of picture" if args.split == "spatial" else f"tiles of up to {config.tile} px"
+    notice(f"compiling for {sizes}: the first picture takes longer", PROGRAM)
 
     # 3. Restore the pictures. While the devices work, the next pictures are read and the finished ones written.
     try:
@@ -274,6 +276,13 @@ def settings_of(args: argparse.Namespace) -> Json:
     return {"version": version_of("cassr-jax"), "config": args.config, "scale": args.scale, "seed": args.seed}
 
 
+def whole_pictures(devices: int | None) -> Json:
+    """The settings of --split spatial: there are no tiles, and a picture's border is extended to suit the devices."""
+    from cassr_jax.sharding.mesh import local_devices
+
+    return {"split": "spatial", "devices": len(local_devices(devices)), "tile": None, "tile_overlap": None}
+
+
 def own_values_of(config: str) -> dict[str, str]:
     """What a cascade does where an option is left out; this imports JAX, and so is for --help alone."""
     from cassr_jax.commands.settings import own_values
@@ -338,8 +347,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sampling = parser.add_argument_group("sampling", decides)
     add_options(sampling, "activation", *SAMPLING, shown=own)
     add_options(sampling.add_mutually_exclusive_group(), "prompt", "prompts")
-    add_options(sampling, "devices", "precision")
+    add_options(sampling, "devices", "split", "precision")
     args = parser.parse_args(argv)
+    if args.split == "spatial" and args.tile is not None:
+        parser.error(f"--tile {args.tile} beside --split spatial: expected one of them; that one takes no tiles")
     if exists(args.output) and not is_folder(args.output):
         parser.error(f"--output {args.output}: is a file, expected a folder")
     if any(is_folder(given) and same_place(Path(given), args.output) for given in args.inputs):

@@ -16,10 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cassr_jax import second_stage
+from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.engine.engine import Engine, Stage
 from cassr_jax.engine.programs import TILES, Programs
 from cassr_jax.engine.recent import Recent
+from cassr_jax.engine.rows import RowEngine, RowPrograms, mesh_of_rows
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import first_stage
 from cassr_jax.imaging import io, memory, resizing
@@ -67,7 +69,8 @@ class CasSR:
         tokenizer: folder or hub id of CLIP's tokenizer, if the text encoder is CLIP.
         devices: how many devices share the tiles of the pictures, or which ones; by default all accelerators of this
             process, or one CPU.
-        programs: makes the compiled functions.
+        split: whether they share the tiles of all pictures, or (spatial) the rows of one whole picture at a time.
+        programs: makes the compiled functions of tiles.
 
     Raises:
         InputError: there are fewer devices, or the configuration names an unknown first stage.
@@ -79,15 +82,19 @@ class CasSR:
         networks: Networks,
         tokenizer: str | None = None,
         devices: int | Sequence[Device] | None = None,
+        split: Split = "tiles",
         programs: Callable[[Networks, Mesh, int], Programs] = Programs,
     ):
         self.config = config
         self.first_stage = first_stage(config.activation)
         mesh = mesh_of_tiles(devices)
-        at_once, self._fill = seating(mesh.devices.flat[0].platform, mesh.size, config.tiles_at_once)
-        made = programs(networks, mesh, at_once)
-        self._engine = Engine(made, overlap=config.tile_overlap)
-        self.networks = made.networks
+        if split == "spatial":
+            self._engine: Engine = RowEngine(RowPrograms(networks, mesh_of_rows(mesh.devices.tolist())))
+            self._fill = 1
+        else:
+            at_once, self._fill = seating(mesh.devices.flat[0].platform, mesh.size, config.tiles_at_once)
+            self._engine = Engine(programs(networks, mesh, at_once), overlap=config.tile_overlap)
+        self.networks = self._engine.programs.networks
         self._tokenizer = tokenizer
         self._texts: Recent[tuple[str, str], jax.Array] = Recent(_TEXTS)
         self._second_stage = partial(second_stage.make_denoiser, switches=config.switches)
@@ -192,7 +199,7 @@ class CasSR:
         chosen = Options(**options)
         chosen.check_networks(self.networks.configs)
         config = self._settings(chosen)
-        self._engine.layout((1, 1), config.tile)
+        self._engine.tiles((1, 1), config.tile)
         first, second = [config.activation_sampling] * self.first_stage.diffuses, [config.sampling]
         for sampling in first if first_stage_alone else first + second:
             make_course(config.known_schedule, sampling)  # checked early: the first stage may take long
@@ -246,7 +253,7 @@ class CasSR:
         try:
             # The array may be one of JAX. It is copied, because whoever reads frames may reuse it for the next one.
             rgb = np.array(picture) if hasattr(picture, "__array__") else picture
-            return rgb, self._engine.layout(_output_size(rgb, scale), tile).count
+            return rgb, self._engine.tiles(_output_size(rgb, scale), tile)
         except Exception as error:
             return error, 0
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
+from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import check_components, defined, from_json, resolve
 from cassr_jax.errors import InputError
@@ -37,6 +38,7 @@ def load(
     change: Callable[[CascadeConfig], CascadeConfig] | None = None,
     dtype: DType | None = None,
     devices: int | None = None,
+    split: Split = "tiles",
 ) -> CasSR:
     """Load a cascade.
 
@@ -48,7 +50,8 @@ def load(
             cascade's own.
         change: changes the cascade's configuration before anything is read; ablations use it.
         dtype: precision of the networks and their weights: float32, bfloat16 or float16; by default `usual_dtype`.
-        devices: how many devices share the tiles of a picture; by default all accelerators of this process, or one CPU.
+        devices: how many devices share the work; by default all accelerators of this process, or one CPU.
+        split: what they share: the tiles of all pictures, or (spatial) the rows of one whole picture at a time.
 
     Raises:
         InputError: the source is none of these, weights are missing, do not fit or do not know a prompt, or there are
@@ -76,6 +79,8 @@ def load(
     dtype = dtype or usual_dtype()
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
+    if split not in get_args(Split):
+        raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
     fusion = {second_stage.FUSION} & config.components.keys()
     for kind in (*second_stage.NETWORKS, *stage.networks, *fusion):
@@ -99,7 +104,7 @@ def load(
             make_course(config.known_schedule, sampling)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-    return CasSR(config, networks, sources.get("tokenizer"), devices)
+    return CasSR(config, networks, sources.get("tokenizer"), devices, split)
 
 
 def _putting(sharding: NamedSharding) -> Place:

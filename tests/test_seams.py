@@ -15,7 +15,7 @@ from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.samplers import DDIM, begin, start_latents
 from cassr_jax.diffusion.schedule import Schedule
-from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, _normal
+from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, normal
 from cassr_jax.engine.layout import Layout
 from cassr_jax.engine.programs import Programs
 from cassr_jax.engine.waves import waves
@@ -116,7 +116,7 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
         negative, positive = (denoiser(x, temb, text, hints) for text in (0.4, 1.2))
         return 2.5 * positive - 1.5 * negative if guided else positive
 
-    noise = jnp.asarray(_normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4))
+    noise = jnp.asarray(normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4))
     carry = begin(start_latents(trajectory, jnp.zeros_like(noise), noise))
     expected = np.asarray(take_steps(predict, DDIM(), trajectory, carry, 0, 2).latents)[0]
     for tile, (top, left) in zip(np.asarray(found), layout.grid.corners, strict=False):

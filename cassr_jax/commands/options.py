@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cassr_jax.buckets import Folder, folder_at
-from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Sampler, Start
+from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Sampler, Split, Start
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local
 from cassr_jax.first_stage import NAMES
@@ -168,6 +168,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": number(COUNT),
         "metavar": "N",
         "help": "number of devices that share the tiles of all pictures (default: all accelerators, or one CPU)",
+    },
+    "split": {
+        "choices": get_args(Split),
+        "default": "tiles",
+        "help": "what the devices share: the tiles of all pictures, or, spatial, the rows of one whole picture at a "
+        "time, which takes no tiles, memory for all of it, and a compilation for each size of picture",
     },
     "precision": {
         "choices": list(PRECISIONS),

@@ -93,6 +93,15 @@ class Engine:
     def latent_channels(self) -> int:
         return self._configs["vae"].latent_channels
 
+    @property
+    def _unit(self) -> int:
+        """The pixels of one of the U-Net's coarsest positions."""
+        return self._configs["vae"].factor * 2 ** (len(self._configs["unet"].block_out_channels) - 1)
+
+    def tiles(self, size: tuple[int, ...], tile: int) -> int:
+        """The number of tiles of a picture of size (H, W); see `layout`."""
+        return self.layout(size, tile).count
+
     def diffuse(
         self, stage: Stage, images: tuple[Sequence[np.ndarray], ...], tile: int, report: Report | None = None
     ) -> list[np.ndarray]:
@@ -170,8 +179,7 @@ class Engine:
         Raises:
             InputError: the tile is smaller than one of the U-Net's coarsest positions.
         """
-        factor = self._configs["vae"].factor
-        unit = factor * 2 ** (len(self._configs["unet"].block_out_channels) - 1)
+        factor, unit = self._configs["vae"].factor, self._unit
         if tile < unit:
             raise InputError(f"tile is {tile} px, expected at least {unit}")
         return layout(size[0], size[1], tile_sizes(tile, unit, factor, self._overlap), unit, self._overlap)
@@ -233,7 +241,7 @@ class Passage:
                 made["latents"] = programs.encode(images[stage.start])
             tiles = programs.put(tiles or programs.places(made, seats.capacity), made, call)
             self.counter.add(1, made)
-        noise = self.wave.cut_latents(partial(_normal, stage.noise_key), self.engine.latent_channels)
+        noise = self.wave.cut_latents(partial(normal, stage.noise_key), self.engine.latent_channels)
         latents = tiles["latents"] if "latents" in tiles else programs.divided(np.zeros_like(noise))
         shared = programs.divided(jax.tree.map(seats.placed, sharing(self.wave.layouts)))
         run = self.engine.run_of(stage)
@@ -245,7 +253,7 @@ class Passage:
         """Runs the sampling loop; returns the latents of all tiles."""
         stage, seats, run = self.stage, self.wave.seats, self.engine.run_of(self.stage)
         calls = seats.calls * len(stage.course.trajectory.timesteps)
-        for first, last in _pieces(calls, 1 if self.counter.report is None else _MOST_REPORTS):
+        for first, last in self.counter.pieces(calls):
             state = self.engine.programs.denoise(
                 stage.make_denoiser, run, state, seats.order, first, last, self.setting, seats.keeps_hints
             )
@@ -322,6 +330,10 @@ class Counter:
     def __init__(self, total: int, report: Report | None):
         self.report, self._total, self._done = report, total, 0
 
+    def pieces(self, calls: int) -> list[tuple[int, int]]:
+        """Divides calls into as few runs as reports need, from the first up to the last: (first, last) of each."""
+        return _pieces(calls, 1 if self.report is None else _MOST_REPORTS)
+
     def add(self, calls: int, made: PyTree[Array]) -> None:
         """Count some calls; a report waits until their results are there."""
         self._done += calls
@@ -342,7 +354,7 @@ def _started_early(calls: Iterable[T], make: Callable[[T], Made]) -> Iterator[tu
         yield waiting
 
 
-def _normal(key: jax.Array, count: int) -> np.ndarray:
+def normal(key: jax.Array, count: int) -> np.ndarray:
     """The first values (count,) float32 of one endless sequence; only few lengths are drawn, so few are compiled."""
     drawn = _LEAST_NOISE
     while drawn < count:

@@ -100,8 +100,13 @@ class Layout:
 
 
 def _cut(picture: Plane, top: int, left: int, side: int) -> Tile:
-    part = picture[top : top + side, left : left + side]
-    return np.pad(part, ((0, side - part.shape[0]), (0, side - part.shape[1]), (0, 0)), mode="edge")
+    return extended(picture[top : top + side, left : left + side], side, side)
+
+
+def extended(picture: Plane, to_height: int, to_width: int) -> Shaped[np.ndarray, "{to_height} {to_width} channels"]:
+    """The picture, extended at the bottom and right to to_height x to_width by its border."""
+    down, right = to_height - picture.shape[0], to_width - picture.shape[1]
+    return np.pad(picture, ((0, down), (0, right), (0, 0)), mode="edge")
 
 
 def layout(height: int, width: int, sizes: tuple[TileSize, ...], unit: int, overlap: float) -> Layout:

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
+from cassr_jax.models.division import Division
 from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.strategies import BATCH_AXES, Rule, Strategy
 from cassr_jax.typing import Device
@@ -47,6 +48,11 @@ class Placement:
     def batch_shards(self) -> int:
         """The number of parts into which the examples of a batch are divided."""
         return math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+
+    @property
+    def division(self) -> Division:
+        """What the layers of a network are told of this placement."""
+        return Division(self.mesh, BATCH_AXES, ("tensor",), ("spatial",), self.activation)
 
     def spec(self, name: str, shape: Sequence[int]) -> P:
         """The axes by which the rules divide the parameter `name`."""

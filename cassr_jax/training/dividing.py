@@ -1,20 +1,13 @@
-"""What a traced function needs to run divided among devices: gathered parameters, and word to the layers."""
+"""Parameters that are gathered where a traced function uses them."""
 
 import jax
 import jax.numpy as jnp
 
 from cassr_jax.choices import DType
-from cassr_jax.models.division import Division
 from cassr_jax.models.parameters import Params
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.sharding.strategies import BATCH_AXES
 
 KERNEL = ".kernel"  # how the names of those parameters end that a product takes
-
-
-def division_of(placement: Placement) -> Division:
-    """What the layers are told of a placement."""
-    return Division(placement.mesh, BATCH_AXES, ("tensor",), ("spatial",), placement.activation)
 
 
 def gathered(params: Params, placement: Placement, dtype: DType) -> Params:

@@ -18,7 +18,7 @@ from cassr_jax.models.parameters import Params, Shapes
 from cassr_jax.ranges import check
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import Placement
-from cassr_jax.training.dividing import division_of, gathered
+from cassr_jax.training.dividing import gathered
 from cassr_jax.training.objectives import Objective
 from cassr_jax.training.state import TrainState, layout, learning_rate
 from cassr_jax.typing import Examples, Keys, Metrics, Scalar
@@ -62,7 +62,7 @@ def make_step(
     loss_of = with_remat(whole_objective, config.remat)
     rate = learning_rate(config.optimizer, config.num_steps)
     parts, resident = config.accumulate, config.data.resident
-    division = division_of(placement)
+    division = placement.division
 
     def gradient(params: Params, frozen: Params, batch: Examples, keys: Keys) -> tuple[Scalar, Metrics, Params]:
         value_and_grad = jax.value_and_grad(lambda p: loss_of(frozen | p, batch, keys), has_aux=True)

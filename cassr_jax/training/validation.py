@@ -25,7 +25,7 @@ from cassr_jax.networks import Networks, merge_all
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.training.checkpoint import LOWEST_LOSS, Criterion
-from cassr_jax.training.dividing import division_of, gathered
+from cassr_jax.training.dividing import gathered
 from cassr_jax.training.objectives import make_objective
 from cassr_jax.training.previews import latents_shape, made_pictures
 from cassr_jax.training.setup import first_examples, for_stage, validation_data
@@ -117,7 +117,7 @@ def make_validation(
     by = config.validation.best_by
     if by in missing:
         raise InputError(f"validation.best_by is {by}, expected what can be measured: {missing[by]}")
-    division = division_of(placement)
+    division = placement.division
 
     def measure(averaged: Params, frozen: Params, lpips: Params, batch: Examples) -> Metrics:
         params = gathered({**frozen, **averaged}, placement, config.dtype)

@@ -346,7 +346,7 @@ def test_numbers_that_are_not_finite_stay_in_their_picture(one: CasSR, pictures:
 
 def test_noise_depends_on_the_seed_and_the_place_alone():
     key = jax.random.key(3)
-    short, long = engine._normal(key, 100), engine._normal(key, 3 * engine._LEAST_NOISE)
+    short, long = engine.normal(key, 100), engine.normal(key, 3 * engine._LEAST_NOISE)
     np.testing.assert_array_equal(short, long[:100])
     np.testing.assert_array_equal(short, np.asarray(jax.random.normal(key, (5, 20))).ravel())
     assert abs(long.mean()) < 0.01
