@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": set(),
     "diffusion": set(),
     "imaging": set(),
-    "sharding": set(),
+    "sharding": {"models"},
     "weights": {"models"},
     "data": {"imaging", "ranges"},
     "first_stage": {"models"},
@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "fitting": {"models", "weights"},
     "options": {"config", "diffusion", "first_stage", "imaging", "ranges", "second_stage"},
     "sampling": {"config", "diffusion", "imaging", "models"},
-    "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling"},
+    "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling", "sharding"},
     "cascade": {
         "config", "engine", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling",
         "progress", "second_stage", "seeds", "sharding",
