@@ -7,12 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from cassr_jax.sharding.chips import Chip
-from cassr_jax.sharding.costs import Collective, collective, work
+from cassr_jax.sharding.costs import SLICES, Collective, collective, work
 from cassr_jax.sharding.hlo import Computation, Module, Run, Unstated, parse
+from cassr_jax.sharding.mesh import by_slice, slice_axis
 from cassr_jax.sharding.times import Reach, Times, collective_seconds, reach, work_seconds
 
 
@@ -31,7 +33,7 @@ class Traffic:
 
     Attributes:
         kind: its name in HLO.
-        axes: the axes of the mesh; None if the groups follow no axes.
+        axes: the axes of the mesh; `costs.SLICES` across TPU slices; None if the groups follow no axes.
         source: the line of Python, "file:line"; empty if the compiler made it.
         count: calls on one device, with every trip of a loop; `known` says whether all trips are known.
         nbytes: what one device gives or gets in all of them.
@@ -100,11 +102,13 @@ def make_account(
         chip: None where only what needs no rates is wanted.
         unstated: what the program's text does not say.
     """
-    module = parse(text)
+    module, slices = parse(text), len(by_slice(list(mesh.devices.flat)))
+    within = _first_slice(mesh.devices, slices)
+    sizes = dict(zip(mesh.axis_names, within.shape, strict=True))
     flops = nbytes = products = moved = busy = 0.0
     calls: list[tuple[Run, Collective]] = []
     for run in module.runs(unstated):
-        found = collective(module, run, mesh.shape)
+        found = collective(module, run, sizes)
         if found is not None:
             calls += [(run, found)] if found.group > 1 else []
             continue
@@ -115,7 +119,7 @@ def make_account(
             products += run.times * cost.flops / (chip.flops_float32 if cost.float32 else chip.flops)
             moved += run.times * cost.nbytes / chip.bandwidth
             busy += run.times * work_seconds(cost, chip)
-    traffic = _traffic(module, calls, mesh, chip)
+    traffic = _traffic(module, calls, within, mesh.axis_names, slices, chip)
     times = None
     if chip is not None:
         sent, hidden = (sum(getattr(each, name) for each in traffic) for name in ("seconds", "hidden"))
@@ -177,19 +181,35 @@ def bytes_per_device(leaves: Iterable[jax.Array | jax.ShapeDtypeStruct]) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
+def _first_slice(devices: np.ndarray, slices: int) -> np.ndarray:
+    """The part of a mesh's devices that is the first of so many TPU slices; a program is the same on each of them."""
+    axis = slice_axis(devices.shape)
+    return np.split(devices, slices, axis)[0]
+
+
 def _traffic(
-    module: Module, calls: Sequence[tuple[Run, Collective]], mesh: Mesh, chip: Chip | None
+    module: Module,
+    calls: Sequence[tuple[Run, Collective]],
+    devices: np.ndarray,
+    names: Sequence[str],
+    slices: int,
+    chip: Chip | None,
 ) -> tuple[Traffic, ...]:
-    """The collectives by kind, axes and line."""
+    """The collectives by kind, axes and line.
+
+    Args:
+        devices: those of the mesh that lie in one TPU slice, with a dimension for each of `names`.
+    """
     windows = {} if chip is None else _windows(module, calls, chip)
     joined: dict[tuple[str, ...], Reach] = {}  # a program has thousands of calls along a few sets of axes
     sums: dict[tuple[str, tuple[str, ...] | None, str], list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0, True])
     for run, found in calls:
         seconds = hidden = 0.0
         if chip is not None:
-            axes = tuple(mesh.axis_names) if found.axes is None else found.axes
+            axes = tuple(names) if found.axes is None else found.axes
             if axes not in joined:
-                joined[axes] = reach(mesh.devices, mesh.axis_names, axes, chip)
+                across = axes == (SLICES,)
+                joined[axes] = Reach(1.0, slices, 1) if across else reach(devices, names, axes, chip)
             seconds = collective_seconds(found, joined[axes], chip)
             hidden = min(seconds, windows.get((run.computation.name, found.name), 0.0))
         total = sums[found.kind, found.axes, found.source]

@@ -12,10 +12,21 @@ from cassr_jax.sharding.groups import axes_of, groups_of
 from cassr_jax.sharding.hlo import Array, Computation, Instruction, Module, Run, config_of
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+SLICES = "slices"
+"""In place of an axis of the mesh: what is sent between TPU slices."""
+
+# What libtpu calls the collectives between slices, which its programs hold as transfers to and from the host.
+_BETWEEN_SLICES = {
+    "ALL_REDUCE": "all-reduce",
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
 # These move no data, or are counted elsewhere.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
-    "opt-barrier", "domain", "add-dependency", "async-update",
+    "opt-barrier", "domain", "add-dependency", "async-update", "send", "recv",
 }  # fmt: skip
 _CUDNN = {
     "__cudnn$convForward": "forward",
@@ -46,7 +57,8 @@ class Collective:
 
     Attributes:
         kind: its name in HLO, such as "all-reduce".
-        axes: the axes of the mesh along which its groups lie; None if they follow no axes.
+        axes: the axes of the mesh along which its groups lie; `SLICES` if they lie across slices; None if they follow
+            no axes.
         group: the number of devices in a group.
         nbytes: the size of what one device gives or gets, whichever is larger, in one call.
         times: how often it runs in one call of the program; a mean where a condition decides.
@@ -71,9 +83,11 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
     """The collective that an instruction starts, if it starts one.
 
     Args:
-        mesh: the sizes of the mesh by axis, whose devices are numbered row by row.
+        mesh: the sizes of the mesh by axis, whose devices are numbered row by row; of several TPU slices, that of one.
     """
     instruction, inner = run.instruction, run.instruction
+    if instruction.opcode == "send":
+        return _between_slices(module, run)
     first, last = module.chains.get((run.computation.name, instruction.name), ("", ""))
     if first != (instruction.name if last else ""):
         return None  # a later link of a chain
@@ -100,6 +114,30 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
     return Collective(
         kind, axes, group, max(given, made), run.times, run.known, module.source(inner), instruction.name, done
     )
+
+
+def _between_slices(module: Module, run: Run) -> Collective | None:
+    """The collective whose data a program sends to other TPU slices, by way of the host."""
+    sent = run.instruction
+    kind = _BETWEEN_SLICES.get(_marked(sent, "_xla_megascale_transfer_type"))
+    found = re.match(r"\{([\d,]+)\}", _marked(sent, "_xla_megascale_target"))
+    if kind is None or found is None:
+        return None
+    word = "_xla_host_transfer_rendezvous"
+    beside = run.computation.instructions
+    got = next((x for x in beside if x.opcode == "recv" and _marked(x, word) == _marked(sent, word)), sent)
+    done = next((x.name for x in beside if _ends(x) and got.name in x.operands), sent.name)
+    given, made = run.operands[0].nbytes, got.results[0].nbytes
+    group = len(found[1].split(","))
+    return Collective(
+        kind, (SLICES,), group, max(given, made), run.times, run.known, module.source(sent), sent.name, done
+    )
+
+
+def _marked(instruction: Instruction, name: str) -> str:
+    """The value of one of an instruction's frontend attributes; empty without it."""
+    found = re.search(rf'{name}="([^"]*)"', instruction.attributes)
+    return found[1] if found else ""
 
 
 def _operands(module: Module, fusion: Instruction, inner: Instruction) -> list[Array]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
+import numpy as np
 from jax._src import distributed
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
@@ -131,10 +132,11 @@ def local_devices(count: int | None) -> list[Device]:
 def make_mesh(config: MeshConfig, devices: Sequence[Device] | None = None) -> Mesh:
     """Make the mesh of `config` over `devices`, by default all of them, in an order that suits their interconnect.
 
-    If every size is given and there are more devices, the first ones are used.
+    If every size is given and there are more devices, the first ones are used. Several TPU slices lie one after the
+    other along the first axis of more than one device.
 
     Raises:
-        InputError: the number of devices does not fit the sizes.
+        InputError: the number of devices does not fit the sizes, or the slices do not divide the first axis.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {axis: getattr(config, axis) for axis in AXES}
@@ -144,5 +146,25 @@ def make_mesh(config: MeshConfig, devices: Sequence[Device] | None = None) -> Me
         raise InputError(f"strategy.mesh is {asked}, which does not divide the {len(devices)} devices found")
     shape = [len(devices) // given if size == -1 else size for size in sizes.values()]
     used = devices[: math.prod(shape)]
-    arranged = mesh_utils.create_device_mesh(shape, used, allow_split_physical_axes=True)
-    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    parts = by_slice(used)
+    first = slice_axis(shape)
+    if shape[first] % len(parts) or len({len(part) for part in parts}) > 1:
+        raise InputError(
+            f"strategy.mesh.{AXES[first]} is {shape[first]}, expected a multiple of the {len(parts)} slices"
+        )
+    shape[first] //= len(parts)
+    arranged = [mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=True) for part in parts]
+    return Mesh(np.concatenate(arranged, first), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def by_slice(devices: Sequence[Device]) -> list[list[Device]]:
+    """The devices of each TPU slice; all others together are one."""
+    found: dict[int, list[Device]] = {}
+    for device in devices:
+        found.setdefault(device.slice_index if device.platform == "tpu" else 0, []).append(device)
+    return list(found.values())
+
+
+def slice_axis(shape: Sequence[int]) -> int:
+    """The axis of a mesh of this shape along which slices lie one after the other."""
+    return next((axis for axis, size in enumerate(shape) if size > 1), 0)

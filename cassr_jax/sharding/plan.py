@@ -41,6 +41,7 @@ AUTO = "auto"
 EPILOG = """
 examples:
   ... --on v5e:2x4                          8 chips of TPU v5e; also v4, v5p, v6e (needs the extra `tpu`)
+  ... --on v5e:16x16@2                      two slices of 256 chips, with the network between them
   ... --on h200:8 h100:64x8                 8 GPUs, and 64 hosts of 8 (needs the extra `plan-gpu`, but no GPU)
   ... --on v5e --scan 8,32,128,256          slices of so many chips, the batch growing with them
   ... --strategy dp fsdp fsdp_tp            a column for each
@@ -127,17 +128,18 @@ def best(config: "TrainConfig", on: str, count: int) -> "dict[str, TrainConfig]"
         InputError: the rates of the devices are not known.
     """
     from cassr_jax.sharding.chips import CHIPS
-    from cassr_jax.sharding.topologies import GPUS
+    from cassr_jax.sharding.topologies import GPUS, sides_of
     from cassr_jax.training.outline import outline_of
     from cassr_jax.training.search import choices, ranking
 
-    kind, _, size = on.partition(":")
-    if kind not in CHIPS or not all(map(str.isdecimal, size.split("x"))):
+    kind = on.partition(":")[0]
+    if kind not in CHIPS:
         raise InputError(f"{on}: its rates are not known, expected devices of {', '.join(CHIPS)} for --strategy {AUTO}")
-    sides = list(map(int, size.split("x")))
-    devices = math.prod(sides)
+    sides, slices = sides_of(on)
+    together = sides[-1] if kind in GPUS else math.prod(sides)
+    devices = math.prod(sides) * slices
     notice(f"reading the costs of a step for {on}", PROGRAM)
-    found = choices(config, outline_of(config), devices, sides[-1] if kind in GPUS else devices, CHIPS[kind])
+    found = choices(config, outline_of(config), devices, together, CHIPS[kind])
     say(f"{on}, {config.batch_size} examples: {ranking(found, CHIPS[kind])}\n")
     return {choice.says: choice.config for choice in found[:count]}
 
@@ -215,7 +217,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         required=True,
         nargs="+",
         metavar="DEVICES",
-        help="TPU slices such as v5e:4x4, or GPUs such as h200:8 or h100:64x8 (hosts x GPUs); with --scan, kinds",
+        help="TPU slices such as v5e:4x4, two of them v5e:4x4@2, or GPUs such as h200:8 or h100:64x8 (hosts x GPUs); "
+        "with --scan, kinds",
     )
     add(
         "--strategy",

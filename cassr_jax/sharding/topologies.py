@@ -82,8 +82,23 @@ def slice_of(kind: str, count: int) -> str:
     return f"{kind}:{sides[count]}"
 
 
+def sides_of(name: str) -> tuple[list[int], int]:
+    """The sides of a slice, or hosts x GPUs, and the number of slices: `v5e:16x16@2` are two slices of 256 chips.
+
+    Raises:
+        InputError: the name has another form.
+    """
+    size, marked, count = name.partition(":")[2].partition("@")
+    sides = size.split("x")
+    if not all(side.isdecimal() and int(side) for side in (*sides, *([count] if marked else []))):
+        raise InputError(f"{name}: found the size {size + marked + count!r}, expected one such as 2x4, or 2x4@2")
+    return list(map(int, sides)), int(count or 1)
+
+
 def topology_devices(name: str) -> Sequence[Device]:
     """The devices of a TPU slice such as `v5e:2x4`, or of GPUs such as `h200:8` or `h100:4x8` (hosts x GPUs).
+
+    `v5e:2x4@2` are two such slices, which the network of their data centre joins.
 
     This needs no such device: TPUs need the package libtpu, and GPUs JAX's plug-in for CUDA. `cpu:8` are eight devices
     that this machine's processor simulates, in a process that has computed nothing yet.
@@ -103,10 +118,9 @@ def present_devices(name: str) -> Sequence[Device]:
     Raises:
         InputError: they are of another kind, or there is another number of them.
     """
-    kind, _, size = name.partition(":")
-    found = jax.devices()
-    sides = [int(side) for side in size.split("x") if side.isdecimal()]
-    if kind not in CHIPS or found[0].device_kind not in CHIPS[kind].kinds or len(found) != math.prod(sides):
+    kind = name.partition(":")[0]
+    found, (sides, slices) = jax.devices(), sides_of(name)
+    if kind not in CHIPS or found[0].device_kind not in CHIPS[kind].kinds or len(found) != math.prod(sides) * slices:
         raise InputError(
             f"{name}: found {len(found)} x {found[0].device_kind} here, expected these very devices: --measure runs on "
             "them; cpu:8 simulates eight anywhere"
@@ -122,8 +136,11 @@ def _slice(name: str) -> Sequence[Device]:
         ("TPU_WORKER_HOSTNAMES", "localhost"),
     ):
         os.environ.setdefault(variable, value)
+    one, _, slices = name.partition("@")
+    if slices:
+        sides_of(name)
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=one, num_slices=int(slices or 1)).devices
     except Exception as error:  # some of libtpu's exceptions have no other base class
         raise InputError(
             f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu`, or GPUs "

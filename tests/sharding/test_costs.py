@@ -145,6 +145,31 @@ def test_every_kind_of_collective(line: str, expected: tuple):
     assert isinstance(found[0], Collective)
 
 
+def test_what_slices_send_each_other_is_a_collective_with_the_work_until_it_has_come():
+    """As libtpu writes a sum over the slices 1 and 2, each of which has the eight chips of `MESH`."""
+    marks = (
+        'is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce_0",'
+        '_xla_megascale_target="{1,2}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    text = f"""ENTRY %main (p: f32[64,8]) -> f32[64,8] {{
+  %p = f32[64,8]{{1,0}} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[64,8]{{1,0}}, u32[], token[]) send(%p, %token), channel_id=2, {marks}
+  %recv = (f32[64,8]{{1,0}}, u32[], token[]) recv(%token), channel_id=1, {marks}
+  %beside = f32[64,8]{{1,0}} add(%p, %p)
+  %send-done = token[] send-done(%send), channel_id=2
+  %recv-done = (f32[64,8]{{1,0}}, token[]) recv-done(%recv), channel_id=1
+  ROOT %own = f32[64,8]{{1,0}} get-tuple-element(%recv-done), index=0
+}}
+"""
+    module = parse(text)
+    (found,) = [each for run in module.runs() if (each := collective(module, run, MESH)) is not None]
+    assert (found.kind, found.axes, found.group) == ("all-reduce", ("slices",), 2)
+    assert found.nbytes == 64 * 8 * 4
+    assert (found.name, found.done) == ("send", "recv-done")
+    assert nbytes(text) == 3 * 64 * 8 * 4  # the sum's alone, which takes two arrays and makes one
+
+
 def test_a_tpu_s_chain_of_fusions_is_one_collective_with_work_in_between():
     """A chain names its all-gather thrice: where it starts, beside a product of matrices, and where it ends."""
     gather = "all-gather(%a), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}"

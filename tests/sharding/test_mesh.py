@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -12,7 +13,8 @@ import pytest
 
 import train
 from cassr_jax.errors import InputError
-from cassr_jax.sharding.mesh import join_processes, local_devices
+from cassr_jax.sharding.mesh import join_processes, local_devices, make_mesh
+from cassr_jax.sharding.strategies import MeshConfig
 
 ROOT = Path(train.__file__).parent
 # One process of a Slurm step, told each of the words in turn which GPUs are its own; prints the ones that JAX will use.
@@ -124,3 +126,33 @@ def test_the_only_device_is_called_so(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     with pytest.raises(InputError, match="devices is 3, expected 1, the only one"):
         local_devices(3)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip of one of several slices, as JAX shows it."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def chips(slices: int) -> list[Chip]:
+    """Slices of 2x2 chips, whose chips come in turns."""
+    places = [(x, y, 0) for x in range(2) for y in range(2)]
+    return [Chip(4 * number + i, number, place) for i, place in enumerate(places) for number in range(slices)]
+
+
+@pytest.mark.parametrize("config", [MeshConfig(data=2, fsdp=4), MeshConfig(data=1, fsdp=8), MeshConfig(data=4, fsdp=2)])
+def test_slices_lie_one_after_the_other(config):
+    found = [each.slice_index for each in make_mesh(config, chips(2)).devices.flat]
+    assert found == [0] * 4 + [1] * 4
+
+
+def test_slices_that_do_not_divide_the_first_axis_are_refused():
+    with pytest.raises(InputError, match=r"strategy\.mesh\.data is 4, expected a multiple of the 3 slices"):
+        make_mesh(MeshConfig(data=4, fsdp=3), chips(3))

@@ -20,6 +20,7 @@ class Core:
     coords: tuple[int, ...] = (0, 0, 0)
     process_index: int = 0
     slice_index: int = 0
+    platform: str = ""
 
 
 def torus(*sides: int) -> np.ndarray:

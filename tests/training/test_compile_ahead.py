@@ -1,6 +1,7 @@
 """A step compiled for devices that are not here."""
 
 import json
+import math
 from dataclasses import replace
 
 import jax
@@ -11,12 +12,13 @@ import train
 from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.sharding import plan as command
+from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.planned import Plan
 from cassr_jax.sharding.report import table
 from cassr_jax.sharding.strategies import STRATEGIES
 from cassr_jax.sharding.topologies import topology_devices
-from cassr_jax.training.compile_ahead import _gradients, compile_for, lower
+from cassr_jax.training.compile_ahead import _gradients, compile_for, lower, objective_of
 from cassr_jax.training.state import make_optimizer, new_state
 from cassr_jax.training.step import make_step
 from tests.golden.make_layout import PATH as LAYOUT
@@ -120,6 +122,24 @@ def test_a_narrow_step_compiles_for(on: str, name: str, networks):
     assert 0 < plan.utilisation < 1
     sent = sum(row.nbytes for row in found.traffic) / 2**10
     assert 0.9 * BUDGETS[on, name] <= sent <= 1.02 * BUDGETS[on, name]
+
+
+def test_a_narrow_step_for_two_slices_sends_only_gradients_between_them(networks):
+    """`hybrid` gathers parameters within a slice, and only sums gradients over both."""
+    try:
+        topology_devices("v5e:2x4@2")
+    except InputError as error:
+        pytest.skip(str(error))
+    config = replace(configure("base", networks, strategy=STRATEGIES["hybrid"]), batch_size=16)
+    plan = compile_for(config, "v5e:2x4@2", "hybrid", "quick")
+    assert plan.account.mesh == {"data": 2, "fsdp": 8, "spatial": 1, "tensor": 1}
+    assert {row.axes for row in plan.account.traffic} == {("fsdp",), ("slices",)}
+    between = [row for row in plan.account.traffic if row.axes == ("slices",)]
+    assert {row.kind for row in between} == {"all-reduce"}
+    _, trained, _ = objective_of(config)
+    sent, whole = sum(row.nbytes for row in between), sum(4 * math.prod(x.shape) for x in trained.values())
+    assert 0.1 * whole <= sent <= 1.1 * whole  # XLA scatters only larger ones within a slice before
+    assert sum(row.seconds for row in between) == pytest.approx(sent / CHIPS["v5e"].network)  # 2 (n - 1) / n for n = 2
 
 
 def test_a_step_for_gpus_has_flash_attention_and_holds_no_scores(networks):
