@@ -2,8 +2,10 @@
 
 An object store has whole objects alone: it writes an object at once or not at all, and has no rename, no append and no
 locks. So the programs write their files into a folder of this machine, and each file that has changed is copied whole.
+Data are copied to this machine too before they are read, since training reads them in any order.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -11,14 +13,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
+from functools import cache
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+from cassr_jax.compiled import cache_folder
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local, files_below
-from cassr_jax.locks import NAME, Owner, in_use
-from cassr_jax.printing import complain
+from cassr_jax.files import check_local, files_below, is_file, is_folder, read_json, replaced, write_json
+from cassr_jax.locks import NAME, Owner, in_use, taking_turns
+from cassr_jax.printing import complain, progress_bar
 
 if TYPE_CHECKING:
     from etils import epath
@@ -29,16 +34,20 @@ Folder: TypeAlias = Union[Path, "epath.Path"]
 SCHEME = "gs://"
 LEASE = 60.0  # s after which an owner that has not renewed its lease has ended
 _RENEWALS = 4  # in one lease
+_FETCHED = ".fetched.json"  # which version of each object was copied
+_AT_ONCE = 16  # objects that are copied at the same time
+_PIECE = 1 << 24  # bytes
 
 
-def folder_at(text: str) -> Folder:
-    """The folder that `text` names.
+def folder_at(path: str | os.PathLike[str], what: str = "it") -> Folder:
+    """The folder that a text names; `what` names it in errors.
 
     Raises:
         InputError: it is empty, an address of another kind, or the package that reaches buckets is not installed.
     """
+    text = os.fspath(path)
     if not text.startswith(SCHEME):
-        check_local(text, "it")
+        check_local(text, what)
         return Path(text)
     import fsspec
     from etils import epath
@@ -199,12 +208,73 @@ class Copied:
         for path in changed:
             there, state = self.remote / files[path].as_posix(), _state(path)
             with reaching(there), path.open("rb") as source, there.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 24)  # pyright: ignore[reportArgumentType]
+                shutil.copyfileobj(source, target, _PIECE)  # pyright: ignore[reportArgumentType]
             self._sent[path] = state
 
     def close(self) -> None:
         """Remove the folder of this machine."""
         shutil.rmtree(self.local, ignore_errors=True)
+
+
+@cache
+def fetched(address: str) -> Path:
+    """A folder of this machine with the files of a folder in a bucket, below `cache_folder()`.
+
+    What has changed there since the last time is copied, and what has gone is removed. Each process asks once. Hidden
+    files are left out.
+
+    Raises:
+        InputError: the folder holds nothing or cannot be read, an object's name is no path below it, or there is no
+            room for it here.
+    """
+    import fsspec
+
+    remote = folder_at(address)
+    store, root = fsspec.filesystem("gcs"), os.fspath(remote).removeprefix(SCHEME).rstrip("/")
+    local = cache_folder() / "fetched" / hashlib.sha256(root.encode()).hexdigest()[:24] / PurePosixPath(root).name
+    with reaching(remote, "cannot be read"):
+        listed = {name.removeprefix(f"{root}/"): about for name, about in store.find(root, detail=True).items()}
+    there = {name: str(about["generation"]) for name, about in listed.items() if _is_below(name, address)}
+    if not there:
+        raise InputError(f"{address}: holds nothing, expected a folder of data")
+    with taking_turns(local):
+        known = read_json(local / _FETCHED) if is_file(local / _FETCHED) else {}
+        wanted = [name for name in there if known.get(name) != there[name] or not is_file(local / name)]
+        _check_room(local, address, sum(int(listed[name]["size"]) for name in wanted))
+        local.mkdir(parents=True, exist_ok=True)
+        for path in files_below(local):
+            if path.relative_to(local).as_posix() not in there:
+                path.unlink()
+
+        def copy(name: str) -> None:
+            with (
+                reaching(remote / name, "cannot be read"),
+                store.open(f"{root}/{name}", "rb") as source,
+                replaced(local / name) as target,
+            ):
+                shutil.copyfileobj(source, target, _PIECE)
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            list(progress_bar(threads.map(copy, wanted), total=len(wanted), desc=f"copying {address}", unit="file"))
+        write_json(local / _FETCHED, there)
+    return local
+
+
+def _is_below(name: str, address: str) -> bool:
+    """Whether an object's name is that of a visible file; one that would lead out of the folder is refused."""
+    parts = name.split("/")
+    if ".." in parts or "" in parts[:-1]:
+        raise InputError(f"{address}: holds the object {name!r}, expected names that are paths below it")
+    return not any(part.startswith(".") for part in parts) and parts[-1] != ""
+
+
+def _check_room(folder: Path, address: str, needed: int) -> None:
+    above = next(path for path in folder.parents if is_folder(path))
+    if needed > (free := shutil.disk_usage(above).free):
+        raise InputError(
+            f"{address}: {needed / 1e9:.1f} GB are to be copied to {folder}, which has room for {free / 1e9:.1f} GB; "
+            "XDG_CACHE_HOME names another place"
+        )
 
 
 def _state(file: Path) -> tuple[int, int]:

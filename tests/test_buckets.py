@@ -2,14 +2,21 @@
 
 import shutil
 import threading
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
+import numpy as np
 import pytest
 
 from cassr_jax import buckets
-from cassr_jax.buckets import Copied, folder_at, in_bucket, leased, move
+from cassr_jax.buckets import Copied, fetched, folder_at, in_bucket, leased, move
+from cassr_jax.data.config import DataConfig
+from cassr_jax.data.pipeline import batches
 from cassr_jax.errors import InputError
+from cassr_jax.files import files_below
+from cassr_jax.imaging import io
 
 pytest.importorskip("gcsfs")
 
@@ -135,3 +142,72 @@ def test_a_folder_is_moved_with_all_that_is_in_it(folder):
 def test_a_bucket_that_is_not_there_is_one_sentence(served):
     with pytest.raises(InputError, match=r"^gs://nowhere/run: cannot be written \(.+\)$"):
         leased(folder_at("gs://nowhere/run"), "first").__enter__()
+
+
+@pytest.fixture
+def data(folder, tmp_path, monkeypatch):
+    """A folder of three files in the bucket, of which one is hidden, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fetched.cache_clear()
+    for name in ("a.png", "below/b.png", ".hidden/c.png"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def held(local: Path) -> dict[str, bytes]:
+    return {path.relative_to(local).as_posix(): path.read_bytes() for path in files_below(local)}
+
+
+def test_data_are_copied_here_and_then_what_has_changed(data, monkeypatch):
+    local = fetched(str(data))
+    assert held(local) == {"a.png": b"a.png", "below/b.png": b"below/b.png"}
+    written: list[str] = []
+    plain = buckets.replaced
+    monkeypatch.setattr(buckets, "replaced", lambda path: written.append(path.name) or plain(path))
+    fetched.cache_clear()
+    assert fetched(str(data)) == local
+    assert written == []
+    (data / "a.png").write_bytes(b"new")  # as long as before would do as well
+    (data / "below/b.png").unlink()
+    (data / "d.png").write_bytes(b"more")
+    fetched.cache_clear()
+    assert held(fetched(str(data))) == {"a.png": b"new", "d.png": b"more"}
+    assert sorted(written) == ["a.png", "d.png"]
+
+
+def test_a_copy_that_was_interrupted_or_damaged_is_finished(data, monkeypatch):
+    def broken(*_):
+        raise OSError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(buckets.shutil, "copyfileobj", broken)
+        with pytest.raises(InputError, match="gone"):
+            fetched(str(data))
+    local = fetched(str(data))
+    (local / "a.png").unlink()
+    fetched.cache_clear()
+    assert held(fetched(str(data))) == {"a.png": b"a.png", "below/b.png": b"below/b.png"}
+
+
+def test_data_that_are_not_there_or_do_not_fit_are_one_sentence(data, monkeypatch):
+    with pytest.raises(InputError, match="elsewhere: holds nothing, expected a folder of data"):
+        fetched(f"gs://{bucket.NAME}/elsewhere")
+    monkeypatch.setattr(buckets.shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
+    with pytest.raises(InputError, match=r"0\.0 GB are to be copied to .* XDG_CACHE_HOME names another place"):
+        fetched(str(data))
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "below/../../outside.png", "a//b.png"])
+def test_an_object_whose_name_leads_out_is_refused(name):
+    with pytest.raises(InputError, match="expected names that are paths below it"):
+        buckets._is_below(name, "gs://b/data")
+
+
+def test_a_run_reads_the_pictures_of_a_bucket(data, tmp_path):
+    config = DataConfig(f"gs://{bucket.NAME}/photos", crop_size=32, preset="light", num_workers=0)
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
+    io.write(tmp_path / "photo.png", io.Picture(rgb))
+    (folder_at(config.path) / "photo.png").write_bytes((tmp_path / "photo.png").read_bytes())
+    config.check_apart(tmp_path)  # nothing here lies within a bucket
+    (batch,) = islice(batches(config.here(), batch_size=2, seed=0), 1)
+    assert batch["hr"].shape == (2, 32, 32, 3)

@@ -1,12 +1,14 @@
 """What to train on, apart from the pipeline: reading a configuration does not import grain."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cassr_jax.buckets import fetched, folder_at, in_bucket
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local, check_outside
+from cassr_jax.files import check_outside
 from cassr_jax.ranges import POSITIVE, check
 
 SPEED = ("num_threads", "num_workers", "prefetch", "cache_bytes")
@@ -41,9 +43,9 @@ class DataConfig:
         if self.crop_size % self.scale:
             raise InputError(f"crop_size is {self.crop_size}, expected a multiple of scale, which is {self.scale}")
         if self.path:
-            check_local(self.path, "path")
+            folder_at(self.path, "path")
         for path, weight in self.mixture.items():
-            check_local(path, "a path of mixture")
+            folder_at(path, "a path of mixture")
             POSITIVE.check(f"mixture.{path}", weight)
         if self.resident and self.held_out:
             raise InputError(
@@ -64,6 +66,15 @@ class DataConfig:
             raise InputError(f"data: found {found}, expected one of the two")
         return self.mixture or {self.path: 1.0}
 
+    def here(self) -> "DataConfig":
+        """The same sets on this machine; those in a bucket are copied first, as far as they have changed.
+
+        Raises:
+            InputError: one cannot be copied.
+        """
+        mixture = {os.fspath(_here(path)): weight for path, weight in self.mixture.items()}
+        return replace(self, path=os.fspath(_here(self.path)) if self.path else "", mixture=mixture)
+
     def check_apart(self, output: Path) -> None:
         """Checks that what is written into the folder `output` does not become part of a set.
 
@@ -71,5 +82,11 @@ class DataConfig:
             InputError: `output` lies within a set.
         """
         for name, paths in (("data.path", filter(None, [self.path])), ("data.mixture", self.mixture)):
-            for path in map(Path, paths):
-                check_outside(output, path, name)
+            for path in paths:
+                if not in_bucket(folder_at(path)):
+                    check_outside(output, Path(path), name)
+
+
+def _here(path: str) -> Path:
+    """The folder of this machine that stands for a path."""
+    return fetched(path) if in_bucket(folder_at(path)) else Path(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cassr_jax.buckets import Folder, in_bucket
+from cassr_jax.buckets import Folder, folder_at, in_bucket
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.data.contents import fingerprint_sets
@@ -108,7 +108,7 @@ def train(
         for written in (Path(folder) for folder in written_to if not in_bucket(folder)):
             check_folder(written)
             config.data.check_apart(written)
-            if config.validation.path:
+            if config.validation.path and not in_bucket(folder_at(config.validation.path)):
                 check_outside(written, Path(config.validation.path), "validation.path")
     with claimed_together(workdir, "train.py"), closing(Home(workdir)) as home:
         with refused_together():
@@ -181,7 +181,7 @@ def _train(
     """Trains to the last step, from a checkpoint if one was read; returns the final state."""
     config, start, changes = run.config, int(state.step), []
     with refused_together():
-        contents = fingerprint_sets(config.data.weights())
+        contents = fingerprint_sets(config.data.here().weights())
     check_agreement({CONTENTS: contents}, "give all processes the same data")
     checkpoints.run = run.account | {"contents": contents}
     if saved is not None:

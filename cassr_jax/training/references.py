@@ -184,6 +184,7 @@ def prepare(config: TrainConfig, recipe: Recipe, records: int, output: Path, par
             `output` lies within the data or around them, or holds records made with other settings, or another run
             writes there.
     """
+    config = replace(config, data=config.data.here())
     config.data.check_apart(output)
     for path in config.data.weights():
         check_outside(Path(path), output, "--output", "a folder of records may hold no other data")

@@ -115,9 +115,8 @@ def open_sets(config: TrainConfig, cores: int | None = None) -> Records | Reside
 
     `cores` may work on it, by default all that this process may use.
     """
-    if config.data.resident:
-        return ResidentPool(config.data.path, config.data.crop_size)
-    return open_records(config.data, cores)
+    data = config.data.here()
+    return ResidentPool(data.path, data.crop_size) if data.resident else open_records(data, cores)
 
 
 def open_data(config: TrainConfig, sets: Records | ResidentPool, cores: int | None = None) -> Batches | ResidentPool:

@@ -369,7 +369,7 @@ def test_a_run_killed_twice_goes_on_with_workers_as_without_interruption(sets):
         ({"min_scale": 0.0}, "min_scale is 0.0, expected a number above 0 and at most 1"),
         ({"scale": 0}, "scale is 0, expected a whole number of at least 1"),
         ({"num_workers": -1}, "num_workers is -1, expected a whole number of at least 0"),
-        ({"path": "gs://bucket/set"}, "path is gs://bucket/set, an address, expected a path on this machine"),
+        ({"path": "s3://bucket/set"}, "path is s3://bucket/set, an address, expected a path on this machine"),
         ({"mixture": {"s3://b": 1.0}}, "a path of mixture is s3://b, an address"),
         ({"mixture": {"a": 1.0}, "resident": True}, "resident: not possible with a mixture"),
         ({"held_out": 1.0}, "held_out is 1.0, expected a number of at least 0 and below 1"),

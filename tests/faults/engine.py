@@ -5,6 +5,18 @@ from tests.faults.inference import CASCADE, SEVERAL_TILES
 
 ENGINE = [
     *faults(
+        "cassr_jax/engine/rows.py",
+        ("tests/engine/test_rows.py",),
+        ("x.ndim >= 4 and", "False and"),
+        ("with divided(self._placement.division):", "if True:"),
+        ("self._unit * self.programs.devices", "self._unit"),
+        ("if stage.start is None else programs.encode(pixels[stage.start])", ""),
+        ("made)[0, :height, :width]", "made)[0, -height:, -width:]"),
+        ("math.lcm(_STEP, self.programs.devices)", "_STEP"),
+        ("made)[0, : scale * height, : scale * width]", "made)[0]"),
+        ("guides = pixels if stage.fusion is not None else ()", "guides = pixels[::-1]"),
+    ),
+    *faults(
         "cassr_jax/engine/kept.py",
         ("tests/engine/test_kept.py::test_programs_differ_by_key_context_shapes_and_types",),
         ('f"{self._context}_{_digest(key.encode())}{_SUFFIX}"', 'f"a_{_digest(key.encode())}{_SUFFIX}"'),

@@ -6,6 +6,13 @@ _HLO, _COSTS, _TIMES, _PLAN = (("tests/sharding/test_" + name + ".py",) for name
 
 PLANNING = [
     *faults(
+        "cassr_jax/sharding/mesh.py",
+        ("tests/sharding/test_mesh.py",),
+        ('device.slice_index if device.platform == "tpu" else 0', "0"),
+        ("np.concatenate(arranged, first)", "np.concatenate(arranged, len(AXES) - 1)"),
+        ("if shape[first] % len(parts) or", "if"),
+    ),
+    *faults(
         "cassr_jax/sharding/hlo.py",
         _HLO,
         ("max(end - first, 0)", "max(end, 0)"),
@@ -32,7 +39,11 @@ PLANNING = [
         ("    done = last or next(", "    done = next("),
         ("made -= given", "made -= 0"),
         ('in ("async-start", "fusion")', '== "async-start"'),
-        ("max(given, made), run.times", "given, run.times"),
+        ("kind, axes, group, max(given, made), run.times", "kind, axes, group, given, run.times"),
+        ("kind, (SLICES,), group, max(given, made), run.times", "kind, (SLICES,), group, 0, run.times"),
+        ('x.opcode == "recv" and ', ""),
+        ("if _ends(x) and got.name in x.operands", "if _ends(x) and sent.name in x.operands"),
+        ('"async-update", "send", "recv",', '"async-update",'),
         (" and place % holes == 0", ""),
         ("kernel, made = made, kernel", "pass"),
         ("read += sum(array.nbytes for array in each.results)", "return whole"),

@@ -75,7 +75,7 @@ RUNS = [
     *faults(
         "cassr_jax/data/config.py",
         ("tests/training/test_refusals.py::test_a_run_that_would_write_among_its_data_is_refused",),
-        ("check_outside(output, path, name)", "check_outside(path, output, name)"),
+        ("check_outside(output, Path(path), name)", "check_outside(Path(path), output, name)"),
     ),
     *faults(
         "cassr_jax/training/export.py",
@@ -153,6 +153,12 @@ RUNS = [
         ("        changed.sort(key=lambda path: files[path].name in last)\n", ""),
         ("                (self.remote / name).unlink(missing_ok=True)\n", "                pass\n"),
         ("    store.rm(os.fspath(folder), recursive=True)\n", ""),
+        ("known.get(name) != there[name] or not is_file(local / name)", "known.get(name) != there[name]"),
+        ("known.get(name) != there[name] or not is_file(local / name)", "not is_file(local / name)"),
+        ("                path.unlink()\n", "                pass\n"),
+        ('if ".." in parts or', "if"),
+        ('not any(part.startswith(".") for part in parts) and ', ""),
+        ("if needed > (free", "if needed < (free"),
     ),
     *faults(
         "cassr_jax/locks.py",
