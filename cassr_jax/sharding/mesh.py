@@ -158,10 +158,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[Device] | None = None) -> Me
 
 
 def by_slice(devices: Sequence[Device]) -> list[list[Device]]:
-    """The devices of each TPU slice; all others together are one."""
+    """The devices of each TPU slice; all others together are one, and so are those that were compiled for alone."""
     found: dict[int, list[Device]] = {}
     for device in devices:
-        found.setdefault(device.slice_index if device.platform == "tpu" else 0, []).append(device)
+        found.setdefault(getattr(device, "slice_index", 0) if device.platform == "tpu" else 0, []).append(device)
     return list(found.values())
 
 

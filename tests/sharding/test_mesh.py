@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -151,6 +152,12 @@ def chips(slices: int) -> list[Chip]:
 def test_slices_lie_one_after_the_other(config):
     found = [each.slice_index for each in make_mesh(config, chips(2)).devices.flat]
     assert found == [0] * 4 + [1] * 4
+
+
+def test_a_single_slice_need_not_say_its_number():
+    """As those of `jax.experimental.topologies`."""
+    whole = [SimpleNamespace(**{k: v for k, v in vars(chip).items() if k != "slice_index"}) for chip in chips(1)]
+    assert make_mesh(MeshConfig(data=2, fsdp=2), whole).devices.size == 4
 
 
 def test_slices_that_do_not_divide_the_first_axis_are_refused():
