@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import pytest
@@ -131,10 +130,9 @@ def test_the_only_device_is_called_so(monkeypatch):
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip of one of several slices, as JAX shows it."""
+    """A chip of a single slice, as `jax.experimental.topologies` shows it."""
 
     id: int
-    slice_index: int
     coords: tuple[int, int, int]
     platform: str = "tpu"
     device_kind: str = "TPU v5 lite"
@@ -142,10 +140,17 @@ class Chip:
     process_index: int = 0
 
 
-def chips(slices: int) -> list[Chip]:
+@dataclass(frozen=True)
+class ChipOfOne(Chip):
+    """A chip of one of several slices."""
+
+    slice_index: int = 0
+
+
+def chips(slices: int) -> list[ChipOfOne]:
     """Slices of 2x2 chips, whose chips come in turns."""
     places = [(x, y, 0) for x in range(2) for y in range(2)]
-    return [Chip(4 * number + i, number, place) for i, place in enumerate(places) for number in range(slices)]
+    return [ChipOfOne(4 * number + i, place, slice_index=number) for i, place in enumerate(places) for number in range(slices)]
 
 
 @pytest.mark.parametrize("config", [MeshConfig(data=2, fsdp=4), MeshConfig(data=1, fsdp=8), MeshConfig(data=4, fsdp=2)])
@@ -155,8 +160,7 @@ def test_slices_lie_one_after_the_other(config):
 
 
 def test_a_single_slice_need_not_say_its_number():
-    """As those of `jax.experimental.topologies`."""
-    whole = [SimpleNamespace(**{k: v for k, v in vars(chip).items() if k != "slice_index"}) for chip in chips(1)]
+    whole = [Chip(chip.id, chip.coords) for chip in chips(1)]
     assert make_mesh(MeshConfig(data=2, fsdp=2), whole).devices.size == 4
 
 
