@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 from cassr_jax.compiled import cache_folder
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local, files_below, is_file, is_folder, read_json, replaced, write_json
+from cassr_jax.files import check_local, exists, files_below, is_file, is_folder, replaced
 from cassr_jax.locks import NAME, Owner, in_use, taking_turns
 from cassr_jax.printing import complain, progress_bar
 
@@ -34,7 +34,6 @@ Folder: TypeAlias = Union[Path, "epath.Path"]
 SCHEME = "gs://"
 LEASE = 60.0  # s after which an owner that has not renewed its lease has ended
 _RENEWALS = 4  # in one lease
-_FETCHED = ".fetched.json"  # which version of each object was copied
 _AT_ONCE = 16  # objects that are copied at the same time
 _PIECE = 1 << 24  # bytes
 
@@ -57,7 +56,7 @@ def folder_at(path: str | os.PathLike[str], what: str = "it") -> Folder:
         fsspec.get_filesystem_class("gs")
     except ImportError as error:
         raise InputError(f'{text}: a bucket, expected gcsfs to be installed (pip install -e ".[bucket]")') from error
-    if not text.removeprefix(SCHEME).strip("/"):
+    if not text.removeprefix(SCHEME).partition("/")[0]:
         raise InputError(f"{text}: names no bucket, expected {SCHEME}BUCKET/FOLDER")
     # What other hosts and other clients write is seen at once: by default gcsfs remembers its last look.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
@@ -220,44 +219,72 @@ class Copied:
 def fetched(address: str) -> Path:
     """A folder of this machine with the files of a folder in a bucket, below `cache_folder()`.
 
-    What has changed there since the last time is copied, and what has gone is removed. Each process asks once. Hidden
-    files are left out.
+    It is another folder once the bucket's has changed, so a run that reads the first keeps it; what is the same in both
+    is copied once. Each process asks once. Hidden files are left out. Whoever is interrupted goes on where it was.
 
     Raises:
-        InputError: the folder holds nothing or cannot be read, an object's name is no path below it, or there is no
+        InputError: there is no such folder or it cannot be read, an object's name is no path below it, or there is no
             room for it here.
     """
     import fsspec
 
     remote = folder_at(address)
     store, root = fsspec.filesystem("gcs"), os.fspath(remote).removeprefix(SCHEME).rstrip("/")
-    local = cache_folder() / "fetched" / hashlib.sha256(root.encode()).hexdigest()[:24] / PurePosixPath(root).name
     with reaching(remote, "cannot be read"):
-        listed = {name.removeprefix(f"{root}/"): about for name, about in store.find(root, detail=True).items()}
-    there = {name: str(about["generation"]) for name, about in listed.items() if _is_below(name, address)}
+        folder = cache_folder() / "fetched" / _digest(root)
+        found = store.find(root, detail=True)
+        objects = {name.removeprefix(f"{root}/"): (int(x["size"]), str(x["generation"])) for name, x in found.items()}
+    if root in objects:
+        raise InputError(f"{address}: an object, expected a folder of data")
+    there = {name: about for name, about in objects.items() if _is_below(name, address)}
     if not there:
         raise InputError(f"{address}: holds nothing, expected a folder of data")
-    with taking_turns(local):
-        known = read_json(local / _FETCHED) if is_file(local / _FETCHED) else {}
-        wanted = [name for name in there if known.get(name) != there[name] or not is_file(local / name)]
-        _check_room(local, address, sum(int(listed[name]["size"]) for name in wanted))
-        local.mkdir(parents=True, exist_ok=True)
-        for path in files_below(local):
-            if path.relative_to(local).as_posix() not in there:
-                path.unlink()
+    kept = {name: folder / "objects" / _digest(f"{name} {about}") for name, about in there.items()}
+    with taking_turns(folder):
+        for left in (folder / "objects").glob(".*.tmp"):  # by whoever was killed
+            left.unlink()
+        wanted = [name for name, path in kept.items() if not _is_whole(path, there[name][0])]
+        _check_room(folder, address, sum(there[name][0] for name in wanted))
 
         def copy(name: str) -> None:
             with (
                 reaching(remote / name, "cannot be read"),
                 store.open(f"{root}/{name}", "rb") as source,
-                replaced(local / name) as target,
+                replaced(kept[name]) as target,
             ):
                 shutil.copyfileobj(source, target, _PIECE)
+                if target.tell() != there[name][0]:
+                    raise InputError(f"{remote / name}: has changed while it was copied, expected another start")
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             list(progress_bar(threads.map(copy, wanted), total=len(wanted), desc=f"copying {address}", unit="file"))
-        write_json(local / _FETCHED, there)
+        local = folder / _digest(str(sorted(there.items()))) / PurePosixPath(root).name
+        for name, path in kept.items():
+            _link(path, local / name, address)
     return local
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:24]
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return is_file(path) and path.stat().st_size == size
+
+
+def _link(path: Path, name: Path, address: str) -> None:
+    """Gives a file another name, unless it has it; a file system without links has a copy."""
+    if exists(name) and os.path.samefile(path, name):
+        return
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.unlink(missing_ok=True)
+        try:
+            os.link(path, name)
+        except OSError:
+            shutil.copyfile(path, name)
+    except OSError as error:
+        raise InputError(f"{address}: {name} cannot be written ({error.strerror or error})") from error
 
 
 def _is_below(name: str, address: str) -> bool:
@@ -272,7 +299,7 @@ def _check_room(folder: Path, address: str, needed: int) -> None:
     above = next(path for path in folder.parents if is_folder(path))
     if needed > (free := shutil.disk_usage(above).free):
         raise InputError(
-            f"{address}: {needed / 1e9:.1f} GB are to be copied to {folder}, which has room for {free / 1e9:.1f} GB; "
+            f"{address}: {needed / 1e6:,.1f} MB are to be copied to {folder}, which has room for {free / 1e6:,.1f} MB; "
             "XDG_CACHE_HOME names another place"
         )
 

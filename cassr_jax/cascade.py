@@ -198,6 +198,8 @@ class CasSR:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
         chosen.check_networks(self.networks.configs)
+        if chosen.tile is not None and isinstance(self._engine, RowEngine):
+            raise InputError(f"tile is {chosen.tile} beside split spatial, expected none: there are no tiles")
         config = self._settings(chosen)
         self._engine.tiles((1, 1), config.tile)
         first, second = [config.activation_sampling] * self.first_stage.diffuses, [config.sampling]

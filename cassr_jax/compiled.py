@@ -18,6 +18,12 @@ from cassr_jax.printing import complain
 PROGRAMS = "CASSR_JAX_PROGRAMS"
 """The environment variable that names the folder of traced programs (`cassr_jax.engine.kept`); empty for none."""
 
+COMPILERS = (
+    *("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+)
+"""The packages whose versions decide what a function is compiled to: cuDNN and libtpu have kernels."""
+
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _UNREADABLE = "Error reading persistent compilation cache entry"  # how JAX's warning begins
 

@@ -31,6 +31,11 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
     Raises:
         InputError: the folder or file cannot be written.
     """
+    mode = _mode(path)
+    if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe or a device must stay what it is
+        with path.open("wb") as file:
+            yield file
+        return
     # The name may already be as long as allowed. Other machines have processes of the same number.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:

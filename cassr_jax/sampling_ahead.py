@@ -35,6 +35,7 @@ from cassr_jax.sharding.compiler import Effort, compiling
 from cassr_jax.sharding.hlo import Unstated
 from cassr_jax.sharding.sampled import Part, SamplePlan
 from cassr_jax.typing import Device
+from cassr_jax.weights.configs import Config
 
 # What the programs of the engine do; the others run once for all pictures of a prompt, and are not compiled.
 _NAMES = {
@@ -115,17 +116,35 @@ class _Ahead(CasSR):
 
 def _networks(config: CascadeConfig, source: str, base: Path, platform: str) -> Networks:
     """The cascade's networks, with shapes in place of parameters."""
-    check_components(config.components, source)
     dtype: DType = "float32" if platform == "cpu" else "bfloat16"
-    sources = {kind: resolve(component, base) for kind, component in config.components.items()}
+    networks = Networks()
+    for kind, network in _configurations(config, source, base).items():
+        networks = networks.with_shapes(kind, network, dtype)
+    check_fitting(networks.configs, _sources(config, base))
+    return networks
+
+
+def described(config: CascadeConfig, source: str, base: Path) -> str:
+    """What the cascade's networks are like, which their paths do not say; empty if one cannot be read."""
+    try:
+        return repr(_configurations(config, source, base))
+    except InputError:  # which the plan will say
+        return ""
+
+
+def _sources(config: CascadeConfig, base: Path) -> dict[str, str]:
+    return {kind: resolve(component, base) for kind, component in config.components.items()}
+
+
+def _configurations(config: CascadeConfig, source: str, base: Path) -> dict[str, Config]:
+    """The configurations of the cascade's networks, by kind."""
+    check_components(config.components, source)
+    sources = _sources(config, base)
     needed = (*second_stage.NETWORKS, *first_stage(config.activation).networks)
     if missing := [kind for kind in needed if kind not in sources]:
         raise InputError(f"{source}: names no {missing[0]} among its components, expected one")
-    networks = Networks()
-    for kind in (*needed, *({second_stage.FUSION} & sources.keys())):
-        networks = networks.with_shapes(kind, kind_of(kind).configuration(sources[kind]), dtype)
-    check_fitting(networks.configs, sources)
-    return networks
+    kinds = (*needed, *({second_stage.FUSION} & sources.keys()))
+    return {kind: kind_of(kind).configuration(sources[kind]) for kind in kinds}
 
 
 def _parts(cascade: _Ahead, on: str) -> tuple[Part, ...]:

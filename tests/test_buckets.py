@@ -47,6 +47,7 @@ def test_a_folder_is_on_this_machine_or_in_a_bucket(tmp_path):
     ("text", "said"),
     [
         ("gs://", "gs://: names no bucket, expected gs://BUCKET/FOLDER"),
+        ("gs:///run", "gs:///run: names no bucket, expected gs://BUCKET/FOLDER"),
         ("s3://b/run", "it is s3://b/run, an address, expected a path on this machine; mount or copy it first"),
         ("gs:/b/run", "it is gs:/b/run, an address, expected a path on this machine; mount or copy it first"),
     ],
@@ -172,28 +173,38 @@ def test_data_are_copied_here_and_then_what_has_changed(data, monkeypatch):
     (data / "d.png").write_bytes(b"more")
     fetched.cache_clear()
     assert held(fetched(str(data))) == {"a.png": b"new", "d.png": b"more"}
-    assert sorted(written) == ["a.png", "d.png"]
+    assert len(written) == 2
+    assert held(local) == {"a.png": b"a.png", "below/b.png": b"below/b.png"}  # which a run may be reading
 
 
 def test_a_copy_that_was_interrupted_or_damaged_is_finished(data, monkeypatch):
-    def broken(*_):
-        raise OSError("gone")
+    read, plain = [], shutil.copyfileobj
 
-    with monkeypatch.context() as patched:
-        patched.setattr(buckets.shutil, "copyfileobj", broken)
-        with pytest.raises(InputError, match="gone"):
-            fetched(str(data))
+    def copy(source, target, size):
+        read.append(source.path)
+        if len(read) == 2:
+            raise OSError("gone")
+        plain(source, target, size)
+
+    monkeypatch.setattr(buckets.shutil, "copyfileobj", copy)
+    monkeypatch.setattr(buckets, "_AT_ONCE", 1)
+    with pytest.raises(InputError, match="gone"):
+        fetched(str(data))
     local = fetched(str(data))
-    (local / "a.png").unlink()
-    fetched.cache_clear()
-    assert held(fetched(str(data))) == {"a.png": b"a.png", "below/b.png": b"below/b.png"}
+    assert [name.rpartition("/")[2] for name in read] == ["a.png", "b.png", "b.png"]  # the first is not copied again
+    for damage in (Path.unlink, lambda path: path.write_bytes(b"a.pn")):
+        damage(local / "a.png")
+        fetched.cache_clear()
+        assert held(fetched(str(data))) == {"a.png": b"a.png", "below/b.png": b"below/b.png"}
 
 
 def test_data_that_are_not_there_or_do_not_fit_are_one_sentence(data, monkeypatch):
     with pytest.raises(InputError, match="elsewhere: holds nothing, expected a folder of data"):
         fetched(f"gs://{bucket.NAME}/elsewhere")
+    with pytest.raises(InputError, match=r"a\.png: an object, expected a folder of data"):
+        fetched(f"{data}/a.png")
     monkeypatch.setattr(buckets.shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
-    with pytest.raises(InputError, match=r"0\.0 GB are to be copied to .* XDG_CACHE_HOME names another place"):
+    with pytest.raises(InputError, match=r"0\.0 MB are to be copied to .* XDG_CACHE_HOME names another place"):
         fetched(str(data))
 
 

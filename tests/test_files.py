@@ -1,6 +1,7 @@
 """Damaged JSON is one sentence, links to folders are followed once, addresses are no paths."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,20 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
     write_json(tmp_path / "x.json", data)
     assert read_json(tmp_path / "x.json") == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "NaN"}}
     assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_pipe_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with replaced(pipe) as file:
+            file.write(b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_writers_with_the_same_number_have_files_of_their_own(tmp_path):

@@ -55,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "sampling_ahead": {
         "cascade", "config", "config_files", "diffusion", "engine", "first_stage", "fitting", "kinds", "networks",
-        "options", "prompts", "ranges", "sampling", "second_stage", "sharding",
+        "options", "prompts", "ranges", "sampling", "second_stage", "sharding", "weights",
     },
     "evaluation": {"data", "imaging", "models", "sharding", "weights"},
 }  # fmt: skip

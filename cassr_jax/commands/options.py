@@ -167,7 +167,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "devices": {
         "type": number(COUNT),
         "metavar": "N",
-        "help": "number of devices that share the tiles of all pictures (default: all accelerators, or one CPU)",
+        "help": "number of devices that share the work (default: all accelerators, or one CPU)",
     },
     "split": {
         "choices": get_args(Split),

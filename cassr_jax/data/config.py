@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cassr_jax.buckets import fetched, folder_at, in_bucket
+from cassr_jax.buckets import Folder, fetched, folder_at, in_bucket
 from cassr_jax.data.degradation import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_outside
@@ -75,7 +75,7 @@ class DataConfig:
         mixture = {os.fspath(_here(path)): weight for path, weight in self.mixture.items()}
         return replace(self, path=os.fspath(_here(self.path)) if self.path else "", mixture=mixture)
 
-    def check_apart(self, output: Path) -> None:
+    def check_apart(self, output: Folder) -> None:
         """Checks that what is written into the folder `output` does not become part of a set.
 
         Raises:
@@ -83,8 +83,23 @@ class DataConfig:
         """
         for name, paths in (("data.path", filter(None, [self.path])), ("data.mixture", self.mixture)):
             for path in paths:
-                if not in_bucket(folder_at(path)):
-                    check_outside(output, Path(path), name)
+                check_apart(output, path, name)
+
+
+def check_apart(output: Folder, path: str, name: str) -> None:
+    """Checks that the folder `output` does not lie within `path`, whose name in errors is `name`.
+
+    Raises:
+        InputError: it does.
+    """
+    data = folder_at(path)
+    if not in_bucket(output) and not in_bucket(data):
+        check_outside(Path(output), Path(data), name)
+    elif in_bucket(output) and in_bucket(data) and output.is_relative_to(data):
+        raise InputError(
+            f"{output}: lies within {name}, {data}, expected a folder outside it: what is written there would be read "
+            "with the rest"
+        )
 
 
 def _here(path: str) -> Path:

@@ -26,7 +26,7 @@ from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Compiled, Wrapped
 
-from cassr_jax.compiled import PROGRAMS, source_digest, version_of
+from cassr_jax.compiled import COMPILERS, PROGRAMS, source_digest, version_of
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, parse_json, replaced
 from cassr_jax.printing import complain
@@ -36,7 +36,6 @@ MOST = 200  # entries in the folder; the least recently used make room
 _AHEAD = 16  # programs that are read in the background
 _PATIENCE = 2  # seconds that the end of the process waits for the program that is being read
 _SUFFIX = ".program"
-_PACKAGES = ("jax", "jaxlib", "flax", "libtpu", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # the last three have kernels
 _BY_VERSION = [export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")]  # the key holds cuDNN's version
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")  # JAX's own that change what is traced
 
@@ -88,7 +87,7 @@ class Store:
             return None
         device = mesh.devices.flat[0]
         settings = [getattr(jax.config, name) for name in _SETTINGS]
-        versions = (*map(version_of, _PACKAGES), source_digest())
+        versions = (*map(version_of, COMPILERS), source_digest())
         context = repr((versions, settings, device.platform, device.device_kind, mesh.shape, networks))
         return cls(Path(folder), context, mesh)
 

@@ -52,7 +52,7 @@ class RowPrograms(Programs):
 
     def __init__(self, networks: Networks, mesh: Mesh, at_once: int = 1):
         super().__init__(networks, mesh, at_once)
-        self._store = None  # a program fits one size of picture alone, which is hardly worth keeping
+        self._store = None  # a program fits one size of picture alone, and that seldom comes twice
         self._placement = Placement(mesh, Strategy(activations=STRATEGIES[ROWS].activations))
 
     @property

@@ -4,18 +4,16 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from cassr_jax.sharding.chips import Chip
-from cassr_jax.sharding.costs import SLICES, Collective, collective, work
+from cassr_jax.sharding.costs import PREFETCHES, Collective, collective, ended_by, work
 from cassr_jax.sharding.hlo import Computation, Module, Run, Unstated, parse
-from cassr_jax.sharding.mesh import by_slice, slice_axis
-from cassr_jax.sharding.times import Reach, Times, collective_seconds, reach, work_seconds
+from cassr_jax.sharding.times import Links, Times, work_seconds
 
 
 class Memory(Protocol):
@@ -102,28 +100,43 @@ def make_account(
         chip: None where only what needs no rates is wanted.
         unstated: what the program's text does not say.
     """
-    module, slices = parse(text), len(by_slice(list(mesh.devices.flat)))
-    within = _first_slice(mesh.devices, slices)
-    sizes = dict(zip(mesh.axis_names, within.shape, strict=True))
+    module, links, unstated = parse(text), Links(mesh, chip), unstated or Unstated()
     flops = nbytes = products = moved = busy = 0.0
     calls: list[tuple[Run, Collective]] = []
+    prefetches: list[tuple[Run, float]] = []
     for run in module.runs(unstated):
-        found = collective(module, run, sizes)
+        found = collective(module, run, links.sizes)
         if found is not None:
             calls += [(run, found)] if found.group > 1 else []
             continue
         cost = work(module, run)
         flops += cost.flops * run.times
         nbytes += cost.nbytes * run.times
-        if chip is not None:
-            products += run.times * cost.flops / (chip.flops_float32 if cost.float32 else chip.flops)
-            moved += run.times * cost.nbytes / chip.bandwidth
+        if chip is None:
+            continue
+        products += run.times * cost.flops / (chip.flops_float32 if cost.float32 else chip.flops)
+        moved += run.times * cost.nbytes / chip.bandwidth
+        if run.instruction.opcode in PREFETCHES:
+            prefetches.append((run, work_seconds(cost, chip)))
+        else:
             busy += run.times * work_seconds(cost, chip)
-    traffic = _traffic(module, calls, within, mesh.axis_names, slices, chip)
+    hidden = {}
+    if chip is not None:
+        started = [Started(run.computation, each.name, each.done, links.seconds(each)) for run, each in calls]
+        started += [
+            Started(run.computation, run.instruction.name, ended_by(run.computation, run.instruction), seconds)
+            for run, seconds in prefetches
+        ]
+        hidden = _hidden(module, started, chip, unstated)
+        busy += sum(
+            run.times * (seconds - hidden.get((run.computation.name, run.instruction.name), 0.0))
+            for run, seconds in prefetches
+        )
+    traffic = _traffic(calls, links, hidden)
     times = None
     if chip is not None:
-        sent, hidden = (sum(getattr(each, name) for each in traffic) for name in ("seconds", "hidden"))
-        times = Times(products, moved, busy, sent, hidden)
+        sent, covered = (sum(getattr(each, name) for each in traffic) for name in ("seconds", "hidden"))
+        times = Times(products, moved, busy, sent, covered)
     unshared = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Account(
         dict(mesh.shape),
@@ -181,44 +194,24 @@ def bytes_per_device(leaves: Iterable[jax.Array | jax.ShapeDtypeStruct]) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def _first_slice(devices: np.ndarray, slices: int) -> np.ndarray:
-    """The part of a mesh's devices that is the first of so many TPU slices; a program is the same on each of them."""
-    axis = slice_axis(devices.shape)
-    return np.split(devices, slices, axis)[0]
-
-
 def _traffic(
-    module: Module,
-    calls: Sequence[tuple[Run, Collective]],
-    devices: np.ndarray,
-    names: Sequence[str],
-    slices: int,
-    chip: Chip | None,
+    calls: Sequence[tuple[Run, Collective]], links: Links, hidden: Mapping[tuple[str, str], float]
 ) -> tuple[Traffic, ...]:
     """The collectives by kind, axes and line.
 
     Args:
-        devices: those of the mesh that lie in one TPU slice, with a dimension for each of `names`.
+        hidden: (computation, instruction) -> the seconds of one call that other work covers.
     """
-    windows = {} if chip is None else _windows(module, calls, chip)
-    joined: dict[tuple[str, ...], Reach] = {}  # a program has thousands of calls along a few sets of axes
     sums: dict[tuple[str, tuple[str, ...] | None, str], list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0, True])
     for run, found in calls:
-        seconds = hidden = 0.0
-        if chip is not None:
-            axes = tuple(names) if found.axes is None else found.axes
-            if axes not in joined:
-                across = axes == (SLICES,)
-                joined[axes] = Reach(1.0, slices, 1) if across else reach(devices, names, axes, chip)
-            seconds = collective_seconds(found, joined[axes], chip)
-            hidden = min(seconds, windows.get((run.computation.name, found.name), 0.0))
         total = sums[found.kind, found.axes, found.source]
-        for place, value in enumerate((1, found.nbytes, seconds, hidden)):
+        covered = hidden.get((run.computation.name, found.name), 0.0)
+        for place, value in enumerate((1, found.nbytes, links.seconds(found), covered)):
             total[place] += found.times * value
         total[4] = total[4] and found.known
     rows = [
-        Traffic(*key, int(count), int(nbytes), seconds, hidden, bool(known))
-        for key, (count, nbytes, seconds, hidden, known) in sums.items()
+        Traffic(*key, int(count), int(nbytes), seconds, covered, bool(known))
+        for key, (count, nbytes, seconds, covered, known) in sums.items()
     ]
     return _sorted(rows)
 
@@ -227,29 +220,46 @@ def _sorted(rows: Iterable[Traffic]) -> tuple[Traffic, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.seconds, -row.nbytes, row.kind)))
 
 
-def _windows(module: Module, calls: Sequence[tuple[Run, Collective]], chip: Chip) -> dict[tuple[str, str], float]:
-    """For each collective with an end of its own, the seconds of the work that is scheduled before that end.
+class Started(NamedTuple):
+    """Something that runs beside other instructions of a computation from its own place to that of `done`."""
 
-    Work that lies in the windows of several collectives is shared among them, so that it hides nothing twice.
+    computation: Computation
+    name: str
+    done: str
+    seconds: float
+
+
+def _hidden(module: Module, started: Iterable[Started], chip: Chip, unstated: Unstated) -> dict[tuple[str, str], float]:
+    """(computation, instruction) -> the seconds of what was started that the work until its end covers.
+
+    Work beside several of them is shared among those that need it, so that it covers nothing twice.
     """
-    by_computation: dict[str, list[Collective]] = defaultdict(list)
-    computations: dict[str, Computation] = {}
-    for run, found in calls:
-        if found.done != found.name:
-            by_computation[run.computation.name].append(found)
-            computations[run.computation.name] = run.computation
-    seconds: dict[tuple[str, str], float] = defaultdict(float)
-    for name, starts in by_computation.items():
-        computation = computations[name]
-        started, ended = {each.name for each in starts}, {each.done: each.name for each in starts}
-        open_: list[str] = []
+    by_computation: dict[str, list[Started]] = defaultdict(list)
+    for each in started:
+        if each.done != each.name:
+            by_computation[each.computation.name].append(each)
+    hidden: dict[tuple[str, str], float] = {}
+    for name, own in by_computation.items():
+        needs = {each.name: each.seconds for each in own}
+        whole, ended = dict(needs), {each.done: each.name for each in own}
+        waiting: list[str] = []
+        computation = own[0].computation
         for instruction in computation.instructions:
-            if instruction.name in started:
-                open_.append(instruction.name)
+            if instruction.name in needs:
+                waiting.append(instruction.name)
             elif instruction.name in ended:
-                open_.remove(ended[instruction.name])
-            elif open_:
-                spent = work_seconds(work(module, Run(computation, instruction, 1, True)), chip)
-                for each in open_:
-                    seconds[name, each] += spent / len(open_)
-    return seconds
+                waiting.remove(ended[instruction.name])
+            elif waiting:
+                inner = module.entered(Run(computation, instruction, 1, True), unstated)
+                _share(sum(run.times * work_seconds(work(module, run), chip) for run in inner), waiting, needs)
+        hidden |= {(name, each): whole[each] - left for each, left in needs.items()}
+    return hidden
+
+
+def _share(seconds: float, among: Sequence[str], needs: dict[str, float]) -> None:
+    """Takes seconds from the needs of some, equally from all that have as much left."""
+    hungry = sorted(among, key=lambda name: needs[name])
+    for number, name in enumerate(hungry):
+        part = min(needs[name], seconds / (len(hungry) - number))
+        needs[name] -= part
+        seconds -= part

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +39,9 @@ def in_child(work: Callable[..., T], *args: object) -> T:
         except EOFError:
             child.join()
             raise Died(f"{_end(child.exitcode or 0)}: {_said(errors)}") from None
+        except BaseException:  # such as Ctrl-C, after which nobody waits for the work
+            child.kill()
+            raise
         finally:
             receiving.close()
         child.join()
@@ -49,10 +53,20 @@ def in_child(work: Callable[..., T], *args: object) -> T:
 def _send(sending: Connection, errors: str, work: Callable[..., object], args: tuple[object, ...]) -> None:
     with open(errors, "wb") as file:
         os.dup2(file.fileno(), 2)  # a dying library prints pages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         sending.send((True, work(*args)))
     except Exception as error:
         sending.send((False, _whole(error)))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent has gone, which may have been killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _whole(error: Exception) -> Exception:

@@ -28,6 +28,11 @@ _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id", "iota",
     "opt-barrier", "domain", "add-dependency", "async-update", "send", "recv",
 }  # fmt: skip
+_FREE_CALLS = ("ConcatBitcast", "AssumeGatherIndicesInBound")  # of a TPU
+_SAME = ("bitcast", "reshape", "transpose", "copy", "convert", "get-tuple-element")
+PREFETCHES = ("copy-start", "slice-start")
+"""Copies and cuts that run beside other work until their end."""
+
 _CUDNN = {
     "__cudnn$convForward": "forward",
     "__cudnn$convBiasActivationForward": "forward",
@@ -59,6 +64,7 @@ class Collective:
         kind: its name in HLO, such as "all-reduce".
         axes: the axes of the mesh along which its groups lie; `SLICES` if they lie across slices; None if they follow
             no axes.
+        members: the devices of one of its groups, numbered row by row in the mesh.
         group: the number of devices in a group.
         nbytes: the size of what one device gives or gets, whichever is larger, in one call.
         times: how often it runs in one call of the program; a mean where a condition decides.
@@ -70,6 +76,7 @@ class Collective:
 
     kind: str
     axes: tuple[str, ...] | None
+    members: tuple[int, ...]
     group: int
     nbytes: int
     times: float
@@ -105,14 +112,19 @@ def collective(module: Module, run: Run, mesh: Mapping[str, int]) -> Collective 
     given, made = sum(array.nbytes for array in taken), sum(array.nbytes for array in inner.results)
     if inner.opcode.endswith("-start") and kind in ("all-gather", "collective-permute"):
         made -= given  # the start returns what it was given, in front of its result
-    done = last or next(
-        (each.name for each in run.computation.instructions if _ends(each) and instruction.name in each.operands),
-        instruction.name,
-    )
-    group = max(map(len, groups))
-    axes = axes_of(groups, mesh)
+    done = last or ended_by(run.computation, instruction)
+    members, axes = max(groups, key=len), axes_of(groups, mesh)
     return Collective(
-        kind, axes, group, max(given, made), run.times, run.known, module.source(inner), instruction.name, done
+        kind,
+        axes,
+        members,
+        len(members),
+        max(given, made),
+        run.times,
+        run.known,
+        module.source(inner),
+        instruction.name,
+        done,
     )
 
 
@@ -126,11 +138,12 @@ def _between_slices(module: Module, run: Run) -> Collective | None:
     word = "_xla_host_transfer_rendezvous"
     beside = run.computation.instructions
     got = next((x for x in beside if x.opcode == "recv" and _marked(x, word) == _marked(sent, word)), sent)
-    done = next((x.name for x in beside if _ends(x) and got.name in x.operands), sent.name)
+    done = ended_by(run.computation, got)
+    done = sent.name if done == got.name else done
     given, made = run.operands[0].nbytes, got.results[0].nbytes
     group = len(found[1].split(","))
     return Collective(
-        kind, (SLICES,), group, max(given, made), run.times, run.known, module.source(sent), sent.name, done
+        kind, (SLICES,), (), group, max(given, made), run.times, run.known, module.source(sent), sent.name, done
     )
 
 
@@ -138,6 +151,12 @@ def _marked(instruction: Instruction, name: str) -> str:
     """The value of one of an instruction's frontend attributes; empty without it."""
     found = re.search(rf'{name}="([^"]*)"', instruction.attributes)
     return found[1] if found else ""
+
+
+def ended_by(computation: Computation, instruction: Instruction) -> str:
+    """The name of the instruction that waits for this one's end; its own if none does."""
+    ends = (each.name for each in computation.instructions if _ends(each) and instruction.name in each.operands)
+    return next(ends, instruction.name)
 
 
 def _operands(module: Module, fusion: Instruction, inner: Instruction) -> list[Array]:
@@ -148,7 +167,13 @@ def _operands(module: Module, fusion: Instruction, inner: Instruction) -> list[A
 
 def _is_scattered(module: Module, fusion: Instruction) -> bool:
     """Whether a TPU's fusion sums over devices, and leaves each of them its part of the sum."""
-    return any(each.opcode == "dynamic-slice" for each in _inside(module, fusion))
+    sums: set[str] = set()
+    for each in _inside(module, fusion):
+        if each.opcode == "all-reduce" or (each.opcode in _SAME and sums & set(each.operands)):
+            sums.add(each.name)
+        elif each.opcode == "dynamic-slice" and each.operands[0] in sums:
+            return True
+    return False
 
 
 def _ends(instruction: Instruction) -> bool:
@@ -172,7 +197,7 @@ def work(module: Module, run: Run) -> Work:
     instruction = run.instruction
     if instruction.opcode in _FREE or instruction.opcode.removesuffix("-start") in COLLECTIVES:
         return Work()
-    if _ends(instruction) or instruction.opcode == "async-start":
+    if _ends(instruction) or instruction.opcode == "async-start" or _target(instruction) in _FREE_CALLS:
         return Work()
     flops, float32 = _flops(module, run.computation, instruction)
     nbytes = _bytes(module, run)
@@ -180,7 +205,7 @@ def work(module: Module, run: Run) -> Work:
         handed_on = re.findall(r"\{\d+\}: \((\d+), \{\}\)", instruction.attribute("output_to_operand_aliasing") or "")
         by_name = run.computation.by_name
         passed = (by_name[instruction.operands[int(number)]] for number in handed_on)
-        nbytes -= 2.0 * sum(array.nbytes for each in passed for array in each.results)
+        nbytes -= 2.0 * sum(array.moved for each in passed for array in each.results)
     return Work(flops, float32, max(nbytes, 0.0))
 
 
@@ -244,7 +269,7 @@ def taps_on_values(size: int, out: int, taps: int, stride: int, spread: int, hol
 
 def _library(instruction: Instruction, operands: list[Array]) -> float:
     """The products of a library's call: cuDNN's convolutions and attention, cuBLAS's products, Pallas's attention."""
-    target = (instruction.attribute("custom_call_target") or "").strip('"')
+    target = _target(instruction)
     if target in _CUDNN:
         (source, kernel), made = operands[:2], instruction.results[0]
         if _CUDNN[target] == "input":
@@ -267,20 +292,26 @@ def _library(instruction: Instruction, operands: list[Array]) -> float:
     return 0.0
 
 
+def _target(instruction: Instruction) -> str:
+    return (instruction.attribute("custom_call_target") or "").strip('"')
+
+
 def _bytes(module: Module, run: Run) -> float:
     """What an instruction reads and writes; of an array from which it cuts a part, that part."""
     instruction, by_name = run.instruction, run.computation.by_name
     inner = module.computations[instruction.called["calls"][0]] if instruction.opcode == "fusion" else None
-    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2.0 * sum(array.nbytes for array in instruction.results)
+    if instruction.opcode in ("dynamic-slice", "slice", "gather", *PREFETCHES):
+        made, taken = instruction.results[0], by_name[instruction.operands[0]].results
+        return made.moved + (0 if all(array.on_chip for array in taken) else made.nbytes)
     if instruction.opcode == "dynamic-update-slice":
-        return 2.0 * sum(array.nbytes for array in by_name[instruction.operands[1]].results)
-    written = sum(array.nbytes for array in instruction.results)
-    if inner is not None and (update := _update(inner)) is not None:
+        part, whole = by_name[instruction.operands[1]].results, instruction.results
+        return sum(array.moved for array in part) + (0 if whole[0].on_chip else sum(array.nbytes for array in part))
+    written = sum(array.moved for array in instruction.results)
+    if inner is not None and written and (update := _update(inner)) is not None:
         written = update
     read = 0.0
     for number, name in enumerate(instruction.operands):
-        whole = sum(array.nbytes for array in by_name[name].results) if name in by_name else 0
+        whole = sum(array.moved for array in by_name[name].results) if name in by_name else 0
         read += whole if inner is None else min(whole, _read(inner, number, whole))
     return written + read
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 _NAME = re.compile(r"%([\w.\-]+)")
-_ARRAY = re.compile(r"\b(pred|token|opaque|[suf]\d+\w*|bf16|c64|c128)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|token|opaque|[suf]\d+\w*|bf16|c64|c128)\[([\d,]*)\](?:\{([^}]*)\})?")
 _BITS = re.compile(r"\d+")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>[\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%(?P<name>[\w.\-]+) = ")
@@ -27,10 +27,11 @@ _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 @dataclass(frozen=True)
 class Array:
-    """The type and the shape of an array."""
+    """The type and the shape of an array, and whether it lies within a TPU, not in its memory."""
 
     dtype: str
     shape: tuple[int, ...]
+    on_chip: bool = False
 
     @property
     def size(self) -> int:
@@ -42,6 +43,11 @@ class Array:
             return 0
         bits = 8 if self.dtype == "pred" else int(_BITS.findall(self.dtype)[0])
         return -(-self.size * bits // 8)
+
+    @property
+    def moved(self) -> int:
+        """The bytes of memory that are read or written with it."""
+        return 0 if self.on_chip else self.nbytes
 
 
 @dataclass(frozen=True)
@@ -146,17 +152,22 @@ class Module:
     def _runs(self, name: str, times: float, known: bool, unstated: Unstated) -> "Iterator[Run]":
         computation = self.computations[name]
         for instruction in computation.instructions:
-            if instruction.opcode == "while":
-                trips = self.trips(computation, instruction)
-                trips = unstated.trips if trips is None else trips
-                for body in instruction.called["body"]:
-                    often = times * (1 if trips is None else trips)
-                    yield from self._runs(body, often, known and trips is not None, unstated)
-            elif instruction.opcode in ("conditional", "call"):
-                for each, share in _branches(instruction, unstated.shares):
-                    yield from self._runs(each, times * share, known, unstated)
-            else:
-                yield Run(computation, instruction, times, known)
+            yield from self.entered(Run(computation, instruction, times, known), unstated)
+
+    def entered(self, run: "Run", unstated: Unstated) -> "Iterator[Run]":
+        """What is scheduled within a loop, a conditional or a call; any other instruction itself."""
+        computation, instruction = run.computation, run.instruction
+        if instruction.opcode == "while":
+            trips = self.trips(computation, instruction)
+            trips = unstated.trips if trips is None else trips
+            for body in instruction.called["body"]:
+                often = run.times * (1 if trips is None else trips)
+                yield from self._runs(body, often, run.known and trips is not None, unstated)
+        elif instruction.opcode in ("conditional", "call"):
+            for each, share in _branches(instruction, unstated.shares):
+                yield from self._runs(each, run.times * share, run.known, unstated)
+        else:
+            yield run
 
     def trips(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a loop runs, if it counts from a constant to a constant, as all of JAX's do; None if not."""
@@ -255,7 +266,9 @@ def _instruction(name: str, rest: str) -> Instruction:
     end = _end(rest, start, ")")
     operands = rest[start:end]
     results = tuple(
-        Array(dtype, tuple(int(size) for size in shape.split(",") if size)) for dtype, shape in _ARRAY.findall(kind)
+        # Only a TPU's layouts have tiles, and only there is the memory of this number within the chip.
+        Array(dtype, tuple(int(size) for size in shape.split(",") if size), "S(1)" in layout and "T(" in layout)
+        for dtype, shape, layout in _ARRAY.findall(kind)
     )
     # What a constant or a parameter has in its brackets is a value, and is kept before the attributes.
     value = f"value={operands}, " if opcode in ("constant", "parameter") else ""

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from cassr_jax.sharding.chips import Chip
 from cassr_jax.sharding.costs import collective, work
 from cassr_jax.sharding.hlo import Module, Run
-from cassr_jax.sharding.times import collective_seconds, reach, work_seconds
+from cassr_jax.sharding.times import Links, work_seconds
 
 _DEVICE_LINE = "XLA Ops"  # a TPU's own record of operations; other lines of a TPU repeat it in other words
 
@@ -59,13 +59,14 @@ def operations(folder: Path, module: Module, mesh: Mesh, calls: int, chip: Chip 
     Args:
         folder: where JAX's profiler wrote the trace of `calls` calls.
     """
+    links = Links(mesh, chip)
     runs = {run.instruction.name: run for run in module.runs()}
     sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, seconds in _events(folder):
         if (run := runs.get(name)) is None:
             continue
         total = sums[run.instruction.opcode, module.source(run.instruction)]
-        expected = 0.0 if chip is None else _predicted(module, run, mesh, chip)
+        expected = 0.0 if chip is None else _predicted(module, run, links, chip)
         for place, value in enumerate((1, seconds, expected)):
             total[place] += value / (calls * mesh.size)
     found = [
@@ -75,13 +76,10 @@ def operations(folder: Path, module: Module, mesh: Mesh, calls: int, chip: Chip 
     return tuple(sorted(found, key=lambda operation: -operation.seconds))
 
 
-def _predicted(module: Module, run: Run, mesh: Mesh, chip: Chip) -> float:
+def _predicted(module: Module, run: Run, links: Links, chip: Chip) -> float:
     """The seconds of one run of an instruction."""
-    found = collective(module, run, mesh.shape)
-    if found is None:
-        return work_seconds(work(module, run), chip)
-    axes = tuple(mesh.axis_names) if found.axes is None else found.axes
-    return collective_seconds(found, reach(mesh.devices, mesh.axis_names, axes, chip), chip)
+    found = collective(module, run, links.sizes)
+    return work_seconds(work(module, run), chip) if found is None else links.seconds(found)
 
 
 def _events(folder: Path) -> Iterator[tuple[str, float]]:

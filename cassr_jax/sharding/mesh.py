@@ -148,7 +148,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[Device] | None = None) -> Me
     used = devices[: math.prod(shape)]
     parts = by_slice(used)
     first = slice_axis(shape)
-    if shape[first] % len(parts) or len({len(part) for part in parts}) > 1:
+    if len({len(part) for part in parts}) > 1:
+        raise InputError(f"strategy.mesh takes {len(used)} devices, expected those of whole slices")
+    if shape[first] % len(parts):
         raise InputError(
             f"strategy.mesh.{AXES[first]} is {shape[first]}, expected a multiple of the {len(parts)} slices"
         )

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from cassr_jax.sharding.drawing import bars, lines
-from cassr_jax.sharding.planned import Plan, axes_in_words
-from cassr_jax.sharding.report import Plans, head, operations, place, programs, rows, seconds, size
+from cassr_jax.sharding.planned import Plan
+from cassr_jax.sharding.report import Plans, collectives, head, operations, programs, rows, seconds, size
 from cassr_jax.sharding.sampled import SamplePlan
 
 _LEAST_SHARE = 0.01  # of the time, below which a program has no colour of its own
@@ -124,12 +124,8 @@ def _speed(plan: Plan | SamplePlan) -> float:
 
 
 def _collectives(plan: Plan | SamplePlan) -> str:
-    head = ["collective", "over", "calls", "bytes", "seconds", "hidden", "from"]
-    cells = []
-    for row in plan.account.traffic:
-        times = [seconds(row.seconds), seconds(row.hidden)]
-        cells.append([row.kind, axes_in_words(row), f"{row.count:,}", size(row.nbytes), *times, place(row.source)])
-    return _table(head, cells)
+    (_, *head), cells = collectives(plan)
+    return _table(["collective", *head], cells)
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

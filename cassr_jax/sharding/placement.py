@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
+from cassr_jax.errors import InputError
 from cassr_jax.models.division import Division
 from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.strategies import BATCH_AXES, Rule, Strategy
@@ -70,6 +71,11 @@ class Placement:
                 axes = map(self._entry, rule.axes)
                 if len(rule.spec) == len(shape):
                     return NamedSharding(self.mesh, P(*axes))
+                if {*BATCH_AXES} & {axis for each in rule.axes for axis in each}:
+                    raise InputError(
+                        f"strategy.activations: {rule.pattern!r} names {' or '.join(BATCH_AXES)} for {name}, expected "
+                        f"them only in a spec of all {len(shape)} dimensions: they divide the examples"
+                    )
                 free = [P.UNCONSTRAINED] * (len(shape) - len(rule.spec) - 1)
                 return NamedSharding(self.mesh, P(BATCH_AXES, *free, *axes))
         return None

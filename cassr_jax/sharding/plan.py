@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -20,14 +21,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cassr_jax.commands.options import add_options, local_path
+from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
-from cassr_jax.compiled import cache_folder, source_digest, version_of
+from cassr_jax.compiled import COMPILERS, cache_folder, source_digest, version_of
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, parse_json, replaced, write_json
+from cassr_jax.files import Json, check_folder, is_folder, parse_json, replaced, same_place, write_json
 from cassr_jax.printing import complain, notice, say
+from cassr_jax.ranges import COUNT
 from cassr_jax.sharding.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -35,8 +37,12 @@ if TYPE_CHECKING:
     from cassr_jax.sharding.planned import Plan
     from cassr_jax.sharding.sampled import SamplePlan
 
+T = TypeVar("T")
+
 PROGRAM = "plan"
 AUTO = "auto"
+_SETTINGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_")  # how variables begin that change what is compiled
+_PATHS = ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS")  # and which do not
 
 EPILOG = """
 examples:
@@ -59,15 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cassr_jax.sharding.report import table
 
     if args.layout:
-        say("\n\n".join(map(layout, trained(args))))
+        say("\n\n".join(map(layout, trained(args, lambda make: make()))))
         return 0
-    plans, failed, effort = [], 0, args.effort or ("full" if args.measure else "quick")
-    for case in sampled(args) if args.sample else trained(args):
+    effort, plans, failed = args.effort or ("full" if args.measure else "quick"), [], []
+
+    def attempt(make: Callable[[], T]) -> T | None:
         try:
-            plans.append(planned(case, effort, keep=not args.measure))
+            return make()
         except InputError as error:  # the other plans are still worth having
             complain(error, PROGRAM)
-            failed += 1
+            failed.append(error)
+
+    for case in sampled(args) if args.sample else trained(args, attempt):
+        plan = attempt(partial(planned, case, effort, keep=not args.measure))
+        plans += [] if plan is None else [plan]
     if plans:
         say(table(plans))
         if args.json is not None:
@@ -98,8 +109,12 @@ class Case:
     known: Json
 
 
-def trained(args: argparse.Namespace) -> list[Case]:
-    """The training steps that are asked for."""
+def trained(args: argparse.Namespace, attempt: Callable[[Callable[[], Any]], Any]) -> list[Case]:
+    """The training steps that are asked for.
+
+    Args:
+        attempt: calls a function that may raise an InputError for one of them; None stands for what it refuses.
+    """
     from cassr_jax.config_files import read_config, to_json
     from cassr_jax.sharding.planned import Plan
     from cassr_jax.sharding.topologies import slice_of
@@ -110,14 +125,22 @@ def trained(args: argparse.Namespace) -> list[Case]:
     found = []
     for kind in args.on:
         for count in args.scan or [None]:
-            on = kind if count is None else slice_of(kind, count)
+            on: str | None = kind if count is None else attempt(partial(slice_of, kind, count))
+            if on is None:
+                continue
             for name, config in configs.items():
                 if count is not None:
-                    config = replace(config, batch_size=round(config.batch_size / args.scan[0] * count))
-                chosen = best(config, on, args.compile) if name == AUTO else {name: config}
-                for title, each in chosen.items():
+                    if config.batch_size * count % args.scan[0]:
+                        raise InputError(
+                            f"--scan: batch_size is {config.batch_size} for {args.scan[0]} devices, expected one that "
+                            f"gives a whole batch for {count}"
+                        )
+                    config = replace(config, batch_size=config.batch_size * count // args.scan[0])
+                chosen = attempt(partial(best, config, on, args.compile)) if name == AUTO else {name: config}
+                for title, each in (chosen or {}).items():
                     make = partial(compile_ahead.compile_for, each, on, title, measured_steps=args.measure)
-                    found.append(Case(Plan, on, title, make, {"config": to_json(each)}))
+                    known = {"config": to_json(each), "networks": compile_ahead.described(each)}
+                    found.append(Case(Plan, on, title, make, known))
     return found
 
 
@@ -136,10 +159,9 @@ def best(config: "TrainConfig", on: str, count: int) -> "dict[str, TrainConfig]"
     if kind not in CHIPS:
         raise InputError(f"{on}: its rates are not known, expected devices of {', '.join(CHIPS)} for --strategy {AUTO}")
     sides, slices = sides_of(on)
-    together = sides[-1] if kind in GPUS else math.prod(sides)
-    devices = math.prod(sides) * slices
+    devices, joined = math.prod(sides) * slices, sides[-1:] if kind in GPUS else sides
     notice(f"reading the costs of a step for {on}", PROGRAM)
-    found = choices(config, outline_of(config), devices, together, CHIPS[kind])
+    found = choices(config, outline_of(config), devices, joined, CHIPS[kind])
     say(f"{on}, {config.batch_size} examples: {ranking(found, CHIPS[kind])}\n")
     return {choice.says: choice.config for choice in found[:count]}
 
@@ -153,7 +175,8 @@ def sampled(args: argparse.Namespace) -> list[Case]:
 
     config, base = read_cascade(args.config)
     config, name = override(config, args.set), str(args.config)
-    known = {"cascade": to_json(config), "base": str(base.absolute())}
+    networks = sampling_ahead.described(config, name, base)
+    known = {"cascade": to_json(config), "base": str(base.absolute()), "networks": networks}
     make = partial(sampling_ahead.plan_sampling, config, name, base)
     return [Case(SamplePlan, on, name, partial(make, on), known) for on in args.on]
 
@@ -192,8 +215,9 @@ def planned(case: Case, effort: str, keep: bool) -> "Plan | SamplePlan":
 
 def kept(case: Case, effort: str) -> Path:
     """The file of a plan, named by everything that it depends on."""
-    versions = [version_of(name) for name in ("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin")]
-    known = json.dumps([case.known, case.on, case.name, effort, versions, source_digest()], sort_keys=True)
+    versions = [version_of(name) for name in COMPILERS]
+    settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS) and name not in _PATHS}
+    known = json.dumps([case.known, case.on, case.name, effort, versions, settings, source_digest()], sort_keys=True)
     return cache_folder() / "plans" / f"{hashlib.sha256(known.encode()).hexdigest()[:40]}.json"
 
 
@@ -229,7 +253,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--compile",
-        type=int,
+        type=number(COUNT),
         default=2,
         metavar="N",
         help="how many of the best ways of --strategy auto are compiled (default: %(default)s)",
@@ -267,6 +291,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--sample beside --{beside[0]}: expected only --on; when sampling, every device holds all weights, and "
             "every host has pictures of its own"
         )
+    for name in ("json", "page"):
+        if (path := getattr(args, name)) is not None:
+            check_folder(path.parent)
+            if is_folder(path):
+                parser.error(f"--{name} {path}: is a folder, expected a file")
+    if args.json is not None and args.page is not None and same_place(args.json, args.page):
+        parser.error(f"--json and --page are both {args.json}, expected two files")
     if args.measure < 0:
         parser.error(f"--measure {args.measure}: expected a number of steps")
     if args.scan is None and (bare := [on for on in args.on if ":" not in on]):

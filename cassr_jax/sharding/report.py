@@ -24,7 +24,7 @@ def table(plans: Plans) -> str:
     for plan in plans:
         if isinstance(plan, SamplePlan):
             parts.append(columns(*programs(plan)))
-        parts += [collectives(plan)] if plan.account.traffic else []
+        parts += [_first_collectives(plan)] if plan.account.traffic else []
         if isinstance(plan, Plan) and plan.measured is not None:
             parts.append(columns(*operations(plan, plan.measured)))
         parts += [f"{plan.title}: {line}" for line in plan.advice()]
@@ -119,11 +119,11 @@ def programs(plan: SamplePlan) -> tuple[list[str], list[list[str]]]:
     return titles, cells
 
 
-def collectives(plan: Plan | SamplePlan) -> str:
-    """The collectives of one plan, by kind, axes and line; those that take longest first."""
+def collectives(plan: Plan | SamplePlan) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows: the collectives of one plan, by kind, axes and line; those that take longest first."""
     known = plan.account.times is not None
     titles = [f"{plan.title}, collectives", "over", "calls", "bytes", *(["seconds", "hidden"] if known else []), "from"]
-    cells = [
+    return titles, [
         [
             row.kind,
             axes_in_words(row),
@@ -132,8 +132,15 @@ def collectives(plan: Plan | SamplePlan) -> str:
             *([seconds(row.seconds), seconds(row.hidden)] if known else []),
             place(row.source),
         ]
-        for row in plan.account.traffic[:_MOST_ROWS]
+        for row in plan.account.traffic
     ]
+
+
+def _first_collectives(plan: Plan | SamplePlan) -> str:
+    """The collectives that take longest, and the sums of the others."""
+    known = plan.account.times is not None
+    titles, cells = collectives(plan)
+    cells = cells[:_MOST_ROWS]
     rest = plan.account.traffic[_MOST_ROWS:]
     if rest:
         more = [seconds(sum(row.seconds for row in rest)), seconds(sum(row.hidden for row in rest))] if known else []

@@ -15,7 +15,7 @@ from cassr_jax.typing import Device
 
 
 class GPU(NamedTuple):
-    """What XLA's compiler reads about a GPU; the figures are NVIDIA's published ones.
+    """What XLA's compiler reads about a GPU: NVIDIA's published figures, and the memory that its driver reports.
 
     Attributes:
         major, minor: the compute capability.
@@ -62,6 +62,7 @@ device_description_str: "{gpu.name}"
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _SOLID = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
 _PER_HOST = 8  # GPUs
+_COMPILED = (*GPUS, *(name for name, chip in CHIPS.items() if chip.dimensions), "cpu")
 
 
 def slice_of(kind: str, count: int) -> str:
@@ -76,7 +77,11 @@ def slice_of(kind: str, count: int) -> str:
         if count % _PER_HOST:
             raise InputError(f"{kind}: found {count} GPUs, expected a multiple of the {_PER_HOST} in a host")
         return f"{kind}:{count // _PER_HOST}x{_PER_HOST}"
-    sides = _FLAT if kind in ("v5e", "v6e") else _SOLID
+    if kind == "cpu":
+        return f"cpu:{count}"
+    if kind not in CHIPS or not CHIPS[kind].dimensions:
+        raise InputError(f"{kind}: nothing can be compiled for it here, expected {', '.join(_COMPILED)}")
+    sides = _FLAT if CHIPS[kind].dimensions == 2 else _SOLID
     if count not in sides:
         raise InputError(f"{kind}: no slice of {count} chips is known, expected {', '.join(map(str, sides))}")
     return f"{kind}:{sides[count]}"
@@ -90,7 +95,10 @@ def sides_of(name: str) -> tuple[list[int], int]:
     """
     size, marked, count = name.partition(":")[2].partition("@")
     sides = size.split("x")
-    if not all(side.isdecimal() and int(side) for side in (*sides, *([count] if marked else []))):
+    slices = [count] if marked else []
+    if (marked and name.partition(":")[0] in GPUS) or not all(
+        len(side) < 6 and side.isdecimal() and int(side) for side in (*sides, *slices)
+    ):
         raise InputError(f"{name}: found the size {size + marked + count!r}, expected one such as 2x4, or 2x4@2")
     return list(map(int, sides)), int(count or 1)
 
@@ -109,6 +117,8 @@ def topology_devices(name: str) -> Sequence[Device]:
     kind, _, size = name.partition(":")
     if kind == "cpu":
         return _simulated(name, size)
+    if kind not in _COMPILED:
+        raise InputError(f"{name}: nothing can be compiled for {kind} here, expected {', '.join(_COMPILED)}")
     return _gpus(name, GPUS[kind], size) if kind in GPUS else _slice(name)
 
 
@@ -136,8 +146,8 @@ def _slice(name: str) -> Sequence[Device]:
         ("TPU_WORKER_HOSTNAMES", "localhost"),
     ):
         os.environ.setdefault(variable, value)
-    one, _, slices = name.partition("@")
-    if slices:
+    one, marked, slices = name.partition("@")
+    if marked:
         sides_of(name)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=one, num_slices=int(slices or 1)).devices
@@ -149,7 +159,7 @@ def _slice(name: str) -> Sequence[Device]:
 
 
 def _simulated(name: str, size: str) -> Sequence[Device]:
-    if not size.isdecimal() or not int(size):
+    if len(size) > 5 or not size.isdecimal() or not int(size):
         raise InputError(f"{name}: found the size {size!r}, expected a number of simulated devices, such as cpu:8")
     count = int(size)
     with suppress(RuntimeError):  # JAX has its devices already; if there are enough, that is no harm

@@ -31,6 +31,7 @@ from cassr_jax.training.setup import networks_of, parameters_of, read_by
 from cassr_jax.training.state import TrainState, abstract_state, make_optimizer
 from cassr_jax.training.step import check_division, make_step
 from cassr_jax.typing import Device
+from cassr_jax.weights.configs import Config
 
 Shape = jax.ShapeDtypeStruct
 
@@ -130,7 +131,16 @@ def compile_for(
 def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy: str, measured_steps: int) -> Plan:
     placement = Placement.of(config.strategy, devices)
     lowered = lower(config, placement)
-    compiled = lowered.step.compile()
+    try:
+        compiled = lowered.step.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split(". ")[0].split())[:300]
+        raise InputError(
+            f"{on} {strategy}: the step does not fit, expected a smaller batch on each device, accumulate, remat or "
+            f"more devices ({reason})"
+        ) from error
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise InputError(f"{on}: the compiler gives no account of its program, expected one for a TPU or a GPU")
@@ -175,11 +185,26 @@ def _held(state: TrainState, frozen: Shapes) -> dict[str, PyTree]:
 def _networks(config: TrainConfig) -> Networks:
     """The stage's networks, with shapes in place of parameters."""
     networks = Networks()
-    for kind in networks_of(config):
-        network = config.new[kind] if kind in config.new else kind_of(kind).configuration(config.components[kind])
+    for kind, network in _configurations(config).items():
         networks = networks.with_shapes(kind, network, config.dtype)
     check_fitting(networks.configs, config.components)
     return networks
+
+
+def _configurations(config: TrainConfig) -> dict[str, Config]:
+    """The configurations of the stage's networks, by kind."""
+    return {
+        kind: config.new[kind] if kind in config.new else kind_of(kind).configuration(config.components[kind])
+        for kind in networks_of(config)
+    }
+
+
+def described(config: TrainConfig) -> str:
+    """What the stage's networks are like, which their paths do not say; empty if one cannot be read."""
+    try:
+        return repr(_configurations(config))
+    except InputError:  # which the plan will say
+        return ""
 
 
 def _batch(config: TrainConfig, placement: Placement) -> Mapping[str, Shape]:

@@ -9,14 +9,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cassr_jax.buckets import Folder, folder_at, in_bucket
+from cassr_jax.buckets import Folder, in_bucket
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import to_json
+from cassr_jax.data.config import check_apart
 from cassr_jax.data.contents import fingerprint_sets
 from cassr_jax.data.pipeline import Batches, Records
 from cassr_jax.data.resident import ResidentPool
 from cassr_jax.errors import InputError, Stopped
-from cassr_jax.files import Json, check_folder, check_outside, same_place, write_json
+from cassr_jax.files import Json, check_folder, same_place, write_json
 from cassr_jax.loading import CASCADE_FILE, TRAINED_FILE
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
@@ -105,11 +106,12 @@ def train(
         _check(config)
         check_permissions(allow_changes)
         written_to = (workdir, workdir / CHECKPOINTS, workdir / PREVIEWS, folder) if jax.process_index() == 0 else ()
-        for written in (Path(folder) for folder in written_to if not in_bucket(folder)):
-            check_folder(written)
+        for written in written_to:
+            if not in_bucket(written):
+                check_folder(Path(written))
             config.data.check_apart(written)
-            if config.validation.path and not in_bucket(folder_at(config.validation.path)):
-                check_outside(written, Path(config.validation.path), "validation.path")
+            if config.validation.path:
+                check_apart(written, config.validation.path, "validation.path")
     with claimed_together(workdir, "train.py"), closing(Home(workdir)) as home:
         with refused_together():
             if jax.process_index() == 0:

@@ -13,17 +13,19 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from cassr_jax.config import TrainConfig
+from cassr_jax.errors import InputError
 from cassr_jax.sharding.account import bytes_per_device
 from cassr_jax.sharding.chips import Chip
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.report import columns, seconds, size
 from cassr_jax.sharding.strategies import AXES, BATCH_AXES, STRATEGIES, MeshConfig, Strategy
-from cassr_jax.sharding.times import Reach, ring_seconds
+from cassr_jax.sharding.times import Reach, closes, ring_seconds
 from cassr_jax.training.outline import REMATS, Outline
 
-# Shares that plans of compiled steps of SD-1.5 say (docs/sharding.md): how much of a chip's peak the products reach,
-# how much of the communication is hidden, and how much more a device computes for each further one that it shares
-# examples with.
+# Shares by which plans of SD-1.5's step on H200 (docs/plans) were matched: how much of a chip's peak its products reach
+# (50 % in their best guess without communication), how much of the communication is hidden (51 to 68 %), and how much
+# more a device computes for each further one that it shares examples with (7 % under fsdp_tp; by a narrow step, 3 %
+# under spatial).
 _REACHED, _HIDDEN = 0.5, 0.5
 _REPEATED = {"tensor": 0.07, "spatial": 0.03}
 _PARTS = (1, 2, 4, 8)
@@ -54,12 +56,15 @@ class Choice:
         return f"{self.name}, remat {self.config.remat}, accumulate {self.config.accumulate}"
 
 
-def choices(config: TrainConfig, outline: Outline, devices: int, in_host: int, chip: Chip) -> list[Choice]:
-    """All ways to divide a step that the batch allows; the fastest that may fit come first.
+def choices(config: TrainConfig, outline: Outline, devices: int, sides: Sequence[int], chip: Chip) -> list[Choice]:
+    """The ways to divide a step that the batch allows; the fastest that may fit come first.
 
     Args:
         devices: how many there are.
-        in_host: how many of them are joined by fast links: the GPUs of a host, or the chips of a slice.
+        sides: of what fast links join, the torus of a slice or the GPUs of a host.
+
+    Raises:
+        InputError: no way divides the batch.
     """
     found = []
     for name, strategy, sizes in _strategies(devices):
@@ -68,9 +73,14 @@ def choices(config: TrainConfig, outline: Outline, devices: int, in_host: int, c
         parts = [count for count in _PARTS if config.batch_size % (shards * count) == 0]
         for remat in REMATS:
             sized = (replace(config, strategy=strategy, remat=remat, accumulate=count) for count in parts)
-            judged = [_judged(name, each, outline, placement, in_host, chip) for each in sized]
+            judged = [_judged(name, each, outline, placement, sides, chip) for each in sized]
             # More parts only cost time, so the fewest that leave room for what arithmetic does not see.
             found += [each for each in judged if each.least <= _ROOM * chip.memory][:1] or judged[-1:]
+    if not found:
+        raise InputError(
+            f"batch_size is {config.batch_size}, expected one that a mesh of {devices} devices divides, such as "
+            f"{devices * max(1, round(config.batch_size / devices))}"
+        )
     return sorted(found, key=lambda choice: (choice.least > chip.memory, choice.seconds))
 
 
@@ -106,7 +116,9 @@ def _sized(strategy: Strategy, sizes: Mapping[str, int]) -> tuple[Strategy, dict
     return replace(strategy, mesh=MeshConfig(**whole)), whole
 
 
-def _judged(name: str, config: TrainConfig, outline: Outline, placement: Placement, in_host: int, chip: Chip) -> Choice:
+def _judged(
+    name: str, config: TrainConfig, outline: Outline, placement: Placement, sides: Sequence[int], chip: Chip
+) -> Choice:
     mesh, strategy = placement.mesh.shape, placement.strategy
     examples = config.batch_size / math.prod(mesh.values())  # of a device; those that share one have a part of it each
     divided = bytes_per_device(_with(outline.trained, placement.stored(outline.trained)))
@@ -114,7 +126,7 @@ def _judged(name: str, config: TrainConfig, outline: Outline, placement: Placeme
     base = bytes_per_device(_with(outline.frozen, placement.held(outline.frozen)))
 
     def collective(kind: str, nbytes: float, *axes: str) -> float:
-        return _seconds(kind, nbytes, mesh, axes, in_host, chip)
+        return _seconds(kind, nbytes, mesh, axes, sides, chip)
 
     width = jnp.dtype(config.dtype).itemsize
     whole = _with(outline.trained, placement.used(outline.trained))
@@ -124,8 +136,11 @@ def _judged(name: str, config: TrainConfig, outline: Outline, placement: Placeme
         sent += collective("all-gather", narrow, *_storing(strategy))
     elif strategy.rules:
         sent += collective("all-gather", bytes_per_device(whole), *BATCH_AXES)
-    summed = "reduce-scatter" if strategy.rules and strategy.zero > 1 else "all-reduce"
-    sent += collective(summed, _bytes(whole, width), *BATCH_AXES)
+    summed, storing = _bytes(whole, width), _storing(strategy) if strategy.zero > 1 else ()
+    if storing:  # scattered over the axes that store parts, and these parts are summed over the others
+        sent += collective("reduce-scatter", summed, *storing)
+        summed /= math.prod(mesh[axis] for axis in storing)
+    sent += collective("all-reduce", summed, *(axis for axis in BATCH_AXES if axis not in storing))
     passes = 2.0 if config.remat == "none" else 3.0
     together = examples * mesh["tensor"] * mesh["spatial"]
     sent += passes * collective("all-reduce", outline.sums * together, "tensor")
@@ -154,13 +169,27 @@ def _bytes(leaves: Sequence[jax.ShapeDtypeStruct], width: int) -> float:
     return sum(bytes_per_device([x]) * min(1.0, width / x.dtype.itemsize) for x in leaves)
 
 
-def _seconds(kind: str, nbytes: float, mesh: Mapping[str, int], axes: Sequence[str], in_host: int, chip: Chip) -> float:
+def _seconds(
+    kind: str, nbytes: float, mesh: Mapping[str, int], axes: Sequence[str], sides: Sequence[int], chip: Chip
+) -> float:
     """The seconds of a collective along some axes, of which the later ones lie closer together."""
     count = math.prod(mesh[axis] for axis in axes)
     if count == 1:
         return 0.0
     last = max(AXES.index(axis) for axis in axes)
     apart = math.prod(mesh[axis] for axis in AXES[last + 1 :])  # how far neighbours in the group lie apart
-    each = max(1, min(count, in_host // apart))
-    links = 1.0 if not chip.dimensions else 2.0 * min(chip.dimensions, max(1, round(math.log(count, 8))))
-    return ring_seconds(kind, nbytes, Reach(links, count // each, each), chip)
+    each = max(1, min(count, math.prod(sides) // apart))
+    return ring_seconds(kind, nbytes, Reach(_rings(each, sides, chip), count // each, each), chip)
+
+
+def _rings(count: int, sides: Sequence[int], chip: Chip) -> tuple[tuple[int, float], ...]:
+    """The dimensions over which neighbours extend that fill one side after the other, and the links in each."""
+    if not chip.dimensions:
+        return ((count, 1.0),)
+    found = []
+    for side in reversed(sides):
+        taken = min(side, count)
+        if taken > 1:
+            found.append((taken, 2.0 if taken == side and closes(side, sides, chip) else 1.0))
+        count //= taken
+    return tuple(found)

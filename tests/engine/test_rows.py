@@ -130,6 +130,11 @@ def test_the_command_makes_one_and_says_so(folder: Path, tmp_path: Path, capsys:
     assert "expected one of them" in capsys.readouterr().err
 
 
+def test_tiles_beside_whole_pictures_are_refused(eight: CasSR) -> None:
+    with pytest.raises(InputError, match="tile is 64 beside split spatial, expected none"):
+        eight.restore(picture(8, 8), tile=64)
+
+
 def test_a_word_that_is_no_split_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="split is 'rows', expected one of tiles, spatial"):
         cassr_jax.load(folder, split="rows")  # pyright: ignore[reportArgumentType]

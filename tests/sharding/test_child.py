@@ -2,7 +2,11 @@
 
 import json
 import os
+import select
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +55,35 @@ def test_a_compiler_that_ends_its_process_is_one_sentence(monkeypatch):
         compiler.compiling("v5e:16x32", "quick", check_fails)
     reason = "ended by SIGABRT: Check failed: 16 <= 8 chips"
     assert str(error.value).startswith(f"v5e:16x32: the compiler did not finish ({reason}); expected devices")
+
+
+def _waiting(pipe: str) -> None:
+    """Keeps the pipe open as long as its process lives."""
+    with open(pipe, "w") as file:
+        file.write("here")
+        file.flush()
+        signal.pause()
+
+
+PARENT = """
+import sys
+from cassr_jax.sharding.child import in_child
+from tests.sharding.test_child import _waiting
+
+if __name__ == "__main__":
+    in_child(_waiting, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_child_ends_with_its_parent(number: int, tmp_path: Path) -> None:
+    script, pipe = tmp_path / "parent.py", tmp_path / "pipe"
+    script.write_text(PARENT)
+    os.mkfifo(pipe)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(pipe)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as run, pipe.open("rb", 0) as child:
+        assert child.read(4) == b"here"
+        run.send_signal(number)
+        assert select.select([child], [], [], 60)[0], "it should have ended"
+        assert child.read(4) == b""

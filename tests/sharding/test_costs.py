@@ -101,6 +101,30 @@ def test_products_of_tpus_and_of_a_gpu_s_libraries(name: str):
     assert extra == 0 if name == "h200" else 0 <= extra <= 1.1 * convolution
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        # From memory into the chip: only what is read crosses, though the tuple names the source once more.
+        (
+            "%a = (f32[64,8]{1,0:T(8,128)S(1)}, f32[64,8]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p)",
+            64 * 8 * 4,
+        ),
+        ("%a = (f32[64,8]{1,0:T(8,128)}, f32[64,8]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%p)", 2 * 64 * 8 * 4),
+        (
+            "%a = (f32[4,8]{1,0:T(8,128)}, f32[64,8]{1,0:T(8,128)}, u32[]{:S(2)}) slice-start(%p), slice={[0:4]}",
+            2 * 4 * 8 * 4,
+        ),
+        ("%a = f32[64,8]{1,0:T(8,128)S(1)} add(%p, %p)", 2 * 64 * 8 * 4),
+        ("%a = f32[64,8]{1,0:S(1)} add(%p, %p)", 3 * 64 * 8 * 4),  # a GPU's, where it means ordinary memory
+        ('%a = f32[64,8]{1,0:T(8,128)} custom-call(%p), custom_call_target="ConcatBitcast"', 0),
+    ],
+)
+def test_only_what_crosses_the_memory_counts(line: str, expected: int):
+    shape = "f32[64,8]{1,0:T(8,128)}" if "T(" in line else "f32[64,8]{1,0}"
+    text = f"ENTRY %main (p: f32[64,8]) -> f32[64,8] {{\n  %p = {shape} parameter(0)\n  ROOT {line}\n}}\n"
+    assert nbytes(text) == expected
+
+
 FUSION = """%all-reduce-scatter (input: f32[2,8]) -> f32[1,8] {
   %input = f32[2,8]{1,0} parameter(0)
   %sum = f32[2,8]{1,0} all-reduce(%input), replica_groups=[2,4]<=[8], to_apply=%add

@@ -150,7 +150,8 @@ class ChipOfOne(Chip):
 def chips(slices: int) -> list[ChipOfOne]:
     """Slices of 2x2 chips, whose chips come in turns."""
     places = [(x, y, 0) for x in range(2) for y in range(2)]
-    return [ChipOfOne(4 * number + i, place, slice_index=number) for i, place in enumerate(places) for number in range(slices)]
+    numbered = [(number, i, place) for i, place in enumerate(places) for number in range(slices)]
+    return [ChipOfOne(4 * number + i, place, slice_index=number) for number, i, place in numbered]
 
 
 @pytest.mark.parametrize("config", [MeshConfig(data=2, fsdp=4), MeshConfig(data=1, fsdp=8), MeshConfig(data=4, fsdp=2)])
@@ -167,3 +168,5 @@ def test_a_single_slice_need_not_say_its_number():
 def test_slices_that_do_not_divide_the_first_axis_are_refused():
     with pytest.raises(InputError, match=r"strategy\.mesh\.data is 4, expected a multiple of the 3 slices"):
         make_mesh(MeshConfig(data=4, fsdp=3), chips(3))
+    with pytest.raises(InputError, match="takes 6 devices, expected those of whole slices"):
+        make_mesh(MeshConfig(data=6, fsdp=1), sorted(chips(2), key=lambda chip: chip.slice_index))

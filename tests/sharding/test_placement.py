@@ -113,6 +113,11 @@ def test_rules_for_activations_say_where_values_lie():
     assert spec("a.hidden", 4, 5, 6) == P(batch, P.UNCONSTRAINED, "tensor")
     assert spec("a.rows", 4, 6, 3) == P(batch, "spatial", None)
     assert spec("a.rows", 4, 5, 3) is None  # it does not divide
+    twice = Placement.of(Strategy(MeshConfig(data=1, fsdp=2), activations=(Rule(r"hidden$", ("fsdp",)),)))
+    with pytest.raises(
+        InputError, match=r"'hidden\$' names data or fsdp for a.hidden, expected them only in a spec of all"
+    ):
+        twice.activation("a.hidden", (4, 5, 6))
     assert spec("a.hidden", 3, 6) is None  # nor do the examples
     assert spec("a.other", 4, 6) is None
 

@@ -1,6 +1,7 @@
 """Plans: what is said of them, in a terminal and on a page, and the command that makes them."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from cassr_jax.config_files import read_config
 from cassr_jax.errors import InputError
+from cassr_jax.networks import write_network
 from cassr_jax.sharding import plan as command
 from cassr_jax.sharding.account import Account, Traffic, make_account
 from cassr_jax.sharding.chips import CHIPS
@@ -26,6 +28,7 @@ from cassr_jax.sharding.times import Times
 from cassr_jax.sharding.topologies import slice_of
 from cassr_jax.training.search import choices
 from tests.golden.make_hlo import AXES, CHANNELS, SIDE, STEPS
+from tests.random_cascade import NETWORKS, random_params
 from tests.sharding.test_times import servers
 from tests.training.test_search import outline
 
@@ -123,6 +126,46 @@ def example(**changes) -> Plan:
     return Plan("v5e:2x4", "fsdp", "cassr", 32, 1000, 2e12, 2**20, replace(account, **changes))
 
 
+def test_a_loop_in_the_window_hides_as_much_as_it_works():
+    """And of what starts together, none is given more than it needs."""
+    text = """\
+%body (q: (s32[], f32[1024,1024])) -> (s32[], f32[1024,1024]) {
+  %q = (s32[], f32[1024,1024]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%q), index=0
+  %x = f32[1024,1024]{1,0} get-tuple-element(%q), index=1
+  %y = f32[1024,1024]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[], f32[1024,1024]{1,0}) tuple(%i, %y)
+}
+
+%condition (q.1: (s32[], f32[1024,1024])) -> pred[] {
+  %q.1 = (s32[], f32[1024,1024]{1,0}) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+ENTRY %main (p: f32[1024,1024], z: (s32[], f32[1024,1024])) -> f32[1024,1024] {
+  %p = f32[1024,1024]{1,0} parameter(0)
+  %small = f32[64,64]{1,0} parameter(1)
+  %z = (s32[], f32[1024,1024]{1,0}) parameter(2)
+  %a = f32[1024,1024]{1,0} all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%add
+  %b = f32[64,64]{1,0} all-reduce-start(%small), replica_groups=[1,8]<=[8], to_apply=%add
+  %w = (s32[], f32[1024,1024]{1,0}) while(%z), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %c = f32[64,64]{1,0} all-reduce-done(%b)
+  ROOT %d = f32[1024,1024]{1,0} all-reduce-done(%a)
+}
+"""
+
+    class Fake:
+        devices, axis_names, shape = servers(1, 8), ("one", "fsdp"), {"one": 1, "fsdp": 8}
+
+    found = make_account(text, Memory(), {}, Fake(), CHIPS["h200"])  # pyright: ignore[reportArgumentType]
+    (row,) = found.traffic
+    assert found.times is not None
+    assert found.times.work == pytest.approx(3 * 2 * 1024**3 / CHIPS["h200"].flops_float32)
+    assert row.seconds > found.times.work  # so that all of the work hides something, and no more than it
+    assert row.hidden == pytest.approx(found.times.work)
+
+
 def test_a_plan_says_what_follows_from_it():
     plan = example()
     assert plan.account.fits
@@ -203,14 +246,25 @@ def test_figures_in_words():
 
 @pytest.mark.parametrize(
     ("kind", "count", "name"),
-    [("v5e", 32, "v5e:4x8"), ("v5p", 64, "v5p:4x4x4"), ("h200", 8, "h200:8"), ("h100", 64, "h100:8x8")],
+    [
+        ("v5e", 32, "v5e:4x8"),
+        ("v5p", 64, "v5p:4x4x4"),
+        ("h200", 8, "h200:8"),
+        ("h100", 64, "h100:8x8"),
+        ("cpu", 8, "cpu:8"),
+    ],
 )
 def test_a_number_of_devices_has_a_usual_form(kind: str, count: int, name: str):
     assert slice_of(kind, count) == name
 
 
 @pytest.mark.parametrize(
-    ("kind", "count", "message"), [("h200", 12, "multiple of the 8"), ("v5e", 24, "expected 1, 4, 8")]
+    ("kind", "count", "message"),
+    [
+        ("h200", 12, "multiple of the 8"),
+        ("v5e", 24, "expected 1, 4, 8"),
+        ("b200", 8, "b200: nothing can be compiled for it here, expected a100, h100, h200, v4"),
+    ],
 )
 def test_a_number_without_a_usual_form_is_refused(kind: str, count: int, message: str):
     with pytest.raises(InputError, match=message):
@@ -252,6 +306,30 @@ def test_the_command_compares_and_keeps_what_it_has_compiled(compiler, tmp_path:
     assert len(compiler) == 8
 
 
+@pytest.mark.parametrize("change", ["a network", "a variable"])
+def test_a_kept_plan_is_of_the_same_networks_and_settings(
+    change: str, compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    vae = NETWORKS["vae"]
+    write_network(tmp_path / "vae", "vae", vae, random_params("vae"))
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from cassr_jax.config import TrainConfig\nfrom cassr_jax.data.config import DataConfig\n"
+        "config = TrainConfig('vae', DataConfig('unused'), components={'vae': 'vae'})\n"
+    )
+    given = ["--config", str(config), "--on", "v5e:2x4"]
+    assert command.main(given) == 0
+    assert command.main(given) == 0
+    assert len(compiler) == 1
+    if change == "a network":
+        described = json.loads((tmp_path / "vae" / "config.json").read_text())
+        (tmp_path / "vae" / "config.json").write_text(json.dumps(described | {"block_out_channels": [8, 16, 16]}))
+    else:
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_enable_async_collective_fusion=false")
+    assert command.main(given) == 0
+    assert len(compiler) == 2
+
+
 def test_a_damaged_kept_plan_is_made_anew(compiler, tmp_path: Path, capsys):
     for content in (None, "{", "{}", "[]", '{"account": 1}'):
         for file in (tmp_path / "cache" / "cassr_jax" / "plans").glob("*.json") if content is not None else ():
@@ -265,6 +343,24 @@ def test_a_plan_that_fails_does_not_cost_the_others(compiler, capsys):
     printed = capsys.readouterr()
     assert "v4:2x2x2: no compiler" in printed.err
     assert "v5e:2x4 as configured" in printed.out
+
+
+def test_files_that_cannot_be_written_are_refused_before_anything_is_compiled(compiler, tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    for more, message in (
+        (["--json", str(tmp_path)], "is a folder, expected a file"),
+        (["--page", str(tmp_path / "file" / "page.html")], "is a file; expected a folder"),
+        (["--json", str(tmp_path / "x"), "--page", str(tmp_path / "x")], "expected two files"),
+    ):
+        with suppress(SystemExit):
+            assert command.main([*CONFIG, "--on", "v5e:2x4", *more]) == 2
+        assert message in capsys.readouterr().err
+    assert compiler == []
+
+
+def test_a_scan_that_gives_no_whole_batch_is_refused(compiler, capsys):
+    assert command.main([*CONFIG, "--on", "h200", "--scan", "64,8", "--set", "batch_size=4"]) == 2
+    assert "batch_size is 4 for 64 devices, expected one that gives a whole batch for 8" in capsys.readouterr().err
 
 
 def test_a_scan_lets_the_batch_grow(compiler):
@@ -295,11 +391,13 @@ def test_auto_ranks_all_ways_and_compiles_the_best(compiler, monkeypatch, capsys
     given = [*CONFIG, "--on", "v5e:2x4", "h100:2x8", "--strategy", "auto", "--set", "batch_size=64"]
     assert command.main([*given, "--compile", "1"]) == 0
     printed = capsys.readouterr().out
-    for (on, name, batch_size, _), devices in zip(compiler, (8, 16), strict=True):
-        chosen = choices(replace(CONFIGURED, batch_size=64), outline(), devices, 8, CHIPS[on.partition(":")[0]])[0]
+    for (on, name, batch_size, _), devices, sides in zip(compiler, (8, 16), ((2, 4), (8,)), strict=True):
+        chosen = choices(replace(CONFIGURED, batch_size=64), outline(), devices, sides, CHIPS[on.partition(":")[0]])[0]
         assert (name, batch_size) == (chosen.says, 64)
         assert f"{on}, 64 examples: " in printed
         assert name in printed
+    assert command.main([*CONFIG, "--on", "h200:8@2", "--strategy", "auto"]) == 2
+    assert "h200:8@2: found the size '8@2', expected one such as 2x4" in capsys.readouterr().err
     assert command.main([*CONFIG, "--on", "cpu:8", "--strategy", "auto"]) == 2
     assert "cpu:8: its rates are not known, expected devices of v4, v5e" in capsys.readouterr().err
 

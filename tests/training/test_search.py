@@ -3,15 +3,18 @@
 from dataclasses import replace
 
 import jax
+import pytest
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.data.config import DataConfig
+from cassr_jax.errors import InputError
 from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.training.outline import Outline, outline_of
 from cassr_jax.training.search import choices, ranking
 from tests.training.runs import configure
 
 G = 2**30
+SLICE = (8, 8)
 CONFIG = TrainConfig("cassr", DataConfig("unused"), batch_size=64, dtype="bfloat16")
 
 
@@ -29,22 +32,22 @@ def outline(numbers: float = 0.5 * G, kept: float = G) -> Outline:
 
 
 def test_what_does_not_fit_comes_last_and_what_is_computed_twice_after_what_fits():
-    found = choices(CONFIG, outline(), 64, 64, CHIPS["v5e"])
+    found = choices(CONFIG, outline(), 64, SLICE, CHIPS["v5e"])
     assert found[0].least <= CHIPS["v5e"].memory
     assert found[0].config.remat == "none"
     fits = [choice.least <= CHIPS["v5e"].memory for choice in found]
     assert fits == sorted(fits, reverse=True)
-    large = choices(CONFIG, outline(kept=8 * G), 64, 64, CHIPS["v5e"])
+    large = choices(CONFIG, outline(kept=8 * G), 64, SLICE, CHIPS["v5e"])
     assert large[0].config.remat == "blocks"  # the first that fits
 
 
 def test_a_batch_smaller_than_the_devices_leaves_only_what_shares_an_example():
-    found = choices(replace(CONFIG, batch_size=16), outline(), 64, 64, CHIPS["v5e"])
+    found = choices(replace(CONFIG, batch_size=16), outline(), 64, SLICE, CHIPS["v5e"])
     assert {choice.name for choice in found} == {"fsdp_tp of 4", "fsdp_tp of 8", "spatial of 4", "spatial of 8"}
 
 
 def test_the_state_is_divided_as_the_strategy_says():
-    found = {(c.name, c.config.remat): c for c in choices(CONFIG, outline(kept=0.0), 64, 64, CHIPS["v5p"])}
+    found = {(c.name, c.config.remat): c for c in choices(CONFIG, outline(kept=0.0), 64, SLICE, CHIPS["v5p"])}
     held = sum(x.size for x in outline().trained.values())
     frozen = sum(x.size for x in outline().frozen.values())
     assert found["dp", "all"].least == held * 16 + frozen * 2
@@ -58,14 +61,41 @@ def test_the_state_is_divided_as_the_strategy_says():
 def test_slow_links_between_hosts_favour_what_stays_within_one():
     """Eight hosts of eight GPUs: weights gathered within a host cost less than over all of them."""
     chip = replace(CHIPS["h200"], network=5e9)
-    far = {c.name: c for c in choices(CONFIG, outline(), 64, 8, chip) if c.config.remat == "none"}
-    near = {c.name: c for c in choices(CONFIG, outline(), 64, 64, chip) if c.config.remat == "none"}
+    far = {c.name: c for c in choices(CONFIG, outline(), 64, (8,), chip) if c.config.remat == "none"}
+    near = {c.name: c for c in choices(CONFIG, outline(), 64, (64,), chip) if c.config.remat == "none"}
     assert far["hybrid of 8"].sent < far["fsdp"].sent
     assert far["fsdp"].sent > 2 * near["fsdp"].sent
 
 
+def test_parts_of_gradients_are_summed_over_hosts_too():
+    """By hand: a reduce-scatter among the eight GPUs of a host, then an all-reduce of an eighth among eight hosts."""
+    chip = CHIPS["h200"]
+    trained = sum(x.size for x in outline().trained.values())
+    frozen = sum(x.size for x in outline().frozen.values())
+    found = {c.name: c for c in choices(CONFIG, outline(), 64, (8,), chip) if c.config.remat == "none"}
+    gather, scatter = (2 * size * 7 / 8 / chip.link for size in (trained + frozen, trained))
+    between = 2 * (2 * trained / 8) * 7 / 8 / chip.network
+    assert found["hybrid of 8"].sent == pytest.approx(gather + scatter + between)
+
+
+def test_a_slice_of_sixteen_a_side_closes_and_smaller_ones_do_not():
+    sent = {}
+    for side in (8, 16):
+        batch = replace(CONFIG, batch_size=side**2)
+        found = choices(batch, outline(), side**2, (side, side), CHIPS["v5e"])
+        sent[side] = next(c.sent for c in found if c.name == "dp" and c.config.remat == "none")
+    assert sent[8] == pytest.approx(sent[16] * (2 * 63 / 64) / (255 / 256))  # two links in place of four
+
+
+def test_a_batch_that_nothing_divides_is_refused():
+    with pytest.raises(
+        InputError, match="batch_size is 64, expected one that a mesh of 24 devices divides, such as 72"
+    ):
+        choices(CONFIG, outline(), 24, (24,), CHIPS["h200"])
+
+
 def test_the_ranking_says_how_many_fit():
-    found = choices(CONFIG, outline(kept=8 * G), 64, 64, CHIPS["v5e"])
+    found = choices(CONFIG, outline(kept=8 * G), 64, SLICE, CHIPS["v5e"])
     text = ranking(found, CHIPS["v5e"], rows=3)
     beyond = sum(choice.least > CHIPS["v5e"].memory for choice in found)
     assert text.startswith(f"{len(found)} ways to divide the step; {beyond} of them hold more than 14.90 GiB.")
