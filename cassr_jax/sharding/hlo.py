@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 _NAME = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|token|opaque|[suf]\d+\w*|bf16|c64|c128)\[([\d,]*)\](?:\{([^}]*)\})?")
@@ -22,6 +23,7 @@ _CALLED = re.compile(
     r"called_computations)=(?:\{(?P<many>[^}]*)\}|%(?P<one>[\w.\-]+))"
 )
 _ROW = re.compile(r'^(?P<id>\d+) (?:"(?P<text>.*)"|\{(?P<fields>.*)\})$')
+_ROOT = Path(__file__).parents[2].as_posix()
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
@@ -201,10 +203,15 @@ class Module:
     def source(self, instruction: Instruction) -> str:
         """The line of Python that an instruction came from, "file:line", and "" if the compiler made it."""
         if found := re.search(r"stack_frame_id=(\d+)", instruction.attributes):
-            return self.frames.get(int(found[1]), "")
+            return _from_root(self.frames.get(int(found[1]), ""))
         file = re.search(r'source_file="([^"]*)"', instruction.attributes)
         line = re.search(r"source_line=(\d+)", instruction.attributes)
-        return f"{file[1]}:{line[1]}" if file and line else ""
+        return _from_root(f"{file[1]}:{line[1]}") if file and line else ""
+
+
+def _from_root(path: str) -> str:
+    """A path from this repository's root, or from the folder of packages, so that it is the same on every machine."""
+    return path.removeprefix(f"{_ROOT}/").rpartition("site-packages/")[2]
 
 
 @dataclass(frozen=True)
