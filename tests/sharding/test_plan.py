@@ -32,6 +32,8 @@ from tests.random_cascade import NETWORKS, random_params
 from tests.sharding.test_times import servers
 from tests.training.test_search import outline
 
+ROOT = Path(__file__).parents[2]
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -431,3 +433,16 @@ def test_what_makes_no_sense_is_refused(compiler, given: list[str], message: str
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert compiler == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "plans").glob("*.json")), ids=lambda path: path.name)
+def test_the_plans_in_the_docs_can_be_read_and_name_lines_that_are_there(path: Path):
+    plans = json.loads(path.read_text())["plans"]
+    assert plans
+    for found in plans:
+        plan = (SamplePlan if "parts" in found else Plan).from_json(found)
+        own = {row.source for row in plan.account.traffic if row.source.startswith("cassr_jax/")}
+        for source in own:
+            file, _, line = source.rpartition(":")
+            assert int(line) <= len((ROOT / file).read_text().splitlines())
+        assert plan.title.startswith(plan.on)
