@@ -19,6 +19,11 @@ from cassr_jax.sharding.drawing import COLORS
 from cassr_jax.sharding.planned import Plan
 
 PLANS = Path(__file__).resolve().parents[1] / "plans"
+ORDER = (  # so that a colour means the same in all rows
+    *("computing", "waiting for other devices"),
+    *("trained parameters", "optimizer", "average", "frozen parameters", "gradients", "activations"),
+    *("all-gather", "reduce-scatter", "all-reduce"),
+)
 FILES = {"8 H200": "sd15_cassr_h200.json", "64 v5p": "sd15_cassr_v5p.json", "256 v5e": "sd15_cassr_v5e.json"}
 
 
@@ -45,17 +50,19 @@ def sent(plan: Plan) -> dict[str, float]:
 
 
 def draw(axes: Axes, titles: Sequence[str], bars: Sequence[Mapping[str, float]], label: str) -> None:
-    names = list(dict.fromkeys(name for parts in bars for name in parts))
+    found = {name for parts in bars for name in parts}
+    names = [name for name in ORDER if name in found] + sorted(found - {*ORDER})
     left = [0.0] * len(bars)
     for name, color in zip(names, COLORS, strict=False):
         widths = [parts.get(name, 0.0) for parts in bars]
         axes.barh(titles, widths, left=left, color=color, label=name)
         left = [before + width for before, width in zip(left, widths, strict=True)]
     axes.invert_yaxis()
-    axes.set_xlabel(label)
+    axes.set_title(label, fontsize=10)
+    axes.set_xlim(0, 1.05 * max(left))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def main() -> None:
