@@ -168,11 +168,11 @@ def test_data_are_copied_here_and_then_what_has_changed(data, monkeypatch):
     fetched.cache_clear()
     assert fetched(str(data)) == local
     assert written == []
-    (data / "a.png").write_bytes(b"new")  # as long as before would do as well
+    (data / "a.png").write_bytes(b"newer")  # as long as before
     (data / "below/b.png").unlink()
     (data / "d.png").write_bytes(b"more")
     fetched.cache_clear()
-    assert held(fetched(str(data))) == {"a.png": b"new", "d.png": b"more"}
+    assert held(fetched(str(data))) == {"a.png": b"newer", "d.png": b"more"}
     assert len(written) == 2
     assert held(local) == {"a.png": b"a.png", "below/b.png": b"below/b.png"}  # which a run may be reading
 
