@@ -38,7 +38,7 @@ from cassr_jax.models.guided_decoder import decode_guided
 from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.models.unet import TextKeyValues
-from cassr_jax.networks import Networks, merge_all
+from cassr_jax.networks import Networks
 from cassr_jax.sampling import Course, Embeddings, Setting, embed, nothing_kept, predict
 from cassr_jax.typing import Latents, Modules, Pixels, PromptIds, PromptPair, Scalar, Step
 
@@ -323,7 +323,7 @@ class Programs:
         return merge(self._graphdefs[kind], select(params, kind))
 
     def _modules(self, params: Params) -> Modules:
-        return merge_all(self._graphdefs, params)
+        return {kind: self._module(kind, params) for kind in self._graphdefs}
 
     def _of(self, kind: str) -> Params:
         """The parameters of one network, under their full names."""

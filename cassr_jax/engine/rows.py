@@ -20,13 +20,13 @@ from cassr_jax.engine.kept import Call
 from cassr_jax.engine.layout import SMALLEST, Axis, Sharing, extended
 from cassr_jax.engine.programs import Order, Programs, State
 from cassr_jax.models.division import divided, named
-from cassr_jax.models.parameters import Params, merge, select
+from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
 from cassr_jax.sampling import Setting
 from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
-from cassr_jax.typing import Device, Modules
+from cassr_jax.typing import Device
 
 T = TypeVar("T")
 
@@ -70,10 +70,7 @@ class RowPrograms(Programs):
         return NamedSharding(self.mesh, spec)
 
     def _module(self, kind: str, params: Params) -> Any:
-        return named(merge(self._graphdefs[kind], select(params, kind)), kind)
-
-    def _modules(self, params: Params) -> Modules:
-        return {kind: self._module(kind, params) for kind in self._graphdefs}
+        return named(super()._module(kind, params), kind)
 
     def _compiled(
         self,
