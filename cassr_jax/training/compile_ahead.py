@@ -14,6 +14,7 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
+from cassr_jax.imaging.memory import ran_out
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.division import Place, recorded
 from cassr_jax.models.parameters import Shapes
@@ -134,7 +135,7 @@ def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy:
     try:
         compiled = lowered.step.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not ran_out(error):
             raise
         reason = " ".join(str(error).split(". ")[0].split())[:300]
         raise InputError(
