@@ -7,6 +7,7 @@ plan says of them is therefore what sample.py does: the same programs, called as
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from cassr_jax.ranges import check
 from cassr_jax.sampling import GUIDANCE, RENEWAL, make_course
 from cassr_jax.sharding.account import Account, bytes_per_device, joined, make_account
 from cassr_jax.sharding.chips import CHIPS
-from cassr_jax.sharding.compiler import Effort, compiling
+from cassr_jax.sharding.compiler import Effort, compiled, compiling
 from cassr_jax.sharding.hlo import Unstated
 from cassr_jax.sharding.sampled import Part, SamplePlan
 from cassr_jax.typing import Device
@@ -151,7 +152,7 @@ def _parts(cascade: _Ahead, on: str) -> tuple[Part, ...]:
     """The programs that the pictures went through, compiled."""
     programs, config = cascade.programs, cascade.config
     sampled = {"reference": config.activation_sampling, "result": config.sampling}
-    compiled: dict[object, jax.stages.Compiled] = {}
+    compilations: dict[object, tuple[str, Any]] = {}
     parts = []
     for (stage, key), calls in programs.calls.items():
         known = programs.known[key]
@@ -161,10 +162,15 @@ def _parts(cascade: _Ahead, on: str) -> tuple[Part, ...]:
         if units := programs.units[stage, key]:
             turns = programs.turns[stage, key] / units
             unstated = Unstated(units // calls, {TURN: turns, **_shares(config, sampled[stage])})
-        if key not in compiled:
-            compiled[key] = known.lowered.compile()
-        account = _account(cascade, stage, known, compiled[key], on, unstated)
-        parts.append(Part(stage, _NAMES[known.name], calls, account))
+        name = _NAMES[known.name]
+        if key not in compilations:
+            _, text, memory = compiled(
+                known.lowered,
+                f"{on}: {stage}, {name},",
+                "fewer tiles_at_once, a smaller tile, or devices with more memory; each holds all networks",
+            )
+            compilations[key] = text, memory
+        parts.append(Part(stage, name, calls, _account(cascade, stage, known, *compilations[key], on, unstated)))
     return tuple(parts)
 
 
@@ -176,12 +182,9 @@ def _shares(config: CascadeConfig, sampling: SamplingConfig) -> Mapping[str, flo
 
 
 def _account(
-    cascade: _Ahead, stage: str, known: Known, program: jax.stages.Compiled, on: str, unstated: Unstated | None
+    cascade: _Ahead, stage: str, known: Known, text: str, memory: Any, on: str, unstated: Unstated | None
 ) -> Account:
     """The account of one call of a program, with all that a device holds during it."""
-    memory, text = program.memory_analysis(), program.as_text()
-    if memory is None or text is None:
-        raise InputError(f"{on}: the compiler gives no account of its program, expected one for a TPU or a GPU")
     programs = cascade.programs
     account = make_account(text, memory, {}, programs.mesh, CHIPS.get(on.partition(":")[0]), unstated)
     arguments = known.arguments if known.name in _WITHOUT_NETWORK else known.arguments[1:]

@@ -105,13 +105,14 @@ class Programs:
         networks: the networks; a copy of all parameters is put on every device.
         mesh: the devices.
         at_once: tiles on each device in one call of a network.
+        keep: whether compiled programs are kept on disk for later runs, where `Store.of` has a place for them.
     """
 
-    def __init__(self, networks: Networks, mesh: Mesh, at_once: int):
+    def __init__(self, networks: Networks, mesh: Mesh, at_once: int, *, keep: bool = True):
         self.mesh, self.at_once = mesh, at_once
         self.networks = replace(networks, params=self.everywhere(networks.params))
         self._graphdefs, self._params = networks.graphdefs, self.networks.params
-        self._store = Store.of(mesh, (networks.configs, networks.dtypes, at_once))
+        self._store = Store.of(mesh, (networks.configs, networks.dtypes, at_once)) if keep else None
         self._selected: dict[str, Params] = {}
         self._functions: dict[tuple[str, *tuple[Hashable, ...]], Callable[..., Any]] = {}
 

@@ -51,8 +51,7 @@ class RowPrograms(Programs):
     """
 
     def __init__(self, networks: Networks, mesh: Mesh, at_once: int = 1):
-        super().__init__(networks, mesh, at_once)
-        self._store = None  # a program fits one size of picture alone, and that seldom comes twice
+        super().__init__(networks, mesh, at_once, keep=False)  # one fits one size alone, which seldom comes twice
         self._placement = Placement(mesh, Strategy(activations=STRATEGIES[ROWS].activations))
 
     @property

@@ -14,7 +14,6 @@ from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
-from cassr_jax.imaging.memory import ran_out
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.division import Place, recorded
 from cassr_jax.models.parameters import Shapes
@@ -22,7 +21,7 @@ from cassr_jax.networks import Networks
 from cassr_jax.prompts import blank_ids
 from cassr_jax.sharding.account import bytes_per_device, make_account
 from cassr_jax.sharding.chips import CHIPS
-from cassr_jax.sharding.compiler import Effort, compiling
+from cassr_jax.sharding.compiler import Effort, compiled, compiling
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.planned import Plan
 from cassr_jax.training.flops import traced_flops
@@ -132,24 +131,16 @@ def compile_for(
 def _compiled(devices: Sequence[Device], config: TrainConfig, on: str, strategy: str, measured_steps: int) -> Plan:
     placement = Placement.of(config.strategy, devices)
     lowered = lower(config, placement)
-    try:
-        compiled = lowered.step.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if not ran_out(error):
-            raise
-        reason = " ".join(str(error).split(". ")[0].split())[:300]
-        raise InputError(
-            f"{on} {strategy}: the step does not fit, expected a smaller batch on each device, accumulate, remat or "
-            f"more devices ({reason})"
-        ) from error
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    if memory is None or text is None:
-        raise InputError(f"{on}: the compiler gives no account of its program, expected one for a TPU or a GPU")
+    program, text, memory = compiled(
+        lowered.step,
+        f"{on} {strategy}: the step",
+        "a smaller batch on each device, accumulate, remat or more devices",
+    )
     chip = CHIPS.get(on.partition(":")[0])
     account = make_account(text, memory, lowered.held, placement.mesh, chip)
     measured = None
     if measured_steps:
-        measured = measure(compiled, lowered.arguments, placement.mesh, measured_steps, chip)
+        measured = measure(program, lowered.arguments, placement.mesh, measured_steps, chip)
     return Plan(
         on,
         strategy or "as configured",
