@@ -72,6 +72,8 @@ def choices(config: TrainConfig, outline: Outline, devices: int, sides: Sequence
         placement = Placement(AbstractMesh(tuple(sizes.values()), AXES), strategy)  # pyright: ignore[reportArgumentType]
         parts = [count for count in _PARTS if config.batch_size % (shards * count) == 0]
         for remat in REMATS:
+            if strategy.gather == "again" and remat == "none":
+                continue  # only what is computed again is gathered again
             sized = (replace(config, strategy=strategy, remat=remat, accumulate=count) for count in parts)
             judged = [_judged(name, each, outline, placement, sides, chip) for each in sized]
             # More parts only cost time, so the fewest that leave room for what arithmetic does not see.
@@ -102,6 +104,7 @@ def _strategies(devices: int) -> Iterator[tuple[str, Strategy, dict[str, int]]]:
     for name in ("dp", "zero1", "zero2", "fsdp"):
         axis = "data" if name == "dp" else "fsdp"
         yield name, *_sized(STRATEGIES[name], {axis: devices})
+    yield "fsdp, gathered again", *_sized(replace(STRATEGIES["fsdp"], gather="again"), {"fsdp": devices})
     for name in ("hybrid", "fsdp_2d"):
         for count in powers[1:]:
             if count < devices:
@@ -133,7 +136,8 @@ def _judged(
     narrow = _bytes([*whole, *_with(outline.frozen, placement.used(outline.frozen))], width)
     sent = 0.0
     if strategy.rules and strategy.zero == 3:
-        sent += collective("all-gather", narrow, *_storing(strategy))
+        times = 2.0 if strategy.gather == "again" else 1.0
+        sent += times * collective("all-gather", narrow, *_storing(strategy))
     elif strategy.rules:
         sent += collective("all-gather", bytes_per_device(whole), *BATCH_AXES)
     summed, storing = _bytes(whole, width), _storing(strategy) if strategy.zero > 1 else ()
@@ -146,8 +150,8 @@ def _judged(
     sent += passes * collective("all-reduce", outline.sums * together, "tensor")
     sent += passes * collective("all-gather", outline.keys * together, "spatial")
     least = state + base + outline.kept[config.remat] * examples / config.accumulate
-    if strategy.rules and strategy.zero == 3:
-        least += narrow  # gathered once, and kept
+    if strategy.rules and strategy.zero == 3 and strategy.gather == "once":
+        least += narrow  # kept until the backward pass has ended
     repeated = 1.0 + sum(share * (mesh[axis] - 1) for axis, share in _REPEATED.items())
     work = repeated * outline.flops[config.remat] * examples / (_REACHED * chip.flops)
     work += (2 * state + base) / chip.bandwidth

@@ -77,7 +77,7 @@ def write_rrdbnet(file: Path) -> None:
     save_file(state, file)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["scedit", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_from_training_to_the_picture(folder: Path, tmp_path: Path, name: str):
     stage = first_stage(name)
     data = DataConfig(str(folder / "pictures"), crop_size=SIDE, preset="light", prefetch=2)

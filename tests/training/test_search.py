@@ -58,6 +58,16 @@ def test_the_state_is_divided_as_the_strategy_says():
     assert found["fsdp_2d of 4", "all"].least == found["fsdp", "all"].least
 
 
+def test_weights_gathered_again_are_sent_twice_and_not_kept():
+    found = {(c.name, c.config.remat): c for c in choices(CONFIG, outline(), 64, SLICE, CHIPS["v5p"])}
+    once, again = found["fsdp", "blocks"], found["fsdp, gathered again", "blocks"]
+    assert ("fsdp, gathered again", "none") not in found
+    weights = 2 * sum(x.size for shapes in (outline().trained, outline().frozen) for x in shapes.values())
+    assert once.least - again.least == weights  # in bfloat16
+    dp = found["dp", "blocks"]  # sums gradients only, by twice what a scatter sends
+    assert again.sent - once.sent == pytest.approx(once.sent - dp.sent / 2)
+
+
 def test_slow_links_between_hosts_favour_what_stays_within_one():
     """Eight hosts of eight GPUs: weights gathered within a host cost less than over all of them."""
     chip = replace(CHIPS["h200"], network=5e9)
