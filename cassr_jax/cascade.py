@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 from cassr_jax import second_stage
 from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, SamplingConfig
+from cassr_jax.control import control_scheme
+from cassr_jax.control.interface import PICTURES
 from cassr_jax.engine.engine import Engine, Stage
 from cassr_jax.engine.programs import TILES, Programs
 from cassr_jax.engine.recent import Recent
@@ -42,7 +44,14 @@ _TEXTS = 8  # pairs of prompts whose embeddings are kept: pictures may have prom
 
 T = TypeVar("T")
 Made = TypeVar("Made")
-Pair = tuple[np.ndarray, np.ndarray]  # the LQ image and the reference, (H, W, 3) uint8 each
+
+
+class Pair(NamedTuple):
+    """What the second stage reads, (H, W, 3) uint8 each, and the size (height, width) of the pictures to be given."""
+
+    lq: np.ndarray
+    reference: np.ndarray
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,8 @@ class CasSR:
         self.networks = self._engine.programs.networks
         self._tokenizer = tokenizer
         self._texts: Recent[tuple[str, str], jax.Array] = Recent(_TEXTS)
-        self._second_stage = partial(second_stage.make_denoiser, switches=config.switches)
+        self.control_scheme = control_scheme(config.control)
+        self._second_stage = second_stage.denoiser_maker(self.control_scheme, config.switches)
 
     @overload
     def upscale(self, image: io.Kind, **options: object) -> io.Kind: ...
@@ -148,7 +158,12 @@ class CasSR:
         """Runs the first stage alone; its picture is the reference that guides `upscale`."""
         chosen = self._checked(options, first_stage_alone=True)
         with callers_errors():
-            return io.upscale(image, lambda rgb: _known(self._references([rgb], chosen)[0])[1])
+            return io.upscale(image, lambda rgb: self._reference(rgb, chosen))
+
+    def _reference(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
+        """The first stage's picture at the size of the result."""
+        pair = _known(self._references([rgb], chosen)[0])
+        return _of_size(pair.reference, pair.size)
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
         """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
@@ -197,7 +212,6 @@ class CasSR:
     def _checked(self, options: Mapping[str, Any], first_stage_alone: bool = False) -> Options:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
-        chosen.check_networks(self.networks.configs)
         if chosen.tile is not None and isinstance(self._engine, RowEngine):
             raise InputError(f"tile is {chosen.tile} beside split spatial, expected none: there are no tiles")
         config = self._settings(chosen)
@@ -232,10 +246,10 @@ class CasSR:
     ) -> Iterator[list[np.ndarray | Exception]]:
         """Divides the pictures into groups that are just large enough to fill the devices."""
         group: list[np.ndarray | Exception] = []
-        tiles, tile, fault = 0, self._settings(chosen).tile, None
+        tiles, fault = 0, None
         try:
             for picture in pictures:
-                checked, count = self._counted(picture, chosen.scale, tile)
+                checked, count = self._counted(picture, chosen)
                 group.append(checked)
                 tiles += count
                 if tiles >= self._fill:
@@ -248,48 +262,66 @@ class CasSR:
         if fault is not None:
             raise fault
 
-    def _counted(self, picture: np.ndarray | Exception, scale: float, tile: int) -> tuple[np.ndarray | Exception, int]:
+    def _counted(self, picture: np.ndarray | Exception, chosen: Options) -> tuple[np.ndarray | Exception, int]:
         """The picture and the number of its tiles, or the reason why it cannot be restored."""
         if isinstance(picture, Exception):
             return picture, 0
         try:
             # The array may be one of JAX. It is copied, because whoever reads frames may reuse it for the next one.
             rgb = np.array(picture) if hasattr(picture, "__array__") else picture
-            return rgb, self._engine.tiles(_output_size(rgb, scale), tile)
+            return rgb, self._engine.tiles(self._working_size(rgb, chosen), self._settings(chosen).tile)
         except Exception as error:
             return error, 0
 
+    def _working_size(self, rgb: np.ndarray, chosen: Options) -> tuple[int, int]:
+        """The size at which a picture goes through the networks: its result's, or larger if that is small."""
+        size, least = _output_size(rgb, chosen.scale), self._settings(chosen).process_size
+        if min(size) >= least:
+            return size
+        height, width = (max(least, round(side * least / min(size))) for side in size)
+        memory.check(height, width)
+        return height, width
+
     def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
-        """(lq, reference) for each picture, rounded to 8 bits as in the training of the second stage."""
-        lqs = [resizing.bicubic(rgb, _output_size(rgb, chosen.scale)) for rgb in pictures]
+        """What the second stage reads, for each picture, rounded to 8 bits as in its training."""
+        lqs = [resizing.bicubic(rgb, self._working_size(rgb, chosen)) for rgb in pictures]
         made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
         color_fix = self._settings(chosen).reference_color_fix
         references = [
             self._finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)
         ]
-        return [r if isinstance(r, Exception) else (lq, r) for lq, r in zip(lqs, references, strict=True)]
+        sizes = [_output_size(rgb, chosen.scale) for rgb in pictures]
+        return [
+            reference if isinstance(reference, Exception) else Pair(lq, reference, size)
+            for lq, reference, size in zip(lqs, references, sizes, strict=True)
+        ]
 
     def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | Exception]:
-        config = self._settings(chosen)
+        config, reads = self._settings(chosen), self.control_scheme.reads
+        start = config.sampling.start
+        fusion = second_stage.FUSION if second_stage.FUSION in self.networks.configs else None
+        used = {*reads, start} if fusion is None else {*PICTURES}
+        names = [name for name in PICTURES if name in used]
         stage = replace(
             self._stage("result", self._second_stage, config.sampling, chosen),
-            start={"lq": 0, "reference": 1, "noise": None}[config.sampling.start],
-            fusion=second_stage.FUSION if second_stage.FUSION in self.networks.configs else None,
+            start=None if start == "noise" else names.index(start),
+            reads=tuple(map(names.index, reads)),
+            fusion=fusion,
             fidelity=config.fidelity,
         )
-        images = [lq for lq, _ in pairs], [reference for _, reference in pairs]
+        images = tuple([getattr(pair, name) for pair in pairs] for name in names)
         made = self._engine.diffuse(stage, images, config.tile, report("result", chosen.progress))
         return [self._result(pair, picture, config) for pair, picture in zip(pairs, made, strict=True)]
 
     def _result(self, pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration | Exception:
         """The second stage's picture with its colours fixed, mixed with the reference."""
-        lq, reference = pair
-        result = self._finished("result", made, lq, config.color_fix)
+        result = self._finished("result", made, pair.lq, config.color_fix)
         if isinstance(result, Exception):
             return result
         if weight := config.reference_weight:
-            result = blended(reference, result, weight)
-        return Restoration(lq, reference, result)
+            result = blended(pair.reference, result, weight)
+        bicubic, reference, result = (_of_size(image, pair.size) for image in (pair.lq, pair.reference, result))
+        return Restoration(bicubic, reference, result)
 
     def _finished(self, stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
         """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite.
@@ -376,6 +408,11 @@ def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
     size = resizing.output_size(rgb.shape[0], rgb.shape[1], scale)
     memory.check(*size)
     return size
+
+
+def _of_size(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at a size (height, width)."""
+    return image if image.shape[:2] == size else resizing.bicubic(image, size)
 
 
 def _is_many(image: object) -> bool:

@@ -28,6 +28,8 @@ class SamplingConfig:
     control_every: int = 1  # steps for which a ControlNet's features are kept
     start: Start = "lq"  # the picture whose latents are mixed with noise: lq, reference, or noise for none
     strength: float = 1.0  # share of the noise schedule that is covered; a little changes only details
+    # A timestep whose noise the start is given too, beside that of the first step, as in PASD; null gives it none.
+    added_noise_level: int | None = None
     prompt: str = "clean, high-resolution"
     negative_prompt: str = "dotted, noise, blur, lowres, smooth"
 
@@ -57,17 +59,21 @@ class CascadeConfig:
     """A whole cascade: where each network's weights are, and how both stages are sampled.
 
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
-    controlnet, multiple_attention, and fusion if there is one) to a folder, a file, or a hub id
+    controlnet, multiple_attention, pixel_attention, and fusion if there is one) to a folder, a file, or a hub id
     `owner/name:subfolder`. Relative paths start at the configuration's folder.
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
     activation: str = "scedit"  # the first stage that makes the reference: scedit, controlnet, rrdbnet or identity
+    control: str = "cassr"  # the way in which the second stage sees the pictures: cassr, pasd or residuals
     schedule: Schedule | None = None  # null takes the schedule of the U-Net's weights (see `cassr_jax.schedules`)
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
-    fidelity: float = 1.0  # how much a fusion lets the decoder take directly from both pictures, 0 to 1
+    # How much the pictures count, 0 to 1: control cassr weighs its attention to the LQ image by it, pasd and residuals
+    # all that their ControlNet adds, and a fusion what the decoder takes directly from both pictures.
+    fidelity: float = 1.0
+    process_size: int = 1  # px: a picture whose shorter side would be below it is worked on at that size
     color_fix: ColorFix = "wavelet"  # how the result gets the colours of the LQ image
     first_stages: Mapping[str, FirstStageConfig] = field(default_factory=dict)  # changes to first stages, by name
     tile: int = 512  # side of a tile in px of the output; larger pictures are sampled in several tiles
@@ -130,6 +136,8 @@ class LossConfig:
     start_timestep: int = 200
     image_weight: float = 0.0  # weight of the loss between the decoded x_0 and the target picture, on those examples
     perceptual_weight: float = 0.5  # weight of LPIPS on VGG16, beside L1
+    # Weight of the L1 between the target and the pictures that PASD's hint network gives at each of its resolutions.
+    rgb_weight: float = 0.0
     # Weight of the adversarial loss, beside L1. It needs a new `discriminator`, which is trained too.
     adversarial_weight: float = 0.0
     kl_weight: float = 1e-6
@@ -161,7 +169,7 @@ class TrainConfig:
     trains.
     """
 
-    stage: str  # vae, base, scedit, controlnet, cassr or fusion (see `cassr_jax.training.stages`)
+    stage: str  # vae, base, scedit, controlnet, cassr, pasd, residuals or fusion (see `cassr_jax.training.stages`)
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
     new: Mapping[str, Config] = field(default_factory=dict)
@@ -169,7 +177,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     prompt: str = "clean, high-resolution"
-    activation: str | None = None  # stage cassr: the first stage that makes its references
+    activation: str | None = None  # a second stage: the first stage that makes its references
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)  # stage cassr: an ablation switches some off
     strategy: Strategy = field(default_factory=Strategy)  # how the step is divided among devices
     batch_size: int = 4  # examples in one update, over all devices and processes

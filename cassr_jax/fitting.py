@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cassr_jax.errors import InputError
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.guided_decoder import GuidedDecoderConfig
+from cassr_jax.models.pixel_attention import PixelAttentionConfig
 from cassr_jax.typing import Configs
 from cassr_jax.weights.configs import AttachedConfig
 
@@ -60,7 +61,7 @@ def _pairs(configs: Configs) -> Iterator[_Pair]:
         if unet:
             for name in config.own.SHARED:
                 yield _Pair((kind, "unet"), (name, name), (getattr(config.unet, name), getattr(unet, name)))
-        if vae:
+        if vae and not isinstance(config.own, PixelAttentionConfig):
             name = "downsampling factor"
             yield _Pair((kind, "vae"), (name, name), (config.own.factor, vae.factor))
     if unet and (attention := configs.get("multiple_attention")):

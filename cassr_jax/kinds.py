@@ -18,6 +18,7 @@ from cassr_jax.models.fusion import Fusion, FusionConfig
 from cassr_jax.models.guided_decoder import GuidedDecoder, GuidedDecoderConfig
 from cassr_jax.models.multiple_attention import MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise
+from cassr_jax.models.pixel_attention import PixelAttention, PixelAttentionConfig
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.models.scedit import CSCTuner, SCEditConfig
 from cassr_jax.models.unet import UNet, UNetConfig
@@ -95,12 +96,15 @@ class Kind:
         return make, *parts
 
 
+_PIXEL_ATTENTION = r"up_blocks\.\d+\.(pixel_attentions\.|.*\.(proj_in|norm2|attn2)_plus\.).*"
+
 UNET_FILES = Published(
     UNetConfig(),
     configs.UNET,
     ("unet",),
     layouts.unet_layout,
-    harmless=re.compile(r"decay|num_updates|v_pred|ztsnr"),  # the last two mark the schedule of its training
+    # The third and fourth mark the schedule of its training; the others are PASD's, of its kind `pixel_attention`.
+    harmless=re.compile(rf"decay|num_updates|v_pred|ztsnr|{_PIXEL_ATTENTION}"),
     projections=True,
 )
 _CONTROLNET = Published(
@@ -109,6 +113,7 @@ _CONTROLNET = Published(
     ("controlnet",),
     layouts.controlnet_layout,
     projections=True,
+    completed=layouts.with_hint_additions,
 )
 
 KINDS: Mapping[str, Kind] = {
@@ -163,6 +168,18 @@ KINDS: Mapping[str, Kind] = {
             "multiple_attention",
             {UNetConfig: MultipleAttention},
             Published(UNetConfig(), configs.MULTIPLE_ATTENTION, ("multiple_attention",)),
+        ),
+        Kind(
+            "pixel_attention",
+            {PixelAttentionConfig: PixelAttention},
+            Published(
+                AttachedConfig(UNetConfig(), PixelAttentionConfig()),
+                configs.PIXEL_ATTENTION,
+                ("pixel_attention", "unet"),  # the second as PASD publishes it, within its U-Net
+                harmless=re.compile(rf"(?!{_PIXEL_ATTENTION}).*"),
+                projections=True,
+                completed=layouts.with_variant,
+            ),
         ),
         Kind(
             "fusion",

@@ -15,6 +15,7 @@ from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import check_components, defined, from_json, resolve
+from cassr_jax.control import NAMES as CONTROL
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage
@@ -44,7 +45,7 @@ def load(
 
     Args:
         source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, the working folder of a
-            finished training run of stage `cassr`, or a Python file that defines `cascade`, a `CascadeConfig` (see
+            finished training run of a second stage, or a Python file that defines `cascade`, a `CascadeConfig` (see
             `configs/`).
         activation: the first stage that makes the reference: scedit, controlnet, rrdbnet or identity; by default the
             cascade's own.
@@ -83,7 +84,7 @@ def load(
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
     fusion = {second_stage.FUSION} & config.components.keys()
-    for kind in (*second_stage.NETWORKS, *stage.networks, *fusion):
+    for kind in (*second_stage.networks_of(config.control), *stage.networks, *fusion):
         if kind not in config.components:
             raise InputError(_lacking(source, kind, config))
         networks = networks.with_read(
@@ -120,7 +121,10 @@ def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
     """A sentence about the network `kind`, which a cascade needs and does not name."""
     stage = first_stage(config.activation)
     if kind not in stage.networks:
-        return f"{source}: names no {kind} among its components, expected one: the second stage needs it"
+        return (
+            f"{source}: names no {kind} among its components, expected one: the second stage needs it for control "
+            f"{config.control}"
+        )
     runs = [name for name in NAMES if config.components.keys() >= {*first_stage(name).networks}]
     return (
         f"{source}: names no {kind} among its components, expected one for activation {stage.name} "
@@ -154,9 +158,10 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         path = embedded
     if (exported := trained(path)) is not None:
         path, found = exported
-        if found["stage"] != "cassr":
+        if found["stage"] not in CONTROL:
             raise InputError(
-                f"{source}: a run of stage {found['stage']}, which trains part of a cascade, expected stage cassr"
+                f"{source}: a run of stage {found['stage']}, which trains part of a cascade, expected stage "
+                f"{' or '.join(CONTROL)}"
             )
     elif is_folder(path / "checkpoints"):
         raise InputError(f"{path}: a training run without an export, expected one; train.py --export writes it")

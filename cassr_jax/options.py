@@ -1,6 +1,6 @@
 """The settings of one call of a cascade."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -11,7 +11,6 @@ from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES
 from cassr_jax.imaging.color import COLOR_FIXES
 from cassr_jax.ranges import check
-from cassr_jax.second_stage import FUSION
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,10 +32,13 @@ class Options:
         strength: share of the noise schedule that the second stage covers; a little changes only details.
         color_fix: adain, contrast, wavelet or none, for both stages.
         reference_weight: share of the reference in the result.
-        fidelity: how much a cascade with a fusion lets its decoder take directly from the LQ image and the reference: 0
-            is the plain decoder, 1 the decoder as trained.
+        fidelity: how much the pictures that control the second stage count, from 0 to 1, which is as in training; see
+            `CascadeConfig`.
         tile: side of a tile in px of the output.
+        process_size: px; a picture whose result would have a shorter side below it is worked on at that size, and the
+            result reduced.
         prompt: describes the picture, for both stages.
+        negative_prompt: what guidance leads away from, for both stages.
         progress: called as `progress(stage, calls done, calls in all)`; the stage is "reference" or "result", and a
             call runs a network on as many tiles as the devices take at once.
 
@@ -59,13 +61,16 @@ class Options:
     reference_weight: float | None = None
     fidelity: float | None = None
     tile: int | None = None
+    process_size: int | None = None
     prompt: str | None = None
+    negative_prompt: str | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
         check(self)
-        if not isinstance(self.prompt, str | None):
-            raise InputError(f"prompt is {self.prompt!r}, expected text or None")
+        for name in ("prompt", "negative_prompt"):
+            if not isinstance(text := getattr(self, name), str | None):
+                raise InputError(f"{name} is {text!r}, expected text or None")
         for name, choices in (
             ("sampler", SAMPLERS),
             ("speed", SPEEDS),
@@ -78,22 +83,10 @@ class Options:
         if self.progress is not None and not callable(self.progress):
             raise InputError(f"progress is {self.progress!r}, expected a function of three arguments, or None")
 
-    def check_networks(self, kinds: Collection[str]) -> None:
-        """Checks that a cascade with networks of these kinds has those that the options need.
-
-        Raises:
-            InputError: it has no fusion to weigh.
-        """
-        if self.fidelity is not None and FUSION not in kinds:
-            raise InputError(
-                f"fidelity is {self.fidelity}, but this cascade has no {FUSION}, the network that it weighs; expected "
-                "no fidelity, or a cascade with a fusion, such as a run of configs/tiny_second.py"
-            )
-
     def written_into(self, config: CascadeConfig) -> CascadeConfig:
         """A cascade's configuration with these options in place of its own settings: what a call runs with.
 
-        The prompt, steps, guidance and sampler concern both stages, `start`, `strength` and `control_every` the second
+        The prompts, steps, guidance and sampler concern both stages, `start`, `strength` and `control_every` the second
         alone. A colour fix or a weight of the reference is written for every first stage, whichever is in use.
         """
         chosen = SPEEDS[self.speed] if self.speed else {}
@@ -104,13 +97,14 @@ class Options:
             "guidance_from": self.guidance_from,
             "guidance_to": self.guidance_to,
             "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
         }
         second = {"start": self.start, "strength": self.strength, "control_every": self.control_every}
         stage = _given({"color_fix": self.color_fix, "reference_weight": self.reference_weight})
         stages = {name: replace(config.first_stages.get(name, FirstStageConfig()), **stage) for name in NAMES if stage}
         return replace(
             config,
-            **_given({"color_fix": self.color_fix, "fidelity": self.fidelity, "tile": self.tile}),
+            **_given({name: getattr(self, name) for name in ("color_fix", "fidelity", "tile", "process_size")}),
             first_stages={**config.first_stages, **stages},
             sampling=replace(config.sampling, **_given(second | both)),
             activation_sampling=replace(config.activation_sampling, **_given(both)),

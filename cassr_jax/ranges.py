@@ -119,6 +119,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "reference_weight": Range(0, 1, optional=True),
         "fidelity": Range(0, 1, optional=True),
         "tile": COUNT_OR_NONE,
+        "process_size": COUNT_OR_NONE,
     },
     "SamplingConfig": {
         "num_steps": STEPS,
@@ -127,9 +128,16 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "guidance_to": SHARE,
         "control_every": COUNT,
         "strength": PART,
+        "added_noise_level": Range(0, whole=True, optional=True),
     },
     "FirstStageConfig": {"reference_weight": Range(0, 1, optional=True)},
-    "CascadeConfig": {"fidelity": SHARE, "tile": COUNT, "tile_overlap": Range(0, 0.5), "tiles_at_once": COUNT},
+    "CascadeConfig": {
+        "fidelity": SHARE,
+        "process_size": COUNT,
+        "tile": COUNT,
+        "tile_overlap": Range(0, 0.5),
+        "tiles_at_once": COUNT,
+    },
     "OptimizerConfig": {
         "learning_rate": POSITIVE,
         "warmup_steps": FROM_ZERO,
@@ -147,6 +155,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "start_timestep": COUNT,
         "image_weight": NOT_NEGATIVE,
         "perceptual_weight": NOT_NEGATIVE,
+        "rgb_weight": NOT_NEGATIVE,
         "adversarial_weight": NOT_NEGATIVE,
         "kl_weight": NOT_NEGATIVE,
         "latent_noise": NOT_NEGATIVE,

@@ -61,6 +61,7 @@ class Course(NamedTuple):
         guidance_scale: () float32.
         first_guided, stop_guided: () int32; the steps from the first up to the second, without it, are guided.
         control_every: () int32, the number of steps for which the features of a ControlNet are kept.
+        fidelity: () float32, how much the pictures that control the denoiser count, 0 to 1.
     """
 
     trajectory: Trajectory
@@ -68,6 +69,7 @@ class Course(NamedTuple):
     first_guided: ArrayLike
     stop_guided: ArrayLike
     control_every: ArrayLike
+    fidelity: ArrayLike = np.float32(1)
 
     def guided(self, step: Step) -> Flag:
         return jnp.logical_and(self.first_guided <= step, step < self.stop_guided)
@@ -89,8 +91,8 @@ class Inputs:
         noise: (B, h, w, C) unit normal.
         encoder_hidden_states: (2, L, C), the embeddings of the negative prompt and the prompt.
         course: what the run does in each step.
-        fidelity: () float32, how much the decoder takes directly from `images`, 0 to 1; it only affects a stage with a
-            fusion.
+        fidelity: () float32, how much the pictures count, for the denoiser and for a fusion, 0 to 1.
+        guides: the pictures that guide a fusion, (B, H, W, 3) in [-1, 1] each.
     """
 
     images: tuple[Pictures, ...]
@@ -99,6 +101,7 @@ class Inputs:
     encoder_hidden_states: PromptPair
     course: Course
     fidelity: float | Scalar = 1.0
+    guides: tuple[Pictures, ...] = ()
 
 
 class Embeddings(NamedTuple):
@@ -131,9 +134,26 @@ def make_course(schedule: Schedule, sampling: SamplingConfig) -> Course:
         if first is None:
             raise
         raise InputError(f"strength is {sampling.strength}, which starts at timestep {first}: {error}") from error
+    if sampling.added_noise_level is not None:
+        trajectory = _noised_again(trajectory, schedule, sampling.added_noise_level)
     guided = sampling.guided_steps
     steps = (np.int32(step) for step in (guided.start, guided.stop, sampling.control_every))
     return Course(trajectory, np.float32(sampling.guidance_scale), *steps)
+
+
+def _noised_again(trajectory: Trajectory, schedule: Schedule, timestep: int) -> Trajectory:
+    """The trajectory whose start has the noise of its first timestep and then that of another (PASD's pipeline).
+
+    Raises:
+        InputError: the schedule has no such timestep.
+    """
+    last = schedule.num_train_timesteps - 1
+    if timestep > last:
+        raise InputError(f"added_noise_level is {timestep}, expected a timestep of at most {last}")
+    signal, noise = trajectory.signal.copy(), trajectory.noise.copy()
+    signal[0] *= np.sqrt(schedule.alphas_cumprod[timestep])
+    noise[0] = np.sqrt(1 - signal[0] ** 2)
+    return trajectory._replace(signal=signal, noise=noise)
 
 
 def embed(
@@ -164,15 +184,16 @@ def predict(
         (B, h, w, C) float32 in the schedule's prediction type, and the features to keep.
     """
     temb = jax.tree.map(lambda table: jax.lax.dynamic_index_in_dim(table, step, keepdims=True), embeddings.temb)
+    fidelity = jnp.asarray(course.fidelity)
 
     def call(latents: Latents, text: PyTree[Array], kept: PyTree[Array]) -> tuple[Latents, PyTree[Array]]:
         if not setting.keeps_control:
-            return denoiser(latents, temb, text, hints).astype(jnp.float32), kept
+            return denoiser(latents, temb, text, hints, fidelity).astype(jnp.float32), kept
         assert isinstance(denoiser, ControlledDenoiser), "nothing_kept has refused any other"
         renewed = partial(denoiser.control, latents, temb, text, hints)
         with jax.named_scope(RENEWAL):
             control = jax.lax.cond(course.renews_control(step), renewed, lambda: kept)
-        return denoiser.predict(latents, temb, text, control).astype(jnp.float32), control
+        return denoiser.predict(latents, temb, text, control, fidelity).astype(jnp.float32), control
 
     def guided() -> tuple[Latents, PyTree[Array]]:
         both, control = call(jnp.concatenate([latents] * 2), embeddings.text, kept)
@@ -215,7 +236,7 @@ def sample(
     fusion: Fusion | GuidedDecoder | None = None,
 ) -> Images:
     """Runs a whole stage on B tiles: (B, H, W, 3) float32, about [-1, 1], not clipped."""
-    course, trajectory = inputs.course, inputs.course.trajectory
+    course, trajectory = inputs.course._replace(fidelity=inputs.fidelity), inputs.course.trajectory
     latents = jnp.zeros_like(inputs.noise) if inputs.start is None else vae.encode(jnp.asarray(inputs.start))
     images = tuple(map(jnp.asarray, inputs.images))
     embeddings = embed(denoiser, inputs.encoder_hidden_states, trajectory, len(inputs.noise), setting)
@@ -229,4 +250,5 @@ def sample(
     carry = begin(start_latents(trajectory, latents, inputs.noise))
     kept = nothing_kept(denoiser, embeddings, carry.latents, hints, setting)
     carry, _ = jax.lax.fori_loop(0, len(trajectory.timesteps), step, (carry, kept))
-    return decode_guided(vae, fusion, carry.latents, images, inputs.fidelity).astype(jnp.float32)
+    guides = tuple(map(jnp.asarray, inputs.guides))
+    return decode_guided(vae, fusion, carry.latents, guides, inputs.fidelity).astype(jnp.float32)

@@ -141,7 +141,7 @@ def _configurations(config: CascadeConfig, source: str, base: Path) -> dict[str,
     """The configurations of the cascade's networks, by kind."""
     check_components(config.components, source)
     sources = _sources(config, base)
-    needed = (*second_stage.NETWORKS, *first_stage(config.activation).networks)
+    needed = (*second_stage.networks_of(config.control), *first_stage(config.activation).networks)
     if missing := [kind for kind in needed if kind not in sources]:
         raise InputError(f"{source}: names no {missing[0]} among its components, expected one")
     kinds = (*needed, *({second_stage.FUSION} & sources.keys()))

@@ -1,15 +1,28 @@
-"""The second stage: the networks it needs, and how they form its denoiser."""
+"""The second stage: Stable Diffusion, a control scheme that shows it the pictures, and perhaps a fusion."""
 
-from cassr_jax.models.denoisers import CasSRDenoiser
+from functools import partial
+
+from cassr_jax.control import control_scheme
+from cassr_jax.control.interface import ControlScheme
+from cassr_jax.errors import InputError
+from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.multiple_attention import GuidanceSwitches
-from cassr_jax.typing import Modules
 
 STABLE_DIFFUSION = ("vae", "unet", "text_encoder")
-TRAINS = ("controlnet", "multiple_attention")
-NETWORKS = (*STABLE_DIFFUSION, *TRAINS)
 FUSION = "fusion"  # if a cascade has this network, it guides the decoder of the second stage
 
 
-def make_denoiser(modules: Modules, switches: GuidanceSwitches) -> CasSRDenoiser:
-    """The denoiser that reads the LQ image and the reference; `switches` turn parts of it off for an ablation."""
-    return CasSRDenoiser(modules["unet"], modules["controlnet"], modules["multiple_attention"], switches)
+def networks_of(control: str) -> tuple[str, ...]:
+    """The kinds of network that a second stage needs."""
+    return (*STABLE_DIFFUSION, *control_scheme(control).networks)
+
+
+def denoiser_maker(scheme: ControlScheme, switches: GuidanceSwitches) -> MakeDenoiser:
+    """What builds the denoiser of a second stage.
+
+    Raises:
+        InputError: something is switched off that this control scheme does not have.
+    """
+    if switches != GuidanceSwitches() and not scheme.switchable:
+        raise InputError(f"switches are {switches}, expected none off: control {scheme.name} has nothing to switch off")
+    return partial(scheme.make_denoiser, switches=switches)

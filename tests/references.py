@@ -50,7 +50,8 @@ def unet(config: UNetConfig) -> UNet2DConditionModel:
 
 def controlnet(config: UNetConfig, own: ControlNetConfig) -> ControlNetModel:
     encoder = {key: value for key, value in asdict(config).items() if key not in ("out_channels", "up_block_types")}
-    return ControlNetModel(**encoder, **asdict(own))
+    hint = {key: value for key, value in asdict(own).items() if key not in ("return_rgbs", "use_rrdb")}  # PASD's alone
+    return ControlNetModel(**encoder, **hint)
 
 
 def vae(config: VAEConfig) -> AutoencoderKL:

@@ -142,14 +142,25 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "fidelity": {
         "type": _number_for("fidelity"),
         "metavar": "W",
-        "help": "how much the decoder takes directly from the input and the reference, 0 to 1; 0 decodes only what "
-        "the second stage made",
+        "help": "how much the pictures that control the second stage count, 0 to 1: for control cassr its attention to "
+        "the input, for pasd and residuals all of their ControlNet, and where a decoder reads the pictures too, how "
+        "much it takes from them",
     },
     "tile": {
         "type": _number_for("tile"),
         "metavar": "PX",
         "help": "longest side of a tile, in px of the output: larger pictures pass through the networks in "
         "overlapping tiles; smaller tiles need less memory, except for what the picture itself needs",
+    },
+    "process_size": {
+        "type": _number_for("process_size"),
+        "metavar": "PX",
+        "help": "a picture whose result would have a shorter side below this is worked on at this size, and the result "
+        "is reduced; Stable Diffusion works best at 512 px and more",
+    },
+    "negative_prompt": {
+        "metavar": "TEXT",
+        "help": "what guidance leads away from, in place of the cascade's own; tiny knows only ''",
     },
     "prompt": {
         "metavar": "TEXT",
@@ -190,7 +201,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 SAMPLING = (
     *("speed", "steps", "sampler", "guidance_scale", "guidance_from", "guidance_to", "control_every"),
-    *("start", "strength", "color_fix", "reference_weight", "fidelity", "tile"),
+    *("start", "strength", "color_fix", "reference_weight", "fidelity", "tile", "process_size", "negative_prompt"),
 )
 """The options of sampling: the fields of `Options` that change a cascade's own settings."""
 

@@ -10,7 +10,6 @@ from cassr_jax.files import Json
 from cassr_jax.first_stage import first_stage
 from cassr_jax.loading import read_cascade, usual_dtype
 from cassr_jax.options import Options
-from cassr_jax.second_stage import FUSION
 
 
 def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
@@ -21,10 +20,9 @@ def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
             own. Other entries are ignored.
 
     Raises:
-        InputError: an option is out of range, or weighs a fusion that the cascade does not have.
+        InputError: an option is out of range.
     """
     given = Options(**{name: chosen[name] for name in (*SAMPLING, "prompt") if chosen.get(name) is not None})
-    given.check_networks(config.components)
     return replace(given.written_into(config), activation=chosen.get("activation") or config.activation)
 
 
@@ -37,17 +35,18 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
         config: the configuration with all options written into it.
         precision: the value of --precision; None for the usual one.
     """
-    stage, weighed = first_stage(config.activation), FUSION in config.components
+    stage = first_stage(config.activation)
     return {
         "activation": stage.name,
+        "control": config.control,
         "dtype": usual_dtype() if precision is None else PRECISIONS[precision],
         "tile": config.tile,
         "tile_overlap": config.tile_overlap,
+        "process_size": config.process_size,
         "reference": (_described(config.activation_sampling) if stage.diffuses else {})
         | {"color_fix": config.reference_color_fix},
         "result": _described(config.sampling)
-        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight}
-        | ({"fidelity": config.fidelity} if weighed else {}),
+        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight, "fidelity": config.fidelity},
     }
 
 
@@ -65,7 +64,7 @@ def own_values(source: str) -> dict[str, str]:
             return "none"
         name = "num_steps" if option == "steps" else option
         if name not in result:
-            return str(found.get(name, "none: the cascade has no fusion"))
+            return str(found[name])
         own, first = (f"{each:g}" if isinstance(each, float) else each for each in (result[name], reference.get(name)))
         both = name not in ("start", "strength", "control_every") and first not in (own, None)
         return f"{own}, first stage {first}" if both else str(own)

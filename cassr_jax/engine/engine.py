@@ -61,8 +61,9 @@ class Stage:
         encoder_hidden_states: (2, L, C), the embeddings of the negative prompt and the prompt.
         start: index of the image whose latents the noise is mixed into; None for noise alone.
         noise_key: the random key of the noise.
+        reads: indices of the images that the denoiser reads, in its order; the others are for the start or the fusion.
         fusion: the kind of network that guides the decoder; None for the plain decoder.
-        fidelity: how much a fusion takes from the images, 0 to 1.
+        fidelity: how much the images count, for the denoiser and for a fusion, 0 to 1.
     """
 
     make_denoiser: MakeDenoiser
@@ -71,8 +72,13 @@ class Stage:
     encoder_hidden_states: jax.Array
     start: int | None
     noise_key: jax.Array
+    reads: tuple[int, ...] = (0,)
     fusion: str | None = None
     fidelity: float = 1.0
+
+    def read(self, images: tuple[T, ...]) -> tuple[T, ...]:
+        """Those of all images that the denoiser reads."""
+        return tuple(images[index] for index in self.reads)
 
 
 class Engine:
@@ -85,7 +91,7 @@ class Engine:
 
     def __init__(self, programs: Programs, *, overlap: float):
         self.programs, self._overlap = programs, overlap
-        self._runs: Recent[tuple[MakeDenoiser, SamplingConfig], Run] = Recent(_RUNS)
+        self._runs: Recent[tuple[MakeDenoiser, SamplingConfig, float], Run] = Recent(_RUNS)
         self._configs = programs.networks.configs
         self._seating = (programs.mesh.size, programs.at_once)
 
@@ -108,7 +114,7 @@ class Engine:
         """Runs a stage on pictures; gives (H, W, 3) float32 for each, about [-1, 1], not clipped.
 
         Args:
-            images: the images that the denoiser reads; each is a sequence over the pictures, (H, W, 3) uint8.
+            images: the stage's images; each is a sequence over the pictures, (H, W, 3) uint8.
             tile: largest side of a tile in px.
         """
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
@@ -193,17 +199,17 @@ class Engine:
         return self.programs.divided(pixels)
 
     def run_of(self, stage: Stage) -> Run:
-        """What all pictures of a stage share, on the devices; computed once for each denoiser and sampling."""
+        """What all pictures of a stage share, on the devices; computed once for each denoiser and setting."""
 
         def run() -> Run:
-            course = self.programs.everywhere(stage.course)
+            course = self.programs.everywhere(stage.course._replace(fidelity=np.float32(stage.fidelity)))
             setting = Setting.of(stage.sampling)
             embeddings = self.programs.embed(
                 stage.make_denoiser, stage.encoder_hidden_states, course.trajectory, setting
             )
             return Run(embeddings, course)
 
-        return self._runs.get((stage.make_denoiser, stage.sampling), run)
+        return self._runs.get((stage.make_denoiser, stage.sampling, stage.fidelity), run)
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,7 @@ class Passage:
     """The passage of one wave through a stage: `read`, then `denoise`, then `decode`.
 
     Attributes:
-        images: the images that the denoiser reads; each is a sequence over the wave's pictures, (H, W, 3) uint8.
+        images: the stage's images; each is a sequence over the wave's pictures, (H, W, 3) uint8.
     """
 
     engine: Engine
@@ -236,7 +242,8 @@ class Passage:
         tiles: dict[str, PyTree[Array]] = {}
         for call in range(seats.calls):
             images = self._put(seats.of_call(call))
-            made = {"hints": programs.hints(stage.make_denoiser, images) if seats.keeps_hints else images}
+            read = stage.read(images)
+            made = {"hints": programs.hints(stage.make_denoiser, read) if seats.keeps_hints else read}
             if stage.start is not None:
                 made["latents"] = programs.encode(images[stage.start])
             tiles = programs.put(tiles or programs.places(made, seats.capacity), made, call)

@@ -125,7 +125,7 @@ class RowEngine(Engine):
         noise = normal(stage.noise_key, math.prod(shape)).reshape(shape)
         nothing = np.zeros_like(noise)
         latents = programs.divided(nothing) if stage.start is None else programs.encode(pixels[stage.start])
-        hints = programs.hints(stage.make_denoiser, pixels)
+        hints = programs.hints(stage.make_denoiser, stage.read(pixels))
         shared = programs.everywhere(_UNSHARED)
         carry = programs.begin(latents, programs.divided(noise), shared, run.course.trajectory, _ALONE)
         state = State(carry, programs.divided(nothing), hints, shared)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from cassr_jax.models.division import block_output, placed
 from cassr_jax.models.dot_product import dot_product_attention
 from cassr_jax.models.layers import GroupNorm, Identity, LayerNorm, Linear
-from cassr_jax.typing import Context, Features, KeyValue, TextEmbedding, Tokens
+from cassr_jax.typing import Context, Features, KeyValue, Tokens
 
 
 class Attention(nnx.Module):
@@ -76,17 +76,44 @@ class FeedForward(nnx.Module):
 
 @runtime_checkable
 class ImageGuide(Protocol):
-    """The image attentions of one transformer block."""
+    """What one layer of an up block takes from pictures: a function for each place where a control scheme may attend.
 
-    def attend_reference(self, x: Tokens) -> Tokens: ...
+    The first three places are within the transformer's block, the last one is behind the whole transformer; in a layer
+    without a transformer there is the last one alone.
+    """
 
-    def attend_lq(self, x: Tokens) -> Tokens: ...
+    def before_self_attention(self, x: Tokens) -> Tokens: ...
+
+    def after_self_attention(self, x: Tokens) -> Tokens: ...
+
+    def after_cross_attention(self, x: Tokens) -> Tokens: ...
+
+    def after_layer(self, x: Features) -> Features: ...
+
+
+class Unguided:
+    """A guide that takes nothing; control schemes replace the functions of the places where they attend."""
+
+    def before_self_attention(self, x: Tokens) -> Tokens:
+        return x
+
+    def after_self_attention(self, x: Tokens) -> Tokens:
+        return x
+
+    def after_cross_attention(self, x: Tokens) -> Tokens:
+        return x
+
+    def after_layer(self, x: Features) -> Features:
+        return x
+
+
+UNGUIDED = Unguided()
 
 
 class BasicTransformerBlock(nnx.Module):
     """Self-attention, text cross-attention and feed-forward, each a pre-norm residual branch.
 
-    A guide adds the two image attentions of CasSR around the self-attention.
+    A guide adds a control scheme's attention to pictures between them.
     """
 
     def __init__(self, features: int, context_dim: int, *, num_heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -98,22 +125,23 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = LayerNorm(features, **kwargs)
         self.ff = FeedForward(features, **kwargs)
 
-    def __call__(self, x: Tokens, text: KeyValue, guide: ImageGuide | None = None) -> Tokens:
-        if guide is not None:
-            x = guide.attend_reference(x)
-        x = x + self.attn1(self.norm1(x))
-        if guide is not None:
-            x = guide.attend_lq(x)
-        x = x + self.attn2(self.norm2(x), text)
+    def __call__(self, x: Tokens, text: KeyValue, guide: ImageGuide = UNGUIDED) -> Tokens:
+        x = guide.before_self_attention(x)
+        x = guide.after_self_attention(x + self.attn1(self.norm1(x)))
+        x = guide.after_cross_attention(x + self.attn2(self.norm2(x), text))
         return x + self.ff(self.norm3(x))
 
 
 class Transformer2D(nnx.Module):
-    """diffusers' `Transformer2DModel` with one block and 1x1 convolutions."""
+    """diffusers' `Transformer2DModel` with one block and 1x1 convolutions.
+
+    With `zero_out`, its last layer starts at zero, and it returns its input until it is trained.
+    """
 
     def __init__(
-        self, features: int, context_dim: int, *, num_heads: int, groups: int, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+        self, features: int, context_dim: int, *, num_heads: int, groups: int,
+        zero_out: bool = False, dtype: DTypeLike, rngs: nnx.Rngs,
+    ):  # fmt: skip
         kwargs = {"dtype": dtype, "rngs": rngs}
         self.norm = GroupNorm(groups, features, eps=1e-6, **kwargs)
         # Linear layers over channels are what the checkpoint's 1x1 convolutions compute.
@@ -121,13 +149,14 @@ class Transformer2D(nnx.Module):
         self.transformer_blocks = nnx.List(
             [BasicTransformerBlock(features, context_dim, num_heads=num_heads, **kwargs)]
         )
-        self.proj_out = Linear(features, features, **kwargs)
+        self.proj_out = Linear(features, features, zero=zero_out, **kwargs)
 
-    def text_key_value(self, encoder_hidden_states: TextEmbedding) -> KeyValue:
-        return self.transformer_blocks[0].attn2.key_value(encoder_hidden_states)
+    def key_value(self, context: Context) -> KeyValue:
+        """Keys and values of the cross-attention, of a text or of another context (B, M, context_dim)."""
+        return self.transformer_blocks[0].attn2.key_value(context)
 
-    def __call__(self, x: Features, text: KeyValue, guide: ImageGuide | None = None) -> Features:
+    def __call__(self, x: Features, context: KeyValue, guide: ImageGuide = UNGUIDED) -> Features:
         batch, height, width, channels = x.shape
         h = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
-        h = self.transformer_blocks[0](placed(h, self, "tokens"), text, guide)
+        h = self.transformer_blocks[0](placed(h, self, "tokens"), context, guide)
         return block_output(x + self.proj_out(h).reshape(x.shape), self)

@@ -8,15 +8,16 @@ All denoisers share one interface, divided by how often each part has to run:
     prediction = denoiser(latents, temb, text, hints)    # every step: (N, h, w, 4)
 
 N is B, or 2B with classifier-free guidance, where the negative prompts come first. Values that depend on the images
-alone are computed for B. A single time embedding, (1, C), serves a whole batch.
+alone are computed for B. A single time embedding, (1, C), serves a whole batch. A call may also state a `fidelity`, how
+much the picture that controls the denoiser counts: from 0 to 1, which is as in training.
 
 A denoiser with a ControlNet can be called in two parts, so that the features of one step serve the next ones as well:
 
     control = denoiser.control(latents, temb, text, hints)
-    prediction = denoiser.predict(latents, temb, text, control)
+    prediction = denoiser.predict(latents, temb, text, control, fidelity)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -24,11 +25,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from cassr_jax.models.attention import ImageGuide
 from cassr_jax.models.controlnet import ControlNet, ControlNetOutput
 from cassr_jax.models.multiple_attention import GuidanceSwitches, MultipleAttention
+from cassr_jax.models.pixel_attention import PixelAttention
 from cassr_jax.models.scedit import CSCTuner
 from cassr_jax.models.unet import TextKeyValues, UNet
-from cassr_jax.typing import Hint, Images, Latents, Modules, TextEmbedding, TimeEmbedding, Timesteps
+from cassr_jax.typing import (
+    FeatureList,
+    FeatureMap,
+    Hint,
+    Images,
+    Latents,
+    Modules,
+    Scalar,
+    TextEmbedding,
+    TimeEmbedding,
+    Timesteps,
+)
 
 
 @runtime_checkable
@@ -42,7 +56,14 @@ class Denoiser(Protocol):
 
     def embed_time(self, timesteps: Timesteps) -> PyTree[Array]: ...
 
-    def __call__(self, latents: Latents, temb: PyTree[Array], text: PyTree[Array], hints: PyTree[Array]) -> Latents: ...
+    def __call__(
+        self,
+        latents: Latents,
+        temb: PyTree[Array],
+        text: PyTree[Array],
+        hints: PyTree[Array],
+        fidelity: float | Scalar = 1.0,
+    ) -> Latents: ...
 
 
 MakeDenoiser = Callable[[Modules], Denoiser]
@@ -58,7 +79,12 @@ class ControlledDenoiser(Denoiser, Protocol):
     ) -> PyTree[Array]: ...
 
     def predict(
-        self, latents: Latents, temb: PyTree[Array], text: PyTree[Array], control: PyTree[Array]
+        self,
+        latents: Latents,
+        temb: PyTree[Array],
+        text: PyTree[Array],
+        control: PyTree[Array],
+        fidelity: float | Scalar = 1.0,
     ) -> Latents: ...
 
 
@@ -91,8 +117,15 @@ class BaseDenoiser:
     def embed_time(self, timesteps: Timesteps) -> TimeEmbedding:
         return self.unet.embed_time(timesteps)
 
-    def __call__(self, latents: Latents, temb: TimeEmbedding, text: TextKeyValues, hints: None = None) -> Latents:
-        del hints
+    def __call__(
+        self,
+        latents: Latents,
+        temb: TimeEmbedding,
+        text: TextKeyValues,
+        hints: None = None,
+        fidelity: float | Scalar = 1.0,
+    ) -> Latents:
+        del hints, fidelity
         h, skips = self.unet.encode(latents, temb, text)
         return self.unet.decode(h, skips, temb, text)
 
@@ -113,7 +146,15 @@ class SCEditDenoiser:
     def embed_time(self, timesteps: Timesteps) -> TimeEmbedding:
         return self.unet.embed_time(timesteps)
 
-    def __call__(self, latents: Latents, temb: TimeEmbedding, text: TextKeyValues, hints: list[Hint]) -> Latents:
+    def __call__(
+        self,
+        latents: Latents,
+        temb: TimeEmbedding,
+        text: TextKeyValues,
+        hints: list[Hint],
+        fidelity: float | Scalar = 1.0,
+    ) -> Latents:
+        del fidelity
         h, skips = self.unet.encode(latents, temb, text)
         skips = self.tuner(skips, [_repeat(hint, len(latents)) for hint in hints])
         return self.unet.decode(h, skips, temb, text)
@@ -121,7 +162,7 @@ class SCEditDenoiser:
 
 @dataclass(frozen=True)
 class ControlNetDenoiser:
-    """The U-Net and a plain ControlNet that reads one image: the first stage of the paper's Table 2."""
+    """The U-Net and a plain ControlNet that reads one image, whose residuals are added to the skips and the middle."""
 
     unet: UNet
     controlnet: ControlNet
@@ -135,16 +176,43 @@ class ControlNetDenoiser:
     def embed_time(self, timesteps: Timesteps) -> TimePair:
         return TimePair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
 
-    def __call__(self, latents: Latents, temb: TimePair, text: TextPair, hints: Hint) -> Latents:
-        return self.predict(latents, temb, text, self.control(latents, temb, text, hints))
+    def __call__(
+        self, latents: Latents, temb: TimePair, text: TextPair, hints: Hint, fidelity: float | Scalar = 1.0
+    ) -> Latents:
+        return self.predict(latents, temb, text, self.control(latents, temb, text, hints), fidelity)
 
     def control(self, latents: Latents, temb: TimePair, text: TextPair, hints: Hint) -> ControlNetOutput:
         return self.controlnet(latents, temb.control, text.control, _repeat(hints, len(latents)))
 
-    def predict(self, latents: Latents, temb: TimePair, text: TextPair, control: ControlNetOutput) -> Latents:
+    def predict(
+        self,
+        latents: Latents,
+        temb: TimePair,
+        text: TextPair,
+        control: ControlNetOutput,
+        fidelity: float | Scalar = 1.0,
+    ) -> Latents:
         h, skips = self.unet.encode(latents, temb.unet, text.unet)
-        skips = [skip + residual for skip, residual in zip(skips, control.residuals, strict=True)]
-        return self.unet.decode(h + control.middle, skips, temb.unet, text.unet)
+        residuals, middle = _weighed(control, fidelity)
+        skips = [skip + residual for skip, residual in zip(skips, residuals, strict=True)]
+        return self.unet.decode(h + middle, skips, temb.unet, text.unet, self._guides(residuals))
+
+    def _guides(self, residuals: FeatureList) -> Sequence[Sequence[ImageGuide]] | None:
+        """What the up blocks attend to."""
+        return None
+
+
+@dataclass(frozen=True)
+class PASDDenoiser(ControlNetDenoiser):
+    """The same whose up blocks also attend to the residuals: PASD (arXiv 2308.14469).
+
+    `fidelity` is its `conditioning_scale`.
+    """
+
+    attention: PixelAttention
+
+    def _guides(self, residuals: FeatureList) -> Sequence[Sequence[ImageGuide]]:
+        return self.attention.bind(residuals)
 
 
 @dataclass(frozen=True)
@@ -167,15 +235,29 @@ class CasSRDenoiser:
     def embed_time(self, timesteps: Timesteps) -> TimePair:
         return TimePair(self.unet.embed_time(timesteps), self.controlnet.embed_time(timesteps))
 
-    def __call__(self, latents: Latents, temb: TimePair, text: TextPair, hints: tuple[Hint, Hint]) -> Latents:
-        return self.predict(latents, temb, text, self.control(latents, temb, text, hints))
+    def __call__(
+        self,
+        latents: Latents,
+        temb: TimePair,
+        text: TextPair,
+        hints: tuple[Hint, Hint],
+        fidelity: float | Scalar = 1.0,
+    ) -> Latents:
+        return self.predict(latents, temb, text, self.control(latents, temb, text, hints), fidelity)
 
     def control(self, latents: Latents, temb: TimePair, text: TextPair, hints: tuple[Hint, Hint]) -> ControlNetOutput:
         control_temb = temb.control if len(temb.control) == 1 else _duplicate(temb.control)
         hint = _interleave(*(_repeat(h, len(latents)) for h in hints))
         return self.controlnet(_duplicate(latents), control_temb, text.control, hint)
 
-    def predict(self, latents: Latents, temb: TimePair, text: TextPair, control: ControlNetOutput) -> Latents:
+    def predict(
+        self,
+        latents: Latents,
+        temb: TimePair,
+        text: TextPair,
+        control: ControlNetOutput,
+        fidelity: float | Scalar = 1.0,
+    ) -> Latents:
         h, skips = self.unet.encode(latents, temb.unet, text.unet)
         if self.switches.residuals:
             h = h + _sum_pairs(control.middle)
@@ -183,13 +265,19 @@ class CasSRDenoiser:
         guides = None
         if self.switches.attention:
             lq, reference = zip(*map(_split_pairs, control.features), strict=True)
-            guides = self.attention.bind(lq, reference, self.switches)
+            guides = self.attention.bind(lq, reference, self.switches, fidelity)
         return self.unet.decode(h, skips, temb.unet, text.unet, guides)
 
 
 def _unit_range(images: Images) -> Images:
     """Images mapped from [-1, 1] to [0, 1], the range that the hint networks expect."""
     return (images + 1) / 2
+
+
+def _weighed(control: ControlNetOutput, weight: float | Scalar) -> tuple[FeatureList, FeatureMap]:
+    """The residuals and the middle, multiplied by a weight."""
+    weight = jnp.asarray(weight, control.middle.dtype)
+    return [weight * residual for residual in control.residuals], weight * control.middle
 
 
 def _repeat(x: Hint, batch: int) -> Float[Array, "{batch} _ _ _"]:

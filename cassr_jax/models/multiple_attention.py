@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cassr_jax.models.attention import Attention
+from cassr_jax.models.attention import Attention, Unguided
 from cassr_jax.models.layers import LayerNorm
 from cassr_jax.models.unet import UNetConfig
-from cassr_jax.typing import FeatureMap, KeyValue, Tokens
+from cassr_jax.typing import FeatureMap, KeyValue, Scalar, Tokens
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class ImageAttention(nnx.Module):
         tokens = features.reshape(features.shape[0], -1, features.shape[-1])
         return self.attn.key_value(self.norm_context(tokens))
 
-    def __call__(self, x: Tokens, key_value: KeyValue) -> Tokens:
-        return x + self.attn(self.norm(x), key_value)
+    def __call__(self, x: Tokens, key_value: KeyValue, weight: float | Scalar = 1.0) -> Tokens:
+        return x + jnp.asarray(weight, x.dtype) * self.attn(self.norm(x), key_value)
 
 
 class ImageAttentionPair(nnx.Module):
@@ -62,18 +62,22 @@ class ImageAttentionPair(nnx.Module):
 
 
 @dataclass(frozen=True)
-class BoundGuide:
-    """A pair of image attentions with the keys and values of this step's images; None for one switched off."""
+class BoundPair(Unguided):
+    """A pair of image attentions with the keys and values of this step's images; None for one switched off.
+
+    `lq_weight` is how much the attention to the LQ image counts, 1 as in training.
+    """
 
     pair: ImageAttentionPair
     reference: KeyValue | None
     lq: KeyValue | None
+    lq_weight: float | Scalar = 1.0
 
-    def attend_reference(self, x: Tokens) -> Tokens:
+    def before_self_attention(self, x: Tokens) -> Tokens:
         return x if self.reference is None else self.pair.reference(x, self.reference)
 
-    def attend_lq(self, x: Tokens) -> Tokens:
-        return x if self.lq is None else self.pair.lr(x, self.lq)
+    def after_self_attention(self, x: Tokens) -> Tokens:
+        return x if self.lq is None else self.pair.lr(x, self.lq, self.lq_weight)
 
 
 class MultipleAttention(nnx.Module):
@@ -96,14 +100,16 @@ class MultipleAttention(nnx.Module):
         lq_features: Sequence[FeatureMap],
         reference_features: Sequence[FeatureMap],
         switches: GuidanceSwitches = GuidanceSwitches(),
-    ) -> list[list[BoundGuide]]:
+        lq_weight: float | Scalar = 1.0,
+    ) -> list[list[BoundPair]]:
         """Guides for `UNet.decode` from the ControlNet's features of every skip, before its zero convolutions."""
         return [
             [
-                BoundGuide(
+                BoundPair(
                     pair,
                     pair.reference.key_value(reference_features[skip]) if switches.reference_attention else None,
                     pair.lr.key_value(lq_features[skip]) if switches.lr_attention else None,
+                    lq_weight,
                 )
                 for pair, (_, skip) in zip(pairs, transformers, strict=True)
             ]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cassr_jax.models.attention import ImageGuide, Transformer2D
+from cassr_jax.models.attention import UNGUIDED, ImageGuide, Transformer2D
 from cassr_jax.models.checks import check_depth, check_divisor, check_widths
 from cassr_jax.models.division import block_output
 from cassr_jax.models.layers import (
@@ -103,15 +103,21 @@ class UNetConfig:
         return tuple(result)
 
     @property
-    def up_transformers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """(width, index of the consumed skip) of each transformer, by up block."""
+    def up_layers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """(width, index of the consumed skip) of each layer, by up block."""
         index = len(self.skips)
         result = []
-        for kind, width in zip(self.up_block_types, reversed(self.block_out_channels), strict=True):
+        for width in reversed(self.block_out_channels):
             indices = [index - 1 - j for j in range(self.layers_per_block + 1)]
             index = indices[-1]
-            result.append(tuple((width, j) for j in indices) if kind == "CrossAttnUpBlock2D" else ())
+            result.append(tuple((width, j) for j in indices))
         return tuple(result)
+
+    @property
+    def up_transformers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """The same of the layers that have transformers; a block without any has an empty tuple."""
+        kinds = zip(self.up_block_types, self.up_layers, strict=True)
+        return tuple(layers if kind == "CrossAttnUpBlock2D" else () for kind, layers in kinds)
 
 
 class TextKeyValues(NamedTuple):
@@ -148,7 +154,7 @@ class _Block(nnx.Module):
             )
 
     def text_key_values(self, encoder_hidden_states: TextEmbedding) -> list[KeyValue]:
-        return [a.text_key_value(encoder_hidden_states) for a in getattr(self, "attentions", ())]
+        return [a.key_value(encoder_hidden_states) for a in getattr(self, "attentions", ())]
 
 
 class DownBlock(_Block):
@@ -210,13 +216,15 @@ class UpBlock(_Block):
         skips: FeatureList,
         temb: TimeEmbedding,
         text: list[KeyValue],
-        guides: Sequence[ImageGuide | None],
+        guides: Sequence[ImageGuide],
     ) -> FeatureMap:
         """Takes its skips from the end of the list; the blocks above find theirs in the rest."""
         for i, resnet in enumerate(self.resnets):
+            guide = guides[i] if guides else UNGUIDED
             x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), temb)
             if text:
-                x = self.attentions[i](x, text[i], guides[i] if guides else None)
+                x = self.attentions[i](x, text[i], guide)
+            x = guide.after_layer(x)
         if hasattr(self, "upsamplers"):
             height, width = skips[-1].shape[1:3]
             x = self.upsamplers[0](x, (height, width))
@@ -297,9 +305,12 @@ class UNet(UNetEncoder):
         skips: Sequence[FeatureMap],
         temb: TimeEmbedding,
         text: TextKeyValues,
-        guides: Sequence[Sequence[ImageGuide | None]] | None = None,
+        guides: Sequence[Sequence[ImageGuide]] | None = None,
     ) -> Latents:
-        """The prediction from the middle and the skips; `guides` holds one for each transformer, by up block."""
+        """The prediction from the middle and the skips.
+
+        `guides` holds one for each layer, by up block; a block without guides has an empty sequence.
+        """
         left = list(skips)
         for i, block in enumerate(self.up_blocks):
             h = block(h, left, temb, text.up[i], guides[i] if guides else ())

@@ -42,9 +42,9 @@ def export(
 ) -> Path:
     """Write the networks that the stage trained, each into a folder named as in `CascadeConfig.components`.
 
-    If there is an average of the weights, it is what is written; `trained.json` says which. Stage `cassr` completes a
-    cascade, whose folder `cassr_jax.load` can read: it names the sources of frozen networks, and holds new ones itself.
-    While a folder's networks are replaced, it holds no description, and is refused.
+    If there is an average of the weights, it is what is written; `trained.json` says which. A second stage completes
+    a cascade, whose folder `cassr_jax.load` can read: it names the sources of frozen networks, and holds new ones
+    itself. While a folder's networks are replaced, it holds no description, and is refused.
 
     Args:
         pictures: gives the pictures of `kept_pictures`; called only for a new autoencoder.
@@ -110,6 +110,7 @@ def _cascade(config: TrainConfig, networks: Networks, written: Iterable[str]) ->
     return CascadeConfig(
         components=sources | {kind: kind for kind in sorted(written)},
         activation=activation_of(config).name,
+        control=config.stage,
         schedule=schedule_of(config),
         activation_sampling=replace(sampling, start="lq"),
         sampling=sampling,

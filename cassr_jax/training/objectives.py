@@ -21,13 +21,14 @@ from jaxtyping import Array, Float, Key
 from cassr_jax.config import TrainConfig
 from cassr_jax.diffusion.loss import denoising_loss, sample_timesteps
 from cassr_jax.imaging.pixels import to_float
+from cassr_jax.models.controlnet import ControlNet
 from cassr_jax.models.division import named
 from cassr_jax.models.guided_decoder import decode_guided
 from cassr_jax.models.layers import NETWORK_INPUT
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.training.image_loss import image_loss_of
-from cassr_jax.training.stages import denoiser_and_pictures, stage_named, start_read
-from cassr_jax.typing import Examples, Keys, Latents, Metrics, PromptIds, Scalar
+from cassr_jax.training.stages import denoiser_and_pictures, guides_read, stage_named, start_read
+from cassr_jax.typing import Examples, Images, Keys, Latents, Metrics, PromptIds, Scalar
 
 Objective = Callable[[Params, Examples, Keys], tuple[Scalar, Metrics]]
 GraphDefs = Mapping[str, nnx.GraphDef]
@@ -108,16 +109,28 @@ def _diffusion_loss(
     hints = denoiser.embed_images(*map(to_float, pictures))
     prediction = denoiser(noisy, denoiser.embed_time(timesteps), denoiser.embed_text(text), hints)
     losses = denoising_loss(schedule, prediction, latents, noise, timesteps, gamma=settings.snr_gamma)
-    loss = jnp.mean(losses)
+    loss, parts = jnp.mean(losses), {}
+    if settings.rgb_weight:
+        rgb_loss = _rgb_loss(modules["controlnet"], to_float(batch["lq"]), to_float(batch["hr"]))
+        parts = {"diffusion": loss, "rgb": rgb_loss}
+        loss = loss + settings.rgb_weight * rgb_loss
     if not settings.image_weight:
-        return loss, {}
+        return loss, parts
     x0 = schedule.to_x0(prediction, noisy, timesteps)[:started]
-    guides = tuple(to_float(picture[:started]) for picture in pictures)
+    guides = tuple(to_float(batch[name][:started]) for name in guides_read(config))
     decoded = decode_guided(modules["vae"], modules.get("fusion"), x0, guides).astype(jnp.float32)
     image_loss, metrics = image_loss_of(settings, graphdefs, params, decoded, to_float(batch["hr"][:started]))
     if stage_named(config.stage).decodes:  # the denoiser is frozen, and its own loss takes the target's latents
         return settings.image_weight * image_loss, metrics
-    return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss}
+    return loss + settings.image_weight * image_loss, metrics | {"diffusion": loss} | parts
+
+
+def _rgb_loss(controlnet: ControlNet, lq: Images, hr: Images) -> Scalar:
+    """The sum, over the resolutions of a hint network, of the L1 between its picture there and the target (PASD)."""
+    made = controlnet.embed_rgbs((lq + 1) / 2)
+    targets = [jax.image.resize(hr, rgb.shape, "linear", antialias=False) for rgb in made]
+    losses = [jnp.mean(jnp.abs(rgb.astype(jnp.float32) - x)) for rgb, x in zip(made, targets, strict=True)]
+    return jnp.sum(jnp.stack(losses))
 
 
 def _split(keys: Keys, num: int) -> Key[Array, "{num} batch"]:

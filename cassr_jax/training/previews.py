@@ -18,7 +18,7 @@ from cassr_jax.sampling import Inputs, Setting, make_course, sample
 from cassr_jax.seeds import seed_key
 from cassr_jax.sharding.placement import gathered
 from cassr_jax.training.setup import sample_batch
-from cassr_jax.training.stages import ArrayT, denoiser_and_pictures, stage_named, start_read
+from cassr_jax.training.stages import ArrayT, denoiser_and_pictures, guides_read, stage_named, start_read
 from cassr_jax.typing import Modules
 
 Preview = Callable[[Params], np.ndarray]
@@ -77,6 +77,7 @@ def made_pictures(
         noise=noise,
         encoder_hidden_states=modules["text_encoder"](prompt_ids),  # (2, L, C): without and with the prompt
         course=make_course(schedule_of(config), sampling),
+        guides=tuple(to_float(batch[name]) for name in guides_read(config)),
     )
     return sample(vae, denoiser, inputs, Setting.of(sampling), modules.get("fusion"))
 

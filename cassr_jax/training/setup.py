@@ -15,6 +15,7 @@ from cassr_jax.data.workforce import usable_cores
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
 from cassr_jax.kinds import kind_of
+from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, Place
 from cassr_jax.schedules import agreed
@@ -22,8 +23,9 @@ from cassr_jax.seeds import seed_key
 from cassr_jax.training.image_loss import needs_lpips
 from cassr_jax.training.masking import partition
 from cassr_jax.training.placing import Placing
-from cassr_jax.training.stages import activation_of, pictures_read, stage_named, start_read
+from cassr_jax.training.stages import activation_of, guides_read, pictures_read, stage_named, start_read
 from cassr_jax.typing import HostExamples
+from cassr_jax.weights.configs import AttachedConfig
 from cassr_jax.weights.perceptual import lpips_weights
 
 
@@ -97,6 +99,13 @@ def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
             check_fitting(networks.configs, config.components)
     if placing is not None:
         placing.encoder.clear()
+    if config.loss.rgb_weight:
+        controlnet = networks.configs.get("controlnet")
+        own = controlnet.own if isinstance(controlnet, AttachedConfig) else None
+        if not isinstance(own, ControlNetConfig) or not own.return_rgbs:
+            raise InputError(
+                f"loss.rgb_weight is {config.loss.rgb_weight}, expected 0: the stage has no controlnet with return_rgbs"
+            )
     return networks
 
 
@@ -164,7 +173,8 @@ def validation_data(config: TrainConfig) -> DataConfig:
 def read_by(config: TrainConfig, target: str) -> set[str]:
     """The names of the entries that the stage reads from a batch, whose target is `hr` or `latents`."""
     started = {start_read(config)} if config.loss.start_fraction and config.stage != "vae" else set()
-    return {target, *pictures_read(config)} | started | ({"hr"} if config.loss.image_weight else set())
+    compared = {"hr"} if config.loss.image_weight or config.loss.rgb_weight else set()
+    return {target, *pictures_read(config), *guides_read(config)} | started | compared
 
 
 def for_stage(config: TrainConfig, networks: Networks, batch: HostExamples) -> Batch:

@@ -1,22 +1,24 @@
 """The stages of training: what each trains, which networks it needs, and what it reads from a batch.
 
-The autoencoder, the base model and the second stage are here. Every first stage that trains something adds a stage of
-its own name.
+The autoencoder, the base model and the fusion are here. Every first stage that trains something adds a stage of its own
+name, and so does every control scheme.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import jax
 import numpy as np
 
-from cassr_jax import second_stage
 from cassr_jax.config import TrainConfig
+from cassr_jax.control import all_control_schemes, control_scheme
+from cassr_jax.control.interface import PICTURES, ControlScheme
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES, all_first_stages, first_stage
 from cassr_jax.first_stage.interface import FirstStage
 from cassr_jax.models.denoisers import BaseDenoiser, Denoiser
+from cassr_jax.second_stage import FUSION, denoiser_maker, networks_of
 from cassr_jax.typing import Modules
 
 ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
@@ -54,9 +56,17 @@ def _of_first_stage(stage: FirstStage) -> TrainingStage:
     return TrainingStage(stage.trains, reads=("lq",), make_denoiser=lambda config, modules: make(modules))
 
 
-def _second_stage(config: TrainConfig, modules: Modules) -> Denoiser:
-    return second_stage.make_denoiser(modules, config.switches)
+def _of_control_scheme(scheme: ControlScheme) -> TrainingStage:
+    return TrainingStage(
+        scheme.networks,
+        uses=("vae", FUSION),
+        reads=scheme.reads,
+        make_denoiser=lambda config, modules: denoiser_maker(scheme, config.switches)(modules),
+        completes=True,
+    )
 
+
+_CASSR = _of_control_scheme(control_scheme("cassr"))
 
 STAGES: Mapping[str, TrainingStage] = {
     "vae": TrainingStage(("vae",), needs=()),
@@ -64,20 +74,8 @@ STAGES: Mapping[str, TrainingStage] = {
         ("unet", "text_encoder"), make_denoiser=lambda config, modules: BaseDenoiser(modules["unet"])
     ),
     **{stage.name: _of_first_stage(stage) for stage in all_first_stages() if stage.trains},
-    "cassr": TrainingStage(
-        second_stage.TRAINS,
-        uses=("vae", "fusion"),
-        reads=("lq", "reference"),
-        make_denoiser=_second_stage,
-        completes=True,
-    ),
-    "fusion": TrainingStage(
-        ("fusion",),
-        needs=("vae", "unet", "text_encoder", *second_stage.TRAINS),
-        reads=("lq", "reference"),
-        make_denoiser=_second_stage,
-        decodes=True,
-    ),
+    **{scheme.name: _of_control_scheme(scheme) for scheme in all_control_schemes()},
+    "fusion": replace(_CASSR, trains=(FUSION,), needs=networks_of("cassr"), uses=(), completes=False, decodes=True),
 }
 
 
@@ -109,6 +107,13 @@ def activation_of(config: TrainConfig) -> FirstStage:
 def pictures_read(config: TrainConfig) -> tuple[str, ...]:
     """The names, in a batch, of the pictures that the denoiser reads, in the denoiser's order."""
     return tuple(_held_as(config, name) for name in stage_named(config.stage).reads)
+
+
+def guides_read(config: TrainConfig) -> tuple[str, ...]:
+    """The names, in a batch, of the pictures that guide the decoder; none without a fusion."""
+    stage = stage_named(config.stage)
+    guided = FUSION in {*config.components, *config.new} & {*stage.trains, *stage.uses}
+    return tuple(_held_as(config, name) for name in PICTURES) if guided else ()
 
 
 def start_read(config: TrainConfig) -> str:

@@ -18,6 +18,7 @@ from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.discriminator import DiscriminatorConfig
 from cassr_jax.models.fusion import FusionConfig
 from cassr_jax.models.guided_decoder import GuidedDecoderConfig
+from cassr_jax.models.pixel_attention import PixelAttentionConfig
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -32,7 +33,7 @@ class AttachedConfig:
     """The config of a network that takes its widths from the U-Net to which it is attached."""
 
     unet: UNetConfig
-    own: ControlNetConfig | SCEditConfig
+    own: ControlNetConfig | SCEditConfig | PixelAttentionConfig
 
 
 TextConfig = CLIPTextConfig | LearnedContextConfig
@@ -216,7 +217,7 @@ def _write_unet(config: UNetConfig) -> Json:
 
 def _read_controlnet(fields: _Fields) -> AttachedConfig:
     fields.fixed(_CONTROLNET_FIXED)
-    own = ControlNetConfig(**fields.take(ControlNetConfig, conditioning_channels=3))
+    own = ControlNetConfig(**fields.take(ControlNetConfig, conditioning_channels=3, return_rgbs=False, use_rrdb=False))
     mirrored = {"out_channels": fields.data.get("in_channels"), "up_block_types": ()}
     values = fields.take(UNetConfig, norm_num_groups=32, **mirrored)
     values["up_block_types"] = tuple(kind.replace("Down", "Up") for kind in reversed(values["down_block_types"]))
@@ -226,7 +227,8 @@ def _read_controlnet(fields: _Fields) -> AttachedConfig:
 def _write_controlnet(config: AttachedConfig) -> Json:
     widths = _fields(config.unet)
     del widths["out_channels"], widths["up_block_types"]  # a ControlNet ends with the middle block
-    return _head("ControlNetModel") | _CONTROLNET_FIXED | widths | _fields(config.own)
+    own = {name: value for name, value in _fields(config.own).items() if value is not False}  # PASD's alone
+    return _head("ControlNetModel") | _CONTROLNET_FIXED | widths | own
 
 
 def _read_scedit(fields: _Fields) -> AttachedConfig:
@@ -243,6 +245,16 @@ def _read_multiple_attention(fields: _Fields) -> UNetConfig:
 
 def _write_multiple_attention(config: UNetConfig) -> Json:
     return {"_class_name": "MultipleAttention"} | _fields(config)
+
+
+def _read_pixel_attention(fields: _Fields) -> AttachedConfig:
+    """PASD's own files are those of its U-Net, and do not say which variant it is."""
+    unet = UNetConfig(**fields.take(UNetConfig, norm_num_groups=32))
+    return AttachedConfig(unet, PixelAttentionConfig(**fields.take(PixelAttentionConfig, light=False)))
+
+
+def _write_pixel_attention(config: AttachedConfig) -> Json:
+    return {"_class_name": "PixelAttention"} | _fields(config.unet) | _fields(config.own)
 
 
 def _read_fusion(fields: _Fields) -> AnyFusionConfig:
@@ -278,6 +290,9 @@ TEXT_ENCODER = ConfigFormat(
 CONTROLNET = ConfigFormat(("ControlNetModel", "FlaxControlNetModel"), _read_controlnet, _write_controlnet)
 SCEDIT = ConfigFormat(("CSCTuner",), _read_scedit, _write_scedit)
 MULTIPLE_ATTENTION = ConfigFormat(("MultipleAttention",), _read_multiple_attention, _write_multiple_attention)
+PIXEL_ATTENTION = ConfigFormat(
+    ("PixelAttention", "UNet2DConditionModel"), _read_pixel_attention, _write_pixel_attention
+)
 FUSION = ConfigFormat(("Fusion", "GuidedDecoder"), _read_fusion, _write_fusion)
 
 

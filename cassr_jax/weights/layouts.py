@@ -7,14 +7,17 @@ files (`model.diffusion_model.`, `first_stage_model.`, `cond_stage_model.transfo
 
 import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.errors import InputError
+from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.parameters import Shapes
+from cassr_jax.models.pixel_attention import PixelAttentionConfig
+from cassr_jax.weights.configs import AttachedConfig
 from cassr_jax.weights.convert import check_tensors, to_flax, torch_name, torch_shapes
 from cassr_jax.weights.files import Tensors
 from cassr_jax.weights.original import controlnet_names, ema_name, unet_names, vae_names
@@ -186,6 +189,23 @@ def controlnet_layout(names: set[str], shapes: Shapes, source: str) -> Layout:
         if any(name.startswith(f"{prefix}input_blocks.") for name in names):
             return Layout(_renamed(shapes, controlnet_names(_published(shapes).values())), prefix)
     return Layout(_published(shapes))
+
+
+def with_hint_additions(config: AttachedConfig, names: Collection[str]) -> AttachedConfig:
+    """A ControlNet's config with PASD's additions to its hint network, if a file's names have them."""
+    assert isinstance(config.own, ControlNetConfig), "it is a ControlNet's"
+    hint = "controlnet_cond_embedding."
+    own = replace(
+        config.own,
+        return_rgbs=any(name.startswith(f"{hint}to_rgbs.") for name in names),
+        use_rrdb=any(name.startswith(f"{hint}preprocesser.") for name in names),
+    )
+    return replace(config, own=own)
+
+
+def with_variant(config: AttachedConfig, names: Collection[str]) -> AttachedConfig:
+    """The config of a PASD's attention of the variant that a file's names have."""
+    return replace(config, own=PixelAttentionConfig(light=any("attn2_plus" in name for name in names)))
 
 
 def _refuse_marked(names: set[str], source: str, prefix: str, marks: Mapping[str, str]) -> None:

@@ -6,9 +6,10 @@ are written here, transformers those of text encoders.
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 ShapesOf = Callable[[Config], Shapes]
 
 # Published as 1x1 convolutions, linear layers here.
-_PROJECTION = re.compile(r"attentions\.\d+\.proj_(in|out)\.kernel$")
+_PROJECTION = re.compile(r"attentions\.\d+\.proj_(in|out|in_plus)\.kernel$")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Published:
         flax_name: the name of its file in Flax's format.
         projections: whether its transformers' projections are published as 1x1 convolutions.
         check_assumption: checks the tensors of a file that comes without a config.
+        completed: completes a config by what the names in the file say and the config does not.
     """
 
     sd15: Config
@@ -61,6 +63,7 @@ class Published:
     flax_name: str = "diffusion_flax_model.msgpack"
     projections: bool = False
     check_assumption: Callable[[Tensors, str], None] | None = None
+    completed: Callable[[Any, Collection[str]], Config] | None = None
 
     @property
     def name(self) -> str:
@@ -106,6 +109,8 @@ class Published:
             )
             if self.check_assumption is not None:
                 self.check_assumption(tensors, str(path))
+        if self.completed is not None:
+            config = self.completed(config, tensors.keys())
         shapes = shapes_of(config)
         layout = match(self.layout, tensors, shapes, str(path), harmless=self.harmless, hint=hint)
 
@@ -117,7 +122,10 @@ class Published:
     def configuration(self, source: str | Path) -> Config:
         """The config of a network, read without its weights; Stable Diffusion 1.5's if there is no config.json."""
         files = [Path(source, folder, "config.json") for folder in ("", *self.folders)]
-        return next((self.config.read(file) for file in files if self.config.describes(file)), self.sd15)
+        file = next((file for file in files if self.config.describes(file)), None)
+        config = self.sd15 if file is None else self.config.read(file)
+        weights = find_weights(file.parent, self.files) if file is not None and self.completed is not None else None
+        return config if weights is None or self.completed is None else self.completed(config, read_tensors(weights))
 
     def locate(self, source: str | Path) -> Path:
         """The weight file of a network: `source` itself, or the best one in or below that folder or hub id."""

@@ -187,7 +187,7 @@ FAULTS = [
     *faults(
         "cassr_jax/models/attention.py",
         CASSR,
-        ("x = guide.attend_reference(x)", "x = guide.attend_lq(guide.attend_reference(x))"),
+        ("x = guide.before_self_attention(x)", "x = guide.after_self_attention(guide.before_self_attention(x))"),
         ("jax.nn.gelu(gate, approximate=False)", "jax.nn.gelu(gate, approximate=True)"),
         ("hidden, gate = jnp.moveaxis", "gate, hidden = jnp.moveaxis"),
         ("self.norm = GroupNorm(groups, features, eps=1e-6,", "self.norm = GroupNorm(groups, features, eps=1e-2,"),

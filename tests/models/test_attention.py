@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cassr_jax.models.attention import GEGLU, Attention, BasicTransformerBlock, Transformer2D
+from cassr_jax.models.attention import GEGLU, Attention, BasicTransformerBlock, Transformer2D, Unguided
 from cassr_jax.models.parameters import merge
 from tests import narrow
 
@@ -31,20 +31,25 @@ def test_geglu_is_exact():
     assert np.abs(layer(jnp.asarray(x)) - jax.nn.gelu(x, approximate=True)).max() > 2e-4
 
 
-def test_guide_attends_around_the_self_attention():
-    """The order of CasSR: reference attention, self-attention, LR attention, text, feed-forward."""
+def test_a_guide_attends_in_its_places():
+    """The order of CasSR is reference attention, self-attention, LR attention, text, feed-forward; PASD's light variant
+    attends behind the text."""
 
-    class Guide:
+    class Guide(Unguided):
         def __init__(self) -> None:
             self.seen: list[tuple[str, np.ndarray]] = []
 
-        def attend_reference(self, x):
-            self.seen.append(("reference", x))
+        def before_self_attention(self, x):
+            self.seen.append(("before self-attention", x))
             return x + 1
 
-        def attend_lq(self, x):
-            self.seen.append(("lq", x))
+        def after_self_attention(self, x):
+            self.seen.append(("after self-attention", x))
             return x * 2
+
+        def after_cross_attention(self, x):
+            self.seen.append(("after cross-attention", x))
+            return x - 3
 
     graphdef, params = narrow.random_network(
         lambda rngs: BasicTransformerBlock(8, 6, num_heads=2, dtype=jnp.float32, rngs=rngs)
@@ -56,11 +61,17 @@ def test_guide_attends_around_the_self_attention():
     out = block(x, text, guide)
     after_self = x + 1 + block.attn1(block.norm1(x + 1))
     after_lq = after_self * 2
-    after_text = after_lq + block.attn2(block.norm2(after_lq), text)
+    attended = after_lq + block.attn2(block.norm2(after_lq), text)
+    after_text = attended - 3
     np.testing.assert_allclose(out, after_text + block.ff(block.norm3(after_text)), rtol=1e-5, atol=1e-5)
-    assert [name for name, _ in guide.seen] == ["reference", "lq"]
+    assert [name for name, _ in guide.seen] == [
+        "before self-attention",
+        "after self-attention",
+        "after cross-attention",
+    ]
     np.testing.assert_array_equal(guide.seen[0][1], x)
     np.testing.assert_allclose(guide.seen[1][1], after_self, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(guide.seen[2][1], attended, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.reference
@@ -82,5 +93,5 @@ def test_transformer_equals_diffusers():
     rng = np.random.default_rng(0)
     x, text = rng.normal(size=(2, 4, 5, 16)).astype(np.float32), rng.normal(size=(2, 3, 6)).astype(np.float32)
     expected = theirs(references.nchw(x), encoder_hidden_states=torch.from_numpy(text), return_dict=False)[0]
-    made = ours(jnp.asarray(x), ours.text_key_value(jnp.asarray(text)))
+    made = ours(jnp.asarray(x), ours.key_value(jnp.asarray(text)))
     assert narrow.relative_l2(made, references.nhwc(expected)) <= 2e-6

@@ -58,7 +58,7 @@ class Net(nnx.Module):
 
     def __call__(self, x: jax.Array, temb: jax.Array, text: jax.Array) -> jax.Array:
         h = self.resnets[0](self.conv_in(x), temb)
-        return self.conv_out(self.attentions[0](h, self.attentions[0].text_key_value(text)))
+        return self.conv_out(self.attentions[0](h, self.attentions[0].key_value(text)))
 
 
 def make_run(objective, trainable, frozen, config: TrainConfig, batch: dict[str, np.ndarray]):
