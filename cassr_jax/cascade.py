@@ -24,7 +24,7 @@ from cassr_jax.engine.engine import Engine, Stage
 from cassr_jax.engine.programs import TILES, Programs
 from cassr_jax.engine.recent import Recent
 from cassr_jax.engine.rows import RowEngine, RowPrograms, mesh_of_rows
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, ran_out
 from cassr_jax.first_stage import first_stage
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.color import COLOR_FIXES
@@ -236,7 +236,7 @@ class CasSR:
         except Exception as error:
             if len(group) == 1:
                 # A traceback would keep the arrays that filled the memory.
-                return [error.with_traceback(None) if memory.ran_out(error) else error]
+                return [error.with_traceback(None) if ran_out(error) else error]
         # Only now, because the error has gone, and the group's arrays with it. A picture that asks for too much fails
         # alone.
         return [each for rgb in group for each in self._restored([rgb], chosen)]

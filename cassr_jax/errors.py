@@ -1,4 +1,4 @@
-"""Exceptions that end a program without being a fault in it."""
+"""Exceptions that end a program without being a fault in it, and those that say that the memory is full."""
 
 
 class InputError(ValueError):
@@ -14,3 +14,8 @@ class Stopped(Exception):
     def __init__(self, step: int):
         super().__init__(f"stopped at step {step}; the same command goes on from there")
         self.step = step
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that the machine or a device had no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

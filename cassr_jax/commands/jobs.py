@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, ran_out
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.inputs import Input
 from cassr_jax.imaging.manifest import Entry, Manifest
@@ -145,6 +145,6 @@ def reason_of(error: Exception) -> str:
     """A line that tells a person why a picture failed."""
     if isinstance(error, InputError):
         return str(error)
-    if memory.ran_out(error):
+    if ran_out(error):
         return "does not fit into memory; a smaller --tile or --scale needs less, and so does --precision bf16"
     return f"{type(error).__name__}: {error}; this is a fault in the program, and the manifest has its traceback"

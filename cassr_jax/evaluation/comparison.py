@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, ran_out
 from cassr_jax.evaluation.measures import Measure, Values
 from cassr_jax.evaluation.pairing import Case, Pictures, read_case
 from cassr_jax.evaluation.restoring import Request, Restore, Restored
 from cassr_jax.files import Json, exists, is_file, parse_json, read_json, replaced, write_json
 from cassr_jax.imaging import io
 from cassr_jax.imaging.manifest import sha256
-from cassr_jax.imaging.memory import ran_out
 from cassr_jax.locks import claimed
 from cassr_jax.printing import progress_bar
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cassr_jax.errors import InputError
+from cassr_jax.errors import InputError, ran_out
 
 COPIES = 12
 """The memory for a picture, in float32 RGB pictures of the output's size; `tests/end_to_end` measures it.
@@ -61,11 +61,6 @@ def check_bytes(needed: int, what: str, advice: str) -> None:
             f"{what} need about {in_words(needed)} of memory, expected at most {in_words(present)}, which this machine "
             f"has; {advice}"
         )
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether an error says that the machine or a device had no memory left."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
-from cassr_jax.errors import InputError
-from cassr_jax.imaging.memory import ran_out
+from cassr_jax.errors import InputError, ran_out
 from cassr_jax.sharding.child import Died, in_child
 from cassr_jax.sharding.topologies import present_devices, topology_devices
 from cassr_jax.typing import Device

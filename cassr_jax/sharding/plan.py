@@ -153,7 +153,7 @@ def best(config: "TrainConfig", on: str, count: int) -> "dict[str, TrainConfig]"
     from cassr_jax.sharding.chips import CHIPS
     from cassr_jax.sharding.topologies import GPUS, sides_of
     from cassr_jax.training.outline import outline_of
-    from cassr_jax.training.search import choices, ranking
+    from cassr_jax.training.search import candidates, choices, ranking
 
     kind = on.partition(":")[0]
     if kind not in CHIPS:
@@ -163,7 +163,7 @@ def best(config: "TrainConfig", on: str, count: int) -> "dict[str, TrainConfig]"
     notice(f"reading the costs of a step for {on}", PROGRAM)
     found = choices(config, outline_of(config), devices, joined, CHIPS[kind])
     say(f"{on}, {config.batch_size} examples: {ranking(found, CHIPS[kind])}\n")
-    return {choice.says: choice.config for choice in found[:count]}
+    return {choice.says: choice.config for choice in candidates(found, count)}
 
 
 def sampled(args: argparse.Namespace) -> list[Case]:
@@ -256,7 +256,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=number(COUNT),
         default=2,
         metavar="N",
-        help="how many of the best ways of --strategy auto are compiled (default: %(default)s)",
+        help="how many of the best ways of --strategy auto are compiled; the second is the best of another remat "
+        "(default: %(default)s)",
     )
     add(
         "--scan",

@@ -86,6 +86,16 @@ def choices(config: TrainConfig, outline: Outline, devices: int, sides: Sequence
     return sorted(found, key=lambda choice: (choice.least > chip.memory, choice.seconds))
 
 
+def candidates(found: Sequence[Choice], count: int) -> list[Choice]:
+    """The choices to compile: the best, the best with each other `remat`, and then the others in order.
+
+    What a compiler makes of `remat` is what arithmetic knows least about.
+    """
+    firsts = list({choice.config.remat: choice for choice in reversed(found)}.values())[::-1]
+    firsts.sort(key=found.index)
+    return [*firsts, *(choice for choice in found if choice not in firsts)][:count]
+
+
 def ranking(found: Sequence[Choice], chip: Chip, rows: int = 8) -> str:
     """The choices in words, the best first."""
     fitting = [choice for choice in found if choice.least <= chip.memory]

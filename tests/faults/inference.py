@@ -133,7 +133,7 @@ INFERENCE = [
         "cassr_jax/cascade.py",
         ("tests/engine/test_engine.py::test_a_group_that_does_not_fit_is_restored_one_by_one",),
         ("if len(group) == 1:", "if True:"),
-        ("[error.with_traceback(None) if memory.ran_out(error) else error]", "[error]"),
+        ("[error.with_traceback(None) if ran_out(error) else error]", "[error]"),
     ),
     *faults(
         "sample.py",

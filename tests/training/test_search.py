@@ -10,7 +10,7 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.sharding.chips import CHIPS
 from cassr_jax.training.outline import Outline, outline_of
-from cassr_jax.training.search import choices, ranking
+from cassr_jax.training.search import candidates, choices, ranking
 from tests.training.runs import configure
 
 G = 2**30
@@ -102,6 +102,18 @@ def test_a_batch_that_nothing_divides_is_refused():
         InputError, match="batch_size is 64, expected one that a mesh of 24 devices divides, such as 72"
     ):
         choices(CONFIG, outline(), 24, (24,), CHIPS["h200"])
+
+
+def test_what_is_compiled_differs_in_remat_first():
+    found = choices(CONFIG, outline(), 64, SLICE, CHIPS["v5e"])
+    compiled = candidates(found, 4)
+    assert compiled[0] == found[0]
+    for place in (1, 2):
+        before = {choice.config.remat for choice in compiled[:place]}
+        assert compiled[place] == next(choice for choice in found if choice.config.remat not in before)
+    assert compiled[3] == found[1]
+    assert candidates(found, 1) == found[:1]
+    assert len(candidates(found, len(found) + 5)) == len(found)
 
 
 def test_the_ranking_says_how_many_fit():
