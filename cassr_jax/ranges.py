@@ -121,6 +121,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "tile": COUNT_OR_NONE,
     },
     "SamplingConfig": {
+        "eta": Range(0, 1, optional=True),
         "num_steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
         "guidance_from": SHARE,
