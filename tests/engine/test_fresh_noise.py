@@ -13,8 +13,7 @@ from cassr_jax.cascade import CasSR, Restoration, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine.engine import Engine, normal
 from cassr_jax.engine.programs import Programs, State
-from cassr_jax.networks import merge_all
-from cassr_jax.sampling import Fresh, Inputs, Setting, fresh_noise, key_of_fresh, make_course, sample
+from cassr_jax.sampling import Fresh, fresh_noise, key_of_fresh
 from cassr_jax.seeds import seed_key
 from tests.random_cascade import TILE, write_random_cascade
 
@@ -131,30 +130,3 @@ def test_only_a_noisy_sampler_takes_keys(one: CasSR, pictures, sampler: str, noi
     with pytest.raises(Enough):
         one.restore(pictures[0], sampler=sampler)
     assert [state.fresh is not None for state in states] == [noisy]
-
-
-def test_a_loop_over_crops_draws_the_noise_of_a_picture(one: CasSR, pictures):
-    """`sample` on two crops, of which the first has the key of the picture."""
-    made = one.restore(pictures[0], seed=3, reference_weight=0.0)
-    key = jax.random.fold_in(seed_key(3), 1)  # of the second stage
-    sampling, side = one.config.sampling, TILE // 4
-    noise = normal(key, side * side * 4).reshape(1, side, side, 4)
-    picture = 2 * jnp.asarray(made.reference, jnp.float32)[None] / 255 - 1
-    both = jnp.concatenate([picture] * 2)
-
-    def run(params: Any, prompts: jax.Array) -> jax.Array:
-        modules = merge_all(one.networks.graphdefs, params)
-        inputs = Inputs(
-            images=(both, both),
-            start=both,
-            noise=jnp.concatenate([jnp.asarray(noise)] * 2),
-            encoder_hidden_states=prompts,
-            course=make_course(one.config.known_schedule, sampling),
-            keys=jnp.stack([key_of_fresh(key), key_of_fresh(seed_key(0))]),
-        )
-        return sample(modules["vae"], one._second_stage(modules), inputs, Setting.of(sampling))
-
-    first, second = np.asarray(jax.jit(run)(one.networks.params, one._text(sampling)))
-    expected = 2 * made.result.astype(np.float32) / 255 - 1
-    assert np.abs(np.clip(first, -1, 1) - expected).max() <= 1.5 * 2 / 255
-    assert np.abs(np.clip(second, -1, 1) - expected).mean() > 2 / 255
