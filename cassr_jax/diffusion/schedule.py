@@ -82,8 +82,8 @@ class Schedule:
             (Salimans & Ho 2022, arXiv 2202.00512) or x_0 itself (`sample`).
         timestep_spacing: table 2 of Lin et al. 2023, arXiv 2305.08891; see `spaced_timesteps`.
         steps_offset: added to every timestep of the spacing `leading`.
-        set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). The other
-            samplers always end at the clean x_0.
+        set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). TCD
+            always ends there, and the other samplers at the clean x_0.
         rescale_betas_zero_snr: timestep T - 1 is pure noise, and all others are shifted along (Lin et al. 2023,
             algorithm 1). A network that predicts the noise would reveal nothing there.
     """
