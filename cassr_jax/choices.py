@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-Sampler = Literal["ddim", "euler", "dpmpp_2m", "unipc"]
+Sampler = Literal["ddim", "euler", "dpmpp_2m", "unipc", "euler_a", "dpmpp_2m_sde", "lcm", "tcd"]
 Start = Literal["lq", "reference", "noise"]
 ColorFix = Literal["adain", "contrast", "wavelet", "none"]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -12,8 +12,11 @@ Split = Literal["tiles", "spatial"]
 PRECISIONS: Mapping[str, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """The data types by their names in the option --precision."""
 
-SPEEDS: Mapping[str, Mapping[str, str | int]] = {
+SPEEDS: Mapping[str, Mapping[str, str | float]] = {
     "fast": {"sampler": "dpmpp_2m", "steps": 20},
     "draft": {"sampler": "dpmpp_2m", "steps": 8},
+    "lcm": {"sampler": "lcm", "steps": 6, "guidance_scale": 1.0},
+    "hyper": {"sampler": "tcd", "eta": 1.0, "steps": 4, "guidance_scale": 1.0},
 }
-"""The options that each --speed stands for."""
+"""The options that each --speed stands for, and for some a sampler's `eta`. A U-Net needs a LoRA distilled for `lcm` or
+for `hyper`, such as LCM-LoRA or Hyper-SD's."""

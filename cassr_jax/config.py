@@ -20,7 +20,8 @@ Remat = Literal["none", "blocks", "all"]
 class SamplingConfig:
     """How one stage of the cascade samples."""
 
-    sampler: str = "ddim"  # ddim, euler, dpmpp_2m or unipc
+    sampler: str = "ddim"  # ddim, euler, dpmpp_2m, unipc, euler_a, dpmpp_2m_sde, lcm or tcd
+    eta: float | None = None  # tcd: share of the noise that each step adds anew, 0 to 1; null takes 0.3
     num_steps: int = 50
     guidance_scale: float = 5.5  # 1 switches classifier-free guidance off and halves the work
     guidance_from: float = 0.0  # share of the steps before guidance begins (arXiv 2404.07724)

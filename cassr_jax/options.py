@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from cassr_jax.choices import SPEEDS
-from cassr_jax.config import CascadeConfig, FirstStageConfig, Start
+from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig, Start
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES
@@ -23,11 +23,12 @@ class Options:
         scale: the output's side divided by the input's.
         seed: decides the noise; the same seed gives the same pixels.
         steps: sampling steps of each stage.
-        speed: fast or draft, a sampler and its steps for both stages; `steps` and `sampler` override it.
+        speed: fast, draft, lcm or hyper: a sampler and its steps for both stages, and for the last two, which need a
+            LoRA distilled for them, no guidance; `steps`, `sampler` and `guidance_scale` override it.
         guidance_scale: classifier-free guidance of each stage; 1 switches it off.
         guidance_from, guidance_to: shares of the steps of each stage between which guidance is on.
         control_every: steps of the second stage for which the features of its ControlNet are kept.
-        sampler: ddim, euler, dpmpp_2m or unipc, for both stages.
+        sampler: ddim, euler, dpmpp_2m, unipc, euler_a, dpmpp_2m_sde, lcm or tcd, for both stages.
         start: the picture that the second stage's noise is mixed into: lq, reference, or noise for none.
         strength: share of the noise schedule that the second stage covers; a little changes only details.
         color_fix: adain, contrast, wavelet or none, for both stages.
@@ -87,13 +88,14 @@ class Options:
         """A cascade's configuration with these options in place of its own settings: what a call runs with.
 
         The prompts, steps, guidance and sampler concern both stages, `start`, `strength` and `control_every` the second
-        alone. A colour fix or a weight of the reference is written for every first stage, whichever is in use.
+        alone. A colour fix or a weight of the reference is written for every first stage, whichever is in use. Another
+        sampler leaves the `eta` of the cascade's own behind.
         """
         chosen = SPEEDS[self.speed] if self.speed else {}
         both = {
             "num_steps": chosen.get("steps") if self.steps is None else self.steps,
             "sampler": chosen.get("sampler") if self.sampler is None else self.sampler,
-            "guidance_scale": self.guidance_scale,
+            "guidance_scale": chosen.get("guidance_scale") if self.guidance_scale is None else self.guidance_scale,
             "guidance_from": self.guidance_from,
             "guidance_to": self.guidance_to,
             "prompt": self.prompt,
@@ -106,9 +108,18 @@ class Options:
             config,
             **_given({name: getattr(self, name) for name in ("color_fix", "fidelity", "tile", "process_size")}),
             first_stages={**config.first_stages, **stages},
-            sampling=replace(config.sampling, **_given(second | both)),
-            activation_sampling=replace(config.activation_sampling, **_given(both)),
+            sampling=self._with_eta(config.sampling, replace(config.sampling, **_given(second | both))),
+            activation_sampling=self._with_eta(
+                config.activation_sampling, replace(config.activation_sampling, **_given(both))
+            ),
         )
+
+    def _with_eta(self, own: SamplingConfig, written: SamplingConfig) -> SamplingConfig:
+        """The settings with the `eta` of their sampler: that of the speed, or else the cascade's own."""
+        chosen = SPEEDS[self.speed] if self.speed else {}
+        if written.sampler == chosen.get("sampler"):
+            return replace(written, eta=chosen.get("eta"))
+        return written if written.sampler == own.sampler else replace(written, eta=None)
 
 
 def _given(changes: Mapping[str, object]) -> dict[str, object]:

@@ -122,6 +122,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "process_size": COUNT_OR_NONE,
     },
     "SamplingConfig": {
+        "eta": Range(0, 1, optional=True),
         "num_steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
         "guidance_from": SHARE,

@@ -13,21 +13,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.guidance import guide
-from cassr_jax.diffusion.samplers import Carry, Sampler, Trajectory, begin, make_sampler, start_latents, take_step
+from cassr_jax.diffusion.samplers import make_sampler
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.diffusion.trajectory import Carry, Sampler, Trajectory, begin, start_latents, take_step
 from cassr_jax.errors import InputError
 from cassr_jax.models.denoisers import ControlledDenoiser, Denoiser
 from cassr_jax.models.fusion import Fusion
 from cassr_jax.models.guided_decoder import GuidedDecoder, decode_guided
 from cassr_jax.models.vae import AutoencoderKL
-from cassr_jax.typing import Flag, Images, Latents, PromptPair, Scalar, Step
+from cassr_jax.typing import Flag, Images, Keys, Latents, PromptPair, Scalar, Step
 
 # The scopes of the conditions on a step, by which a plan finds them in the compiled program.
 GUIDANCE, RENEWAL = "guidance", "renewal_of_control"
+
+_FRESH = 2**32 - 1  # more than any number of values that are drawn from one key
 
 Pictures = Float[Array | np.ndarray, "batch height width 3"]
 
@@ -50,7 +53,7 @@ class Setting:
     def of(cls, sampling: SamplingConfig) -> "Setting":
         some = "some" if sampling.guided_steps else "never"
         guided = "always" if sampling.guided_steps == range(sampling.num_steps) else some
-        return cls(make_sampler(sampling.sampler), guided, sampling.control_every > 1)
+        return cls(make_sampler(sampling.sampler, sampling.eta), guided, sampling.control_every > 1)
 
 
 class Course(NamedTuple):
@@ -93,6 +96,7 @@ class Inputs:
         course: what the run does in each step.
         fidelity: () float32, how much the pictures count, for the denoiser and for a fusion, 0 to 1.
         guides: the pictures that guide a fusion, (B, H, W, 3) in [-1, 1] each.
+        keys: (B,), the key of each tile's fresh noise (see `key_of_fresh`); None if the sampler takes none.
     """
 
     images: tuple[Pictures, ...]
@@ -102,6 +106,20 @@ class Inputs:
     course: Course
     fidelity: float | Scalar = 1.0
     guides: tuple[Pictures, ...] = ()
+    keys: Keys | None = None
+
+
+class Fresh(NamedTuple):
+    """What decides the fresh noise of B tiles; tiles of one key agree wherever they overlap.
+
+    Attributes:
+        keys: (B,), see `key_of_fresh`.
+        top, left: (B,) int32, the row and the column of each tile's first latent in its picture.
+    """
+
+    keys: Keys
+    top: Int[ArrayLike, " batch"]
+    left: Int[ArrayLike, " batch"]
 
 
 class Embeddings(NamedTuple):
@@ -120,16 +138,17 @@ def make_course(schedule: Schedule, sampling: SamplingConfig) -> Course:
     """The course of a run, which starts at the share `sampling.strength` of the schedule.
 
     Raises:
-        InputError: the steps do not fit into that share, or guidance ends before it begins.
+        InputError: the steps do not fit into that share, guidance ends before it begins, or the sampler has no `eta`.
     """
     if sampling.guidance_from > sampling.guidance_to:
         raise InputError(
             f"guidance_from is {sampling.guidance_from} and guidance_to {sampling.guidance_to}, expected the first not "
             "to be above the second; a guidance_scale of 1 switches guidance off"
         )
+    sampler = make_sampler(sampling.sampler, sampling.eta)
     first = None if sampling.strength == 1 else round(sampling.strength * (schedule.num_train_timesteps - 1))
     try:
-        trajectory = make_sampler(sampling.sampler).trajectory(schedule, sampling.num_steps, first)
+        trajectory = sampler.trajectory(schedule, sampling.num_steps, first)
     except InputError as error:
         if first is None:
             raise
@@ -228,6 +247,27 @@ def nothing_kept(
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
+def key_of_fresh(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The key of the fresh noise of a run whose first noise is drawn from `key` itself, and independent of that."""
+    return jax.random.fold_in(key, _FRESH)
+
+
+def fresh_noise(fresh: Fresh, step: Step, like: Latents) -> Latents:
+    """Unit normal noise of the shape of `like`, which depends on a tile's key, the step and the place alone."""
+    _, height, width, channels = like.shape
+
+    def at(key: PRNGKeyArray, row: Step, column: Step) -> Float[Array, " latent_channels"]:
+        key = jax.random.fold_in(jax.random.fold_in(key, row), column)
+        return jax.random.normal(key, (channels,), jnp.float32)
+
+    def of_tile(key: PRNGKeyArray, top: Step, left: Step) -> Float[Array, "latent_height latent_width latent_channels"]:
+        rows, columns = top + jnp.arange(height), left + jnp.arange(width)
+        of_row = jax.vmap(at, in_axes=(None, None, 0))
+        return jax.vmap(of_row, in_axes=(None, 0, None))(jax.random.fold_in(key, step), rows, columns)
+
+    return jax.vmap(of_tile)(*map(jnp.asarray, fresh))
+
+
 def sample(
     vae: AutoencoderKL,
     denoiser: Denoiser,
@@ -241,11 +281,17 @@ def sample(
     images = tuple(map(jnp.asarray, inputs.images))
     embeddings = embed(denoiser, inputs.encoder_hidden_states, trajectory, len(inputs.noise), setting)
     hints = denoiser.embed_images(*images) if images else None
+    fresh = None
+    if setting.sampler.noisy:
+        assert inputs.keys is not None, "a noisy sampler is given keys"
+        corner = jnp.zeros(len(inputs.noise), jnp.int32)
+        fresh = Fresh(inputs.keys, corner, corner)
 
     def step(i: Step, state: tuple[Carry, PyTree[Array]]) -> tuple[Carry, PyTree[Array]]:
         carry, kept = state
         output, kept = predict(denoiser, embeddings, carry.latents, hints, i, course, setting, kept)
-        return take_step(setting.sampler, trajectory, carry, output, i), kept
+        noise = None if fresh is None else fresh_noise(fresh, i, carry.latents)
+        return take_step(setting.sampler, trajectory, carry, output, i, noise), kept
 
     carry = begin(start_latents(trajectory, latents, inputs.noise))
     kept = nothing_kept(denoiser, embeddings, carry.latents, hints, setting)

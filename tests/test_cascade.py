@@ -14,7 +14,8 @@ import cassr_jax
 from cassr_jax import cascade
 from cassr_jax.cascade import CasSR, _known
 from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig
-from cassr_jax.diffusion.samplers import make_sampler, start_latents
+from cassr_jax.diffusion.samplers import make_sampler
+from cassr_jax.diffusion.trajectory import start_latents
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import resizing
 from cassr_jax.models.guided_decoder import GuidedDecoderConfig

@@ -11,12 +11,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import cassr_jax
 from cassr_jax.cascade import CasSR
+from cassr_jax.choices import SPEEDS
+from cassr_jax.commands.settings import described
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.models.multiple_attention import GuidanceSwitches
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.options import Options
+from cassr_jax.ranges import check
 from cassr_jax.sampling import Embeddings, Setting, embed, make_course, predict
 from cassr_jax.second_stage import make_denoiser
 from cassr_jax.sharding.topologies import topology_devices
@@ -164,8 +167,42 @@ def test_speeds_are_a_sampler_and_its_steps():
     config = Options(speed="draft", steps=9).written_into(CascadeConfig())
     assert (config.sampling.sampler, config.sampling.num_steps) == ("dpmpp_2m", 9)
     assert config.activation_sampling.num_steps == 9
-    with pytest.raises(InputError, match="speed is 'slow', expected one of fast, draft"):
+    with pytest.raises(InputError, match="speed is 'slow', expected one of fast, draft, lcm, hyper"):
         Options(speed="slow")
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_every_speed_can_be_taken(speed):
+    config = Options(speed=speed).written_into(CascadeConfig())
+    for sampling in (config.sampling, config.activation_sampling):
+        assert len(make_course(Schedule(), sampling).trajectory.timesteps) == SPEEDS[speed]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sampler", "eta", "guidance_scale"),
+    [
+        ({}, "tcd", 0.5, 5.5),
+        ({"sampler": "tcd"}, "tcd", 0.5, 5.5),
+        ({"sampler": "ddim"}, "ddim", None, 5.5),
+        ({"speed": "fast"}, "dpmpp_2m", None, 5.5),
+        ({"speed": "lcm"}, "lcm", None, 1.0),
+        ({"speed": "hyper"}, "tcd", 1.0, 1.0),
+        ({"speed": "hyper", "sampler": "unipc"}, "unipc", None, 1.0),
+        ({"speed": "hyper", "guidance_scale": 1.5}, "tcd", 1.0, 1.5),
+        ({"speed": "lcm", "sampler": "tcd"}, "tcd", 0.5, 1.0),
+    ],
+)
+def test_a_speed_decides_guidance_and_noise_unless_they_are_given(options, sampler, eta, guidance_scale):
+    own = SamplingConfig(sampler="tcd", eta=0.5)
+    config = Options(**options).written_into(CascadeConfig(sampling=own, activation_sampling=own))
+    for sampling in (config.sampling, config.activation_sampling):
+        assert (sampling.sampler, sampling.eta, sampling.guidance_scale) == (sampler, eta, guidance_scale)
+    assert ("eta" in described(config)["result"]) == (eta is not None)
+
+
+def test_an_eta_beyond_its_range_is_refused():
+    with pytest.raises(InputError, match=r"eta is 1\.5, expected a number of at least 0 and at most 1, or None"):
+        check(SamplingConfig(sampler="tcd", eta=1.5))
 
 
 @pytest.mark.parametrize(

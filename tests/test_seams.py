@@ -13,8 +13,9 @@ from PIL import Image
 import cassr_jax
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.config import SamplingConfig
-from cassr_jax.diffusion.samplers import DDIM, begin, start_latents
+from cassr_jax.diffusion.samplers import make_sampler
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.diffusion.trajectory import begin, start_latents
 from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, normal
 from cassr_jax.engine.layout import Layout
 from cassr_jax.engine.programs import Programs
@@ -22,7 +23,7 @@ from cassr_jax.engine.waves import waves
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.networks import merge_all
-from cassr_jax.sampling import make_course
+from cassr_jax.sampling import Fresh, fresh_noise, key_of_fresh, make_course
 from tests.diffusion.steps import take_steps
 from tests.random_cascade import write_random_cascade
 
@@ -93,13 +94,15 @@ class Pointwise:
         return jnp.sin(3 * latents * text) * hints + temb
 
 
-@pytest.mark.parametrize("guided", [True, False])
-@pytest.mark.parametrize("at_once", [1, 4])
-def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided: bool):
-    """Every tile with its own hints, the negative prompt's prediction apart from the prompt's."""
+@pytest.mark.parametrize(
+    ("at_once", "guided", "sampler"),
+    [(1, True, "ddim"), (1, False, "ddim"), (4, True, "ddim"), (4, False, "ddim"), (4, False, "lcm")],
+)
+def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided: bool, sampler: str):
+    """Every tile with its own hints, the negative prompt's prediction apart from the prompt's, the plane's noise."""
     image = np.random.default_rng(0).integers(0, 256, (96, 160, 3)).astype(np.uint8)
     prompts = jnp.asarray([[[0.3, 0.5]], [[1.0, 1.4]]], jnp.float32)
-    sampling = SamplingConfig(num_steps=2, sampler="ddim", guidance_scale=2.5 if guided else 1.0)
+    sampling = SamplingConfig(num_steps=2, sampler=sampler, guidance_scale=2.5 if guided else 1.0)
     course, denoiser, key = make_course(Schedule(), sampling), Pointwise(), jax.random.key(1)
     trajectory = course.trajectory
     engine = Engine(Programs(narrow.networks, mesh_of_tiles(1), at_once), overlap=0.25)
@@ -118,7 +121,9 @@ def test_tiles_are_denoised_as_the_whole_is(narrow: CasSR, at_once: int, guided:
 
     noise = jnp.asarray(normal(key, 24 * 40 * 4).reshape(1, 24, 40, 4))
     carry = begin(start_latents(trajectory, jnp.zeros_like(noise), noise))
-    expected = np.asarray(take_steps(predict, DDIM(), trajectory, carry, 0, 2).latents)[0]
+    whole = Fresh(key_of_fresh(key)[None], *np.zeros((2, 1), np.int32))
+    fresh = jnp.stack([fresh_noise(whole, jnp.int32(step), noise) for step in range(2)])
+    expected = np.asarray(take_steps(predict, make_sampler(sampler), trajectory, carry, 0, 2, fresh).latents)[0]
     for tile, (top, left) in zip(np.asarray(found), layout.grid.corners, strict=False):
         np.testing.assert_allclose(tile, expected[top : top + 16, left : left + 16], atol=1e-5)
 

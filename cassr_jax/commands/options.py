@@ -97,8 +97,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "speed": {
         "choices": list(SPEEDS),
-        "help": "a sampler and its steps for both stages: fast is dpmpp_2m in 20 steps, draft in 8; --steps and "
-        "--sampler override it",
+        "help": "a sampler and its steps for both stages: fast is dpmpp_2m in 20 steps, draft in 8; lcm (6 steps) and "
+        "hyper (tcd in 4 steps), both without guidance, need a LoRA distilled for them; --steps, --sampler and "
+        "--guidance-scale override it",
     },
     "guidance_from": {
         "type": _number_for("guidance_from"),
@@ -117,7 +118,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "sampler": {
         "choices": get_args(Sampler),
-        "help": "the method that turns noise into a picture step by step; dpmpp_2m and unipc need the fewest steps",
+        "help": "the method that turns noise into a picture step by step; dpmpp_2m and unipc need the fewest steps, "
+        "and with a LoRA distilled for them lcm and tcd; euler_a and dpmpp_2m_sde add fresh noise in each step",
     },
     "start": {
         "choices": get_args(Start),

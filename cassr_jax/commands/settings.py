@@ -74,4 +74,5 @@ def own_values(source: str) -> dict[str, str]:
 
 def _described(sampling: SamplingConfig) -> Json:
     negative, prompt = sampling.prompts
-    return to_json(sampling) | {"prompt": prompt, "negative_prompt": negative}
+    described = to_json(sampling) | {"prompt": prompt, "negative_prompt": negative}
+    return {name: value for name, value in described.items() if name != "eta" or value is not None}

@@ -82,8 +82,8 @@ class Schedule:
             (Salimans & Ho 2022, arXiv 2202.00512) or x_0 itself (`sample`).
         timestep_spacing: table 2 of Lin et al. 2023, arXiv 2305.08891; see `spaced_timesteps`.
         steps_offset: added to every timestep of the spacing `leading`.
-        set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). The other
-            samplers always end at the clean x_0.
+        set_alpha_to_one: DDIM ends at the clean x_0 (True) or at the noise level of timestep 0 (False). TCD
+            always ends there, and the other samplers at the clean x_0.
         rescale_betas_zero_snr: timestep T - 1 is pure noise, and all others are shifted along (Lin et al. 2023,
             algorithm 1). A network that predicts the noise would reveal nothing there.
     """
@@ -225,7 +225,7 @@ class Schedule:
         With `first_timestep` the same rule runs over the truncated range R = first_timestep + 1. Hence `trailing` and
         `linspace` (two steps or more) begin exactly there, while `leading` begins up to one stride below, just as it
         begins below T - 1 at full strength. The starting latents must be as noisy as the first timestep
-        returned here; `samplers.start_latents` ensures this.
+        returned here; `trajectory.start_latents` ensures this.
 
         Args:
             num_steps: n, at least 1.
@@ -234,12 +234,8 @@ class Schedule:
             whole: round `linspace` to whole timesteps.
 
         Raises:
-            InputError: the range has fewer distinct timesteps than steps.
+            InputError: there is no such first timestep, or the range has fewer distinct timesteps than steps.
         """
-        if first_timestep is not None and not 0 <= first_timestep < self.num_train_timesteps:
-            raise InputError(
-                f"the first timestep is {first_timestep}, expected 0 to {self.num_train_timesteps - 1} or none"
-            )
         if num_steps < 1:
             raise InputError(f"the number of sampling steps is {num_steps}, expected at least 1")
         extent = self.timestep_range(first_timestep)
@@ -266,7 +262,15 @@ class Schedule:
         return np.arange(extent, 0, -extent / num_steps)[:num_steps].round() - 1
 
     def timestep_range(self, first_timestep: int | None = None) -> int:
-        """The number R of training timesteps over which a run is spread; see `spaced_timesteps`."""
+        """The number R of training timesteps over which a run is spread; see `spaced_timesteps`.
+
+        Raises:
+            InputError: there is no such timestep.
+        """
+        if first_timestep is not None and not 0 <= first_timestep < self.num_train_timesteps:
+            raise InputError(
+                f"the first timestep is {first_timestep}, expected 0 to {self.num_train_timesteps - 1} or none"
+            )
         return self.num_train_timesteps if first_timestep is None else first_timestep + 1
 
     def _levels(self, t: Timesteps | int) -> tuple[Float[Array, "#batch 1 1 1"], Float[Array, "#batch 1 1 1"]]:

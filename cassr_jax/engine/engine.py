@@ -23,6 +23,7 @@ from cassr_jax.engine.layout import (
     TileSize,
     halved,
     layout,
+    origins,
     sharing,
     tile_sizes,
     view,
@@ -35,7 +36,8 @@ from cassr_jax.engine.waves import Blend, Wave, in_calls, waves
 from cassr_jax.errors import InputError
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.models.moments import Moments
-from cassr_jax.sampling import Course, Setting
+from cassr_jax.sampling import Course, Fresh, Setting, key_of_fresh
+from cassr_jax.typing import Keys
 
 _LEAST_NOISE = 2**16  # values drawn at least; a larger picture draws 4, 16, ... times as many
 _RUNS = 4  # runs whose embeddings are kept, up to 59 MB each at SD-1.5's size: both stages' of two prompts
@@ -254,6 +256,9 @@ class Passage:
         run = self.engine.run_of(stage)
         carry = programs.begin(latents, programs.divided(noise), shared, run.course.trajectory, seats.order)
         state = State(carry, programs.divided(np.zeros_like(noise)), tiles["hints"], shared)
+        if self.setting.sampler.noisy:
+            top, left = programs.divided([seats.placed(each) for each in origins(self.wave.layouts)])
+            state = state._replace(fresh=Fresh(programs.divided(keys_of_fresh(stage, len(noise))), top, left))
         return state._replace(kept=programs.nothing_kept(stage.make_denoiser, run, state, self.setting))
 
     def denoise(self, state: State) -> jax.Array:
@@ -359,6 +364,11 @@ def _started_early(calls: Iterable[T], make: Callable[[T], Made]) -> Iterator[tu
         waiting = coming
     if waiting is not None:
         yield waiting
+
+
+def keys_of_fresh(stage: Stage, count: int) -> Keys:
+    """The key of a stage's fresh noise, once for each of `count` tiles."""
+    return jnp.broadcast_to(key_of_fresh(stage.noise_key), count)
 
 
 def normal(key: jax.Array, count: int) -> np.ndarray:

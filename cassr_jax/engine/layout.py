@@ -181,6 +181,12 @@ def sharing(layouts: Sequence[Layout]) -> Sharing:
     return Sharing(rows, columns, np.concatenate(first), np.concatenate(across))
 
 
+def origins(layouts: Sequence[Layout]) -> tuple[Int32[np.ndarray, " tiles"], Int32[np.ndarray, " tiles"]]:
+    """The row and the column, in its picture's latents, where each tile of several pictures begins."""
+    corners = np.array([corner for each in layouts for corner in each.grid.corners], np.int32)
+    return corners[:, 0], corners[:, 1]
+
+
 class Places(NamedTuple):
     """Positions in the tiles of a wave: tile number, row and column."""
 

@@ -20,10 +20,11 @@ from jax.stages import Wrapped
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, PyTree
 
-from cassr_jax.diffusion.samplers import (
+from cassr_jax.diffusion.trajectory import (
     Carry,
     Coefficients,
     CorrectedCoefficients,
+    NoisyCoefficients,
     Trajectory,
     begin,
     start_latents,
@@ -39,7 +40,7 @@ from cassr_jax.models.moments import Moments, given, recorded
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.models.unet import TextKeyValues
 from cassr_jax.networks import Networks
-from cassr_jax.sampling import Course, Embeddings, Setting, embed, nothing_kept, predict
+from cassr_jax.sampling import Course, Embeddings, Fresh, Setting, embed, fresh_noise, nothing_kept, predict
 from cassr_jax.typing import Latents, Modules, Pixels, PromptIds, PromptPair, Scalar, Step
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class State(NamedTuple):
             anew, the images themselves, (N, H, W, 3) uint8 each.
         sharing: the tiles whose mean gives the prediction at each position.
         kept: what the denoiser keeps from step to step, (calls, ...) on each device; None for nothing.
+        fresh: what decides the fresh noise of every step; None if the sampler takes none.
     """
 
     carry: Carry
@@ -71,6 +73,7 @@ class State(NamedTuple):
     hints: PyTree[Array]
     sharing: Sharing
     kept: PyTree[Array] = None
+    fresh: Fresh | None = None
 
 
 class Run(NamedTuple):
@@ -93,8 +96,8 @@ class Order(NamedTuple):
 
 
 register(
-    *(Axis, Carry, ControlNetOutput, Coefficients, CorrectedCoefficients, Course, Embeddings, Moments, Order, Places),
-    *(Run, Sharing, TextKeyValues, TextPair, TimePair, Trajectory),
+    *(Axis, Carry, ControlNetOutput, Coefficients, CorrectedCoefficients, Course, Embeddings, Fresh, Moments),
+    *(NoisyCoefficients, Order, Places, Run, Sharing, TextKeyValues, TextPair, TimePair, Trajectory),
 )
 
 
@@ -215,6 +218,7 @@ class Programs:
             state: LoopState,
             hints: PyTree[Array],
             sharing: Sharing,
+            fresh: Fresh | None,
             run: Run,
             order: Order,
             first: Step,
@@ -224,7 +228,8 @@ class Programs:
 
             def step_taken(carry: Carry, output: Latents, step: Step) -> Carry:
                 shared = _shared(output, sharing, order)
-                return take_step(setting.sampler, run.course.trajectory, carry, shared, step)
+                noise = None if fresh is None else fresh_noise(fresh, step, carry.latents)
+                return take_step(setting.sampler, run.course.trajectory, carry, shared, step, noise)
 
             def unit(i: Step, state: LoopState) -> LoopState:
                 carry, output, all_kept = state
@@ -247,10 +252,10 @@ class Programs:
 
             return jax.lax.fori_loop(first, last, unit, state)
 
-        program = self._compiled(("denoise", make, setting, embedded), loop, ".ttt....", donate=(1,))
+        program = self._compiled(("denoise", make, setting, embedded), loop, ".tttt....", donate=(1,))
         loop_state = (state.carry, state.output, state.kept)
         numbers = self.everywhere((order, np.int32(first), np.int32(last)))
-        carry, output, kept = program(self._params, loop_state, state.hints, state.sharing, run, *numbers)
+        carry, output, kept = program(self._params, loop_state, state.hints, state.sharing, state.fresh, run, *numbers)
         return state._replace(carry=carry, output=output, kept=kept)
 
     def nothing_kept(self, make: MakeDenoiser, run: Run, state: State, setting: Setting) -> PyTree[Array]:

@@ -15,14 +15,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from cassr_jax.engine.engine import Counter, Engine, Report, Stage, normal
+from cassr_jax.engine.engine import Counter, Engine, Report, Stage, keys_of_fresh, normal
 from cassr_jax.engine.kept import Call
 from cassr_jax.engine.layout import SMALLEST, Axis, Sharing, extended
 from cassr_jax.engine.programs import Order, Programs, State
 from cassr_jax.models.division import divided, named
 from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks
-from cassr_jax.sampling import Setting
+from cassr_jax.sampling import Fresh, Setting
 from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig, Strategy
@@ -129,6 +129,9 @@ class RowEngine(Engine):
         shared = programs.everywhere(_UNSHARED)
         carry = programs.begin(latents, programs.divided(noise), shared, run.course.trajectory, _ALONE)
         state = State(carry, programs.divided(nothing), hints, shared)
+        if setting.sampler.noisy:
+            corner = np.zeros(1, np.int32)
+            state = state._replace(fresh=programs.everywhere(Fresh(keys_of_fresh(stage, 1), corner, corner)))
         state = state._replace(kept=programs.nothing_kept(stage.make_denoiser, run, state, setting))
         counter.add(1, state)
 

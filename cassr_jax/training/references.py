@@ -39,7 +39,7 @@ from cassr_jax.models.parameters import Params
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.printing import complain, progress_bar
 from cassr_jax.prompts import prompt_ids
-from cassr_jax.sampling import Inputs, Setting, make_course, sample
+from cassr_jax.sampling import Inputs, Setting, key_of_fresh, make_course, sample
 from cassr_jax.second_stage import STABLE_DIFFUSION
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.checkpoint import Digests, Origins
@@ -98,6 +98,7 @@ class _Engine:
     sampling: SamplingConfig
     prompt_ids: np.ndarray | None
     noise: jax.Array | None
+    keys: jax.Array | None
 
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[jax.Array, ...]) -> jax.Array:
         assert self.noise is not None, "a first stage that diffuses is given noise"
@@ -108,6 +109,7 @@ class _Engine:
             noise=self.noise,
             encoder_hidden_states=self.modules["text_encoder"](self.prompt_ids),
             course=make_course(self.schedule, self.sampling),
+            keys=self.keys,
         )
         return sample(self.modules["vae"], make_denoiser(self.modules), inputs, Setting.of(self.sampling))
 
@@ -124,7 +126,8 @@ def make_maker(networks: Networks, config: TrainConfig, recipe: Recipe) -> Make:
     """The function that completes a batch.
 
     Returns:
-        A function of modules and a batch of uint8 `lr`, `hr` and `lq`, with unit `noise` for a diffusion first stage.
+        A function of modules and a batch of uint8 `lr`, `hr` and `lq`, with unit `noise` for a diffusion first stage,
+        and `keys` too for a noisy sampler.
         It gives `latents` and `latents_std`, scaled and float16, and `reference` in [-1, 1].
     """
     first, ids = recipe.first_stage, None
@@ -141,7 +144,7 @@ def make_maker(networks: Networks, config: TrainConfig, recipe: Recipe) -> Make:
             made |= {name: (value * scale).astype(jnp.float16) for name, value in both.items()}
         if first is not None:
             lq = to_float(batch["lq"])
-            engine = _Engine(modules, config.schedule, recipe.sampling, ids, batch.get("noise"))
+            engine = _Engine(modules, config.schedule, recipe.sampling, ids, batch.get("noise"), batch.get("keys"))
             made["reference"] = COLOR_FIXES[recipe.color_fix](first.reference(engine, to_float(batch["lr"]), lq), lq)
         return made
 
@@ -269,7 +272,10 @@ def _make_complete(
         if recipe.needs_noise:
             vae = networks.configs["vae"]
             shape = (size, side // vae.factor, side // vae.factor, vae.latent_channels)
-            given["noise"] = jax.random.normal(jax.random.fold_in(key_of_noise, number), shape, jnp.float32)
+            key = jax.random.fold_in(key_of_noise, number)
+            given["noise"] = jax.random.normal(key, shape, jnp.float32)
+            if Setting.of(recipe.sampling).sampler.noisy:
+                given["keys"] = jax.random.split(key_of_fresh(key), size)
         found = jax.device_get(make_share(networks.params, jax.device_put(given, share)))
         if "reference" in found:  # as in the cascade, which takes the networks' tint out of a grey picture
             references = map(as_grey_as, np.asarray(given["lq"]), to_uint8(found["reference"]))

@@ -25,6 +25,7 @@ from cassr_jax.imaging.pixels import to_uint8
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import merge, select
 from cassr_jax.networks import Networks, write_network
+from cassr_jax.sampling import Fresh, fresh_noise
 from cassr_jax.seeds import seed_key
 from cassr_jax.training import references
 from tests.data.measures import picture
@@ -128,6 +129,27 @@ def test_every_batch_has_noise_of_its_own(folder, tmp_path, monkeypatch):
     noise = jnp.concatenate([jax.random.normal(key, (BATCH, SIDE // 4, SIDE // 4, 4)) for key in keys])
     found = [record["reference"] for record in PreparedSource(tmp_path)]
     np.testing.assert_array_equal(found, to_uint8(noise[:5, ..., :3]))
+
+
+@pytest.mark.parametrize("sampler", ["lcm", "ddim"])
+def test_every_example_has_fresh_noise_of_its_own(folder, tmp_path, monkeypatch, sampler):
+    """Seen as above; a deterministic sampler is given no keys."""
+
+    def make_maker(*_):
+        def make(modules, batch):
+            if sampler == "ddim":
+                assert "keys" not in batch
+                return {"reference": batch["noise"][..., :3]}
+            corner = jnp.zeros(len(batch["keys"]), jnp.int32)
+            fresh = fresh_noise(Fresh(batch["keys"], corner, corner), jnp.int32(1), batch["noise"])
+            return {"reference": fresh[..., :3]}
+
+        return make
+
+    monkeypatch.setattr(references, "make_maker", make_maker)
+    assert make(folder, tmp_path, 5, "--sampler", sampler) == 0
+    found = [record["reference"] for record in PreparedSource(tmp_path)]
+    assert len({each.tobytes() for each in found}) == 5
 
 
 def test_a_grey_picture_has_a_grey_reference(folder, tmp_path, monkeypatch):

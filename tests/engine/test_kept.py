@@ -16,6 +16,7 @@ from cassr_jax.compiled import PROGRAMS
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import kept
 from cassr_jax.models import dot_product
+from cassr_jax.sampling import Fresh, fresh_noise
 from tests import children
 from tests.random_cascade import write_random_cascade
 
@@ -129,6 +130,16 @@ def test_programs_differ_by_key_context_shapes_and_types(tmp_path):
             for value in (np.float32([1]), np.float32([1, 2]), np.int32([1])):
                 np.testing.assert_array_equal(function(value), value)
     assert len(list(tmp_path.iterdir())) == 2 * 4 * 3
+
+
+def test_random_keys_come_back_as_such(tmp_path, monkeypatch):
+    fresh = Fresh(jax.random.split(jax.random.key(0), 2), *np.zeros((2, 2), np.int32))
+    arguments = (fresh, ZERO, jnp.zeros((2, 3, 3, 4)))
+    call = kept.Call([None] * 3)
+    expected = kept.Store(tmp_path, "", MESH).wrapped(("fresh",), jax.jit(fresh_noise), call)(*arguments)
+    monkeypatch.setattr(export, "export", refuse)
+    again = kept.Store(tmp_path, "", MESH).wrapped(("fresh",), jax.jit(fresh_noise), call)(*arguments)
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_a_function_without_a_lasting_name_is_not_kept(tmp_path):

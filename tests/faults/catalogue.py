@@ -226,7 +226,7 @@ FAULTS = [
         "cassr_jax/diffusion/guidance.py", CASCADE, ("scale * (positive - negative)", "scale * (negative - positive)")
     ),
     *faults(
-        "cassr_jax/diffusion/samplers.py",
+        "cassr_jax/diffusion/trajectory.py",
         SAMPLERS,
         ("1 / signal, -noise / signal", "1 / signal, noise / signal"),
         ("gain * (1 + slope), -gain * slope", "gain * (1 - slope), gain * slope"),

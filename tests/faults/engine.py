@@ -84,6 +84,22 @@ ENGINE = [
         ("tests/engine/test_engine.py::test_a_wave_that_grows_keeps_its_pixels",),
         ("replace(setting, keeps_control=False)", "setting"),
     ),
+    *faults(
+        "cassr_jax/sampling.py",
+        ("tests/engine/test_fresh_noise.py::test_tiles_agree_where_they_overlap",),
+        ("rows, columns = top + jnp", "rows, columns = left + jnp"),
+        ("jax.random.fold_in(jax.random.fold_in(key, row), column)", "jax.random.fold_in(key, row + column)"),
+    ),
+    *faults(
+        "cassr_jax/sampling.py",
+        ("tests/engine/test_fresh_noise.py::test_every_seed_and_step_has_noise_of_its_own",),
+        ("(jax.random.fold_in(key, step), rows, columns)", "(key, rows, columns)"),
+    ),
+    *faults(
+        "cassr_jax/engine/layout.py",
+        ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",),
+        ("corners[:, 0], corners[:, 1]", "corners[:, 1], corners[:, 0]"),
+    ),
     *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
         "cassr_jax/engine/programs.py",

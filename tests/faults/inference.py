@@ -241,7 +241,7 @@ INFERENCE = [
         ("if len(waiting) > ahead", "if len(waiting) > 2 * ahead"),
     ),
     *faults(
-        "cassr_jax/diffusion/samplers.py",
+        "cassr_jax/diffusion/trajectory.py",
         CASCADE,
         ("trajectory.signal[0] * x0.astype(jnp.float32) + trajectory", "x0.astype(jnp.float32) + trajectory"),
     ),
@@ -254,6 +254,19 @@ INFERENCE = [
         ),
         ("b1 = -1 / h - 1 / b_h", "b1 = -1 / h + 1 / b_h"),
         ("corrected * p.keep + x0 * p.new", "carry.latents * p.keep + x0 * p.new"),
+    ),
+    *faults(
+        "cassr_jax/diffusion/stochastic.py",
+        ("tests/diffusion/test_stochastic.py::test_fresh_noise_makes_up_what_a_step_takes_away",),
+        ("kept = (next_sigmas / sigmas) ** 2", "kept = next_sigmas / sigmas"),
+        ("fresh=np.sqrt(1 - ratio**2)", "fresh=np.sqrt(1 - ratio)"),
+        ("fresh=next_noise", "fresh=next_signal"),
+    ),
+    *faults(
+        "cassr_jax/diffusion/stochastic.py",
+        ("tests/diffusion/test_samplers.py::test_trajectory_equals_the_recorded_one",),
+        ("scaled = 0.5, 10.0 * timesteps", "scaled = 0.5, timesteps / 1000"),
+        ("between = np.floor(np.float32(1 - self.eta)", "between = np.floor(np.float32(self.eta)"),
     ),
     *faults(
         "cassr_jax/diffusion/schedule.py",

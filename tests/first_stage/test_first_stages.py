@@ -24,6 +24,7 @@ from cassr_jax.imaging import resizing
 from cassr_jax.imaging.pixels import to_uint8
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.networks import Networks, merge_all, write_network
+from cassr_jax.sampling import key_of_fresh
 from cassr_jax.seeds import seed_key
 from cassr_jax.training.loop import train
 from cassr_jax.training.references import Recipe, make_maker
@@ -131,19 +132,24 @@ def test_training_pairs_and_the_cascade_make_the_same_reference(folder: Path, co
     assert np.abs(difference).max() <= 1  # one rounding
 
 
-def test_pairs_are_sampled_as_the_cascade_samples(folder: Path):
-    """Prompt and negative prompt, guidance, start and noise, all as in the cascade, in one tile."""
-    sampling = SamplingConfig(num_steps=2, guidance_scale=3.0, start="lq", strength=0.3, negative_prompt="")
+@pytest.mark.parametrize("sampler", ["ddim", "lcm"])
+def test_pairs_are_sampled_as_the_cascade_samples(folder: Path, sampler: str):
+    """Prompt and negative prompt, guidance, start and all noise, as in the cascade, in one tile."""
+    sampling = SamplingConfig(
+        sampler=sampler, num_steps=2, guidance_scale=3.0, start="lq", strength=0.3, negative_prompt=""
+    )
     networks = Networks()
     for kind in ("vae", "unet", "text_encoder", "scedit"):
         networks = networks.with_read(kind, str(folder / kind), "float32")
     lr = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     recipe = Recipe(first_stage("scedit"), sampling, "none", latents=False)
     make = make_maker(networks, configure("cassr", folder, schedule=Schedule()), recipe)
+    key = jax.random.fold_in(seed_key(5), 0)
     batch = {
         "lr": jnp.asarray(lr[None]),
         "lq": jnp.asarray(resizing.bicubic(lr, (64, 64))[None]),
-        "noise": jax.random.normal(jax.random.fold_in(seed_key(5), 0), (1, 16, 16, 4)),
+        "noise": jax.random.normal(key, (1, 16, 16, 4)),
+        "keys": key_of_fresh(key)[None],
     }
     made = jax.jit(lambda params: make(merge_all(networks.graphdefs, params), batch))(networks.params)
     cassr = CasSR(

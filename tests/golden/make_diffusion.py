@@ -22,6 +22,7 @@ def main() -> None:
         "versions": np.array(json.dumps(versions)),
         "seed": np.array(torch_schedulers.SEED),
         "latents": torch_schedulers.start(),
+        "noise": torch_schedulers.noise(STEPS),
     }
     for name, beta_schedule in (
         ("scaled_linear", "scaled_linear"),
@@ -31,7 +32,7 @@ def main() -> None:
         scheduler = torch_schedulers.scheduler("ddim", "leading", "epsilon", beta_schedule=beta_schedule)
         arrays[f"alphas_cumprod/{name}"] = scheduler.alphas_cumprod.numpy()
     for sampler in torch_schedulers.CLASSES:
-        for spacing in torch_schedulers.SPACINGS:
+        for spacing in torch_schedulers.spacings(sampler):
             for steps in TABLE_STEPS:
                 timesteps = torch_schedulers.timesteps(torch_schedulers.scheduler(sampler, spacing, "epsilon"), steps)
                 arrays[f"timesteps/{sampler}/{spacing}/{steps}"] = timesteps
