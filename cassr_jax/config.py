@@ -58,10 +58,12 @@ class CascadeConfig:
 
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
     controlnet, multiple_attention, and fusion if there is one) to a folder, a file, or a hub id
-    `owner/name:subfolder`. Relative paths start at the configuration's folder.
+    `owner/name:subfolder`. Relative paths start at the configuration's folder. `loras` maps LoRAs, which are found in
+    the same way and change the U-Net and the text encoder of both stages, to their scales.
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, float] = field(default_factory=dict)
     activation: str = "scedit"  # the first stage that makes the reference: scedit, controlnet, rrdbnet or identity
     schedule: Schedule | None = None  # null takes the schedule of the U-Net's weights (see `cassr_jax.schedules`)
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)

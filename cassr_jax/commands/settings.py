@@ -17,15 +17,16 @@ def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
     """A configuration with a command's options written into it.
 
     Args:
-        chosen: the values of `SAMPLING`, of `activation` and perhaps of `prompt`; None or absent keeps the cascade's
-            own. Other entries are ignored.
+        chosen: the values of `SAMPLING`, of `activation` and perhaps of `loras` and `prompt`; None or absent keeps the
+            cascade's own. Other entries are ignored.
 
     Raises:
         InputError: an option is out of range, or weighs a fusion that the cascade does not have.
     """
     given = Options(**{name: chosen[name] for name in (*SAMPLING, "prompt") if chosen.get(name) is not None})
     given.check_networks(config.components)
-    return replace(given.written_into(config), activation=chosen.get("activation") or config.activation)
+    own = {name: chosen[name] for name in ("activation", "loras") if chosen.get(name) is not None}
+    return replace(given.written_into(config), **own)
 
 
 def described(config: CascadeConfig, precision: str | None = None) -> Json:
@@ -40,6 +41,7 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
     stage, weighed = first_stage(config.activation), FUSION in config.components
     return {
         "activation": stage.name,
+        **({"loras": dict(config.loras)} if config.loras else {}),
         "dtype": usual_dtype() if precision is None else PRECISIONS[precision],
         "tile": config.tile,
         "tile_overlap": config.tile_overlap,
