@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "CascadeConfig"] | None = None) -> str:
     """SHA-256 of a cascade's configuration, its weight files and the schedule beside them; a hub id counts by its name.
 
-    LoRAs count by their scales and their content, wherever they lie. Links to folders are followed. A file in the folders of several networks is read once.
+    LoRAs count by their scales and their content, wherever they lie. Links to folders are followed. A file in the
+    folders of several networks is read once.
 
     Args:
         source: a cascade, as `cassr_jax.load` accepts it.
@@ -43,9 +44,7 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
             files.append(scheduler)
         for file in filter(is_file, files):
             digest.update(digest_of(file).encode())
-    added = [
-        (float(scale), [digest_of(f) for f in lora_files(s)] or s) for s, scale in found_loras(config, base).items()
-    ]
-    for lora in sorted(map(repr, added)):
+    loras = found_loras(config, base).items()
+    for lora in sorted(f"{float(scale)} {[*map(digest_of, lora_files(path))] or path}" for path, scale in loras):
         digest.update(lora.encode())
     return digest.hexdigest()

@@ -98,8 +98,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "action": _Loras,
         "dest": "loras",
         "metavar": "FILE[=SCALE]",
-        "help": "a LoRA to add to the U-Net and the text encoder, times SCALE (1 if left out): a file, a folder or a hub "
-        "id; may be repeated, and replaces the cascade's own LoRAs",
+        "help": "a LoRA to add to the U-Net and the text encoder, times SCALE (1 if left out): a file, a folder or a "
+        "hub id; may be repeated, and replaces the cascade's own LoRAs",
     },
     "scale": {
         "type": _number_for("scale"),
