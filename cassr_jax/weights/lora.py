@@ -15,6 +15,7 @@ Where there is none, alpha is the rank.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,8 +41,9 @@ _NAMES = [["pytorch_lora_weights.safetensors"], ["adapter_model.safetensors", _S
 
 _PEFT = "base_model.model."
 _STARTS = {"unet.": UNET, "lora_unet_": UNET, "text_encoder.": TEXT_ENCODER, "lora_te_": TEXT_ENCODER}
+_START = re.compile("|".join([*map(re.escape, [*_STARTS, _PEFT]), ""]))
 _KEY = re.compile(
-    rf"(?P<start>{'|'.join(map(re.escape, [*_STARTS, _PEFT]))}|)(?P<layer>.+?)"
+    r"(?P<name>.+?)"
     r"(?:\.(?P<alpha>alpha)|(?:\.lora_|[._]lora\.|\.lora_linear_layer\.)(?P<factor>A|B|down|up)(?:\.default)?\.weight)"
 )
 _FACTORS = {"A": "down", "B": "up"}
@@ -134,13 +136,13 @@ def open_lora(source: str, scale: float = 1.0) -> LoRA:
         )
     if wrong := [f"{key} ({type_name(tensor)})" for key, tensor in tensors.items() if not is_float(tensor.dtype)]:
         raise InputError(f"{path}: holds {', '.join(wrong)}, expected floating-point weights")
-    layers, named_by_peft = _layers(tensors)
+    layers = _layers(tensors)
     found = [parts for of_kind in layers.values() for parts in of_kind.values()]
     if alone := [key for parts in found if not {"down", "up"} <= parts.keys() for key in parts.values()]:
         raise InputError(f"{path}: has {', '.join(alone)} without a partner, expected both factors of every layer")
-    settings = _settings(path, named_by_peft)
+    settings = _settings(path, any(key.startswith(_PEFT) for key in tensors))
     updates = {
-        kind: {layer: _update(path, layer, parts, tensors, settings[kind]) for layer, parts in of_kind.items()}
+        kind: {name: _update(path, name, parts, tensors, settings[kind]) for name, parts in of_kind.items()}
         for kind, of_kind in layers.items()
     }
     return LoRA(path, scale, updates)
@@ -169,16 +171,18 @@ def with_loras(weights: Weights, kind: str, loras: Sequence[LoRA]) -> Weights:
     added: dict[str, list[tuple[float, Update]]] = {}
     for lora in changing:
         updates = lora.updates[kind]
+        known = {name: names[_layer(name)] for name in updates if _layer(name) in names}
         check_tensors(
-            {layer: update.shape for layer, update in updates.items()},
-            {layer: torch_shapes(names[layer], weights.shapes[names[layer]].shape) for layer in updates.keys() & names},
+            {name: update.shape for name, update in updates.items()},
+            {name: torch_shapes(ours, weights.shapes[ours].shape) for name, ours in known.items()},
             source=str(lora.path),
             hint=_other_base(updates) or f"a {kind}",
         )
-        if twice := sorted(layer for layer in updates if [names[each] for each in updates].count(names[layer]) > 1):
+        count = Counter(known.values())
+        if twice := [name for name, ours in known.items() if count[ours] > 1]:
             raise InputError(f"{lora.path}: names a layer in two ways, expected one: {', '.join(twice)}")
-        for layer, update in updates.items():
-            added.setdefault(names[layer], []).append((lora.scale, update))
+        for name, update in updates.items():
+            added.setdefault(known[name], []).append((lora.scale, update))
 
     def fetch(name: str) -> np.ndarray:
         array = weights.fetch(name)
@@ -213,21 +217,27 @@ def _locate(source: str) -> Path:
     raise InputError(f"{path}: holds no LoRA, expected {' or '.join(name for name, *_ in _NAMES)}{advice}")
 
 
-def _layers(tensors: Tensors) -> tuple[dict[str, dict[str, dict[str, str]]], bool]:
-    """Kind of network -> layer -> part (up, down, alpha) -> its key; and whether the keys are PEFT's own."""
+def _layers(tensors: Tensors) -> dict[str, dict[str, dict[str, str]]]:
+    """Kind of network -> name of a layer in the file -> part (up, down, alpha) -> its key."""
     layers: dict[str, dict[str, dict[str, str]]] = {}
-    named_by_peft = False
     for key in tensors:
         found = _KEY.fullmatch(key)
         assert found is not None, "unknown keys have been refused"
-        start, layer, factor = found["start"], found["layer"].replace(".processor.", "."), found["factor"]
-        named_by_peft |= start == _PEFT
-        of_text = layer.startswith(("text_model.", "encoder.layers."))
-        kind = _STARTS.get(start, TEXT_ENCODER if of_text else UNET)
+        name, factor = found["name"], found["factor"]
         part = found["alpha"] or _FACTORS.get(factor, factor)
-        # Diffusers and PEFT name a layer by its path in the network; kohya-ss's names go by other rules.
-        layers.setdefault(kind, {}).setdefault(layer, {})[part] = key
-    return layers, named_by_peft
+        layers.setdefault(_kind(name), {}).setdefault(name, {})[part] = key
+    return layers
+
+
+def _kind(name: str) -> str:
+    """The kind of network in which a layer is: the one that its name begins with, or the one that has such a path."""
+    of_text = _layer(name).startswith(("text_model.", "encoder.layers."))
+    return next((kind for start, kind in _STARTS.items() if name.startswith(start)), TEXT_ENCODER if of_text else UNET)
+
+
+def _layer(name: str) -> str:
+    """A layer's name within its network."""
+    return _START.sub("", name, count=1).replace(".processor.", ".")
 
 
 def _settings(path: Path, named_by_peft: bool) -> dict[str, Json]:
@@ -257,7 +267,7 @@ def _settings(path: Path, named_by_peft: bool) -> dict[str, Json]:
     return settings
 
 
-def _update(path: Path, layer: str, parts: Mapping[str, str], tensors: Tensors, settings: Json) -> Update:
+def _update(path: Path, name: str, parts: Mapping[str, str], tensors: Tensors, settings: Json) -> Update:
     """The update of a layer whose tensors have these keys."""
     down, up = tensors[parts["down"]], tensors[parts["up"]]
     if len(down.shape) not in (2, 4) or up.shape[1:] != (down.shape[0], *[1] * (len(up.shape) - 2)) or 0 in down.shape:
@@ -266,7 +276,7 @@ def _update(path: Path, layer: str, parts: Mapping[str, str], tensors: Tensors, 
             "rank), or the same as convolutions, of which the second is 1x1"
         )
     rank = down.shape[0]
-    alpha = _stored_alpha(path, parts["alpha"], tensors) if "alpha" in parts else _alpha(path, layer, rank, settings)
+    alpha = _stored_alpha(path, parts["alpha"], tensors) if "alpha" in parts else _alpha(path, name, rank, settings)
     return Update(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
@@ -277,16 +287,16 @@ def _stored_alpha(path: Path, key: str, tensors: Tensors) -> float:
     return float(found[0])
 
 
-def _alpha(path: Path, layer: str, rank: int, settings: Json) -> float:
+def _alpha(path: Path, name: str, rank: int, settings: Json) -> float:
     """The alpha of a layer by PEFT's rules: that of the first pattern which matches the end of its path, or of all."""
     alpha = settings.get("lora_alpha", rank)
     try:
         patterns = (settings.get("alpha_pattern") or {}).items()
-        alpha = next((value for pattern, value in patterns if re.match(rf"(.*\.)?({pattern})$", layer)), alpha)
+        alpha = next((value for pattern, value in patterns if re.match(rf"(.*\.)?({pattern})$", _layer(name))), alpha)
     except (AttributeError, TypeError, re.error) as error:
         raise InputError(f"{path}: alpha_pattern cannot be read ({error}), expected patterns of paths") from error
     if not Range().holds(alpha):
-        raise InputError(f"{path}: the alpha of {layer} is {alpha!r}, expected a finite number")
+        raise InputError(f"{path}: the alpha of {name} is {alpha!r}, expected a finite number")
     return float(alpha)
 
 
@@ -310,5 +320,5 @@ def _parameters(kind: str, shapes: Shapes) -> dict[str, str]:
 
 def _other_base(updates: Mapping[str, Update]) -> str:
     """The base for which a LoRA was made, if it is known and not Stable Diffusion 1.5; or else nothing."""
-    widths = {update.down.shape[1] for layer, update in updates.items() if _READS_TEXT.search(layer)}
+    widths = {update.down.shape[1] for name, update in updates.items() if _READS_TEXT.search(name)}
     return next((f"it is a LoRA for {_OTHER_BASES[width]}" for width in widths & _OTHER_BASES.keys()), "")

@@ -1,5 +1,6 @@
 """LoRAs as torch diffusers and PEFT apply them, in every layout that they load and save."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -75,12 +76,25 @@ def outputs(folder):
     return of
 
 
-def pipeline(folder):
+@pytest.fixture(scope="module")
+def plain(outputs):
+    return outputs()
+
+
+@pytest.fixture(scope="module")
+def networks(folder):
+    """The networks in torch, which a test copies before it changes them."""
+    return {
+        "text_encoder": transformers.CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        "unet": diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False),
+    }
+
+
+def pipeline(networks):
     return diffusers.StableDiffusionPipeline(
         vae=None,
-        text_encoder=transformers.CLIPTextModel.from_pretrained(folder / "text_encoder"),
         tokenizer=None,
-        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False),
+        **copy.deepcopy(networks),
         scheduler=diffusers.DDIMScheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -97,8 +111,8 @@ def torch_outputs(unet, text_encoder):
     }
 
 
-def of_diffusers(folder, loras, **options):
-    pipe = pipeline(folder)
+def of_diffusers(networks, loras, **options):
+    pipe = pipeline(networks)
     names = [f"adapter_{number}" for number in range(len(loras))]
     for name, file in zip(names, loras, strict=True):
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name, **options)
@@ -125,7 +139,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_what_diffusers_gives(folder, outputs, tmp_path, layout):
+def test_every_layout_gives_what_diffusers_gives(networks, outputs, plain, tmp_path, layout):
     unet, text, alpha = CASES[layout]
     loras = {"text_encoder": random_factors("text_encoder", text, rank=3, alpha=alpha, seed=1)}
     if unet:
@@ -133,12 +147,12 @@ def test_every_layout_gives_what_diffusers_gives(folder, outputs, tmp_path, layo
     if layout == "lora":  # for the text encoder these names were never diffusers' own
         del loras["text_encoder"]
     file = save_lora(tmp_path / "pytorch_lora_weights.safetensors", loras, layout)
-    options = {"unet_config": pipeline(folder).unet.config} if layout == "original" else {}
-    expected = of_diffusers(folder, {file: 0.7}, **options)
-    assert_equal_and_changed(outputs({file: 0.7}), expected, outputs(), loras.keys())
+    options = {"unet_config": networks["unet"].config} if layout == "original" else {}
+    expected = of_diffusers(networks, {file: 0.7}, **options)
+    assert_equal_and_changed(outputs({file: 0.7}), expected, plain, loras.keys())
 
 
-def test_several_loras_are_added_up(folder, outputs, tmp_path):
+def test_several_loras_are_added_up(networks, outputs, plain, tmp_path):
     one = {"unet": random_factors("unet", UNET_LINEARS)}
     other = {
         "unet": random_factors("unet", ATTENTION, rank=4, alpha=1.0, seed=2),
@@ -146,7 +160,7 @@ def test_several_loras_are_added_up(folder, outputs, tmp_path):
     }
     loras = {save_lora(tmp_path / "one.safetensors", one): 0.8}
     loras[save_lora(tmp_path / "other.safetensors", other, "kohya")] = -0.6
-    assert_equal_and_changed(outputs(loras), of_diffusers(folder, loras), outputs())
+    assert_equal_and_changed(outputs(loras), of_diffusers(networks, loras), plain)
 
 
 def randomised(model):
@@ -170,17 +184,17 @@ LORA_CONFIGS = {
 }
 
 
-def test_what_peft_saves_is_read(folder, outputs, tmp_path):
-    pipe = pipeline(folder)
+def test_what_peft_saves_is_read(networks, outputs, plain, tmp_path):
+    pipe = pipeline(networks)
     models = {kind: randomised(peft.get_peft_model(getattr(pipe, kind), LORA_CONFIGS[kind])) for kind in CONFIGS}
     for kind, model in models.items():
         model.save_pretrained(tmp_path / kind)
     expected = torch_outputs(models["unet"].base_model.model, models["text_encoder"].base_model.model)
-    assert_equal_and_changed(outputs({tmp_path / kind: 1 for kind in CONFIGS}), expected, outputs())
+    assert_equal_and_changed(outputs({tmp_path / kind: 1 for kind in CONFIGS}), expected, plain)
 
 
-def test_what_diffusers_saves_is_read_with_its_metadata(folder, outputs, tmp_path):
-    pipe = pipeline(folder)
+def test_what_diffusers_saves_is_read_with_its_metadata(networks, outputs, plain, tmp_path):
+    pipe = pipeline(networks)
     for kind, config in LORA_CONFIGS.items():
         randomised(getattr(pipe, kind)).add_adapter(config)
         randomised(getattr(pipe, kind))
@@ -194,5 +208,5 @@ def test_what_diffusers_saves_is_read_with_its_metadata(folder, outputs, tmp_pat
     file = tmp_path / "pytorch_lora_weights.safetensors"
     assert re.search(rb"lora_adapter_metadata.*use_rslora", file.read_bytes())
     found = outputs({tmp_path: 1})
-    assert_equal_and_changed(found, torch_outputs(pipe.unet, pipe.text_encoder), outputs())
-    assert_equal_and_changed(found, of_diffusers(folder, {file: 1}), outputs())
+    assert_equal_and_changed(found, torch_outputs(pipe.unet, pipe.text_encoder), plain)
+    assert_equal_and_changed(found, of_diffusers(networks, {file: 1}), plain)
