@@ -159,13 +159,14 @@ class TrainConfig:
     """One stage of training.
 
     The networks in `components` are read (see `CascadeConfig`), those in `new` are created: kind -> network
-    configuration. A new ControlNet starts from the U-Net's encoder. `cassr_jax.training.stages` lists what each stage
-    trains.
+    configuration. A new ControlNet starts from the U-Net's encoder. `loras` are added to those that are read, before
+    training. `cassr_jax.training.stages` lists what each stage trains.
     """
 
     stage: str  # vae, base, scedit, controlnet, cassr or fusion (see `cassr_jax.training.stages`)
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, float] = field(default_factory=dict)
     new: Mapping[str, Config] = field(default_factory=dict)
     schedule: Schedule | None = None  # null takes the U-Net's own, or Stable Diffusion 1.5's for a new U-Net
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

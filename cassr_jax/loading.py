@@ -14,7 +14,7 @@ from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
-from cassr_jax.config_files import check_components, defined, from_json, resolve
+from cassr_jax.config_files import check_components, defined, from_json, resolve, resolve_loras
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage
@@ -87,7 +87,7 @@ def load(
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
-    opened = open_loras(found_loras(config, base))
+    opened = open_loras(resolve_loras(config.loras, base))
     fusion = {second_stage.FUSION} & config.components.keys()
     for kind in (*second_stage.NETWORKS, *stage.networks, *fusion):
         if kind not in config.components:
@@ -133,11 +133,6 @@ def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
         f"{source}: names no {kind} among its components, expected one for activation {stage.name} "
         f"({stage.holder} has one); without it the activation can be {', '.join(runs)}"
     )
-
-
-def found_loras(config: CascadeConfig, base: Path) -> dict[str, float]:
-    """The LoRAs that a configuration names, as `open_loras` takes them; relative paths start at `base`."""
-    return {resolve(lora, base): scale for lora, scale in config.loras.items()}
 
 
 def usual_dtype() -> DType:

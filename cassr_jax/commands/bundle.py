@@ -18,11 +18,11 @@ from cassr_jax.choices import DType
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
-from cassr_jax.config_files import resolve, to_json
+from cassr_jax.config_files import resolve, resolve_loras, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import is_folder, replaced, write_json
 from cassr_jax.kinds import KINDS
-from cassr_jax.loading import CASCADE_FILE, found_loras, read_cascade, withdraw
+from cassr_jax.loading import CASCADE_FILE, read_cascade, withdraw
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
@@ -35,7 +35,7 @@ from cassr_jax.weights.tokenizer import tokenizer_files
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
     """Write the networks of `config`, whose relative paths start at `base`, and its `cassr.json` below `output`."""
-    components, loras = dict(config.components), open_loras(found_loras(config, base))
+    components, loras = dict(config.components), open_loras(resolve_loras(config.loras, base))
     for kind, component in progress_bar(config.components.items(), unit="network"):
         source = resolve(component, base)
         if kind not in KINDS or not KINDS[kind].bundled:

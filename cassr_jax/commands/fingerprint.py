@@ -27,8 +27,8 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
     Raises:
         InputError: the configuration cannot be read, or a LoRA is not there.
     """
-    from cassr_jax.config_files import resolve, to_json
-    from cassr_jax.loading import found_loras, read_cascade
+    from cassr_jax.config_files import resolve, resolve_loras, to_json
+    from cassr_jax.loading import read_cascade
     from cassr_jax.schedules import scheduler_file
     from cassr_jax.weights.lora import lora_files
 
@@ -44,7 +44,7 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
             files.append(scheduler)
         for file in filter(is_file, files):
             digest.update(digest_of(file).encode())
-    loras = found_loras(config, base).items()
+    loras = resolve_loras(config.loras, base).items()
     for lora in sorted(f"{float(scale)} {[*map(digest_of, lora_files(path))] or path}" for path, scale in loras):
         digest.update(lora.encode())
     return digest.hexdigest()

@@ -62,9 +62,11 @@ def _number_for(field: str) -> Callable[[str], int | float]:
 
 def _lora(text: str) -> tuple[str, float]:
     """The `type` of the option that names a LoRA and its scale, FILE or FILE=SCALE."""
-    source, found, scale = text.rpartition("=")
+    source, scale = text.rpartition("=")[::2] if "=" in text else (text, "1")
+    if not source:
+        raise argparse.ArgumentTypeError(f"{text!r}: names no LoRA, expected FILE or FILE=SCALE")
     try:
-        return (source, float(Range().parse(scale))) if found else (text, 1.0)
+        return source, float(Range().parse(scale))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: the scale is {error}") from None
 

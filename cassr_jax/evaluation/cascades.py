@@ -100,8 +100,10 @@ def load_restore(chosen: Json, change: Change | None = None, devices: int | None
         InputError: the cascade cannot be loaded, or does not take an option.
     """
     dtype = PRECISIONS.get(chosen.get("precision") or "")
-    stages = {"activation": chosen["activation"], "loras": chosen.get("loras")}
-    cassr = cassr_jax.load(chosen["config"], **stages, change=change, dtype=dtype, devices=devices)
+    change = _with_loras(chosen, change)
+    cassr = cassr_jax.load(
+        chosen["config"], activation=chosen["activation"], change=change, dtype=dtype, devices=devices
+    )
     options = {name: chosen[name] for name in SAMPLING if chosen.get(name) is not None}
     cassr.check(**options)
 
@@ -194,9 +196,16 @@ def fingerprint(chosen: Json, change: Change | None = None) -> str:
     Raises:
         InputError: the configuration cannot be read.
     """
+    return fingerprint_of(chosen["config"], _with_loras(chosen, change))
+
+
+def _with_loras(chosen: Json, change: Change | None) -> Change | None:
+    """The change of a configuration, after the LoRAs that `settings` names, if it names any."""
+    if "loras" not in chosen:
+        return change
 
     def changed(config: CascadeConfig) -> CascadeConfig:
-        config = with_options(config, {"loras": chosen.get("loras")})
+        config = with_options(config, {"loras": chosen["loras"]})
         return config if change is None else change(config)
 
-    return fingerprint_of(chosen["config"], changed)
+    return changed
