@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.networks import shapes_of, write_network
@@ -112,8 +113,8 @@ def save_lora(path: Path, loras: LoRAs, layout: str = "diffusers") -> Path:
     return save(path, LAYOUTS[layout](loras))
 
 
-def write_networks(folder: Path) -> Path:
+def write_networks(folder: Path, dtype: DTypeLike = np.float32) -> Path:
     """The U-Net and the text encoder that the LoRAs are for, each in a folder of its own."""
     for kind, config in CONFIGS.items():
-        write_network(folder / kind, kind, config, random_component(kind, config))
+        write_network(folder / kind, kind, config, random_component(kind, config), dtype)
     return folder

@@ -114,8 +114,9 @@ def test_peft_s_settings_beside_the_file_give_alpha(folder, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_the_sum_is_made_in_float32_whatever_the_types(folder, tmp_path, dtype):
-    """Factors in half precision, and weights that are cast only after the sum."""
+def test_the_sum_is_made_in_float32_whatever_the_types(tmp_path, dtype):
+    """Weights and factors in half precision, and a sum that is cast only afterwards."""
+    folder = write_networks(tmp_path, dtype)
     loras = {
         kind: {name: Factors(f.down.astype(dtype), f.up.astype(dtype)) for name, f in layers.items()}
         for kind, layers in both().items()
@@ -123,6 +124,7 @@ def test_the_sum_is_made_in_float32_whatever_the_types(folder, tmp_path, dtype):
     file = save_lora(tmp_path / "a.safetensors", loras)
     found = read(folder, {file: 0.3})
     assert_close(found, expected(read(folder), loras, 0.3))
+    assert {v.dtype for k, v in found["unet"].items() if k.endswith("kernel")} == {np.dtype(np.float32)}
     cast = read(folder, {file: 0.3}, jnp.bfloat16)
     for kind in CONFIGS:
         assert all(np.array_equal(v, found[kind][name].astype(v.dtype)) for name, v in cast[kind].items())
