@@ -84,11 +84,11 @@ class Update:
         """(out, in) or (out, in, height, width)."""
         return (self.up.shape[0], *self.down.shape[1:])
 
-    def read(self) -> np.ndarray:
-        """The update in float32, in torch's layout."""
+    def read(self, scale: float) -> np.ndarray:
+        """The update times `scale` in float32, in torch's layout."""
         up, down = (tensor.read().astype(np.float32) for tensor in (self.up, self.down))
         rank = down.shape[0]
-        return (np.float32(self.factor) * up.reshape(-1, rank) @ down.reshape(rank, -1)).reshape(self.shape)
+        return (np.float32(scale * self.factor) * up.reshape(-1, rank) @ down.reshape(rank, -1)).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ def open_lora(source: str, scale: float = 1.0) -> LoRA:
                     f"{path}: is {name}, as its key {key!r} says, expected a LoRA for a U-Net and a text encoder such "
                     "as Stable Diffusion 1.5's, with two factors a layer"
                 )
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors, expected pairs of LoRA factors")
     if unknown := [key for key in tensors if not _KEY.fullmatch(key)]:
         raise InputError(
             f"{path}: has unknown keys, expected pairs of LoRA factors alone (up and down, or A and B): "
@@ -140,6 +142,8 @@ def open_lora(source: str, scale: float = 1.0) -> LoRA:
     found = [parts for of_kind in layers.values() for parts in of_kind.values()]
     if alone := [key for parts in found if not {"down", "up"} <= parts.keys() for key in parts.values()]:
         raise InputError(f"{path}: has {', '.join(alone)} without a partner, expected both factors of every layer")
+    if twice := sorted(tensors.keys() - {key for parts in found for key in parts.values()}):
+        raise InputError(f"{path}: has a second tensor for what {', '.join(twice)} holds, expected one of each")
     settings = _settings(path, any(key.startswith(_PEFT) for key in tensors))
     updates = {
         kind: {name: _update(path, name, parts, tensors, settings[kind]) for name, parts in of_kind.items()}
@@ -190,7 +194,7 @@ def with_loras(weights: Weights, kind: str, loras: Sequence[LoRA]) -> Weights:
             return array
         result = array.astype(np.float32)
         for scale, update in added[name]:
-            result += to_flax(name, np.float32(scale) * update.read(), result.ndim)
+            result += to_flax(name, update.read(scale), result.ndim)
         return result
 
     return replace(weights, fetch=fetch)
@@ -304,9 +308,8 @@ def _parameters(kind: str, shapes: Shapes) -> dict[str, str]:
     """The names that programs give to the network's layers -> the parameters that a LoRA changes."""
     kernels = {torch_name(name): name for name in shapes if name.endswith(".kernel")}
     names = {weight.removesuffix(".weight"): name for weight, name in kernels.items()}
-    if (
-        kind == TEXT_ENCODER
-    ):  # diffusers once named its attention as the U-Net's; transformers 5 leaves out the first name
+    if kind == TEXT_ENCODER:
+        # Diffusers once named its attention as the U-Net's, and transformers 5 leaves out the outermost module.
         older = {re.sub(r"\b([qkv])_proj$", r"to_\1", layer): name for layer, name in names.items()}
         older = {re.sub(r"\bout_proj$", "to_out", layer): name for layer, name in older.items()}
         names |= older

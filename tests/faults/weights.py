@@ -15,7 +15,7 @@ WEIGHTS = [
         "cassr_jax/weights/lora.py",
         LORAS,
         ('alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)', "alpha / rank"),
-        ("np.float32(scale) * update.read()", "update.read()"),
+        ("np.float32(scale * self.factor)", "np.float32(self.factor)"),
         ("result = array.astype(np.float32)", "result = array.copy()"),
         ("in sorted(loras.items())", "in loras.items()"),
         ("if count[ours] > 1", "if False"),

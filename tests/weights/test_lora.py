@@ -211,6 +211,11 @@ REFUSED = {
         GOOD | {f"unet.{QUERY}.lora_A.weight": np.ones((2, 16), np.int32)},
         r"holds .*lora_A\.weight \(int32\), expected floating-point weights",
     ),
+    "a factor twice": (
+        GOOD | {f"unet.{QUERY}.lora.down.weight": np.ones((2, 16))},
+        r"has a second tensor for what .*lora_A\.weight holds, expected one of each",
+    ),
+    "nothing": ({}, "holds no tensors, expected pairs of LoRA factors"),
     "a layer twice": (
         GOOD | {f"{KOHYA}.lora_down.weight": np.ones((2, 16)), f"{KOHYA}.lora_up.weight": np.ones((16, 2))},
         r"names a layer in two ways, expected one: unet\.mid_block.*, lora_unet_mid",
