@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = with_options(read_cascade(args.config)[0], vars(args))  # checked even where a shard is empty
     if not jobs:
         return 0
-    weights = fingerprint(args.config)
+    weights = fingerprint(args.config, partial(with_options, chosen={"loras": args.loras}))
     rows = {} if args.split == "tiles" else whole_pictures(args.devices)
 
     def settings(job: Job) -> Json:
@@ -148,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(announcement(jobs))
     notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
-    cassr = cassr_jax.load(args.config, activation=args.activation, dtype=dtype, devices=args.devices, split=args.split)
+    chosen = {"activation": args.activation, "loras": args.loras, "devices": args.devices, "split": args.split}
+    cassr = cassr_jax.load(args.config, dtype=dtype, **chosen)
     check(cassr, prompts, args)
     jobs = claim(jobs, manifest, faults)
     if not jobs:
@@ -345,7 +346,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if own:
         decides += f"The defaults below are those of {asked.config or 'tiny'}; --config CONFIG --help shows another's."
     sampling = parser.add_argument_group("sampling", decides)
-    add_options(sampling, "activation", *SAMPLING, shown=own)
+    add_options(sampling, "activation", "lora", *SAMPLING, shown=own)
     add_options(sampling.add_mutually_exclusive_group(), "prompt", "prompts")
     add_options(sampling, "devices", "split", "precision")
     args = parser.parse_args(argv)

@@ -61,10 +61,12 @@ class CascadeConfig:
 
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
     controlnet, multiple_attention, pixel_attention, and fusion if there is one) to a folder, a file, or a hub id
-    `owner/name:subfolder`. Relative paths start at the configuration's folder.
+    `owner/name:subfolder`. Relative paths start at the configuration's folder. `loras` maps LoRAs, which are found in
+    the same way and change the U-Net and the text encoder of both stages, to their scales.
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, float] = field(default_factory=dict)
     activation: str = "scedit"  # the first stage that makes the reference: scedit, controlnet, rrdbnet or identity
     control: str = "cassr"  # the way in which the second stage sees the pictures: cassr, pasd or residuals
     schedule: Schedule | None = None  # null takes the schedule of the U-Net's weights (see `cassr_jax.schedules`)
@@ -166,13 +168,14 @@ class TrainConfig:
     """One stage of training.
 
     The networks in `components` are read (see `CascadeConfig`), those in `new` are created: kind -> network
-    configuration. A new ControlNet starts from the U-Net's encoder. `cassr_jax.training.stages` lists what each stage
-    trains.
+    configuration. A new ControlNet starts from the U-Net's encoder. `loras` are added to those that are read, before
+    training. `cassr_jax.training.stages` lists what each stage trains.
     """
 
     stage: str  # vae, base, scedit, controlnet, cassr, pasd, residuals or fusion (see `cassr_jax.training.stages`)
     data: DataConfig
     components: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, float] = field(default_factory=dict)
     new: Mapping[str, Config] = field(default_factory=dict)
     schedule: Schedule | None = None  # null takes the U-Net's own, or Stable Diffusion 1.5's for a new U-Net
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -70,7 +70,7 @@ def read_config(path: Path, changes: Sequence[str] = (), strategy: Strategy | No
     config = override(config, changes)
     check_components(config.components, str(path))
     sources = {kind: resolve(source, path.parent) for kind, source in config.components.items()}
-    return dataclasses.replace(config, components=sources)
+    return dataclasses.replace(config, components=sources, loras=resolve_loras(config.loras, path.parent))
 
 
 def check_components(components: Mapping[str, str], where: str) -> None:
@@ -91,6 +91,11 @@ def resolve(component: str, base: Path) -> str:
     """
     below = base / component
     return str(below) if exists(below) else component
+
+
+def resolve_loras(loras: Mapping[str, float], base: Path) -> dict[str, float]:
+    """The LoRAs of a configuration in the folder `base`, and their scales; each is resolved as a component is."""
+    return {resolve(lora, base): scale for lora, scale in loras.items()}
 
 
 def run_file(path: Path, expected: str) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Loading a cascade from a name, a folder or a configuration file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -14,7 +14,7 @@ from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
 from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
-from cassr_jax.config_files import check_components, defined, from_json, resolve
+from cassr_jax.config_files import check_components, defined, from_json, resolve, resolve_loras
 from cassr_jax.control import NAMES as CONTROL
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
@@ -27,6 +27,7 @@ from cassr_jax.prompts import check_prompts
 from cassr_jax.ranges import check
 from cassr_jax.sampling import make_course
 from cassr_jax.schedules import agreed
+from cassr_jax.weights.lora import open_loras
 
 CASCADE_FILE = "cassr.json"
 TRAINED_FILE = "trained.json"  # a training run writes it beside the cascade: its stage, its step, and which weights
@@ -37,6 +38,7 @@ def load(
     *,
     activation: str | None = None,
     change: Callable[[CascadeConfig], CascadeConfig] | None = None,
+    loras: Mapping[str, float] | None = None,
     dtype: DType | None = None,
     devices: int | None = None,
     split: Split = "tiles",
@@ -50,17 +52,20 @@ def load(
         activation: the first stage that makes the reference: scedit, controlnet, rrdbnet or identity; by default the
             cascade's own.
         change: changes the cascade's configuration before anything is read; ablations use it.
+        loras: LoRAs and their scales, in place of the cascade's own: files, folders or hub ids (see docs/weights.md).
         dtype: precision of the networks and their weights: float32, bfloat16 or float16; by default `usual_dtype`.
         devices: how many devices share the work; by default all accelerators of this process, or one CPU.
         split: what they share: the tiles of all pictures, or (spatial) the rows of one whole picture at a time.
 
     Raises:
-        InputError: the source is none of these, weights are missing, do not fit or do not know a prompt, or there are
-            fewer devices.
+        InputError: the source is none of these, weights or LoRAs are missing or do not fit, weights do not know a
+            prompt, or there are fewer devices.
     """
     config, base = read_cascade(source)
     if change is not None:
         config = change(config)
+    if loras is not None:
+        config = replace(config, loras=dict(loras))
     if activation is not None:
         config = replace(config, activation=activation)
     check(config)
@@ -83,6 +88,7 @@ def load(
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
+    opened = open_loras(resolve_loras(config.loras, base))
     fusion = {second_stage.FUSION} & config.components.keys()
     for kind in (*second_stage.networks_of(config.control), *stage.networks, *fusion):
         if kind not in config.components:
@@ -93,6 +99,7 @@ def load(
             dtype,
             dtype,
             _putting(everywhere),
+            opened,
         )
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
     check_fitting(networks.configs, sources)

@@ -1,6 +1,6 @@
 """The networks of a cascade: the definition, configuration and parameters of each kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from cassr_jax.kinds import kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
 from cassr_jax.typing import Configs, Device, Modules
 from cassr_jax.weights.configs import Config
+from cassr_jax.weights.lora import LoRA, with_loras
 
 # Puts a parameter on its devices, given its name `kind.path` and its values. It is called for the parameters of a
 # network in the order of their names.
@@ -41,6 +42,7 @@ class Networks:
         dtype: DTypeLike,
         param_dtype: DTypeLike | None = None,
         place: Place | None = None,
+        loras: Sequence[LoRA] = (),
     ) -> "Networks":
         """These networks and one more, `kind`, which is read from a folder, a file or a hub id and computes in `dtype`.
 
@@ -49,9 +51,10 @@ class Networks:
 
         Args:
             place: puts a parameter on its devices; by default on JAX's first device.
+            loras: what they hold for this kind is added to each parameter as it is read, before it is cast.
         """
         entry = kind_of(kind)
-        weights = entry.open(source)
+        weights = with_loras(entry.open(source), kind, loras)
         put = place or (lambda _, array: jax.device_put(array))
         placed = {name: put(f"{kind}.{name}", weights.read(name, param_dtype)) for name in sorted(weights.shapes)}
         params = {name: placed[name] for name in weights.shapes}

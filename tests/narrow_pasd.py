@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cassr_jax.config import SamplingConfig
-from cassr_jax.diffusion.trajectory import begin, start_latents, take_step
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.diffusion.trajectory import begin, start_latents, take_step
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
 from cassr_jax.models.denoisers import PASDDenoiser
 from cassr_jax.models.parameters import Params, abstract, merge, nest, select

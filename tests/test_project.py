@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "diffusion": set(),
     "imaging": set(),
     "sharding": {"models"},
-    "weights": {"models"},
+    "weights": {"models", "ranges"},
     "data": {"imaging", "ranges"},
     "first_stage": {"models"},
     "second_stage": {"models"},
@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "loading": {
         "cascade", "config", "config_files", "first_stage", "fitting", "imaging", "kinds", "networks", "prompts",
-        "ranges", "sampling", "schedules", "second_stage",
+        "ranges", "sampling", "schedules", "second_stage", "weights",
     },
     "training": {
         "config", "config_files", "data", "diffusion", "first_stage", "fitting", "imaging", "kinds", "loading",

@@ -3,8 +3,8 @@
     python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
 Every network of the configuration is read, cast and written below the output folder, beside a `cassr.json` that names
-them by relative paths. A tokenizer or an RRDBNet on this disk is copied as it is; one from a package or a hub is named.
-So the folder can be moved or uploaded to a hub.
+them by relative paths. LoRAs are added to the networks that they change. A tokenizer or an RRDBNet on this disk is
+copied as it is; one from a package or a hub is named. So the folder can be moved or uploaded to a hub.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from cassr_jax.choices import DType
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
-from cassr_jax.config_files import resolve, to_json
+from cassr_jax.config_files import resolve, resolve_loras, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import is_folder, replaced, write_json
 from cassr_jax.kinds import KINDS
@@ -28,25 +28,26 @@ from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
 from cassr_jax.printing import progress_bar
 from cassr_jax.schedules import agreed, write_schedule
+from cassr_jax.weights.lora import open_loras
 from cassr_jax.weights.rrdbnet import rrdbnet_files
 from cassr_jax.weights.tokenizer import tokenizer_files
 
 
 def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
     """Write the networks of `config`, whose relative paths start at `base`, and its `cassr.json` below `output`."""
-    components = dict(config.components)
+    components, loras = dict(config.components), open_loras(resolve_loras(config.loras, base))
     for kind, component in progress_bar(config.components.items(), unit="network"):
         source = resolve(component, base)
         if kind not in KINDS or not KINDS[kind].bundled:
             components[kind] = _copied(kind, source, output)
             continue
-        networks = Networks().with_read(kind, source, "float32")
+        networks = Networks().with_read(kind, source, "float32", loras=loras)
         withdraw(output, CASCADE_FILE)
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
         components[kind] = kind
     if "unet" in config.components:
         write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
-    write_json(output / CASCADE_FILE, to_json(replace(config, components=components)))
+    write_json(output / CASCADE_FILE, to_json(replace(config, components=components, loras={})))
 
 
 def _copied(kind: str, source: str, output: Path) -> str:

@@ -17,22 +17,26 @@ if TYPE_CHECKING:
 def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "CascadeConfig"] | None = None) -> str:
     """SHA-256 of a cascade's configuration, its weight files and the schedule beside them; a hub id counts by its name.
 
-    Links to folders are followed. A file in the folders of several networks is read once.
+    LoRAs count by their scales and their content, wherever they lie. Links to folders are followed. A file in the
+    folders of several networks is read once.
 
     Args:
         source: a cascade, as `cassr_jax.load` accepts it.
         change: applied to its configuration first, as in an ablation.
 
     Raises:
-        InputError: the configuration cannot be read.
+        InputError: the configuration cannot be read, or a LoRA is not there.
     """
-    from cassr_jax.config_files import resolve, to_json
+    from cassr_jax.config_files import resolve, resolve_loras, to_json
     from cassr_jax.loading import read_cascade
     from cassr_jax.schedules import scheduler_file
+    from cassr_jax.weights.lora import lora_files
 
     config, base = read_cascade(source)
     config = config if change is None else change(config)
-    digest, digest_of = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()), cache(sha256)
+    content = to_json(config)
+    del content["loras"]
+    digest, digest_of = hashlib.sha256(json.dumps(content, sort_keys=True).encode()), cache(sha256)
     for kind, component in sorted(config.components.items()):
         path = Path(resolve(component, base))
         files = [*files_below(path)] if is_folder(path) else [path]
@@ -40,4 +44,7 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
             files.append(scheduler)
         for file in filter(is_file, files):
             digest.update(digest_of(file).encode())
+    loras = resolve_loras(config.loras, base).items()
+    for lora in sorted(f"{float(scale)} {[*map(digest_of, lora_files(path))] or path}" for path, scale in loras):
+        digest.update(lora.encode())
     return digest.hexdigest()

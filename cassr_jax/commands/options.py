@@ -60,6 +60,29 @@ def _number_for(field: str) -> Callable[[str], int | float]:
     return number(RANGES["Options"][field])
 
 
+def _lora(text: str) -> tuple[str, float]:
+    """The `type` of the option that names a LoRA and its scale, FILE or FILE=SCALE."""
+    source, scale = text.rpartition("=")[::2] if "=" in text else (text, "1")
+    if not source:
+        raise argparse.ArgumentTypeError(f"{text!r}: names no LoRA, expected FILE or FILE=SCALE")
+    try:
+        return source, float(Range().parse(scale))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: the scale is {error}") from None
+
+
+class _Loras(argparse.Action):
+    """Gathers LoRAs and their scales."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option_string: object = None
+    ) -> None:
+        (source, scale), loras = values, getattr(namespace, self.dest) or {}
+        if source in loras:
+            raise argparse.ArgumentError(self, f"{source} is given twice, expected it once, with one scale")
+        setattr(namespace, self.dest, {**loras, source: scale})
+
+
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "config": {
         "type": _cascade,
@@ -71,6 +94,14 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "choices": NAMES,
         "help": "the first stage, which makes the reference picture that guides the second stage: rrdbnet is "
         "Real-ESRGAN, identity takes the enlarged input itself",
+    },
+    "lora": {
+        "type": _lora,
+        "action": _Loras,
+        "dest": "loras",
+        "metavar": "FILE[=SCALE]",
+        "help": "a LoRA to add to the U-Net and the text encoder, times SCALE (1 if left out): a file, a folder or a "
+        "hub id; may be repeated, and replaces the cascade's own LoRAs",
     },
     "scale": {
         "type": _number_for("scale"),

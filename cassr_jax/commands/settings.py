@@ -16,14 +16,15 @@ def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
     """A configuration with a command's options written into it.
 
     Args:
-        chosen: the values of `SAMPLING`, of `activation` and perhaps of `prompt`; None or absent keeps the cascade's
-            own. Other entries are ignored.
+        chosen: the values of `SAMPLING`, of `activation` and perhaps of `loras` and `prompt`; None or absent keeps the
+            cascade's own. Other entries are ignored.
 
     Raises:
         InputError: an option is out of range.
     """
     given = Options(**{name: chosen[name] for name in (*SAMPLING, "prompt") if chosen.get(name) is not None})
-    return replace(given.written_into(config), activation=chosen.get("activation") or config.activation)
+    own = {name: chosen[name] for name in ("activation", "loras") if chosen.get(name) is not None}
+    return replace(given.written_into(config), **own)
 
 
 def described(config: CascadeConfig, precision: str | None = None) -> Json:
@@ -39,6 +40,7 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
     return {
         "activation": stage.name,
         "control": config.control,
+        **({"loras": dict(config.loras)} if config.loras else {}),
         "dtype": usual_dtype() if precision is None else PRECISIONS[precision],
         "tile": config.tile,
         "tile_overlap": config.tile_overlap,

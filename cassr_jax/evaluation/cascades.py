@@ -16,6 +16,7 @@ from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
 from cassr_jax.commands.options import SAMPLING, Parser, local_path, number
+from cassr_jax.commands.settings import with_options
 from cassr_jax.config import CascadeConfig
 from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.waves import Blend
@@ -38,7 +39,7 @@ Change = Callable[[CascadeConfig], CascadeConfig]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose a cascade and say how it samples."""
     group = parser.add_argument_group("cascade", "An option that is left out is what the configuration says.")
-    options.add_options(group, "config", "activation", "seed", *SAMPLING, "precision", "devices")
+    options.add_options(group, "config", "activation", "lora", "seed", *SAMPLING, "precision", "devices")
 
 
 def add_sigmas(parser: Parser) -> None:
@@ -83,7 +84,8 @@ def settings(arguments: argparse.Namespace) -> Json:
     """
     chosen = {name: getattr(arguments, name) for name in ("config", "activation", "precision", *SAMPLING)}
     usual = next(name for name, dtype in PRECISIONS.items() if dtype == usual_dtype())
-    return chosen | {"precision": chosen["precision"] or usual}
+    loras = {} if arguments.loras is None else {"loras": arguments.loras}
+    return chosen | loras | {"precision": chosen["precision"] or usual}
 
 
 def load_restore(chosen: Json, change: Change | None = None, devices: int | None = None) -> Restore:
@@ -98,6 +100,7 @@ def load_restore(chosen: Json, change: Change | None = None, devices: int | None
         InputError: the cascade cannot be loaded, or does not take an option.
     """
     dtype = PRECISIONS.get(chosen.get("precision") or "")
+    change = _with_loras(chosen, change)
     cassr = cassr_jax.load(
         chosen["config"], activation=chosen["activation"], change=change, dtype=dtype, devices=devices
     )
@@ -188,9 +191,21 @@ def make_autoencode(cassr: CasSR) -> Autoencode:
 
 
 def fingerprint(chosen: Json, change: Change | None = None) -> str:
-    """SHA-256 of the configuration and the weights of the cascade that `settings` names, changed by `change`.
+    """SHA-256 of the configuration, the weights and the LoRAs that `settings` names, changed by `change`.
 
     Raises:
         InputError: the configuration cannot be read.
     """
-    return fingerprint_of(chosen["config"], change)
+    return fingerprint_of(chosen["config"], _with_loras(chosen, change))
+
+
+def _with_loras(chosen: Json, change: Change | None) -> Change | None:
+    """The change of a configuration, after the LoRAs that `settings` names, if it names any."""
+    if "loras" not in chosen:
+        return change
+
+    def changed(config: CascadeConfig) -> CascadeConfig:
+        config = with_options(config, {"loras": chosen["loras"]})
+        return config if change is None else change(config)
+
+    return changed

@@ -103,12 +103,13 @@ def kept_pictures(config: TrainConfig, workdir: Path, sets: Records | ResidentPo
 
 
 def _cascade(config: TrainConfig, networks: Networks, written: Iterable[str]) -> CascadeConfig:
-    sources = {k: str(Path(s).absolute()) if exists(s) else s for k, s in config.components.items()}
+    sources = {kind: _from_anywhere(source) for kind, source in config.components.items()}
     sampling = sampling_of(config)
     negative = usual_negative_prompt(networks.configs["text_encoder"], sampling.negative_prompt)
     sampling = replace(sampling, negative_prompt=negative)
     return CascadeConfig(
         components=sources | {kind: kind for kind in sorted(written)},
+        loras={_from_anywhere(lora): scale for lora, scale in config.loras.items()},
         activation=activation_of(config).name,
         control=config.stage,
         schedule=schedule_of(config),
@@ -117,6 +118,11 @@ def _cascade(config: TrainConfig, networks: Networks, written: Iterable[str]) ->
         switches=config.switches,
         tile=config.data.crop_size,
     )
+
+
+def _from_anywhere(source: str) -> str:
+    """A source that means the same whichever folder is the working directory."""
+    return str(Path(source).absolute()) if exists(source) else source
 
 
 def _scaling_factor(graphdef: nnx.GraphDef, params: Params, batch: HostExamples) -> float:

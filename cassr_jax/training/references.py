@@ -47,6 +47,7 @@ from cassr_jax.training.processes import flat
 from cassr_jax.training.resume import completed
 from cassr_jax.training.setup import with_schedule
 from cassr_jax.typing import Modules
+from cassr_jax.weights.lora import open_loras
 
 RECORDS_PER_FILE = 512
 MADE_WITH = "made_with.json"  # the settings that the records of a folder come from
@@ -242,7 +243,7 @@ def _prepare(
 
 def _read(config: TrainConfig, recipe: Recipe, mesh: Mesh | None) -> tuple[Networks, Origins]:
     """The recipe's networks on all devices of the mesh, in the type of the computation, and where they come from."""
-    networks, digests = Networks(), Digests()
+    networks, digests, loras = Networks(), Digests(), open_loras(config.loras)
 
     def place(name: str, value: ArrayLike) -> jax.Array:
         assert mesh is not None, "a recipe that computes nothing has no networks"
@@ -251,7 +252,7 @@ def _read(config: TrainConfig, recipe: Recipe, mesh: Mesh | None) -> tuple[Netwo
         return jax.device_put(array.astype(jnp.dtype(config.dtype)), NamedSharding(mesh, PartitionSpec()))
 
     for kind in recipe.networks:
-        networks = networks.with_read(kind, config.components[kind], config.dtype, place=place)
+        networks = networks.with_read(kind, config.components[kind], config.dtype, place=place, loras=loras)
     return networks, digests.origins(config)
 
 

@@ -26,6 +26,7 @@ from cassr_jax.training.placing import Placing
 from cassr_jax.training.stages import activation_of, guides_read, pictures_read, stage_named, start_read
 from cassr_jax.typing import HostExamples
 from cassr_jax.weights.configs import AttachedConfig
+from cassr_jax.weights.lora import open_loras
 from cassr_jax.weights.perceptual import lpips_weights
 
 
@@ -88,6 +89,7 @@ def with_schedule(config: TrainConfig) -> TrainConfig:
 def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
     """All networks of the stage, existing or new; `placing` puts each parameter on the devices if it is given."""
     networks, encoder = Networks(), None if placing is None else placing.encoder
+    loras = open_loras(config.loras)
     for kind in networks_of(config):
         if kind in config.new:
             # Before it is drawn: a new ControlNet copies the U-Net's encoder.
@@ -95,7 +97,7 @@ def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
             key = jax.random.fold_in(seed_key(config.seed), list(config.new).index(kind))
             networks = networks.with_new(kind, config.new[kind], config.dtype, key, placing, encoder)
         else:
-            networks = networks.with_read(kind, config.components[kind], config.dtype, place=placing)
+            networks = networks.with_read(kind, config.components[kind], config.dtype, place=placing, loras=loras)
             check_fitting(networks.configs, config.components)
     if placing is not None:
         placing.encoder.clear()

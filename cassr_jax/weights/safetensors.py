@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_file, parse_json, replaced
+from cassr_jax.files import Json, is_file, parse_json, replaced
 from cassr_jax.weights.tensors import ForeignTensor, StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
@@ -48,6 +48,24 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
         InputError: the file is absent, cut short or damaged.
     """
     path = Path(path)
+    header, start, size = _header(path)
+    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The texts that a file's header holds beside its tensors, by name.
+
+    Raises:
+        InputError: the file is absent, cut short or damaged.
+    """
+    found = _header(Path(path))[0].get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise InputError(f"{path}: the header's __metadata__ is damaged, expected texts by name")
+    return found
+
+
+def _header(path: Path) -> tuple[Json, int, int]:
+    """The header, the place where the data start, and the size of the file."""
     if not is_file(path):
         raise InputError(f"{path}: there is no such file, expected weights as safetensors")
     size = path.stat().st_size
@@ -56,9 +74,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise InputError(f"{path}: cut short or not safetensors; its header claims {length} of {size} bytes")
         text = file.read(length)
-    header = parse_json(text, f"{path}: the header of safetensors")
-    start = 8 + length
-    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
+    return parse_json(text, f"{path}: the header of safetensors"), 8 + length, size
 
 
 def _entry(path: Path, name: str, entry: object, start: int, size: int) -> StoredTensor | ForeignTensor:

@@ -161,7 +161,9 @@ def test_all_variants_stand_in_one_table(folders, cascade, capsys):
 def test_a_variant_changes_what_the_options_say(folders, cascade):
     """`--guidance-scale 3` holds for every variant but the one without guidance, and so on."""
     options = ["--activation", "rrdbnet", "--guidance-scale", "3", "--steps", "7", "--reference-weight", "0.5"]
-    given = arguments(folders, "--ablations", str(ABLATIONS), *options, "--color-fix", "adain", "--tile", "64")
+    given = arguments(
+        folders, "--ablations", str(ABLATIONS), *options, "--color-fix", "adain", "--tile", "64", "--lora", "a=2"
+    )
     assert ablate.main([*given, "--sweep-steps", "9"]) == 0
     names = [*(path.stem for path in sorted(ABLATIONS.glob("*.py"))), "steps_09"]
     loaded = dict(zip(names, cascade, strict=True))
@@ -176,6 +178,7 @@ def test_a_variant_changes_what_the_options_say(folders, cascade):
         assert config.activation == (activation or "rrdbnet"), name
         assert config.reference_weight == (0 if name == "second_stage_alone" else 0.5), name
         assert (config.color_fix, config.reference_color_fix, config.tile) == ("adain", "adain", 64)
+        assert config.loras == {"a": 2.0}
 
 
 def test_an_option_for_a_part_that_is_missing_is_refused(folders, cascade, capsys):

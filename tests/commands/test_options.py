@@ -59,6 +59,27 @@ def test_left_out_is_none_or_the_commands_own():
     assert parse(("config", "scale", "seed", "set")) == argparse.Namespace(config="tiny", scale=4.0, seed=0, set=[])
 
 
+def test_loras_have_scales_and_stand_once():
+    given = parse(("lora",), "--lora", "a.safetensors=-0.5", "--lora", "owner/name", "--lora", "a=b=2")
+    assert vars(given) == {"loras": {"a.safetensors": -0.5, "owner/name": 1.0, "a=b": 2.0}}
+    assert vars(parse(("lora",))) == {"loras": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("a=b", "--lora: 'a=b': the scale is 'b', expected a number"),
+        ("a=inf", "--lora: 'a=inf': the scale is 'inf', expected a number"),
+        ("=1", "--lora: '=1': names no LoRA, expected FILE or FILE=SCALE"),
+        ("a a=2", "--lora: a is given twice, expected it once, with one scale"),
+    ],
+)
+def test_loras_that_are_not_understood_are_refused(capsys, arguments, expected):
+    with pytest.raises(SystemExit, match="2"):
+        parse(("lora",), *(part for text in arguments.split() for part in ("--lora", text)))
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

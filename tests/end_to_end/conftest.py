@@ -17,7 +17,7 @@ def cascade(monkeypatch):
         return fake
 
     monkeypatch.setitem(vars(cassr_jax), "load", load)  # without importing the real one
-    monkeypatch.setattr(fingerprint, "fingerprint", lambda source: fake.weights)
+    monkeypatch.setattr(fingerprint, "fingerprint", lambda source, change: fake.weights)
     return fake
 
 

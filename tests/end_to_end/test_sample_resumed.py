@@ -33,6 +33,19 @@ def test_resume_redoes_what_changed(folder, cascade):
     assert len(cascade.calls) == 6
 
 
+def test_resume_redoes_what_had_other_loras(folder, cascade):
+    flat(folder / "a.png", "red")
+    for count, lora in enumerate(["a.safetensors", "a.safetensors=1", "a.safetensors=0.5", "b.safetensors=0.5"]):
+        assert run("in", "--output", "out", "--resume", "--lora", lora) == 0
+        assert len(cascade.calls) == max(count, 1)
+    assert [options["loras"] for _, options in cascade.loaded] == [
+        {"a.safetensors": 1.0},
+        {"a.safetensors": 0.5},
+        {"b.safetensors": 0.5},
+    ]
+    assert manifest()["a.png"]["settings"]["loras"] == {"b.safetensors": 0.5}
+
+
 def test_resume_after_a_stop_in_the_middle(folder, cascade, monkeypatch):
     for name in "abcd":  # two go through the networks together
         flat(folder / f"{name}.png", "red")

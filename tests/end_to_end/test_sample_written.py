@@ -59,7 +59,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     arguments += " --speed fast --guidance-from 0.1 --guidance-to 0.9 --control-every 2"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert cascade.loaded == [
-        ("fused.py", {"activation": "identity", "dtype": "bfloat16", "devices": 2, "split": "tiles"})
+        ("fused.py", {"activation": "identity", "loras": None, "dtype": "bfloat16", "devices": 2, "split": "tiles"})
     ]
     expected = {
         "scale": 2.0,
@@ -103,7 +103,8 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
 def test_left_out_settings_are_the_configurations(folder, cascade):
     flat(folder / "a.png", "red")
     assert run("in/a.png", "--output", "out") == 0
-    assert cascade.loaded == [("tiny", {"activation": None, "dtype": None, "devices": None, "split": "tiles"})]
+    options = {"activation": None, "loras": None, "dtype": None, "devices": None, "split": "tiles"}
+    assert cascade.loaded == [("tiny", options)]
     (call,) = cascade.calls
     assert (call.pop("size"), call.pop("scale"), call.pop("seed")) == ((8, 12), 4.0, 0)
     assert set(call.values()) == {None}

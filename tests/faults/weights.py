@@ -8,7 +8,24 @@ NAMES = ("tests/weights/test_original.py",)
 
 CONFIGS = ("tests/weights/test_configs.py",)
 
+LORAS = ("tests/weights/test_lora.py",)
+
 WEIGHTS = [
+    *faults(
+        "cassr_jax/weights/lora.py",
+        LORAS,
+        ('alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)', "alpha / rank"),
+        ("np.float32(scale * self.factor)", "np.float32(self.factor)"),
+        ("result = array.astype(np.float32)", "result = array.copy()"),
+        ("in sorted(loras.items())", "in loras.items()"),
+        ("if count[ours] > 1", "if False"),
+        (" or not math.isfinite(found[0])", ""),
+        ('.removesuffix(".0"): name for layer', ": name for layer"),
+        ("in (names | original).items()", "in names.items()"),
+    ),
+    *faults("cassr_jax/networks.py", LORAS, ("with_loras(entry.open(source), kind, loras)", "entry.open(source)")),
+    *faults("cassr_jax/commands/bundle.py", LORAS, ("components=components, loras={})", "components=components)")),
+    *faults("cassr_jax/commands/fingerprint.py", LORAS, ("{float(scale)} ", "")),
     *faults(
         "cassr_jax/models/checks.py",
         CONFIGS,

@@ -1,7 +1,9 @@
 """What a run exports: a cascade that samples as the run trained, in a folder that is whole or none."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cassr_jax
@@ -17,6 +19,7 @@ from cassr_jax.training.masking import partition
 from cassr_jax.training.previews import sampling_of, schedule_of
 from cassr_jax.training.state import TrainState, make_optimizer
 from tests.training.runs import configure
+from tests.weights.published import save
 
 
 def written(config: TrainConfig, folder: Path) -> Path:
@@ -49,6 +52,19 @@ def test_an_export_leaves_a_cascade_alone_that_it_does_not_write(networks, tmp_p
     (tmp_path / "cassr.json").write_text("{}")
     written(configure("scedit", networks), tmp_path)
     assert (tmp_path / "cassr.json").read_text() == "{}"
+
+
+def test_a_cascade_has_the_loras_that_its_run_had(networks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_v"
+    config = configure("cassr", networks)
+    plain = setup.build(config).params[f"unet.{layer}.kernel"]
+    factors = {"A": np.ones((1, plain.shape[0]), np.float32), "B": np.ones((plain.shape[1], 1), np.float32)}
+    save(tmp_path / "style.safetensors", {f"unet.{layer}.lora_{name}.weight": value for name, value in factors.items()})
+    folder = written(replace(config, loras={"style.safetensors": 0.5}), tmp_path / "run" / "export")
+    monkeypatch.chdir("/")
+    cascade = cassr_jax.load(folder)
+    np.testing.assert_allclose(cascade.networks.params[f"unet.{layer}.kernel"] - plain, 0.5, atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
