@@ -20,9 +20,10 @@ from cassr_jax.models.multiple_attention import MultipleAttention
 from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.models.scedit import CSCTuner, SCEditConfig
+from cassr_jax.models.taesd import AutoencoderTiny, TAESDConfig
 from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
-from cassr_jax.weights import configs, layouts
+from cassr_jax.weights import configs, layouts, taesd
 from cassr_jax.weights.configs import AttachedConfig, Config
 from cassr_jax.weights.published import Published, check_scaling_factor
 from cassr_jax.weights.rrdbnet import RRDBNetFiles
@@ -124,6 +125,18 @@ KINDS: Mapping[str, Kind] = {
                 layouts.vae_layout,
                 harmless=re.compile(r"loss\..*"),
                 check_assumption=check_scaling_factor,
+            ),
+        ),
+        Kind(
+            "taesd",
+            {TAESDConfig: AutoencoderTiny},
+            Published(
+                TAESDConfig(),
+                configs.TAESD,
+                ("taesd",),
+                taesd.taesd_layout,
+                originals=taesd.FILES,
+                read=taesd.read_halves,
             ),
         ),
         Kind("unet", {UNetConfig: UNet}, UNET_FILES),
