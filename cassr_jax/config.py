@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cassr_jax.choices import ColorFix, DType, Start
+from cassr_jax.choices import ColorFix, Decoder, DType, Start
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
@@ -57,7 +57,7 @@ class CascadeConfig:
     """A whole cascade: where each network's weights are, and how both stages are sampled.
 
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
-    controlnet, multiple_attention, and fusion if there is one) to a folder, a file, or a hub id
+    controlnet, multiple_attention, and fusion and taesd if there are such) to a folder, a file, or a hub id
     `owner/name:subfolder`. Relative paths start at the configuration's folder.
     """
 
@@ -67,6 +67,7 @@ class CascadeConfig:
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
+    decoder: Decoder = "vae"  # what decodes the result: vae, or taesd, which is quicker, coarser and takes no fusion
     fidelity: float = 1.0  # how much a fusion lets the decoder take directly from both pictures, 0 to 1
     color_fix: ColorFix = "wavelet"  # how the result gets the colours of the LQ image
     first_stages: Mapping[str, FirstStageConfig] = field(default_factory=dict)  # changes to first stages, by name

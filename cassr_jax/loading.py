@@ -82,8 +82,8 @@ def load(
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
-    fusion = {second_stage.FUSION} & config.components.keys()
-    for kind in (*second_stage.NETWORKS, *stage.networks, *fusion):
+    optional = [kind for kind in second_stage.OPTIONAL if kind in config.components]
+    for kind in dict.fromkeys((*second_stage.NETWORKS, config.decoder, *stage.networks, *optional)):
         if kind not in config.components:
             raise InputError(_lacking(source, kind, config))
         networks = networks.with_read(
@@ -119,6 +119,8 @@ def _putting(sharding: NamedSharding) -> Place:
 def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
     """A sentence about the network `kind`, which a cascade needs and does not name."""
     stage = first_stage(config.activation)
+    if kind == second_stage.TAESD:
+        return f"{source}: names no {kind} among its components, expected one, or decoder vae in place of {kind}"
     if kind not in stage.networks:
         return f"{source}: names no {kind} among its components, expected one: the second stage needs it"
     runs = [name for name in NAMES if config.components.keys() >= {*first_stage(name).networks}]

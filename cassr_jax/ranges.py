@@ -119,6 +119,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "reference_weight": Range(0, 1, optional=True),
         "fidelity": Range(0, 1, optional=True),
         "tile": COUNT_OR_NONE,
+        "preview_every": COUNT,
     },
     "SamplingConfig": {
         "num_steps": STEPS,

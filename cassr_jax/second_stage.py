@@ -8,6 +8,8 @@ STABLE_DIFFUSION = ("vae", "unet", "text_encoder")
 TRAINS = ("controlnet", "multiple_attention")
 NETWORKS = (*STABLE_DIFFUSION, *TRAINS)
 FUSION = "fusion"  # if a cascade has this network, it guides the decoder of the second stage
+TAESD = "taesd"  # if a cascade has this network, it decodes previews, and the result if asked to
+OPTIONAL = (FUSION, TAESD)
 
 
 def make_denoiser(modules: Modules, switches: GuidanceSwitches) -> CasSRDenoiser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cassr_jax.buckets import Folder, folder_at
-from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Sampler, Split, Start
+from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Decoder, Sampler, Split, Start
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local
 from cassr_jax.first_stage import NAMES
@@ -145,11 +145,21 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "how much the decoder takes directly from the input and the reference, 0 to 1; 0 decodes only what "
         "the second stage made",
     },
+    "decoder": {
+        "choices": get_args(Decoder),
+        "help": "what decodes the result: the autoencoder (vae), or taesd, which is quicker and loses fine detail; the "
+        "cascade must have one",
+    },
     "tile": {
         "type": _number_for("tile"),
         "metavar": "PX",
         "help": "longest side of a tile, in px of the output: larger pictures pass through the networks in "
         "overlapping tiles; smaller tiles need less memory, except for what the picture itself needs",
+    },
+    "preview": {
+        "type": _number_for("preview_every"),
+        "metavar": "N",
+        "help": "after every N steps of both stages, write what the picture looks like so far, as NAME_preview.png",
     },
     "prompt": {
         "metavar": "TEXT",
@@ -190,7 +200,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 SAMPLING = (
     *("speed", "steps", "sampler", "guidance_scale", "guidance_from", "guidance_to", "control_every"),
-    *("start", "strength", "color_fix", "reference_weight", "fidelity", "tile"),
+    *("start", "strength", "color_fix", "reference_weight", "fidelity", "decoder", "tile"),
 )
 """The options of sampling: the fields of `Options` that change a cascade's own settings."""
 

@@ -37,7 +37,7 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
         config: the configuration with all options written into it.
         precision: the value of --precision; None for the usual one.
     """
-    stage, weighed = first_stage(config.activation), FUSION in config.components
+    stage, weighed = first_stage(config.activation), FUSION in config.components and config.decoder == "vae"
     return {
         "activation": stage.name,
         "dtype": usual_dtype() if precision is None else PRECISIONS[precision],
@@ -47,7 +47,8 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
         | {"color_fix": config.reference_color_fix},
         "result": _described(config.sampling)
         | {"color_fix": config.color_fix, "reference_weight": config.reference_weight}
-        | ({"fidelity": config.fidelity} if weighed else {}),
+        | ({"fidelity": config.fidelity} if weighed else {})
+        | ({"decoder": config.decoder} if config.decoder != "vae" else {}),  # the usual one goes without saying
     }
 
 
@@ -65,7 +66,8 @@ def own_values(source: str) -> dict[str, str]:
             return "none"
         name = "num_steps" if option == "steps" else option
         if name not in result:
-            return str(found.get(name, "none: the cascade has no fusion"))
+            absent = {"fidelity": "none: the cascade has no fusion", "decoder": "vae"}
+            return str(found[name]) if name in found else absent[name]
         own, first = (f"{each:g}" if isinstance(each, float) else each for each in (result[name], reference.get(name)))
         both = name not in ("start", "strength", "control_every") and first not in (own, None)
         return f"{own}, first stage {first}" if both else str(own)
