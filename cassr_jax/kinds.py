@@ -127,18 +127,6 @@ KINDS: Mapping[str, Kind] = {
                 check_assumption=check_scaling_factor,
             ),
         ),
-        Kind(
-            "taesd",
-            {TAESDConfig: AutoencoderTiny},
-            Published(
-                TAESDConfig(),
-                configs.TAESD,
-                ("taesd",),
-                taesd.taesd_layout,
-                originals=taesd.FILES,
-                read=taesd.read_halves,
-            ),
-        ),
         Kind("unet", {UNetConfig: UNet}, UNET_FILES),
         Kind(
             "text_encoder",
@@ -181,6 +169,18 @@ KINDS: Mapping[str, Kind] = {
             "fusion",
             {FusionConfig: Fusion, GuidedDecoderConfig: GuidedDecoder},
             Published(FusionConfig(), configs.FUSION, ("fusion",)),
+        ),
+        Kind(
+            "taesd",
+            {TAESDConfig: AutoencoderTiny},
+            Published(
+                TAESDConfig(),
+                configs.TAESD,
+                ("taesd",),
+                taesd.taesd_layout,
+                originals=taesd.FILES,
+                read=taesd.read_halves,
+            ),
         ),
         Kind("rrdbnet", {RRDBNetConfig: RRDBNet}, RRDBNetFiles(), bundled=False),
         Kind("discriminator", {DiscriminatorConfig: Discriminator}, None),
