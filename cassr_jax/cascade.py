@@ -335,7 +335,8 @@ class CasSR:
         if chosen.preview is None:
             return None
         show = showing(name, len(stage.course.trajectory.timesteps), numbers, chosen.preview)
-        return Previews(chosen.preview_every, second_stage.TAESD if self._has(second_stage.TAESD) else "vae", show)
+        decoder = second_stage.TAESD if self._has(second_stage.TAESD) else "vae"
+        return Previews(chosen.preview_every, decoder, lambda place, step, made: show(place, step, to_uint8(made)))
 
     def _has(self, kind: str) -> bool:
         return kind in self.networks.configs

@@ -77,9 +77,10 @@ def _pairs(configs: Configs) -> Iterator[_Pair]:
 
 
 def _image_channels(configs: Configs) -> Iterator[tuple[str, str, int]]:
-    for kind in configs.keys() & {"vae", "taesd"}:
-        for name in ("in_channels", "out_channels"):
-            yield kind, name, getattr(configs[kind], name)
+    for kind in ("vae", "taesd"):
+        if autoencoder := configs.get(kind):
+            yield kind, "in_channels", autoencoder.in_channels
+            yield kind, "out_channels", autoencoder.out_channels
     for kind, config in configs.items():
         if isinstance(config, AttachedConfig) and isinstance(config.own, ControlNetConfig):
             yield kind, "conditioning_channels", config.own.conditioning_channels

@@ -6,8 +6,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cassr_jax.imaging.pixels import to_uint8
-
 StageName = Literal["reference", "result"]
 """The stages are named after what they make."""
 
@@ -67,14 +65,13 @@ def showing(
 ) -> Callable[[int, int, np.ndarray], None]:
     """The function that shows the caller's `preview` the pictures of a stage of so many steps.
 
-    It is called as show(place, steps taken, picture) with a picture (H, W, 3) in [-1, 1], not clipped, and its place
-    among the `numbers` of the pictures.
+    It is called as show(place, steps taken, image) with an image (H, W, 3) uint8, and its place among the `numbers` of
+    the pictures.
     """
 
-    def show(place: int, step: int, made: np.ndarray) -> None:
-        shown = Preview(stage, numbers[place], step, steps, to_uint8(made))
+    def show(place: int, step: int, image: np.ndarray) -> None:
         with _callers():
-            preview(shown)
+            preview(Preview(stage, numbers[place], step, steps, image))
 
     return show
 

@@ -84,6 +84,26 @@ ENGINE = [
         ("tests/engine/test_engine.py::test_a_wave_that_grows_keeps_its_pixels",),
         ("replace(setting, keeps_control=False)", "setting"),
     ),
+    *faults(
+        "cassr_jax/engine/engine.py",
+        ("tests/engine/test_previews.py",),
+        ("stops[last], state.carry.x0)", "stops[last], state.carry.latents)"),
+        ("stage=plain, counter=Counter(0, None))", "stage=plain)"),
+        ("previews.show(number, step, picture)", "previews.show(0, step, picture)"),
+        ('return wave.calls_of_views if self.decoder == "vae" else []', "return wave.calls_of_views"),
+    ),
+    *faults(
+        "cassr_jax/engine/rows.py",
+        ("tests/engine/test_previews.py::test_shared_rows_have_previews_too",),
+        ("self._decoded(plain, state.carry.x0,", "self._decoded(stage, state.carry.latents,"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/engine/test_previews.py",),
+        ("enumerate(outcomes, first)", "enumerate(outcomes)"),
+        ("first += len(group)", "first += 1"),
+        ("second_stage.TAESD if self._has(second_stage.TAESD) else", ""),
+    ),
     *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
         "cassr_jax/engine/programs.py",
