@@ -94,7 +94,7 @@ ENGINE = [
     ),
     *faults(
         "cassr_jax/engine/rows.py",
-        ("tests/engine/test_previews.py::test_shared_rows_have_previews_too",),
+        ("tests/engine/test_previews.py::test_shared_rows_have_the_previews_of_one_tile",),
         ("self._decoded(plain, state.carry.x0,", "self._decoded(stage, state.carry.latents,"),
     ),
     *faults(
