@@ -8,7 +8,6 @@ all three at the same time. A picture that fails costs one line on stderr, not t
 import argparse
 import sys
 import traceback
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from functools import partial
@@ -43,11 +42,12 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
-from cassr_jax.imaging.manifest import Entry, Manifest
+from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.printing import notice, progress_bar, say
 
 if TYPE_CHECKING:
     from cassr_jax.cascade import CasSR, Restoration
+    from cassr_jax.progress import Preview
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -86,7 +86,7 @@ class Restored(NamedTuple):
 
 
 class Progress:
-    """A progress bar over all pictures, which also shows how far the current ones are."""
+    """A progress bar over all pictures, which also shows how far the current ones are and what was previewed last."""
 
     def __init__(self, bar: tqdm):
         self.bar = bar
@@ -97,6 +97,9 @@ class Progress:
         share = ((stage == "result") + done / total) / 2
         self.bar.n = round(self.finished + len(self.pictures) * share, 2)
         self.bar.set_description(f"restoring, {stage} {done}/{total}")
+
+    def previewed(self, preview: "Preview") -> None:
+        self.bar.set_postfix_str(f"preview of {preview.stage}, step {preview.step}/{preview.steps}")
 
 
 @command(PROGRAM, interrupted=INTERRUPTED, seconds_to_stop=1.5)
@@ -164,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with progress_bar(total=len(jobs), desc="restoring", unit="picture", leave=False) as bar:
             progress = Progress(bar)
-            restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, progress))
+            restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, manifest, progress))
             write = partial(write_and_record, args=args, manifest=manifest, faults=faults)
             for _ in overlapped(write, restored, ahead=AHEAD):
                 pass  # writing a picture reports its outcome
@@ -202,28 +205,38 @@ def by_prompt(jobs: Sequence[Job]) -> Collection[list[Job]]:
     return groups.values()
 
 
-def restore(cassr: "CasSR", jobs: Sequence[Job], args: argparse.Namespace, progress: Progress) -> Iterator[Restored]:
+def restore(
+    cassr: "CasSR", jobs: Sequence[Job], args: argparse.Namespace, manifest: Manifest, progress: Progress
+) -> Iterator[Restored]:
     """Reads and restores pictures with the same prompt, a few at a time; yields them in order."""
-    taken: deque[tuple[Job, io.Picture | None]] = deque()
+    taken: dict[int, tuple[Job, io.Picture | None]] = {}
 
     def pictures() -> Iterator[np.ndarray | Exception]:
         sources = overlapped(partial(attempt, source), [job.path for job in jobs], ahead=AHEAD, threads=2)
-        for job, found in zip(jobs, sources, strict=True):
+        for number, (job, found) in enumerate(zip(jobs, sources, strict=True)):
             if isinstance(found, Exception):
-                taken.append((job, None))
+                taken[number] = job, None
                 yield found
             else:
-                taken.append((job.of_content(found.picture, found.sha256), found.picture))
+                taken[number] = job.of_content(found.picture, found.sha256), found.picture
                 yield found.colors
 
+    def show(preview: "Preview") -> None:
+        job, picture = taken[preview.picture]
+        assert picture is not None, "what is previewed was read"
+        write_preview(job.entry, manifest, io.Picture(preview.image, icc=picture.icc))
+        progress.previewed(preview)
+
     options = {name: getattr(args, name) for name in SAMPLING}
+    if args.preview:
+        options |= {"preview": show, "preview_every": args.preview}
     progress.pictures = taken
     watched = None if progress.bar.disable else progress
     outcomes = cassr.restore_many(
         pictures(), scale=args.scale, seed=args.seed, prompt=jobs[0].prompt, progress=watched, **options
     )
-    for outcome in outcomes:
-        job, picture = taken.popleft()
+    for number, outcome in enumerate(outcomes):
+        job, picture = taken.pop(number)
         progress.finished += 1
         if isinstance(outcome, Exception):
             yield Restored(job, outcome)
@@ -270,6 +283,13 @@ def write(entry: Entry, manifest: Manifest, outcome: "tuple[io.Picture, Restorat
         if kind in entry.outputs:
             io.write(manifest.place(entry.outputs[kind]), image())
     return manifest.done(entry, made.seconds)
+
+
+def write_preview(entry: Entry, manifest: Manifest, preview: io.Picture) -> None:
+    """Writes a preview of a picture in place of the last one; if that fails, the picture is still restored."""
+    fault = attempt(lambda file: io.write(manifest.place(file), preview), entry.outputs[PREVIEW])
+    if isinstance(fault, Exception):
+        warn(f"warning: {entry.input}: a preview is left out: {reason_of(fault)}")
 
 
 def settings_of(args: argparse.Namespace) -> Json:
@@ -340,6 +360,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="also write bicubic enlargement, reference and result in a row, as NAME_compare.png",
     )
+
+    add_options(files, "preview")
 
     asked, decides = help_asked(argv), "By default the configuration decides. "
     own = own_values_of(asked.config or "tiny") if asked.help else {}

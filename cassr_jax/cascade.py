@@ -20,7 +20,7 @@ from cassr_jax.choices import Split
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.control import control_scheme
 from cassr_jax.control.interface import PICTURES
-from cassr_jax.engine.engine import Engine, Stage
+from cassr_jax.engine.engine import Engine, Previews, Stage
 from cassr_jax.engine.programs import TILES, Programs
 from cassr_jax.engine.recent import Recent
 from cassr_jax.engine.rows import RowEngine, RowPrograms, mesh_of_rows
@@ -33,7 +33,7 @@ from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.networks import Networks, why_not_finite
 from cassr_jax.options import Options
-from cassr_jax.progress import CallersError, StageName, callers_errors, report
+from cassr_jax.progress import CallersError, StageName, callers_errors, report, showing
 from cassr_jax.prompts import check_prompts, prompt_ids
 from cassr_jax.sampling import make_course
 from cassr_jax.seeds import seed_key
@@ -162,7 +162,7 @@ class CasSR:
 
     def _reference(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
         """The first stage's picture at the size of the result."""
-        pair = _known(self._references([rgb], chosen)[0])
+        pair = _known(self._references([rgb], [0], chosen)[0])
         return _of_size(pair.reference, pair.size)
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
@@ -196,8 +196,10 @@ class CasSR:
 
         def outcomes() -> Iterator[Restoration | Exception]:
             with callers_errors():
+                first = 0
                 for group in self._groups(taken, chosen):
-                    yield from self._restored(group, chosen)
+                    yield from self._restored(group, first, chosen)
+                    first += len(group)
 
         return outcomes()
 
@@ -226,11 +228,14 @@ class CasSR:
         """The configuration of one call."""
         return chosen.written_into(self.config)
 
-    def _restored(self, group: Sequence[np.ndarray | Exception], chosen: Options) -> list[Restoration | Exception]:
+    def _restored(
+        self, group: Sequence[np.ndarray | Exception], first: int, chosen: Options
+    ) -> list[Restoration | Exception]:
+        """The outcomes of a group of pictures, the first of which has the number `first` among the caller's."""
         start = time.monotonic()
         try:
-            pairs = _of_the_sound(partial(self._references, chosen=chosen), group)
-            return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs), time.monotonic() - start)
+            pairs = _of_the_sound(partial(self._references, chosen=chosen), group, first)
+            return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs, first), time.monotonic() - start)
         except CallersError:
             raise
         except Exception as error:
@@ -239,7 +244,7 @@ class CasSR:
                 return [error.with_traceback(None) if ran_out(error) else error]
         # Only now, because the error has gone, and the group's arrays with it. A picture that asks for too much fails
         # alone.
-        return [each for rgb in group for each in self._restored([rgb], chosen)]
+        return [each for number, rgb in enumerate(group, first) for each in self._restored([rgb], number, chosen)]
 
     def _groups(
         self, pictures: Iterable[np.ndarray | Exception], chosen: Options
@@ -282,10 +287,15 @@ class CasSR:
         memory.check(height, width)
         return height, width
 
-    def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
-        """What the second stage reads, for each picture, rounded to 8 bits as in its training."""
+    def _references(
+        self, pictures: Sequence[np.ndarray], numbers: Sequence[int], chosen: Options
+    ) -> list[Pair | Exception]:
+        """What the second stage reads, for each picture, rounded to 8 bits as in its training.
+
+        The pictures have these `numbers` among the caller's.
+        """
         lqs = [resizing.bicubic(rgb, self._working_size(rgb, chosen)) for rgb in pictures]
-        made = self.first_stage.reference(_FirstStageEngine(self, chosen), pictures, lqs)
+        made = self.first_stage.reference(_FirstStageEngine(self, numbers, chosen), pictures, lqs)
         color_fix = self._settings(chosen).reference_color_fix
         references = [
             self._finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)
@@ -296,10 +306,10 @@ class CasSR:
             for lq, reference, size in zip(lqs, references, sizes, strict=True)
         ]
 
-    def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | Exception]:
+    def _results(self, pairs: Sequence[Pair], numbers: Sequence[int], chosen: Options) -> list[Restoration | Exception]:
         config, reads = self._settings(chosen), self.control_scheme.reads
         start = config.sampling.start
-        fusion = second_stage.FUSION if second_stage.FUSION in self.networks.configs else None
+        fusion = second_stage.FUSION if config.decoder == "vae" and self._has(second_stage.FUSION) else None
         used = {*reads, start} if fusion is None else {*PICTURES}
         names = [name for name in PICTURES if name in used]
         stage = replace(
@@ -308,9 +318,11 @@ class CasSR:
             reads=tuple(map(names.index, reads)),
             fusion=fusion,
             fidelity=config.fidelity,
+            decoder=config.decoder,
         )
         images = tuple([getattr(pair, name) for pair in pairs] for name in names)
-        made = self._engine.diffuse(stage, images, config.tile, report("result", chosen.progress))
+        previews = self._previews("result", stage, numbers, chosen)
+        made = self._engine.diffuse(stage, images, config.tile, report("result", chosen.progress), previews)
         return [self._result(pair, picture, config) for pair, picture in zip(pairs, made, strict=True)]
 
     def _result(self, pair: Pair, made: np.ndarray, config: CascadeConfig) -> Restoration | Exception:
@@ -350,6 +362,17 @@ class CasSR:
             noise_key=jax.random.fold_in(seed_key(chosen.seed), name == "result"),
         )
 
+    def _previews(self, name: StageName, stage: Stage, numbers: Sequence[int], chosen: Options) -> Previews | None:
+        """The previews of a stage on pictures with these numbers among the caller's, if the caller wants any."""
+        if chosen.preview is None:
+            return None
+        show = showing(name, len(stage.course.trajectory.timesteps), numbers, chosen.preview)
+        decoder = second_stage.TAESD if self._has(second_stage.TAESD) else "vae"
+        return Previews(chosen.preview_every, decoder, lambda place, step, made: show(place, step, to_uint8(made)))
+
+    def _has(self, kind: str) -> bool:
+        return kind in self.networks.configs
+
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """The embeddings of the negative prompt and the prompt, (2, L, C), computed once."""
 
@@ -382,12 +405,15 @@ class _FirstStageEngine:
     """Runs networks for the first stage on lists of uint8 pictures, with the options of one call."""
 
     cassr: CasSR
+    numbers: Sequence[int]
     chosen: Options
 
     def diffuse(self, make_denoiser: MakeDenoiser, images: tuple[Sequence[np.ndarray], ...]) -> list[np.ndarray]:
         config = self.cassr._settings(self.chosen)
         stage = self.cassr._stage("reference", make_denoiser, config.activation_sampling, self.chosen)
-        return self.cassr._engine.diffuse(stage, images, config.tile, report("reference", self.chosen.progress))
+        previews = self.cassr._previews("reference", stage, self.numbers, self.chosen)
+        progress = report("reference", self.chosen.progress)
+        return self.cassr._engine.diffuse(stage, images, config.tile, progress, previews)
 
     def enlarge(self, kind: str, lr: Sequence[np.ndarray], lq: Sequence[np.ndarray]) -> list[np.ndarray]:
         tile = self.cassr._settings(self.chosen).tile
@@ -420,10 +446,14 @@ def _is_many(image: object) -> bool:
 
 
 def _of_the_sound(
-    make: Callable[[list[T]], list[Made | Exception]], outcomes: Sequence[T | Exception]
+    make: Callable[[list[T], list[int]], list[Made | Exception]], outcomes: Sequence[T | Exception], first: int
 ) -> list[Made | Exception]:
-    """Applies `make` to the outcomes that are not errors; errors keep their places."""
-    made = iter(make([outcome for outcome in outcomes if not isinstance(outcome, Exception)]))
+    """Applies `make` to the outcomes that are not errors, and to their numbers, counted from `first`.
+
+    Errors keep their places.
+    """
+    sound = {number: each for number, each in enumerate(outcomes, first) if not isinstance(each, Exception)}
+    made = iter(make([*sound.values()], [*sound]))
     return [outcome if isinstance(outcome, Exception) else next(made) for outcome in outcomes]
 
 

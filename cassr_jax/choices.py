@@ -7,6 +7,7 @@ Sampler = Literal["ddim", "euler", "dpmpp_2m", "unipc", "euler_a", "dpmpp_2m_sde
 Start = Literal["lq", "reference", "noise"]
 ColorFix = Literal["adain", "contrast", "wavelet", "none"]
 DType = Literal["float32", "bfloat16", "float16"]
+Decoder = Literal["vae", "taesd"]
 Split = Literal["tiles", "spatial"]
 
 PRECISIONS: Mapping[str, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cassr_jax.choices import ColorFix, DType, Start
+from cassr_jax.choices import ColorFix, Decoder, DType, Start
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
@@ -60,9 +60,9 @@ class CascadeConfig:
     """A whole cascade: where each network's weights are, and how both stages are sampled.
 
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
-    controlnet, multiple_attention, pixel_attention, and fusion if there is one) to a folder, a file, or a hub id
-    `owner/name:subfolder`. Relative paths start at the configuration's folder. `loras` maps LoRAs, which are found in
-    the same way and change the U-Net and the text encoder of both stages, to their scales.
+    controlnet, multiple_attention, pixel_attention, and fusion and taesd if there are such) to a folder, a file, or a
+    hub id `owner/name:subfolder`. Relative paths start at the configuration's folder. `loras` maps LoRAs, which are
+    found in the same way and change the U-Net and the text encoder of both stages, to their scales.
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +73,7 @@ class CascadeConfig:
     activation_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     switches: GuidanceSwitches = field(default_factory=GuidanceSwitches)
+    decoder: Decoder = "vae"  # what decodes the result: vae, or taesd, which is quicker, coarser and takes no fusion
     # How much the pictures count, 0 to 1: control cassr weighs its attention to the LQ image by it, pasd and residuals
     # all that their ControlNet adds, and a fusion what the decoder takes directly from both pictures.
     fidelity: float = 1.0

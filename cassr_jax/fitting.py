@@ -52,6 +52,9 @@ def _pairs(configs: Configs) -> Iterator[_Pair]:
     if unet and vae:
         for name in ("in_channels", "out_channels"):
             yield _Pair(("unet", "vae"), (name, "latent_channels"), (getattr(unet, name), vae.latent_channels))
+    if vae and (taesd := configs.get("taesd")):
+        for name in ("latent_channels", "factor"):
+            yield _Pair(("taesd", "vae"), (name, name), (getattr(taesd, name), getattr(vae, name)))
     if unet and text:
         widths = (unet.cross_attention_dim, text.hidden_size)
         yield _Pair(("unet", "text_encoder"), ("cross_attention_dim", "hidden_size"), widths)
@@ -75,9 +78,10 @@ def _pairs(configs: Configs) -> Iterator[_Pair]:
 
 
 def _image_channels(configs: Configs) -> Iterator[tuple[str, str, int]]:
-    if vae := configs.get("vae"):
-        yield "vae", "in_channels", vae.in_channels
-        yield "vae", "out_channels", vae.out_channels
+    for kind in ("vae", "taesd"):
+        if autoencoder := configs.get(kind):
+            yield kind, "in_channels", autoencoder.in_channels
+            yield kind, "out_channels", autoencoder.out_channels
     for kind, config in configs.items():
         if isinstance(config, AttachedConfig) and isinstance(config.own, ControlNetConfig):
             yield kind, "conditioning_channels", config.own.conditioning_channels

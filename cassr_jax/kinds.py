@@ -21,9 +21,10 @@ from cassr_jax.models.parameters import Params, Shapes, abstract_of, initialise
 from cassr_jax.models.pixel_attention import PixelAttention, PixelAttentionConfig
 from cassr_jax.models.rrdbnet import RRDBNet, RRDBNetConfig
 from cassr_jax.models.scedit import CSCTuner, SCEditConfig
+from cassr_jax.models.taesd import AutoencoderTiny, TAESDConfig
 from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
-from cassr_jax.weights import configs, layouts
+from cassr_jax.weights import configs, layouts, taesd
 from cassr_jax.weights.configs import AttachedConfig, Config
 from cassr_jax.weights.published import Published, check_scaling_factor
 from cassr_jax.weights.rrdbnet import RRDBNetFiles
@@ -185,6 +186,18 @@ KINDS: Mapping[str, Kind] = {
             "fusion",
             {FusionConfig: Fusion, GuidedDecoderConfig: GuidedDecoder},
             Published(FusionConfig(), configs.FUSION, ("fusion",)),
+        ),
+        Kind(
+            "taesd",
+            {TAESDConfig: AutoencoderTiny},
+            Published(
+                TAESDConfig(),
+                configs.TAESD,
+                ("taesd",),
+                taesd.taesd_layout,
+                originals=taesd.FILES,
+                read=taesd.read_halves,
+            ),
         ),
         Kind("rrdbnet", {RRDBNetConfig: RRDBNet}, RRDBNetFiles(), bundled=False),
         Kind("discriminator", {DiscriminatorConfig: Discriminator}, None),

@@ -89,8 +89,9 @@ def load(
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
     opened = open_loras(resolve_loras(config.loras, base))
-    fusion = {second_stage.FUSION} & config.components.keys()
-    for kind in (*second_stage.networks_of(config.control), *stage.networks, *fusion):
+    optional = [kind for kind in second_stage.OPTIONAL if kind in config.components]
+    needed = (*second_stage.networks_of(config.control), config.decoder, *stage.networks)
+    for kind in dict.fromkeys((*needed, *optional)):
         if kind not in config.components:
             raise InputError(_lacking(source, kind, config))
         networks = networks.with_read(
@@ -127,6 +128,8 @@ def _putting(sharding: NamedSharding) -> Place:
 def _lacking(source: str | Path, kind: str, config: CascadeConfig) -> str:
     """A sentence about the network `kind`, which a cascade needs and does not name."""
     stage = first_stage(config.activation)
+    if kind == second_stage.TAESD:
+        return f"{source}: names no {kind} among its components, expected one, or decoder vae in place of {kind}"
     if kind not in stage.networks:
         return (
             f"{source}: names no {kind} among its components, expected one: the second stage needs it for control "

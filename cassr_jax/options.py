@@ -1,18 +1,21 @@
 """The settings of one call of a cascade."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from cassr_jax.choices import SPEEDS
+from cassr_jax.choices import SPEEDS, Decoder
 from cassr_jax.config import CascadeConfig, FirstStageConfig, SamplingConfig, Start
 from cassr_jax.diffusion.samplers import SAMPLERS
 from cassr_jax.errors import InputError
 from cassr_jax.first_stage import NAMES
 from cassr_jax.imaging.color import COLOR_FIXES
+from cassr_jax.progress import Preview
 from cassr_jax.ranges import check
+from cassr_jax.second_stage import TAESD
 
 Progress = Callable[[str, int, int], None]
+_OWN = ("color_fix", "fidelity", "decoder", "tile", "process_size")  # fields of the cascade itself
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Options:
         reference_weight: share of the reference in the result.
         fidelity: how much the pictures that control the second stage count, from 0 to 1, which is as in training; see
             `CascadeConfig`.
+        decoder: what decodes the result, vae or taesd; see `CascadeConfig.decoder`.
         tile: side of a tile in px of the output.
         process_size: px; a picture whose result would have a shorter side below it is worked on at that size, and the
             result reduced.
@@ -42,6 +46,9 @@ class Options:
         negative_prompt: what guidance leads away from, for both stages.
         progress: called as `progress(stage, calls done, calls in all)`; the stage is "reference" or "result", and a
             call runs a network on as many tiles as the devices take at once.
+        preview: called with a `cassr_jax.progress.Preview` of each picture while it is sampled. TAESD decodes it where
+            the cascade has one, or else the autoencoder. It does not change the result.
+        preview_every: steps from one preview of a stage to the next.
 
     Raises:
         InputError: a value is outside its range or not among its choices.
@@ -61,11 +68,14 @@ class Options:
     color_fix: str | None = None
     reference_weight: float | None = None
     fidelity: float | None = None
+    decoder: Decoder | None = None
     tile: int | None = None
     process_size: int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
     progress: Progress | None = None
+    preview: Callable[[Preview], None] | None = None
+    preview_every: int = 1
 
     def __post_init__(self) -> None:
         check(self)
@@ -77,12 +87,27 @@ class Options:
             ("speed", SPEEDS),
             ("start", get_args(Start)),
             ("color_fix", COLOR_FIXES),
+            ("decoder", get_args(Decoder)),
         ):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value in choices):
                 raise InputError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
         if self.progress is not None and not callable(self.progress):
             raise InputError(f"progress is {self.progress!r}, expected a function of three arguments, or None")
+        if self.preview is not None and not callable(self.preview):
+            raise InputError(f"preview is {self.preview!r}, expected a function of one argument, or None")
+
+    def check_networks(self, kinds: Collection[str]) -> None:
+        """Checks that a cascade with networks of these kinds has those that the options need.
+
+        Raises:
+            InputError: it has no TAESD to decode with.
+        """
+        if self.decoder == TAESD and TAESD not in kinds:
+            raise InputError(
+                f"decoder is {TAESD}, but this cascade has none; expected vae, or a cascade with a {TAESD} among its "
+                "components"
+            )
 
     def written_into(self, config: CascadeConfig) -> CascadeConfig:
         """A cascade's configuration with these options in place of its own settings: what a call runs with.
@@ -106,7 +131,7 @@ class Options:
         stages = {name: replace(config.first_stages.get(name, FirstStageConfig()), **stage) for name in NAMES if stage}
         return replace(
             config,
-            **_given({name: getattr(self, name) for name in ("color_fix", "fidelity", "tile", "process_size")}),
+            **_given({name: getattr(self, name) for name in _OWN}),
             first_stages={**config.first_stages, **stages},
             sampling=self._with_eta(config.sampling, replace(config.sampling, **_given(second | both))),
             activation_sampling=self._with_eta(

@@ -120,6 +120,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
         "fidelity": Range(0, 1, optional=True),
         "tile": COUNT_OR_NONE,
         "process_size": COUNT_OR_NONE,
+        "preview_every": COUNT,
     },
     "SamplingConfig": {
         "eta": Range(0, 1, optional=True),

@@ -102,13 +102,15 @@ class _Ahead(CasSR):
                 raise outcome
         return len(pictures)
 
-    def _references(self, pictures: Sequence[np.ndarray], chosen: Options) -> list[Pair | Exception]:
+    def _references(
+        self, pictures: Sequence[np.ndarray], numbers: Sequence[int], chosen: Options
+    ) -> list[Pair | Exception]:
         self.programs.stage = "reference"
-        return super()._references(pictures, chosen)
+        return super()._references(pictures, numbers, chosen)
 
-    def _results(self, pairs: Sequence[Pair], chosen: Options) -> list[Restoration | Exception]:
+    def _results(self, pairs: Sequence[Pair], numbers: Sequence[int], chosen: Options) -> list[Restoration | Exception]:
         self.programs.stage = "result"
-        return super()._results(pairs, chosen)
+        return super()._results(pairs, numbers, chosen)
 
     def _text(self, sampling: SamplingConfig) -> jax.Array:
         """The embeddings of blank prompts: the tokenizer need not be here."""
@@ -141,11 +143,12 @@ def _configurations(config: CascadeConfig, source: str, base: Path) -> dict[str,
     """The configurations of the cascade's networks, by kind."""
     check_components(config.components, source)
     sources = _sources(config, base)
-    needed = (*second_stage.networks_of(config.control), *first_stage(config.activation).networks)
+    second = (*second_stage.networks_of(config.control), config.decoder)
+    needed = (*second, *first_stage(config.activation).networks)
     if missing := [kind for kind in needed if kind not in sources]:
         raise InputError(f"{source}: names no {missing[0]} among its components, expected one")
-    kinds = (*needed, *({second_stage.FUSION} & sources.keys()))
-    return {kind: kind_of(kind).configuration(sources[kind]) for kind in kinds}
+    optional = [kind for kind in second_stage.OPTIONAL if kind in sources]
+    return {kind: kind_of(kind).configuration(sources[kind]) for kind in dict.fromkeys((*needed, *optional))}
 
 
 def _parts(cascade: _Ahead, on: str) -> tuple[Part, ...]:

@@ -10,6 +10,8 @@ from cassr_jax.models.multiple_attention import GuidanceSwitches
 
 STABLE_DIFFUSION = ("vae", "unet", "text_encoder")
 FUSION = "fusion"  # if a cascade has this network, it guides the decoder of the second stage
+TAESD = "taesd"  # if a cascade has this network, it decodes previews, and the result if asked to
+OPTIONAL = (FUSION, TAESD)
 
 
 def networks_of(control: str) -> tuple[str, ...]:

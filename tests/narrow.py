@@ -16,6 +16,7 @@ from flax import nnx
 from cassr_jax.models.controlnet import ControlNet, ControlNetConfig
 from cassr_jax.models.parameters import Params, Shapes, abstract, merge
 from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.taesd import AutoencoderTiny, TAESDConfig
 from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
 from cassr_jax.weights.convert import from_torch, torch_name
@@ -63,6 +64,13 @@ VAES = {
         block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8, mid_block_add_attention=False
     ),
 }
+# Four pixels a latent; halves that differ in everything in which they may.
+TAESD = TAESDConfig(
+    encoder_block_out_channels=(8, 8, 8),
+    decoder_block_out_channels=(12, 12, 12),
+    num_encoder_blocks=(1, 2, 1),
+    num_decoder_blocks=(2, 1, 1),
+)
 
 
 class Inputs(NamedTuple):
@@ -71,15 +79,15 @@ class Inputs(NamedTuple):
     latents: np.ndarray  # (2, 7, 5, 4)
     timesteps: np.ndarray  # (2,)
     context: np.ndarray  # (2, 7, C)
-    images: np.ndarray  # (2, 28, 20, 3) in [0, 1], four pixels a latent
+    images: np.ndarray  # (2, 28, 20, 3) in [0, 1], four pixels a latent unless another factor is asked for
 
 
-def inputs(context_dim: int = 1, seed: int = 0) -> Inputs:
+def inputs(context_dim: int = 1, seed: int = 0, factor: int = 4) -> Inputs:
     rng = np.random.default_rng(seed)
     return Inputs(
         latents=rng.normal(size=(2, 7, 5, 4)).astype(np.float32),
         timesteps=np.array([7, 801], np.int32),
-        images=rng.uniform(size=(2, 28, 20, 3)).astype(np.float32),
+        images=rng.uniform(size=(2, 7 * factor, 5 * factor, 3)).astype(np.float32),
         context=rng.normal(size=(2, 7, context_dim)).astype(np.float32),
     )
 
@@ -166,6 +174,18 @@ def run_diffusion(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dic
 def run_vae(name: str, dtype: Any = jnp.float32, gain: float = 1.0) -> dict[str, jax.Array]:
     graphdef, params = random_network(vae_factory(name, dtype), gain=gain)
     return jax.jit(lambda params, given: vae_outputs(merge(graphdef, params), given))(params, inputs())
+
+
+def run_taesd(config: TAESDConfig) -> dict[str, jax.Array]:
+    """What the autoencoder with random weights gives: the images `encoded`, and the latents, up to 12, `decoded`."""
+    graphdef, params = random_network(lambda rngs: AutoencoderTiny(config, rngs=rngs))
+
+    @jax.jit
+    def run(params: Params, given: Inputs) -> dict[str, jax.Array]:
+        net = merge(graphdef, params)
+        return {"encoded": net.encode(2 * given.images - 1), "decoded": net.decode(4 * given.latents)}
+
+    return run(params, inputs(factor=config.factor))
 
 
 def relative_l2(actual: Any, expected: Any) -> float:

@@ -14,6 +14,7 @@ from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.fusion import FusionConfig
 from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import shapes_of, write_network
@@ -44,9 +45,15 @@ NETWORKS: dict[str, Any] = {
     "controlnet": AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=HINT)),
     "activation_controlnet": AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=HINT)),
     "multiple_attention": UNET,
+    "taesd": TAESDConfig(
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    ),
     "fusion": FusionConfig((8, 8, 16), strides=(1, 2, 4), num_guides=2, num_blocks=1),
 }
-_OPTIONAL = ("fusion",)
+_OPTIONAL = ("fusion", "taesd")
 SAMPLING = SamplingConfig(num_steps=3, guidance_scale=2.0, negative_prompt="")
 TILE = 64
 

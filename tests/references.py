@@ -10,10 +10,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from tests.narrow import CONTROLNET, UNETS, VAES, Arrays, Inputs, inputs
@@ -63,6 +64,10 @@ def vae(config: VAEConfig) -> AutoencoderKL:
     )
 
 
+def taesd(config: TAESDConfig) -> AutoencoderTiny:
+    return AutoencoderTiny(**asdict(config))
+
+
 @torch.no_grad()
 def diffusion_outputs(unet: UNet2DConditionModel, controlnet: ControlNetModel, given: Inputs) -> Arrays:
     """As `narrow.diffusion_outputs`."""
@@ -96,6 +101,16 @@ def run_diffusion(name: str) -> Arrays:
 
 def run_vae(name: str) -> Arrays:
     return vae_outputs(randomise(vae(VAES[name])), inputs())
+
+
+@torch.no_grad()
+def run_taesd(config: TAESDConfig) -> Arrays:
+    """As `narrow.run_taesd`."""
+    net, given = randomise(taesd(config)), inputs(factor=config.factor)
+    return {
+        "encoded": nhwc(net.encode(nchw(2 * given.images - 1)).latents),
+        "decoded": nhwc(net.decode(nchw(4 * given.latents)).sample),
+    }
 
 
 class SCTuner(torch.nn.Module):

@@ -15,6 +15,7 @@ from cassr_jax.fitting import check_fitting
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.networks import shapes_of, write_network
 from cassr_jax.training.setup import build
 from cassr_jax.weights.configs import AttachedConfig
@@ -50,6 +51,8 @@ UNFIT: list[tuple[str, Any, str, str]] = [
     ("fusion", replace(NETWORKS["fusion"], block_out_channels=(8, 8, 32)), "vae", r"\(8, 8, 32\).*\(8, 8, 16\)"),
     ("fusion", GuidedDecoderConfig(8, factor=4), "vae", "latent_channels 8.*latent_channels 4"),
     ("fusion", GuidedDecoderConfig(4, factor=8), "vae", "factor 8.*factor 4"),
+    ("taesd", TAESDConfig(), "vae", "factor 8.*factor 4"),
+    ("taesd", replace(NETWORKS["taesd"], latent_channels=16), "vae", "latent_channels 16.*latent_channels 4"),
 ]
 
 

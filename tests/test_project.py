@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_files": {"config", "kinds", "sharding"},
     "schedules": {"diffusion", "kinds", "weights"},
     "fitting": {"models", "weights"},
-    "options": {"config", "diffusion", "first_stage", "imaging", "ranges", "second_stage"},
+    "options": {"config", "diffusion", "first_stage", "imaging", "progress", "ranges", "second_stage"},
     "sampling": {"config", "diffusion", "imaging", "models"},
     "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling", "sharding"},
     "cascade": {

@@ -30,7 +30,7 @@ from tests.random_cascade import write_random_cascade
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def decoded_in_tiles(cassr: CasSR, latents: np.ndarray, tile: int) -> tuple[np.ndarray, Layout]:
+def decoded_in_tiles(cassr: CasSR, latents: np.ndarray, tile: int, decoder: str = "vae") -> tuple[np.ndarray, Layout]:
     """A plane of latents (h, w, C) decoded by the engine, (H, W, 3), and where the tiles lay."""
     engine, factor = cassr._engine, cassr.networks.configs["vae"].factor
     layout = engine.layout((latents.shape[0] * factor, latents.shape[1] * factor), tile)
@@ -42,6 +42,7 @@ def decoded_in_tiles(cassr: CasSR, latents: np.ndarray, tile: int) -> tuple[np.n
         jnp.zeros(()),
         start=None,
         noise_key=jax.random.key(0),
+        decoder=decoder,
     )
     places = wave.cut_latents(lambda count: latents.reshape(-1)[:count], latents.shape[-1])
     passage = Passage(engine, stage, wave, (), Counter(0, None))

@@ -10,7 +10,7 @@ from pathlib import Path
 from cassr_jax.errors import InputError, ran_out
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.inputs import Input
-from cassr_jax.imaging.manifest import Entry, Manifest
+from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.printing import complain, progress_bar, say
 
 PROGRAM = "sample.py"
@@ -104,6 +104,8 @@ def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> di
         outputs["reference"] = f"{item.stem}_reference{suffix}"
     if args.compare:
         outputs["compare"] = f"{item.stem}_compare.png"  # three pictures in a row are soon too wide for WebP
+    if args.preview:
+        outputs[PREVIEW] = f"{item.stem}_preview.png"
     return outputs
 
 

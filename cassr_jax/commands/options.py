@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cassr_jax.buckets import Folder, folder_at
-from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Sampler, Split, Start
+from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Decoder, Sampler, Split, Start
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local
 from cassr_jax.first_stage import NAMES
@@ -179,6 +179,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "the input, for pasd and residuals all of their ControlNet, and where a decoder reads the pictures too, how "
         "much it takes from them",
     },
+    "decoder": {
+        "choices": get_args(Decoder),
+        "help": "what decodes the result: the autoencoder (vae), or taesd, which is quicker and loses fine detail; the "
+        "cascade must have one",
+    },
     "tile": {
         "type": _number_for("tile"),
         "metavar": "PX",
@@ -194,6 +199,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "negative_prompt": {
         "metavar": "TEXT",
         "help": "what guidance leads away from, in place of the cascade's own; tiny knows only ''",
+    },
+    "preview": {
+        "type": _number_for("preview_every"),
+        "metavar": "N",
+        "help": "after every N steps of both stages, write what the picture looks like so far, as NAME_preview.png",
     },
     "prompt": {
         "metavar": "TEXT",
@@ -234,7 +244,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 SAMPLING = (
     *("speed", "steps", "sampler", "guidance_scale", "guidance_from", "guidance_to", "control_every"),
-    *("start", "strength", "color_fix", "reference_weight", "fidelity", "tile", "process_size", "negative_prompt"),
+    *("start", "strength", "color_fix", "reference_weight", "fidelity", "decoder", "tile", "process_size"),
+    "negative_prompt",
 )
 """The options of sampling: the fields of `Options` that change a cascade's own settings."""
 

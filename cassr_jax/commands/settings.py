@@ -48,7 +48,8 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
         "reference": (_described(config.activation_sampling) if stage.diffuses else {})
         | {"color_fix": config.reference_color_fix},
         "result": _described(config.sampling)
-        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight, "fidelity": config.fidelity},
+        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight, "fidelity": config.fidelity}
+        | ({"decoder": config.decoder} if config.decoder != "vae" else {}),  # the usual one goes without saying
     }
 
 
@@ -66,7 +67,7 @@ def own_values(source: str) -> dict[str, str]:
             return "none"
         name = "num_steps" if option == "steps" else option
         if name not in result:
-            return str(found[name])
+            return str(found.get(name, "vae"))
         own, first = (f"{each:g}" if isinstance(each, float) else each for each in (result[name], reference.get(name)))
         both = name not in ("start", "strength", "control_every") and first not in (own, None)
         return f"{own}, first stage {first}" if both else str(own)

@@ -8,6 +8,7 @@ images. No picture's result depends on the others.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 import jax
@@ -66,6 +67,7 @@ class Stage:
         reads: indices of the images that the denoiser reads, in its order; the others are for the start or the fusion.
         fusion: the kind of network that guides the decoder; None for the plain decoder.
         fidelity: how much the images count, for the denoiser and for a fusion, 0 to 1.
+        decoder: the kind of autoencoder that decodes the result: vae, or taesd, which takes no fusion.
     """
 
     make_denoiser: MakeDenoiser
@@ -77,6 +79,31 @@ class Stage:
     reads: tuple[int, ...] = (0,)
     fusion: str | None = None
     fidelity: float = 1.0
+    decoder: str = "vae"
+
+    def calls_of_views(self, wave: Wave) -> list[list[int | None]]:
+        """The decoder's calls on views of whole pictures, from which it takes the moments of its normalisations."""
+        return wave.calls_of_views if self.decoder == "vae" else []  # the others have no normalisation
+
+
+@dataclass(frozen=True)
+class Previews:
+    """Pictures of what a sampling loop expects to end at, the latest predictions of x_0, while it runs.
+
+    Attributes:
+        every: steps from one preview to the next.
+        decoder: the kind of autoencoder that decodes them, plainly.
+        show: called as show(picture, steps taken, preview) with a picture's number in the caller's list and its preview
+            (H, W, 3) float32, about [-1, 1], not clipped.
+    """
+
+    every: int
+    decoder: str
+    show: Callable[[int, int, np.ndarray], None]
+
+    def stops(self, steps: int, calls: int) -> dict[int, int]:
+        """The steps after which there are previews, by the calls done by then; `calls` make one step."""
+        return {step * calls: step for step in range(self.every, steps + 1, self.every)}
 
     def read(self, images: tuple[T, ...]) -> tuple[T, ...]:
         """Those of all images that the denoiser reads."""
@@ -111,7 +138,12 @@ class Engine:
         return self.layout(size, tile).count
 
     def diffuse(
-        self, stage: Stage, images: tuple[Sequence[np.ndarray], ...], tile: int, report: Report | None = None
+        self,
+        stage: Stage,
+        images: tuple[Sequence[np.ndarray], ...],
+        tile: int,
+        report: Report | None = None,
+        previews: Previews | None = None,
     ) -> list[np.ndarray]:
         """Runs a stage on pictures; gives (H, W, 3) float32 for each, about [-1, 1], not clipped.
 
@@ -123,13 +155,14 @@ class Engine:
         all_waves = waves(layouts, *self._seating)
         steps = len(stage.course.trajectory.timesteps)
         calls = sum(
-            wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) + len(wave.calls_of_views) for wave in all_waves
+            wave.seats.calls * (1 + steps) + len(wave.calls_of_decoder) + len(stage.calls_of_views(wave))
+            for wave in all_waves
         )
         counter = Counter(calls, report)
         made: dict[int, np.ndarray] = {}
         for wave in all_waves:
             own = tuple([image[number] for number in wave.numbers] for image in images)
-            made |= zip(wave.numbers, Passage(self, stage, wave, own, counter).made(), strict=True)
+            made |= zip(wave.numbers, Passage(self, stage, wave, own, counter, previews).made(), strict=True)
         return [made[number] for number in range(len(layouts))]
 
     def enlarge(
@@ -227,6 +260,7 @@ class Passage:
     wave: Wave
     images: tuple[Sequence[np.ndarray], ...]
     counter: "Counter"
+    previews: Previews | None = None
 
     @property
     def setting(self) -> Setting:
@@ -264,13 +298,22 @@ class Passage:
     def denoise(self, state: State) -> jax.Array:
         """Runs the sampling loop; returns the latents of all tiles."""
         stage, seats, run = self.stage, self.wave.seats, self.engine.run_of(self.stage)
-        calls = seats.calls * len(stage.course.trajectory.timesteps)
-        for first, last in self.counter.pieces(calls):
+        steps = len(stage.course.trajectory.timesteps)
+        stops = {} if self.previews is None else self.previews.stops(steps, seats.calls)
+        for first, last in self.counter.pieces(seats.calls * steps, stops):
             state = self.engine.programs.denoise(
                 stage.make_denoiser, run, state, seats.order, first, last, self.setting, seats.keeps_hints
             )
             self.counter.add(last - first, state.carry)
+            if self.previews is not None and last in stops:
+                self._preview(self.previews, stops[last], state.carry.x0)
         return state.carry.latents
+
+    def _preview(self, previews: Previews, step: int, x0: jax.Array) -> None:
+        plain = replace(self.stage, decoder=previews.decoder, fusion=None)
+        made = replace(self, stage=plain, counter=Counter(0, None)).decode(x0)
+        for number, picture in zip(self.wave.numbers, made, strict=True):
+            previews.show(number, step, picture)
 
     def decode(self, latents: jax.Array) -> list[np.ndarray]:
         """The decoded pictures, (H, W, 3) float32 each, about [-1, 1], not clipped.
@@ -298,7 +341,7 @@ class Passage:
     def _moments(self, latents: jax.Array) -> dict[int, list[Moments]]:
         """The moments of the decoder's normalisations on a view of each picture of several tiles, by picture."""
         wave, found = self.wave, {}
-        for chosen in wave.calls_of_views:
+        for chosen in self.stage.calls_of_views(wave):
             places = [None if p is None else view(wave.layouts[p], wave.first_tile(p)) for p in chosen]
             images = ()
             if self.stage.fusion is not None:
@@ -327,7 +370,7 @@ class Passage:
         stacked = Places(*map(np.stack, zip(*(nowhere if p is None else p for p in places), strict=True)))
         taken = self.engine.programs.take(latents, stacked, self.wave.seats.order)
         fidelity = np.float32(self.stage.fidelity)
-        return self.engine.programs.decode(taken, images, fidelity, given, self.stage.fusion)
+        return self.engine.programs.decode(taken, images, fidelity, given, self.stage.fusion, self.stage.decoder)
 
     def _put(self, numbers: Sequence[int | None]) -> tuple[jax.Array, ...]:
         """Puts one call's tiles of all images on the devices."""
@@ -342,9 +385,14 @@ class Counter:
     def __init__(self, total: int, report: Report | None):
         self.report, self._total, self._done = report, total, 0
 
-    def pieces(self, calls: int) -> list[tuple[int, int]]:
-        """Divides calls into as few runs as reports need, from the first up to the last: (first, last) of each."""
-        return _pieces(calls, 1 if self.report is None else _MOST_REPORTS)
+    def pieces(self, calls: int, stops: Iterable[int] = ()) -> list[tuple[int, int]]:
+        """Divides calls into as few runs as reports and stops need, from the first up to the last: (first, last) each.
+
+        Args:
+            stops: numbers of calls, each of which ends a run.
+        """
+        reported = _pieces(calls, 1 if self.report is None else _MOST_REPORTS)
+        return list(pairwise(sorted({0, *stops, *(last for _, last in reported)})))
 
     def add(self, calls: int, made: PyTree[Array]) -> None:
         """Count some calls; a report waits until their results are there."""

@@ -289,6 +289,7 @@ class Programs:
         fidelity: ArrayLike,
         moments: list[Moments] | None,
         fusion: str | None,
+        decoder: str,
     ) -> tuple[Made, list[Moments]]:
         """Decodes tiles: (devices x at_once, H, W, 3) float32, about [-1, 1], and their own moments if these were used.
 
@@ -296,7 +297,8 @@ class Programs:
             latents: (devices x at_once, h, w, C).
             images: tiles of the stage's images for the fusion, uint8; empty without one.
             moments: the moments of a view of each tile's picture; None for the tiles' own.
-            fusion: the kind of network that guides the decoder; None for the plain decoder.
+            fusion: the kind of network that guides the decoder of the `vae`; None for the plain decoder.
+            decoder: the kind of autoencoder that decodes.
         """
 
         def run(
@@ -307,13 +309,13 @@ class Programs:
             fidelity: Scalar,
         ) -> tuple[Made, list[Moments]]:
             guided_by = None if fusion is None else self._module(fusion, params)
-            vae, guides = self._module("vae", params), tuple(map(to_float, images))
+            autoencoder, guides = self._module(decoder, params), tuple(map(to_float, images))
             with recorded() if moments is None else given(moments) as own:
-                made = decode_guided(vae, guided_by, latents, guides, fidelity).astype(jnp.float32)
+                made = decode_guided(autoencoder, guided_by, latents, guides, fidelity).astype(jnp.float32)
             return made, own or []
 
-        program = self._compiled(("decode", fusion, moments is None), run, ".ttt.")
-        params = self._of("vae") if fusion is None else self._of("vae") | self._of(fusion)
+        program = self._compiled(("decode", decoder, fusion, moments is None), run, ".ttt.")
+        params = self._of(decoder) if fusion is None else self._of(decoder) | self._of(fusion)
         return program(params, latents, images, moments, fidelity)
 
     def enlarge(self, kind: str, images: Pixels) -> Made:

@@ -8,6 +8,7 @@ size.
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from cassr_jax.engine.engine import Counter, Engine, Report, Stage, keys_of_fresh, normal
+from cassr_jax.engine.engine import Counter, Engine, Previews, Report, Stage, keys_of_fresh, normal
 from cassr_jax.engine.kept import Call
 from cassr_jax.engine.layout import SMALLEST, Axis, Sharing, extended
 from cassr_jax.engine.programs import Order, Programs, State
@@ -107,14 +108,22 @@ class RowEngine(Engine):
         return 1
 
     def diffuse(
-        self, stage: Stage, images: tuple[Sequence[np.ndarray], ...], tile: int, report: Report | None = None
+        self,
+        stage: Stage,
+        images: tuple[Sequence[np.ndarray], ...],
+        tile: int,
+        report: Report | None = None,
+        previews: Previews | None = None,
     ) -> list[np.ndarray]:
         """Runs a stage on pictures; `tile` does not matter. See `Engine.diffuse`."""
         steps = len(stage.course.trajectory.timesteps)
         counter = Counter(len(images[0]) * (2 + steps), report)
-        return [self._diffused(stage, each, counter) for each in zip(*images, strict=True)]
+        pictures = enumerate(zip(*images, strict=True))
+        return [self._diffused(stage, each, counter, previews, number) for number, each in pictures]
 
-    def _diffused(self, stage: Stage, images: tuple[np.ndarray, ...], counter: Counter) -> np.ndarray:
+    def _diffused(
+        self, stage: Stage, images: tuple[np.ndarray, ...], counter: Counter, previews: Previews | None, number: int
+    ) -> np.ndarray:
         programs, factor = self.programs, self._configs["vae"].factor
         height, width = images[0].shape[:2]
         rows, columns = self._size(height, width)
@@ -135,12 +144,25 @@ class RowEngine(Engine):
         state = state._replace(kept=programs.nothing_kept(stage.make_denoiser, run, state, setting))
         counter.add(1, state)
 
-        for first, last in counter.pieces(len(stage.course.trajectory.timesteps)):
+        steps = len(stage.course.trajectory.timesteps)
+        stops = {} if previews is None else previews.stops(steps, 1)
+        for first, last in counter.pieces(steps, stops):
             state = programs.denoise(stage.make_denoiser, run, state, _ALONE, first, last, setting)
             counter.add(last - first, state.carry)
-        guides = pixels if stage.fusion is not None else ()
-        made, _ = programs.decode(state.carry.latents, guides, np.float32(stage.fidelity), None, stage.fusion)
+            if previews is not None and last in stops:
+                plain = replace(stage, decoder=previews.decoder, fusion=None)
+                previews.show(number, stops[last], self._decoded(plain, state.carry.x0, pixels, height, width))
+        made = self._decoded(stage, state.carry.latents, pixels, height, width)
         counter.add(1, made)
+        return made
+
+    def _decoded(
+        self, stage: Stage, latents: jax.Array, pixels: tuple[jax.Array, ...], height: int, width: int
+    ) -> np.ndarray:
+        """The decoded picture without its extension, (height, width, 3) float32."""
+        guides = pixels if stage.fusion is not None else ()
+        fidelity = np.float32(stage.fidelity)
+        made, _ = self.programs.decode(latents, guides, fidelity, None, stage.fusion, stage.decoder)
         return np.asarray(made)[0, :height, :width]
 
     def enlarge(

@@ -20,6 +20,7 @@ from cassr_jax.locks import Owner, taking_turns
 NAME = "manifest.json"
 JOURNAL = "manifest.jsonl"
 VERSION = 1
+PREVIEW = "preview"  # the kind of a file that shows how far a run is; a finished picture goes without
 LONGEST_NAME = 255  # bytes, the limit on every common file system
 
 
@@ -30,7 +31,8 @@ class Entry:
     Attributes:
         input: the picture's real path.
         sha256: the digest of its content.
-        outputs: kind ("result", "reference", "compare") -> file, relative to the output folder.
+        outputs: kind ("result", "reference", "compare", or "preview" until it is done) -> file, relative to the output
+            folder.
         settings: everything that decides the pixels, including the seed and the weights.
         status: "pending", "done" or "failed".
         error: why it failed.
@@ -118,8 +120,9 @@ class Manifest:
 
     def done(self, entry: Entry, seconds: float) -> Entry:
         """The entry of a picture whose files have been written."""
-        written = {kind: sha256(self.place(file)) for kind, file in entry.outputs.items()}
-        return replace(entry, status="done", seconds=round(seconds, 2), written=written)
+        outputs = {kind: file for kind, file in entry.outputs.items() if kind != PREVIEW}
+        written = {kind: sha256(self.place(file)) for kind, file in outputs.items()}
+        return replace(entry, status="done", outputs=outputs, seconds=round(seconds, 2), written=written)
 
     def finished(self, wanted: Entry) -> bool:
         """Whether the same picture was restored with the same settings, and its files are unchanged."""
@@ -129,7 +132,9 @@ class Manifest:
         if entry.sha256 != wanted.sha256 or entry.settings != wanted.settings:
             return False
         return all(
-            entry.outputs.get(kind) == file and self._as_written(entry, kind) for kind, file in wanted.outputs.items()
+            entry.outputs.get(kind) == file and self._as_written(entry, kind)
+            for kind, file in wanted.outputs.items()
+            if kind != PREVIEW
         )
 
     def place(self, file: str) -> Path:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from cassr_jax.models.checks import check_depth, check_widths
 from cassr_jax.models.fusion import SLOPE, Fusion, ResidualBlock
 from cassr_jax.models.layers import Conv
+from cassr_jax.models.taesd import AutoencoderTiny
 from cassr_jax.models.vae import AutoencoderKL
 from cassr_jax.typing import FeatureMap, Features, Images, Latents, Scalar
 
@@ -129,7 +130,7 @@ def enlarge(x: FeatureMap, size: tuple[int, int]) -> FeatureMap:
 
 
 def decode_guided(
-    vae: AutoencoderKL,
+    vae: AutoencoderKL | AutoencoderTiny,
     fusion: Fusion | GuidedDecoder | None,
     latents: Latents,
     guides: Sequence[Images],
@@ -140,4 +141,7 @@ def decode_guided(
     `guides` are the pictures that the second stage reads, in [-1, 1], the LQ image first. A fusion with fewer guides
     takes the first ones. A `weight` of 0 is the plain decoder, 1 the fusion as trained.
     """
-    return vae.decode(latents) if fusion is None else fusion.decode(vae, latents, guides, weight)
+    if fusion is None:
+        return vae.decode(latents)
+    assert isinstance(vae, AutoencoderKL), "no fusion is made for another autoencoder"
+    return fusion.decode(vae, latents, guides, weight)

@@ -53,7 +53,7 @@ class Conv(nnx.Conv):
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
-        padding: int | tuple[tuple[int, int], ...] | None = None, zero: bool = False,
+        padding: int | tuple[tuple[int, int], ...] | None = None, use_bias: bool = True, zero: bool = False,
         dtype: DTypeLike, rngs: nnx.Rngs,
     ):  # fmt: skip
         if padding is None:
@@ -65,6 +65,7 @@ class Conv(nnx.Conv):
             strides=stride,
             # Tuples: a list would make the module's definition unhashable.
             padding=((padding, padding),) * 2 if isinstance(padding, int) else padding,
+            use_bias=use_bias,
             kernel_init=ZEROS if zero else UNIFORM,
             bias_init=ZEROS,
             dtype=dtype,
@@ -76,7 +77,7 @@ class Conv(nnx.Conv):
         if not self.is_product:
             return super().__call__(x)
         # Where devices divide the rows, XLA (of jaxlib 0.10) gets the gradient of a 1x1 convolution's kernel wrong.
-        assert self.bias is not None, "no convolution here goes without"
+        assert self.bias is not None, "no 1x1 convolution here goes without"
         kernel, bias = (jnp.asarray(each[...], self.dtype) for each in (self.kernel, self.bias))
         return x.astype(kernel.dtype) @ kernel[0, 0] + bias
 

@@ -21,6 +21,7 @@ from cassr_jax.models.guided_decoder import GuidedDecoderConfig
 from cassr_jax.models.pixel_attention import PixelAttentionConfig
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
+from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 
@@ -38,7 +39,10 @@ class AttachedConfig:
 
 TextConfig = CLIPTextConfig | LearnedContextConfig
 AnyFusionConfig = FusionConfig | GuidedDecoderConfig
-Config = VAEConfig | AnyFusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
+AutoencoderConfig = VAEConfig | TAESDConfig
+Config = (
+    AutoencoderConfig | AnyFusionConfig | UNetConfig | TextConfig | AttachedConfig | RRDBNetConfig | DiscriminatorConfig
+)
 
 _VERSION = "0.39.0"  # the version of diffusers whose format is written
 
@@ -94,6 +98,14 @@ _VAE_FIXED: Json = {
     "shift_factor": None,
     "use_post_quant_conv": True,
     "use_quant_conv": True,
+}
+# `latent_magnitude` and `latent_shift` are not here: they only say how latents are stored as 8-bit pictures.
+_TAESD_FIXED: Json = {
+    "act_fn": "relu",
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
 }
 
 
@@ -206,6 +218,15 @@ def _write_vae(config: VAEConfig) -> Json:
     return _head("AutoencoderKL") | _VAE_FIXED | blocks | _fields(config)
 
 
+def _read_taesd(fields: _Fields) -> TAESDConfig:
+    fields.fixed(_TAESD_FIXED)
+    return TAESDConfig(**fields.take(TAESDConfig))
+
+
+def _write_taesd(config: TAESDConfig) -> Json:
+    return _head("AutoencoderTiny") | _TAESD_FIXED | _fields(config)
+
+
 def _read_unet(fields: _Fields) -> UNetConfig:
     fields.fixed(_UNET_FIXED)
     return UNetConfig(**fields.take(UNetConfig, norm_num_groups=32))
@@ -281,6 +302,7 @@ def _write_text_encoder(config: TextConfig) -> Json:
 
 
 VAE = ConfigFormat(("AutoencoderKL", "FlaxAutoencoderKL"), _read_vae, _write_vae)
+TAESD = ConfigFormat(("AutoencoderTiny",), _read_taesd, _write_taesd)
 UNET = ConfigFormat(("UNet2DConditionModel", "FlaxUNet2DConditionModel"), _read_unet, _write_unet)
 TEXT_ENCODER = ConfigFormat(
     ("CLIPTextModel", "CLIPTextModelWithProjection", "FlaxCLIPTextModel", "LearnedContext"),

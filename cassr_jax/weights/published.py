@@ -6,7 +6,7 @@ are written here, transformers those of text encoders.
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Published:
         projections: whether its transformers' projections are published as 1x1 convolutions.
         check_assumption: checks the tensors of a file that comes without a config.
         completed: completes a config by what the names in the file say and the config does not.
+        originals: the names of its files where its author publishes them under others; see `weight_names`.
+        read: reads the tensors of a file.
     """
 
     sd15: Config
@@ -64,6 +66,8 @@ class Published:
     projections: bool = False
     check_assumption: Callable[[Tensors, str], None] | None = None
     completed: Callable[[Any, Collection[str]], Config] | None = None
+    originals: Sequence[list[str]] = ()
+    read: Callable[[Path], Tensors] = read_tensors
 
     @property
     def name(self) -> str:
@@ -77,7 +81,7 @@ class Published:
     @property
     def files(self) -> list[list[str]]:
         """The names of weight files that can be read, best first; see `weight_names`."""
-        return weight_names([self.stem, *filter(None, [self.old_stem])], self.flax_name)
+        return [*weight_names([self.stem, *filter(None, [self.old_stem])], self.flax_name), *self.originals]
 
     def open(self, source: str | Path, shapes_of: ShapesOf, config: Config | None = None) -> Weights:
         """The weights of a source, checked against the network.
@@ -98,7 +102,7 @@ class Published:
         beside = path.parent / "config.json"
         # A folder's config belongs to it, but a config.json beside a single file may be that of another network.
         described = self.config.describes(beside) if Path(source) == path else is_file(beside)
-        tensors = read_tensors(path)
+        tensors = self.read(path)
         hint = ""
         if config is None and described:
             config = self.config.read(beside)

@@ -95,6 +95,8 @@ def test_loras_that_are_not_understood_are_refused(capsys, arguments, expected):
         ("--devices 0", "--devices: '0', expected a whole number of at least 1"),
         ("--sampler magic", "--sampler: invalid choice: 'magic'"),
         ("--color-fix magic", "--color-fix: invalid choice: 'magic'"),
+        ("--decoder magic", "--decoder: invalid choice: 'magic'"),
+        ("--preview 0", "--preview: '0', expected a whole number of at least 1"),
     ],
 )
 def test_out_of_range_is_refused_in_words(capsys, arguments, expected):

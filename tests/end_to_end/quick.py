@@ -10,6 +10,7 @@ from PIL import Image
 
 import sample
 from cassr_jax.imaging import resizing
+from cassr_jax.progress import Preview
 
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 
@@ -29,23 +30,30 @@ class BicubicCascade:
     def check(self, **settings):
         """This cascade takes any settings."""
 
-    def restore(self, rgb, *, scale, seed, progress, **settings):
+    def restore(self, rgb, *, scale, seed, progress, show=None, **settings):
         self.calls.append({"size": rgb.shape[:2], "scale": scale, "seed": seed, **settings})
         for stage in ("reference", "result") if progress else ():
             for step in range(3):
                 progress(stage, step + 1, 3)
+        for stage in ("reference", "result") if show else ():
+            show(stage, 2, 3, rgb)
         result = resizing.bicubic(rgb, resizing.output_size(*rgb.shape[:2], scale))
         return SimpleNamespace(bicubic=result, reference=result // 2, result=result, seconds=0.1)
 
-    def restore_many(self, pictures, **settings):
-        for group in batched(pictures, 2):  # as the cascade does, some together
-            yield from [self._outcome(rgb, settings) for rgb in group]
+    def restore_many(self, pictures, *, preview=None, preview_every=None, **settings):
+        self.preview_every = preview_every
+        for group in batched(enumerate(pictures), 2):  # as the cascade does, some together
+            yield from [self._outcome(rgb, settings | _showing(preview, number)) for number, rgb in group]
 
     def _outcome(self, rgb, settings):
         try:
             return rgb if isinstance(rgb, Exception) else self.restore(rgb, **settings)
         except Exception as error:
             return error
+
+
+def _showing(preview, number):
+    return {"show": lambda stage, *rest: preview(Preview(stage, number, *rest))} if preview else {}
 
 
 def run(*arguments):

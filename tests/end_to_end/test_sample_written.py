@@ -55,7 +55,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "--config fused.py --scale 2 --seed 9223372036854775807 --steps 7 --guidance-scale 1.5 --activation identity"
     )
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
-    arguments += " --devices 2 --reference-weight 0.25 --fidelity 0.75"
+    arguments += " --devices 2 --reference-weight 0.25 --fidelity 0.75 --decoder vae"
     arguments += " --speed fast --guidance-from 0.1 --guidance-to 0.9 --control-every 2"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert cascade.loaded == [
@@ -75,6 +75,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "strength": 0.5,
         "reference_weight": 0.25,
         "fidelity": 0.75,
+        "decoder": "vae",
         "tile": 64,
     }
     assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, "prompt": None, **expected}]

@@ -100,6 +100,26 @@ ENGINE = [
         ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",),
         ("corners[:, 0], corners[:, 1]", "corners[:, 1], corners[:, 0]"),
     ),
+    *faults(
+        "cassr_jax/engine/engine.py",
+        ("tests/engine/test_previews.py",),
+        ("stops[last], state.carry.x0)", "stops[last], state.carry.latents)"),
+        ("stage=plain, counter=Counter(0, None))", "stage=plain)"),
+        ("previews.show(number, step, picture)", "previews.show(0, step, picture)"),
+        ('return wave.calls_of_views if self.decoder == "vae" else []', "return wave.calls_of_views"),
+    ),
+    *faults(
+        "cassr_jax/engine/rows.py",
+        ("tests/engine/test_previews.py::test_shared_rows_have_the_previews_of_one_tile",),
+        ("self._decoded(plain, state.carry.x0,", "self._decoded(stage, state.carry.latents,"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        ("tests/engine/test_previews.py",),
+        ("enumerate(outcomes, first)", "enumerate(outcomes)"),
+        ("first += len(group)", "first += 1"),
+        ("second_stage.TAESD if self._has(second_stage.TAESD) else", ""),
+    ),
     *faults("cassr_jax/engine/layout.py", CASCADE, ('mode="edge")', 'mode="constant")')),
     *faults(
         "cassr_jax/engine/programs.py",

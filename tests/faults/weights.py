@@ -27,6 +27,18 @@ WEIGHTS = [
     *faults("cassr_jax/commands/bundle.py", LORAS, ("components=components, loras={})", "components=components)")),
     *faults("cassr_jax/commands/fingerprint.py", LORAS, ("{float(scale)} ", "")),
     *faults(
+        "cassr_jax/weights/taesd.py",
+        ("tests/weights/test_taesd.py",),
+        ('"decoder": 1}', '"decoder": 0}'),
+        ("if not is_file(file):", "if False:"),
+    ),
+    *faults(
+        "cassr_jax/models/taesd.py",
+        ("tests/models/test_taesd.py",),
+        ("jnp.tanh(latents / _LARGEST) * _LARGEST", "latents"),
+        ("(images + 1) / 2", "images"),
+    ),
+    *faults(
         "cassr_jax/models/checks.py",
         CONFIGS,
         ("not 1 <= number <= MOST_WIDTH", "not 0 <= number <= MOST_WIDTH"),
