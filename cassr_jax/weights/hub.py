@@ -7,6 +7,7 @@ from pathlib import Path
 from cassr_jax.errors import InputError
 from cassr_jax.weights.files import find_weights
 
+PIPELINE = "model_index.json"  # marks the folder of a whole pipeline
 SCHEDULER = "scheduler/scheduler_config.json"  # describes the noise on which a pipeline's U-Net was trained
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+))?")

@@ -15,13 +15,14 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import exists, is_file, write_json
+from cassr_jax.files import exists, is_file, read_json, write_json
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import Config, ConfigFormat
 from cassr_jax.weights.convert import to_torch, torch_name
+from cassr_jax.weights.families import refuse_pipeline, refuse_tensors
 from cassr_jax.weights.files import SUFFIXES, Tensors, find_weights, read_tensors, weight_names
-from cassr_jax.weights.hub import fetch, is_hub_id
+from cassr_jax.weights.hub import PIPELINE, fetch, is_hub_id
 from cassr_jax.weights.layouts import Detect, is_float, match, plain_layout
 from cassr_jax.weights.safetensors import write_safetensors
 from cassr_jax.weights.tensors import Weights
@@ -101,6 +102,7 @@ class Published:
             config = self.config.read(beside)
         elif config is None:
             config = self.sd15
+            refuse_tensors(self.folders[-1], tensors, str(path))
             hint = (
                 f"without a config.json of a {self.name} beside it, it should have the widths of Stable Diffusion 1.5"
             )
@@ -138,6 +140,8 @@ class Published:
         for place in [*described, *candidates]:
             if weights := find_weights(place, self.files):
                 return weights
+        if is_file(index := folder / PIPELINE):
+            refuse_pipeline(str(read_json(index).get("_class_name")), str(folder))
         wanted = " or ".join(first for first, *_ in self.files[:2])
         places = f"in it or in its folder {self.name}"
         loose = sorted(file.name for file in folder.glob("*") if file.suffix in SUFFIXES)
