@@ -27,7 +27,7 @@ def agreed(configured: Schedule | None, unet: str | None, where: str) -> Schedul
         InputError: the weights were trained with another schedule than the configured one, or with one that this
             program does not offer.
     """
-    found = None if unet is None else _described(unet)
+    found = None if unet is None else described(unet)
     if found is None:
         return configured or Schedule()
     fields, source = found
@@ -62,7 +62,7 @@ def scheduler_file(unet: str) -> Path | None:
     return next((home / SCHEDULER for home in homes if is_file(home / SCHEDULER)), None)
 
 
-def _described(unet: str) -> tuple[dict[str, object], str] | None:
+def described(unet: str) -> tuple[dict[str, object], str] | None:
     """The fields of the U-Net's `scheduler_config.json`, or those implied by a file's marks, and their source."""
     path = Path(unet)
     if not exists(path):

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_file, parse_json, replaced
+from cassr_jax.files import Json, is_file, parse_json, replaced
 from cassr_jax.weights.tensors import ForeignTensor, StoredTensor
 
 _DTYPES: dict[str, np.dtype] = {
@@ -36,6 +36,7 @@ _DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype("?"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_METADATA = "__metadata__"
 _MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
 
 
@@ -48,6 +49,18 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
         InputError: the file is absent, cut short or damaged.
     """
     path = Path(path)
+    header, start, size = _header(path)
+    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != _METADATA}
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The texts that a file's header holds beside the tensors; raises InputError as `read_safetensors` does."""
+    found = _header(Path(path))[0].get(_METADATA)
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
+
+
+def _header(path: Path) -> tuple[Json, int, int]:
+    """The header, where the data begin, and the size of the file."""
     if not is_file(path):
         raise InputError(f"{path}: there is no such file, expected weights as safetensors")
     size = path.stat().st_size
@@ -56,9 +69,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
         if size < 8 or length > min(size - 8, _MAX_HEADER):
             raise InputError(f"{path}: cut short or not safetensors; its header claims {length} of {size} bytes")
         text = file.read(length)
-    header = parse_json(text, f"{path}: the header of safetensors")
-    start = 8 + length
-    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
+    return parse_json(text, f"{path}: the header of safetensors"), 8 + length, size
 
 
 def _entry(path: Path, name: str, entry: object, start: int, size: int) -> StoredTensor | ForeignTensor:
@@ -80,14 +91,21 @@ def _entry(path: Path, name: str, entry: object, start: int, size: int) -> Store
 
 
 def write_safetensors(
-    path: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
+    path: Path,
+    shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    read: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors of these shapes and types, fetched one by one; the file appears only when complete.
+
+    Args:
+        metadata: texts that the header holds beside the tensors.
 
     Raises:
         InputError: the folder or file cannot be written.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    # transformers refuses a file without the format.
+    header: dict[str, object] = {_METADATA: {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (shape, dtype) in shapes.items():
         end = offset + math.prod(shape) * dtype.itemsize
