@@ -37,8 +37,7 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
         with path.open("wb") as file:
             yield file
         return
-    # The name may already be as long as allowed. Other machines have processes of the same number.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -60,7 +59,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: a folder or file cannot be written.
     """
-    new, old = (folder.with_name(f".{folder.name[:40]}.{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
+    new, old = (_beside(folder, end) for end in ("tmp", "old"))
     try:
         try:
             new.mkdir(parents=True)
@@ -73,6 +72,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _beside(path: Path, end: str) -> Path:
+    """A free hidden name beside `path`."""
+    # The name may already be as long as allowed. Other machines have processes of the same number.
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.{end}")
 
 
 def write_json(path: Path, data: object) -> None:

@@ -35,23 +35,29 @@ from cassr_jax.weights.tokenizer import tokenizer_files
 
 
 def bundle(
-    source: str, config: CascadeConfig, base: Path, output: Path, dtype: str, licence: str | None, report: Path | None
+    config: CascadeConfig,
+    base: Path,
+    output: Path,
+    dtype: str,
+    origin: Path | None = None,
+    licence: str | None = None,
+    report: Path | None = None,
 ) -> None:
-    """Write the networks of the cascade `source`, its `cassr.json` and its model card below `output`.
+    """Write the networks of `config`, whose relative paths start at `base`, `cassr.json` and a card below `output`.
 
     Args:
-        config: its configuration, whose relative paths start at `base`.
+        origin: the folder of the run that trained them, for the card.
         licence: the hub's identifier of the weights' licence, for the card.
         report: the output folder of an evaluation, for the card.
     """
-    model_card(source, output, config, {}, licence, report)  # its sources are checked before anything large is read
+    model_card(origin, output, config, {}, licence, report)  # its sources are checked before anything large is read
     components, parameters = dict(config.components), {}
     for kind, component in progress_bar(config.components.items(), unit="network"):
-        place = resolve(component, base)
+        source = resolve(component, base)
         if kind not in KINDS or not KINDS[kind].bundled:
-            components[kind] = _copied(kind, place, output)
+            components[kind] = _copied(kind, source, output)
             continue
-        networks = Networks().with_read(kind, place, "float32")
+        networks = Networks().with_read(kind, source, "float32")
         parameters[kind] = sum(value.size for value in networks.params.values())
         withdraw(output, CASCADE_FILE)
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
@@ -60,7 +66,7 @@ def bundle(
         write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
     gathered = replace(config, components=components)
     with replaced(output / CARD) as file:
-        file.write(model_card(source, output, gathered, parameters, licence, report).encode())
+        file.write(model_card(origin, output, gathered, parameters, licence, report).encode())
     write_json(output / CASCADE_FILE, to_json(gathered))
 
 
@@ -101,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config, base = read_cascade(arguments.config)
     with claimed(arguments.output, "bundle"):
-        bundle(arguments.config, config, base, arguments.output, arguments.dtype, arguments.licence, arguments.report)
+        origin = Path(arguments.config)
+        bundle(config, base, arguments.output, arguments.dtype, origin, arguments.licence, arguments.report)
     return 0
 
 

@@ -15,7 +15,7 @@ _TABLE, _COMPARISON = "table.md", "comparison.json"  # of a report of `cassr_jax
 
 
 def model_card(
-    source: str,
+    origin: Path | None,
     folder: Path,
     config: CascadeConfig,
     parameters: Mapping[str, int],
@@ -25,7 +25,7 @@ def model_card(
     """The text of a card in Markdown, after the hub's fields.
 
     Args:
-        source: the cascade, as `cassr_jax.load` accepts it; a run's folder tells its stage, steps and data.
+        origin: the folder of a run, which tells its stage, steps and data; any other tells nothing.
         folder: where the card goes.
         config: the configuration of the cascade there.
         parameters: kind of network -> how many parameters it has.
@@ -38,7 +38,7 @@ def model_card(
     elsewhere = {kind: part for kind, part in config.components.items() if not exists(folder / part)}
     paragraphs = [_fields(elsewhere, licence), "# A CasSR cascade", _what(config)]
     paragraphs.append(_networks(config, elsewhere, parameters))
-    paragraphs += _training(source)
+    paragraphs += [] if origin is None else _training(origin)
     paragraphs += [] if report is None else _measures(report)
     paragraphs.append(_use())
     return "\n\n".join(paragraphs) + "\n"
@@ -71,8 +71,8 @@ def _networks(config: CascadeConfig, elsewhere: Mapping[str, str], parameters: M
     return "\n".join(lines)
 
 
-def _training(source: str) -> Iterator[str]:
-    found = trained(source)
+def _training(origin: Path) -> Iterator[str]:
+    found = trained(origin)
     if found is None:
         return
     folder, run = found
