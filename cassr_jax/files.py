@@ -6,6 +6,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,8 +37,7 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
         with path.open("wb") as file:
             yield file
         return
-    # The name may already be as long as allowed. Other machines have processes of the same number.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,6 +48,36 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when the block ends, and vanishes if the block fails.
+
+    Whatever was at `folder` is moved away first and deleted last.
+
+    Raises:
+        InputError: a folder or file cannot be written.
+    """
+    new, old = (_beside(folder, end) for end in ("tmp", "old"))
+    try:
+        try:
+            new.mkdir(parents=True)
+            yield new
+            if _mode(folder):
+                os.rename(folder, old)
+            os.rename(new, folder)
+        finally:
+            for leftover in (new, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _beside(path: Path, end: str) -> Path:
+    """A free hidden name beside `path`."""
+    # The name may already be as long as allowed. Other machines have processes of the same number.
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.{end}")
 
 
 def write_json(path: Path, data: object) -> None:

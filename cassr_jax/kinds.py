@@ -128,7 +128,7 @@ KINDS: Mapping[str, Kind] = {
                 configs.VAE,
                 ("vae",),
                 layouts.vae_layout,
-                harmless=re.compile(r"loss\..*"),
+                harmless=re.compile(r"(loss|model_ema)\..*"),  # of its training: the discriminator, and averages
                 check_assumption=check_scaling_factor,
             ),
         ),

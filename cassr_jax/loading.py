@@ -27,6 +27,7 @@ from cassr_jax.prompts import check_prompts
 from cassr_jax.ranges import check
 from cassr_jax.sampling import make_course
 from cassr_jax.schedules import agreed
+from cassr_jax.weights.hub import fetch_cascade, is_hub_id
 from cassr_jax.weights.lora import open_loras
 
 CASCADE_FILE = "cassr.json"
@@ -47,8 +48,8 @@ def load(
 
     Args:
         source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, the working folder of a
-            finished training run of a second stage, or a Python file that defines `cascade`, a `CascadeConfig` (see
-            `configs/`).
+            finished training run of a second stage, a Python file that defines `cascade`, a `CascadeConfig` (see
+            `configs/`), or a repository of the Hugging Face Hub (`owner/name` or `owner/name:folder`).
         activation: the first stage that makes the reference: scedit, controlnet, rrdbnet or identity; by default the
             cascade's own.
         change: changes the cascade's configuration before anything is read; ablations use it.
@@ -160,12 +161,15 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         return defined(path, ("cascade", CascadeConfig), ("config", TrainConfig), instead), path.parent
     if not is_folder(path):
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
-        if str(source) not in embedded_names():
+        if str(source) in embedded_names():
+            path = embedded
+        elif is_hub_id(str(source)):
+            path = fetch_cascade(str(source), CASCADE_FILE, _parts)
+        else:
             raise InputError(
                 f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder or a .py "
-                "file"
+                "file, or a hub id"
             )
-        path = embedded
     if (exported := trained(path)) is not None:
         path, found = exported
         if found["stage"] not in CONTROL:
@@ -179,6 +183,15 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     if not is_file(file):
         raise InputError(f"{path}: holds no {CASCADE_FILE}, expected a folder with a cascade's configuration")
     return from_json(CascadeConfig, read_json(file), str(file)), path
+
+
+def _parts(folder: Path) -> list[str]:
+    """What the cascade's description names, and its repository may hold."""
+    config = from_json(CascadeConfig, read_json(folder / CASCADE_FILE), str(folder / CASCADE_FILE))
+    paths = [Path(component) for component in config.components.values()]
+    inside = [path for path in paths if not path.is_absolute() and ".." not in path.parts]
+    # An RRDBNet's .param has a .bin beside it.
+    return [name for path in inside for name in (path.as_posix(), path.with_suffix(".bin").as_posix())]
 
 
 def trained(source: str | Path) -> tuple[Path, Json] | None:

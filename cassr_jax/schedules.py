@@ -7,9 +7,8 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import exists, is_file, read_json, write_json
 from cassr_jax.kinds import UNET_FILES
 from cassr_jax.weights.files import read_tensors
-from cassr_jax.weights.hub import SCHEDULER
+from cassr_jax.weights.hub import PIPELINE, SCHEDULER
 
-_PIPELINE = "model_index.json"  # marks the folder of a whole pipeline
 _NOISE = ("_class_name", *TRAINED, *NOISE_NOT_OFFERED)  # the fields of `scheduler_config.json` that fix the noise
 
 
@@ -28,7 +27,7 @@ def agreed(configured: Schedule | None, unet: str | None, where: str) -> Schedul
         InputError: the weights were trained with another schedule than the configured one, or with one that this
             program does not offer.
     """
-    found = None if unet is None else _described(unet)
+    found = None if unet is None else described(unet)
     if found is None:
         return configured or Schedule()
     fields, source = found
@@ -59,11 +58,11 @@ def scheduler_file(unet: str) -> Path | None:
     path = Path(unet)
     folders = [path.parent] if is_file(path) else [path, *(path / name for name in UNET_FILES.folders)]
     homes = [folder.parent for folder in folders if UNET_FILES.config.describes(folder / "config.json")]
-    homes += [folder for folder in folders if is_file(folder / _PIPELINE)]
+    homes += [folder for folder in folders if is_file(folder / PIPELINE)]
     return next((home / SCHEDULER for home in homes if is_file(home / SCHEDULER)), None)
 
 
-def _described(unet: str) -> tuple[dict[str, object], str] | None:
+def described(unet: str) -> tuple[dict[str, object], str] | None:
     """The fields of the U-Net's `scheduler_config.json`, or those implied by a file's marks, and their source."""
     path = Path(unet)
     if not exists(path):

@@ -3,7 +3,7 @@
     python train.py --config configs/sd15_pasd.py --workdir runs/sd15_pasd
 
 Its ControlNet reads the LQ image alone. The loss is PASD's own: the denoising loss, and the L1 of the pictures that its
-hint network gives at three resolutions. A new attention changes nothing here, where PASD draws its last layer at random.
+hint network gives at three resolutions. A new attention starts without effect; PASD draws its last layer at random.
 
 Needs: in data/pairs the records of configs/sd15_cassr.py, whose references it does not read.
 Cost: 610 million trained parameters (361 of the ControlNet, 248 of the attention); memory and time were not measured.

@@ -2,7 +2,7 @@
 
     python sample.py photo.jpg --config configs/sd15_tile.py
 
-Real-ESRGAN's picture is the reference: the ControlNet reads it, and its latents with a third of the noise are the start.
+Real-ESRGAN's picture is the reference: the ControlNet reads it, and the run starts from it, at a third of the schedule.
 A higher --strength invents more, and so does a lower --fidelity.
 
 Needs: Stable Diffusion 1.5 (CreativeML Open RAIL-M) and lllyasviel/control_v11f1e_sd15_tile (OpenRAIL), from the hub or

@@ -44,6 +44,9 @@ ALLOWED: dict[str, set[str]] = {
         "config", "engine", "first_stage", "imaging", "models", "networks", "options", "prompts", "sampling",
         "progress", "second_stage", "seeds", "sharding",
     },
+    "inventory": {"config_files", "kinds", "loading", "schedules", "training", "weights"},
+    "hub": {"loading", "weights"},
+    "conversion": {"diffusion", "inventory", "kinds", "models", "weights"},
     "loading": {
         "cascade", "config", "config_files", "first_stage", "fitting", "imaging", "kinds", "networks", "prompts",
         "ranges", "sampling", "schedules", "second_stage", "weights",
@@ -60,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data", "imaging", "models", "sharding", "weights"},
 }  # fmt: skip
 # Programs, which stand on top of everything: the folder of commands, and these.
-COMMANDS = {"evaluation/__main__.py", "evaluation/cascades.py", "sharding/plan.py"}
+COMMANDS = {"evaluation/__main__.py", "evaluation/cascades.py", "sharding/plan.py", "weights/__main__.py", "hub.py"}
 
 
 def relative(path: Path) -> str:

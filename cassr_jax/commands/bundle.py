@@ -3,8 +3,9 @@
     python -m cassr_jax.commands.bundle --config configs/tiny.py --output cassr_jax/assets/tiny --dtype float16
 
 Every network of the configuration is read, cast and written below the output folder, beside a `cassr.json` that names
-them by relative paths. LoRAs are added to the networks that they change. A tokenizer or an RRDBNet on this disk is
-copied as it is; one from a package or a hub is named. So the folder can be moved or uploaded to a hub.
+them by relative paths, and a model card, README.md, made from the run that trained it. LoRAs are added to the networks
+that they change. A tokenizer or an RRDBNet on this disk is copied as it is; one from a package or a hub is named. So
+the folder can be moved, or uploaded to the hub by `python -m cassr_jax.hub push`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from cassr_jax.choices import DType
+from cassr_jax.commands.card import CARD, model_card
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
@@ -33,21 +35,41 @@ from cassr_jax.weights.rrdbnet import rrdbnet_files
 from cassr_jax.weights.tokenizer import tokenizer_files
 
 
-def bundle(config: CascadeConfig, base: Path, output: Path, dtype: str) -> None:
-    """Write the networks of `config`, whose relative paths start at `base`, and its `cassr.json` below `output`."""
-    components, loras = dict(config.components), open_loras(resolve_loras(config.loras, base))
+def bundle(
+    config: CascadeConfig,
+    base: Path,
+    output: Path,
+    dtype: str,
+    origin: Path | None = None,
+    licence: str | None = None,
+    report: Path | None = None,
+) -> None:
+    """Write the networks of `config`, whose relative paths start at `base`, `cassr.json` and a card below `output`.
+
+    Args:
+        origin: the folder of the run that trained them, for the card.
+        licence: the hub's identifier of the weights' licence, for the card.
+        report: the output folder of an evaluation, for the card.
+    """
+    model_card(origin, output, config, {}, licence, report)  # its sources are checked before anything large is read
+    loras = open_loras(resolve_loras(config.loras, base))
+    components, parameters = dict(config.components), {}
     for kind, component in progress_bar(config.components.items(), unit="network"):
         source = resolve(component, base)
         if kind not in KINDS or not KINDS[kind].bundled:
             components[kind] = _copied(kind, source, output)
             continue
         networks = Networks().with_read(kind, source, "float32", loras=loras)
+        parameters[kind] = sum(value.size for value in networks.params.values())
         withdraw(output, CASCADE_FILE)
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
         components[kind] = kind
     if "unet" in config.components:
         write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
-    write_json(output / CASCADE_FILE, to_json(replace(config, components=components, loras={})))
+    gathered = replace(config, components=components, loras={})
+    with replaced(output / CARD) as file:
+        file.write(model_card(origin, output, gathered, parameters, licence, report).encode())
+    write_json(output / CASCADE_FILE, to_json(gathered))
 
 
 def _copied(kind: str, source: str, output: Path) -> str:
@@ -82,10 +104,13 @@ def main(argv: list[str] | None = None) -> int:
         choices=get_args(DType),
         help="precision of the weights (default: %(default)s)",
     )
+    parser.add_argument("--licence", help="the weights' licence in the card, by the hub's identifier, such as openrail")
+    parser.add_argument("--report", type=local_path, help="the output of an evaluation, whose tables the card quotes")
     arguments = parser.parse_args(argv)
     config, base = read_cascade(arguments.config)
     with claimed(arguments.output, "bundle"):
-        bundle(config, base, arguments.output, arguments.dtype)
+        origin = Path(arguments.config)
+        bundle(config, base, arguments.output, arguments.dtype, origin, arguments.licence, arguments.report)
     return 0
 
 

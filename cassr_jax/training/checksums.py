@@ -36,5 +36,9 @@ def _sum_of_own(array: jax.Array) -> int:
 
 def _sum(shard: jax.Shard) -> int:
     # An array keeps the host's copy of itself, so a passing one is read, or this memory would hold the whole state.
-    words = np.asarray(jax.device_put(shard.data, shard.device))
+    return array_checksum(np.asarray(jax.device_put(shard.data, shard.device)))
+
+
+def array_checksum(words: np.ndarray) -> int:
+    """The checksum of an array that is whole here."""
     return int(words.view(f"uint{8 * words.dtype.itemsize}").sum(dtype=np.uint64))

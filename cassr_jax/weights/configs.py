@@ -24,6 +24,7 @@ from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
+from cassr_jax.weights.families import refuse_config
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -127,12 +128,14 @@ class ConfigFormat:
         """The config of a network from its config.json.
 
         Raises:
-            InputError: the file is absent or damaged, lacks a width, or describes a network that this program lacks.
+            InputError: the file is absent or damaged, lacks a width, or describes a network that this program lacks, of
+                Stable Diffusion's family or another.
         """
         return self.read_fields(read_json(path), str(path))
 
     def read_fields(self, data: Json, where: str) -> Config:
         """The config of a network from the contents of its config.json; `where` names the file in messages."""
+        refuse_config(data, where)
         names = _class_names(data)
         if names and not set(names) & set(self.classes):
             raise InputError(f"{where}: describes {', '.join(names)}, expected {self.classes[0]}")

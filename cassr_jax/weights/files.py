@@ -51,6 +51,7 @@ def weight_names(stems: Sequence[str], flax_name: str) -> list[list[str]]:
         [f"{stem}.bf16.safetensors"],
         [flax_name],
         *[[f"{name}.bin"] for name in (stem, *old)],
+        *[[f"{name}.bin.index.json", f"{name}-*-of-*.bin"] for name in (stem, *old)],
         *[[f"{name}.fp16.bin"] for name in (stem, *old)],
     ]
 
@@ -77,7 +78,9 @@ def _read_shards(index: Path) -> Tensors:
         raise InputError(f"{index}: names {wrong[0]!r}, expected files beside it")
     if absent := [name for name in shards if not is_file(index.parent / name)]:
         raise InputError(f"{index}: {len(absent)} of its {len(shards)} files are missing: {', '.join(absent)}")
-    files = {name: read_safetensors(index.parent / name) for name in shards}
+    if nested := [name for name in shards if name.endswith(".json")]:
+        raise InputError(f"{index}: names {nested[0]!r}, expected weight files and no other index")
+    files = {name: read_tensors(index.parent / name) for name in shards}
     if absent := [name for name, file in weight_map.items() if name not in files[file]]:
         raise InputError(f"{index}: tensors are not in the files it names: {', '.join(absent)}")
     return {name: files[file][name] for name, file in weight_map.items()}

@@ -1,12 +1,14 @@
 """Weights by hub id: `owner/name` or `owner/name:folder`, through huggingface_hub and its cache."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import is_file
 from cassr_jax.weights.files import find_weights
 
+PIPELINE = "model_index.json"  # marks the folder of a whole pipeline
 SCHEDULER = "scheduler/scheduler_config.json"  # describes the noise on which a pipeline's U-Net was trained
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+))?")
@@ -14,6 +16,38 @@ _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+)
 
 def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None
+
+
+def is_repository(name: str) -> bool:
+    """Whether it is a hub id without a folder: `owner/name`."""
+    parts = _HUB_ID.fullmatch(name)
+    return parts is not None and not parts["folder"]
+
+
+def fetch_cascade(source: str, file: str, parts: Callable[[Path], Sequence[str]]) -> Path:
+    """Fetches a cascade of a repository; returns its folder in the hub's local cache.
+
+    Args:
+        source: a hub id.
+        file: the name of the cascade's description, which is fetched first.
+        parts: given the folder with the description, the paths in it that the cascade names; each is fetched if the
+            repository has it, as a file or a folder.
+
+    Raises:
+        InputError: as `fetch`, or the repository has no such file.
+    """
+    id = _HUB_ID.fullmatch(source)
+    if id is None or ".." in source:
+        raise InputError(f"{source}: expected a hub id, `owner/name` or `owner/name:folder`")
+    inner = Path((id["folder"] or "").strip("/"))
+    places = [inner.as_posix() if id["folder"] else ""]
+    folder = _snapshot(source, id["repo"], [(inner / file).as_posix()], places) / inner
+    if not is_file(folder / file):
+        raise InputError(f"{source}: {_places(places)} holds no {file}, expected a cascade")
+    # Networks come with all their variants here: whoever has published a cascade has chosen one.
+    names = [file, SCHEDULER, *parts(folder)]
+    patterns = [pattern for name in names for pattern in ((inner / name).as_posix(), (inner / name / "*").as_posix())]
+    return _snapshot(source, id["repo"], patterns, places) / inner
 
 
 def fetch(source: str, folders: Sequence[str], files: Sequence[Sequence[str]]) -> Path:

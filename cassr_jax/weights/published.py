@@ -16,16 +16,18 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import exists, is_file, write_json
+from cassr_jax.files import Json, exists, is_file, read_json, write_json
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import Config, ConfigFormat
 from cassr_jax.weights.convert import to_torch, torch_name
+from cassr_jax.weights.families import refuse_pipeline, refuse_tensors
 from cassr_jax.weights.files import SUFFIXES, Tensors, find_weights, read_tensors, weight_names
-from cassr_jax.weights.hub import fetch, is_hub_id
+from cassr_jax.weights.hub import PIPELINE, fetch, is_hub_id
 from cassr_jax.weights.layouts import Detect, is_float, match, plain_layout
 from cassr_jax.weights.safetensors import write_safetensors
-from cassr_jax.weights.tensors import Weights
+from cassr_jax.weights.single_file import held_configs
+from cassr_jax.weights.tensors import Shape, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ class Published:
 
         Args:
             shapes_of: gives the shapes of a network's parameters, from its config.
-            config: replaces config.json. Without either, the widths are assumed to be Stable Diffusion 1.5's.
+            config: replaces config.json, and the config in a file written here. Without any of them, the widths are
+                assumed to be Stable Diffusion 1.5's.
 
         Raises:
             InputError: nothing usable is there, the config describes a network not built here, or tensors are missing,
@@ -104,10 +107,14 @@ class Published:
         described = self.config.describes(beside) if Path(source) == path else is_file(beside)
         tensors = self.read(path)
         hint = ""
-        if config is None and described:
+        held = None if config is not None else self._held_config(path)
+        if held is not None:
+            config = held
+        elif config is None and described:
             config = self.config.read(beside)
         elif config is None:
             config = self.sd15
+            refuse_tensors(self.folders[-1], tensors, str(path))
             hint = (
                 f"without a config.json of a {self.name} beside it, it should have the widths of Stable Diffusion 1.5"
             )
@@ -121,10 +128,17 @@ class Published:
         def read(name: str) -> np.ndarray:
             return layout.convert(name, tensors[layout[name]].read(), len(shapes[name].shape))
 
-        return Weights(path, config, shapes, read)
+        return Weights(path, config, shapes, {name: tensors[layout[name]].dtype for name in shapes}, read)
+
+    def _held_config(self, path: Path) -> Config | None:
+        """The config in the metadata of a file that `write_original` wrote; None for any other file."""
+        held = held_configs(path)
+        return next((self.config.read_fields(held[name], str(path)) for name in self.folders if name in held), None)
 
     def configuration(self, source: str | Path) -> Config:
         """The config of a network, read without its weights; Stable Diffusion 1.5's if there is no config.json."""
+        if is_file(source):
+            return self._held_config(Path(source)) or self.sd15
         files = [Path(source, folder, "config.json") for folder in ("", *self.folders)]
         file = next((file for file in files if self.config.describes(file)), None)
         config = self.sd15 if file is None else self.config.read(file)
@@ -150,6 +164,8 @@ class Published:
         for place in [*described, *candidates]:
             if weights := find_weights(place, self.files):
                 return weights
+        if is_file(index := folder / PIPELINE):
+            refuse_pipeline(str(read_json(index).get("_class_name")), str(folder))
         wanted = " or ".join(first for first, *_ in self.files[:2])
         places = f"in it or in its folder {self.name}"
         loose = sorted(file.name for file in folder.glob("*") if file.suffix in SUFFIXES)
@@ -171,36 +187,69 @@ class Published:
 
         Raises:
             ValueError: the parameters do not fit.
-            InputError: the folder or a file cannot be written.
+            InputError: the folder or a file cannot be written, or a number is too large for `dtype`.
         """
         found = {name: np.shape(value) for name, value in params.items()}
         if wrong := sorted(
             name for name in shapes.keys() | found if name not in shapes or found.get(name) != shapes[name].shape
         ):
             raise ValueError(f"parameters do not fit the {self.name}: {', '.join(wrong)}")
-        names = {torch_name(name): name for name in shapes}
-        types = {name: _stored_type(params[name], dtype) for name in shapes}
+        dtypes = {name: np.dtype(getattr(params[name], "dtype", np.float32)) for name in shapes}
+        self.copy(folder, Weights(Path(folder), config, shapes, dtypes, lambda name: np.asarray(params[name])), dtype)
+
+    def copy(self, folder: Path | str, weights: Weights, dtype: DTypeLike | None = None) -> None:
+        """Write config.json and a safetensors file into `folder`, one parameter after the other.
+
+        Each file is replaced whole, never left half written.
+
+        Args:
+            dtype: the type of the floats; by default each keeps its own, and every bit.
+
+        Raises:
+            InputError: the folder or a file cannot be written, or a number is too large for `dtype`.
+        """
+        types, read = self.published_tensors(weights, dtype)
+        write_json(Path(folder, "config.json"), self.config_json(weights.config))
+        write_safetensors(Path(folder, self.file), types, read)
+
+    def config_json(self, config: Config) -> Json:
+        """The content of the network's config.json."""
+        return dict(sorted(self.config.write(config).items()))
+
+    def published_tensors(
+        self, weights: Weights, dtype: DTypeLike | None = None
+    ) -> tuple[dict[str, tuple[Shape, np.dtype]], Callable[[str], np.ndarray]]:
+        """The shapes and types of a network's tensors under their published names, and what reads one of them."""
+        names = {torch_name(name): name for name in weights.shapes}
+        types = {name: stored_type(own, dtype) for name, own in weights.dtypes.items()}
 
         def read(theirs: str) -> np.ndarray:
             name = names[theirs]
-            return self._to_torch(name, np.asarray(params[name]).astype(types[name], copy=False))
+            return self._to_torch(name, _cast(weights.fetch(name), types[name], f"{weights.path}: {name}"))
 
         # Broadcasting gives the shapes of the published layout without using memory.
         views = {
-            theirs: self._to_torch(name, np.broadcast_to(np.zeros((), types[name]), found[name]))
+            theirs: self._to_torch(name, np.broadcast_to(np.zeros((), types[name]), weights.shapes[name].shape))
             for theirs, name in names.items()
         }
-        write_json(Path(folder, "config.json"), dict(sorted(self.config.write(config).items())))
-        write_safetensors(Path(folder, self.file), {name: (v.shape, v.dtype) for name, v in views.items()}, read)
+        return {name: (view.shape, view.dtype) for name, view in views.items()}, read
 
     def _to_torch(self, name: str, array: np.ndarray) -> np.ndarray:
         array = to_torch(name, array)
         return array[:, :, None, None] if self.projections and _PROJECTION.search(name) else array
 
 
-def _stored_type(value: ArrayLike, dtype: DTypeLike | None) -> np.dtype:
-    own = np.dtype(getattr(value, "dtype", np.float32))
+def stored_type(own: np.dtype, dtype: DTypeLike | None) -> np.dtype:
+    """The type in which a tensor is written: `dtype` for floats if it is given, or else its own."""
     return own if dtype is None or not is_float(own) else jnp.dtype(dtype)
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # said below, with the tensor's name
+        cast = array.astype(dtype, copy=False)
+    if dtype != array.dtype and (lost := np.isfinite(array) & ~np.isfinite(cast)).any():
+        raise InputError(f"{what} holds {array[lost][0]}, which is too large for {dtype}, expected a wider type")
+    return cast
 
 
 def check_scaling_factor(tensors: Tensors, source: str) -> None:

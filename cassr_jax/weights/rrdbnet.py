@@ -69,7 +69,8 @@ class RRDBNetFiles:
         config = infer_config(state, str(source))
         shapes = shapes_of(config)
         params = from_torch(state, shapes, source=str(source))
-        return Weights(path, config, shapes, lambda name: params[name].astype(np.float32, copy=False))
+        dtypes = {name: params[name].dtype for name in shapes}
+        return Weights(path, config, shapes, dtypes, lambda name: params[name].astype(np.float32, copy=False))
 
     def configuration(self, source: str | Path) -> RRDBNetConfig:
         """The config alone; only the weights reveal it."""

@@ -36,6 +36,7 @@ _DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype("?"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_METADATA = "__metadata__"
 _MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
 
 
@@ -49,7 +50,7 @@ def read_safetensors(path: Path | str) -> dict[str, StoredTensor | ForeignTensor
     """
     path = Path(path)
     header, start, size = _header(path)
-    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
+    return {name: _entry(path, name, entry, start, size) for name, entry in header.items() if name != _METADATA}
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -58,7 +59,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     Raises:
         InputError: the file is absent, cut short or damaged.
     """
-    found = _header(Path(path))[0].get("__metadata__", {})
+    found = _header(Path(path))[0].get(_METADATA, {})
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         raise InputError(f"{path}: the header's __metadata__ is damaged, expected texts by name")
     return found
@@ -96,14 +97,21 @@ def _entry(path: Path, name: str, entry: object, start: int, size: int) -> Store
 
 
 def write_safetensors(
-    path: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray]
+    path: Path,
+    shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    read: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors of these shapes and types, fetched one by one; the file appears only when complete.
+
+    Args:
+        metadata: texts that the header holds beside the tensors.
 
     Raises:
         InputError: the folder or file cannot be written.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    # transformers refuses a file without the format.
+    header: dict[str, object] = {_METADATA: {"format": "pt", **(metadata or {})}}
     offset = 0
     for name, (shape, dtype) in shapes.items():
         end = offset + math.prod(shape) * dtype.itemsize

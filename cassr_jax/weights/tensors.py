@@ -1,7 +1,7 @@
 """Tensors that are still in their file, and their conversion to the layout of a network."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -81,12 +81,14 @@ class Weights:
         path: the file.
         config: the network's config.
         shapes: the shapes of its parameters by name.
+        dtypes: the types in which the file holds them.
         fetch: reads a parameter, in the module's axes and the file's type.
     """
 
     path: Path
     config: Config
     shapes: Shapes
+    dtypes: Mapping[str, np.dtype]
     fetch: Callable[[str], np.ndarray]
 
     def read(self, name: str, dtype: DTypeLike | None = None) -> np.ndarray:

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import cassr_jax
 from cassr_jax.commands import bundle
 from cassr_jax.commands.running import INTERRUPTED
 from cassr_jax.errors import InputError
+from cassr_jax.files import write_json
 from cassr_jax.loading import read_cascade
 from cassr_jax.locks import claimed
-from tests.random_cascade import write_random_cascade
+from tests.random_cascade import random_params, write_random_cascade
 
 
 def bundled(source: Path, output: Path) -> int:
@@ -51,6 +53,55 @@ def test_a_file_that_cannot_be_copied_is_named(tmp_path: Path, capsys):
     source = write_random_cascade(tmp_path / "source", components={"tokenizer": str(tmp_path / "empty")})
     assert bundled(source, tmp_path / "bundle") == 2
     assert "empty/vocab.json: cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+class TestCard:
+    """The card says what the weights are, and nothing of the machine where they were made."""
+
+    def card(self, source: Path, output: Path, *options: str) -> str:
+        assert bundle.main(["--config", str(source), "--output", str(output), *options]) == 0
+        return (output / "README.md").read_text()
+
+    def test_of_a_run_with_its_measures(self, tmp_path: Path):
+        run = tmp_path / "run"
+        write_random_cascade(run / "export", components={"vae": "vae", "unet": "unet", "tokenizer": "owner/sd:inner"})
+        write_json(run / "export/trained.json", {"stage": "cassr", "step": 1200, "weights": "averaged (EMA)"})
+        data = {"path": "/home/someone/data/photos", "mixture": None, "crop_size": 512, "preset": "realesrgan"}
+        optimizer = {"learning_rate": 5e-5}
+        write_json(run / "config.json", {"data": data, "batch_size": 8, "optimizer": optimizer, "stage": "cassr"})
+        report = tmp_path / "report"
+        report.mkdir()
+        (report / "table.md").write_text("| program | LPIPS |\n|---|---|\n| result | 0.2 |\n")
+        write_json(report / "comparison.json", {})
+        card = self.card(run, tmp_path / "out", "--licence", "openrail", "--report", str(report))
+        fields = yaml.safe_load(card.split("---")[1])
+        assert fields == {
+            "library_name": "cassr-jax",
+            "pipeline_tag": "image-to-image",
+            "tags": ["super-resolution", "jax", "flax"],
+            "license": "openrail",
+            "base_model": ["owner/sd"],
+        }
+        count = sum(value.size for value in random_params("unet").values())
+        assert f"| unet | this repository | {count:,} |" in card
+        assert "| tokenizer | owner/sd:inner |  |" in card
+        assert "**Training.** Stage `cassr`, step 1200; its averaged (EMA) weights." in card
+        assert "**Data.** photos, crops of 512 px, degraded by the preset `realesrgan`; 8 examples a step" in card
+        assert "| result | 0.2 |" in card
+        assert "someone/data" not in card
+
+    def test_without_a_run(self, tmp_path: Path):
+        card = self.card(write_random_cascade(tmp_path / "source", components={"vae": "vae"}), tmp_path / "out")
+        assert "license" not in yaml.safe_load(card.split("---")[1])
+        assert "**Training.**" not in card
+        assert 'cassr_jax.load("OWNER/NAME")' in card
+
+    def test_a_report_that_is_none_is_refused_before_anything_is_written(self, tmp_path: Path, capsys):
+        source = write_random_cascade(tmp_path / "source")
+        options = ["--config", str(source), "--output", str(tmp_path / "out"), "--report", str(tmp_path)]
+        assert bundle.main(options) == 2
+        assert "holds no table.md, expected the output of python -m cassr_jax.evaluation" in capsys.readouterr().err
+        assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_interrupted_bundle_leaves_no_mixture(tmp_path: Path, monkeypatch):

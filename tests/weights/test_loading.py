@@ -1,5 +1,6 @@
 """Checkpoints as people have them: every layout gives the same parameters, every fault a sentence that names it."""
 
+import json
 import math
 
 import jax.numpy as jnp
@@ -145,6 +146,25 @@ class TestPrecisionsAndShards:
         config_folder(tmp_path, "unet", UNET)
         save_sharded(tmp_path, STEM, half(self.state) if infix else self.state, shards=3, infix=infix)
         assert_same(self.read(tmp_path), half(self.params) if infix else self.params)
+
+    @pytest.mark.reference
+    def test_shards_of_torch(self, tmp_path):
+        torch = pytest.importorskip("torch")
+        config_folder(tmp_path, "unet", UNET)
+        names = [f"{STEM}-0000{i}-of-00002.bin" for i in (1, 2)]
+        for i, name in enumerate(names):
+            part = {n: torch.from_numpy(v.copy()) for n, v in list(self.state.items())[i::2]}
+            torch.save(part, tmp_path / name)
+        weight_map = {n: names[i % 2] for i, n in enumerate(self.state)}
+        (tmp_path / f"{STEM}.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        assert_same(self.read(tmp_path), self.params)
+
+    def test_an_index_of_indexes_is_refused(self, tmp_path):
+        config_folder(tmp_path, "unet", UNET)
+        index = tmp_path / f"{STEM}.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {"a": index.name}}))
+        with pytest.raises(InputError, match=r"names '.*index\.json', expected weight files and no other index"):
+            self.read(tmp_path)
 
     def test_missing_shard_is_named(self, tmp_path):
         config_folder(tmp_path, "unet", UNET)

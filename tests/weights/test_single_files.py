@@ -151,6 +151,36 @@ class TestSingleFile:
             load_weights(save(tmp_path / "xl.safetensors", state), "vae")
 
 
+class TestFineTunes:
+    """What programs leave in the files of fine-tuned Stable Diffusion, besides its weights."""
+
+    def test_averages_and_the_loss_of_an_autoencoder(self, tmp_path):
+        params = random_component("vae", VAE)
+        state = original("vae", torch_state(params), "")
+        extras = {
+            "model_ema.decay": np.float32(0.9).reshape(()),
+            "model_ema.encoderconv_inweight": np.ones((8, 3, 3, 3)),
+        }
+        extras |= {"loss.logvar": np.zeros(()), "loss.discriminator.main.0.weight": np.ones((64, 3, 4, 4))}
+        path = save(tmp_path / "vae.safetensors", state | extras)
+        assert_same(load_weights(path, "vae", config=VAE)[1], params)
+
+    @pytest.mark.parametrize("dtype", [np.int64, np.float16, np.float32], ids=["int64", "float16", "float32"])
+    def test_positions_that_a_program_has_cast(self, tmp_path, dtype):
+        params = random_component("text_encoder", TEXT)
+        state = {f"cond_stage_model.transformer.{name}": value for name, value in torch_state(params).items()}
+        extras = {"cond_stage_model.transformer.text_model.embeddings.position_ids": np.arange(77, dtype=dtype)[None]}
+        extras |= {"cond_stage_model.logit_scale": np.ones((), np.float32), "embedding_manager.x": np.ones(3)}
+        path = save(tmp_path / "merged.safetensors", state | extras)
+        assert_same(load_weights(path, "text_encoder", config=TEXT)[1], params)
+
+    @pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2"])
+    def test_a_pruned_file_in_8_bit_without_scales(self, tmp_path, name):
+        params = {n: v.astype(getattr(ml_dtypes, name)) for n, v in random_component("unet", UNET).items()}
+        state = original("unet", torch_state(params), "model.diffusion_model.")
+        assert_same(load_weights(save(tmp_path / "fp8.safetensors", state), "unet", config=UNET)[1], params)
+
+
 def test_what_is_not_wanted_does_not_decide(tmp_path):
     """A counter beside the U-Net, and a text encoder in 8 bit."""
     params, text = random_component("unet", UNET), random_component("text_encoder", TEXT)

@@ -1,0 +1,335 @@
+"""Weights converted between folders and single files: every bit is kept, and what comes with them stays."""
+
+import json
+import shutil
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cassr_jax.commands.running import INTERRUPTED
+from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.inventory import take_inventory
+from cassr_jax.kinds import KINDS
+from cassr_jax.models.clip_text import CLIPTextConfig
+from cassr_jax.networks import write_network
+from cassr_jax.schedules import agreed, write_schedule
+from cassr_jax.weights import __main__ as program
+from cassr_jax.weights import published, single_file
+from cassr_jax.weights.safetensors import read_safetensors
+from tests.random_cascade import write_random_cascade
+from tests.weights.published import (
+    CONTROLNET,
+    SCEDIT,
+    UNET,
+    VAE,
+    assert_same,
+    load_weights,
+    original,
+    random_component,
+    save,
+    torch_state,
+)
+
+TEXT = CLIPTextConfig(vocab_size=20, hidden_size=6, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+CONFIGS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "controlnet": CONTROLNET}
+DTYPES = {"unet": np.float16, "vae": np.float32, "text_encoder": ml_dtypes.bfloat16, "controlnet": np.float16}
+
+
+def run(*arguments: object) -> int:
+    return program.main([str(argument) for argument in arguments])
+
+
+def make_pipeline(folder: Path, schedule: Schedule | None = None) -> Path:
+    """A pipeline as the hub has it: networks of several types, and parts that are not used."""
+    for kind, config in CONFIGS.items():
+        write_network(folder / kind, kind, config, random_component(kind, config), DTYPES[kind])
+    write_schedule(folder, schedule or Schedule())
+    for name in ("tokenizer/vocab.json", "tokenizer/merges.txt", "feature_extractor/preprocessor_config.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/config.json").write_text('{"_class_name": "StableDiffusionSafetyChecker"}')
+    parts = {"unet": ["diffusers", "UNet2DConditionModel"], "safety_checker": ["stable_diffusion", "X"]}
+    index = {"_class_name": "StableDiffusionPipeline", "image_encoder": [None, None], **parts}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Path:
+    return make_pipeline(tmp_path_factory.mktemp("models") / "sd")
+
+
+def tensors_of(source: Path) -> dict[str, np.ndarray]:
+    """The tensors of all files below a folder, by folder and name."""
+    files = sorted(source.rglob("*.safetensors"))
+    return {f"{f.parent.name} {name}": t.read() for f in files for name, t in read_safetensors(f).items()}
+
+
+def assert_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert {name: value.dtype for name, value in actual.items()} == {n: v.dtype for n, v in expected.items()}
+    assert_same(actual, expected)
+
+
+def test_to_one_file_and_back_every_bit_is_kept(pipeline, tmp_path):
+    file, back, again = tmp_path / "model.safetensors", tmp_path / "back", tmp_path / "again.safetensors"
+    assert run("convert", pipeline, file, "--layout", "original") == 0
+    assert run("convert", file, back) == 0
+    assert run("convert", back, again, "--layout", "original") == 0
+    assert_bits(tensors_of(back), tensors_of(pipeline))
+    assert file.read_bytes() == again.read_bytes()
+    for kind, config in CONFIGS.items():
+        assert load_weights(file, kind)[0] == config  # from its metadata
+        assert KINDS[kind].configuration(file) == config
+    assert load_weights(file, "activation_controlnet")[0] == CONTROLNET
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "back", "model.safetensors"]
+
+
+def test_the_file_has_the_names_and_shapes_of_the_original_programs(pipeline, tmp_path):
+    run("convert", pipeline, tmp_path / "model.safetensors", "--layout", "original")
+    found = read_safetensors(tmp_path / "model.safetensors")
+    state = {}
+    for kind, prefix in (
+        ("unet", "model.diffusion_model."),
+        ("vae", "first_stage_model."),
+        ("controlnet", "control_model."),
+    ):
+        files = {f.split(" ")[1]: v for f, v in tensors_of(pipeline / kind).items()}
+        state |= original(kind, files, prefix)
+    text = {f.split(" ")[1]: v for f, v in tensors_of(pipeline / "text_encoder").items()}
+    state |= {f"cond_stage_model.transformer.{name}": value for name, value in text.items()}
+    assert found.keys() == state.keys()
+    assert found["first_stage_model.encoder.mid.attn_1.q.weight"].shape == (16, 16, 1, 1)
+    assert found["model.diffusion_model.input_blocks.1.1.proj_in.weight"].shape == (8, 8, 1, 1)
+    assert found["first_stage_model.encoder.mid.block_1.conv1.weight"].shape == (16, 16, 3, 3)
+
+
+def test_what_comes_with_the_networks_stays(pipeline, tmp_path):
+    assert run("convert", pipeline, tmp_path / "sd") == 0
+    for name in ("scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt"):
+        assert (tmp_path / "sd" / name).read_bytes() == (pipeline / name).read_bytes()
+    index = json.loads((tmp_path / "sd/model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
+    assert index["safety_checker"] == [None, None]
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_noise_of_the_training_is_marked_in_a_single_file(tmp_path, zero):
+    trained = Schedule(prediction_type="v_prediction", rescale_betas_zero_snr=zero, timestep_spacing="trailing")
+    folder, file = make_pipeline(tmp_path / "v", trained), tmp_path / "v.safetensors"
+    assert run("convert", folder, file, "--layout", "original", "--kind", "unet") == 0
+    assert {"v_pred", "ztsnr"} & set(read_safetensors(file)) == {"v_pred", *["ztsnr"] * zero}
+    assert run("convert", file, tmp_path / "back") == 0
+    found = agreed(None, str(tmp_path / "back"), "")
+    assert (found.prediction_type, found.rescale_betas_zero_snr) == ("v_prediction", zero)
+
+
+def test_a_noise_that_no_single_file_can_say_is_refused(tmp_path, capsys):
+    folder = make_pipeline(tmp_path / "own", Schedule(beta_end=0.02))
+    assert run("convert", folder, tmp_path / "own.safetensors", "--layout", "original") == 2
+    assert "beta_end is 0.02, which no single file can say, expected --layout diffusers" in capsys.readouterr().err
+    assert run("convert", folder, tmp_path / "own.safetensors", "--layout", "original", "--kind", "vae") == 0
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
+def test_narrow_types_are_kept_and_widened(tmp_path, name):
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    folder = tmp_path / "unet"
+    write_network(folder, "unet", UNET, random_component("unet", UNET))
+    state = {name.split(" ")[1]: value.astype(dtype) for name, value in tensors_of(folder).items()}
+    save(folder / "diffusion_pytorch_model.safetensors", state)
+    assert run("convert", folder, tmp_path / "kept") == 0
+    assert_bits({n.split(" ")[1]: v for n, v in tensors_of(tmp_path / "kept").items()}, state)
+    assert run("convert", folder, tmp_path / "wide", "--dtype", "float32") == 0
+    wide = {n.split(" ")[1]: v for n, v in tensors_of(tmp_path / "wide").items()}
+    assert_bits(wide, {n: v.astype(np.float32) for n, v in state.items()})
+
+
+def test_a_number_that_a_type_cannot_hold_is_named(tmp_path, capsys):
+    params = {name: np.array(value) for name, value in random_component("unet", UNET).items()}
+    params["conv_in.bias"][3] = 1e6
+    write_network(tmp_path / "unet", "unet", UNET, params)
+    assert run("convert", tmp_path / "unet", tmp_path / "half", "--dtype", "float16") == 2
+    assert "conv_in.bias holds 1000000.0, which is too large for float16" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()
+    assert run("convert", tmp_path / "unet", tmp_path / "half", "--dtype", "bfloat16") == 0
+
+
+def test_networks_of_this_program_alone(tmp_path, capsys):
+    write_network(tmp_path / "net", "scedit", SCEDIT, random_component("scedit", SCEDIT))
+    assert run("convert", tmp_path / "net", tmp_path / "out") == 0
+    written, expected = (
+        {name.split(" ")[1]: value for name, value in tensors_of(tmp_path / folder).items()}
+        for folder in ("out", "net")
+    )
+    assert_bits(written, expected)
+    assert run("convert", tmp_path / "net", tmp_path / "a.safetensors", "--layout", "original") == 2
+    assert "a scedit like this has no original layout" in capsys.readouterr().err
+
+
+def test_a_cascade_gives_its_networks(tmp_path):
+    source = write_random_cascade(tmp_path / "cascade")
+    assert run("convert", source, tmp_path / "out", "--kind", "unet", "multiple_attention") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["multiple_attention", "scheduler", "unet"]
+    expected = tensors_of(source / "unet") | tensors_of(source / "multiple_attention")
+    assert_bits(tensors_of(tmp_path / "out"), expected)
+
+
+class TestOutput:
+    def test_an_existing_one_is_refused_unless_it_may_be_replaced(self, pipeline, tmp_path, capsys):
+        output = tmp_path / "out"
+        output.mkdir()
+        (output / "mine.txt").write_text("mine")
+        assert run("convert", pipeline, output) == 2
+        assert "out: exists, expected a free name, or --overwrite" in capsys.readouterr().err
+        assert (output / "mine.txt").exists()
+        assert run("convert", pipeline, output, "--overwrite") == 0
+        assert not (output / "mine.txt").exists()
+        assert_bits(tensors_of(output), tensors_of(pipeline))
+        assert list(tmp_path.iterdir()) == [output]
+
+    def test_a_failure_leaves_the_old_one(self, pipeline, tmp_path, monkeypatch, capsys):
+        output = tmp_path / "out"
+        assert run("convert", pipeline, output, "--kind", "vae") == 0
+        before, write = tensors_of(output), published.write_safetensors
+
+        def interrupted(path, shapes, read):
+            write(path, shapes, read)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(published, "write_safetensors", interrupted)
+        assert run("convert", pipeline, output, "--overwrite") == INTERRUPTED
+        assert_bits(tensors_of(output), before)
+        assert list(tmp_path.iterdir()) == [output]
+
+    @pytest.mark.parametrize(
+        ("output", "options", "message"),
+        [
+            ("out", ["--layout", "original"], "out: expected a name that ends in .safetensors"),
+            ("out.safetensors", [], "expected a folder's name, or --layout original for one file"),
+            ("file/out", [], "file is a file; expected a folder"),
+            ("folder.safetensors", ["--layout", "original", "--overwrite"], "is a folder, and would be replaced"),
+        ],
+    )
+    def test_what_cannot_be_written_is_refused_before_anything_is_read(
+        self, pipeline, tmp_path, monkeypatch, capsys, output, options, message
+    ):
+        (tmp_path / "file").write_text("")
+        (tmp_path / "folder.safetensors").mkdir()
+        for module in (published, single_file):
+            monkeypatch.setattr(module, "write_safetensors", None)
+        assert run("convert", pipeline, tmp_path / output, *options) == 2
+        assert message in capsys.readouterr().err
+
+    def test_a_full_disk_is_known_before(self, pipeline, tmp_path, monkeypatch, capsys):
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        assert run("convert", pipeline, tmp_path / "out") == 2
+        assert f"and {tmp_path} has 0.00 GB left, expected room" in capsys.readouterr().err
+
+    def test_the_source_is_not_replaced(self, pipeline, capsys):
+        assert run("convert", pipeline / "unet", pipeline, "--overwrite") == 2
+        assert "lies within what is to be replaced" in capsys.readouterr().err
+        assert (pipeline / "unet").is_dir()
+
+
+class TestShow:
+    def test_a_pipeline(self, pipeline, capsys):
+        assert run("show", pipeline) == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"{pipeline}: a pipeline (StableDiffusionPipeline)\n")
+        count = sum(value.size for value in tensors_of(pipeline / "unet").values())
+        assert f"  unet: {count:,} parameters, float16, {2 * count / 1e6:,.1f} MB, {pipeline}/unet/diff" in shown
+        assert (
+            "config: in_channels 4, out_channels 4, down_block_types ['CrossAttnDownBlock2D', 'DownBlock2D']" in shown
+        )
+        assert "own.conditioning_embedding_out_channels [4, 6]" in shown
+        assert "  tokenizer: vocab.json, merges.txt\n" in shown
+        assert f"  scheduler: epsilon, {pipeline}/scheduler/scheduler_config.json\n" in shown
+        assert shown.endswith("  ignored: feature_extractor, safety_checker\n")
+
+    def test_a_single_file(self, tmp_path, capsys):
+        state = original("unet", torch_state(random_component("unet", UNET)), "model.diffusion_model.")
+        extras = {
+            "alphas_cumprod": np.zeros(4, np.float32),
+            "embedding_manager.a": np.zeros(1),
+            "embedding_manager.b": np.zeros(1),
+        }
+        state |= {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((8, 9, 3, 3), np.float32)}
+        state |= original("vae", torch_state(random_component("vae", VAE)), "first_stage_model.") | extras
+        path = save(tmp_path / "inpaint.safetensors", state)
+        assert run("show", path) == 0
+        shown = capsys.readouterr().out
+        assert f"  unet: cannot be used: {path}: is a Stable Diffusion U-Net for inpainting" in shown
+        assert "  vae: cannot be used: " in shown  # its widths are not Stable Diffusion 1.5's
+        assert shown.endswith("  ignored: alphas_cumprod, embedding_manager (2 tensors)\n")
+        assert run("convert", path, tmp_path / "out") == 2
+        assert "for inpainting" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            ("nothing/here/at/all", "no such file or folder, and no hub id either"),
+            ("owner/name", "owner/name: is a hub id, expected --kind"),
+            (".", "holds no network known here, expected a config.json in it or in its folders; if a.ckpt is meant"),
+        ],
+    )
+    def test_no_network(self, tmp_path, monkeypatch, capsys, source, message):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a.ckpt").write_bytes(b"")
+        assert run("show", source) == 2
+        assert message in capsys.readouterr().err
+
+    def test_what_is_wanted_and_not_there(self, pipeline, capsys):
+        assert run("show", pipeline, "--kind", "scedit") == 2
+        assert f"{pipeline}: holds no scedit, expected one" in capsys.readouterr().err
+        assert run("show", pipeline, "--step", 3) == 2
+        assert "holds no checkpoints, expected a run's working folder" in capsys.readouterr().err
+
+    def test_what_is_wanted_decides_between_two_kinds(self, pipeline):
+        assert list(take_inventory(str(pipeline / "controlnet")).networks) == ["controlnet"]
+        wanted = ["activation_controlnet"]
+        assert list(take_inventory(str(pipeline / "controlnet"), wanted).networks) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"),
+    [("unet", "model.diffusion_model."), ("vae", "first_stage_model."), ("controlnet", "control_model."), ("unet", ""),
+     ("vae", ""), ("controlnet", "")],
+)  # fmt: skip
+def test_the_network_of_a_file_is_known_by_its_names(kind, prefix):
+    state = torch_state(random_component(kind, CONFIGS[kind]))
+    assert single_file.kinds_in_file(original(kind, state, prefix)) == [kind]
+    assert single_file.kinds_in_file(state) == [kind]
+
+
+def test_other_networks_known_by_their_names():
+    text = torch_state(random_component("text_encoder", TEXT))
+    assert single_file.kinds_in_file(text) == ["text_encoder"]
+    assert single_file.kinds_in_file(torch_state(random_component("scedit", SCEDIT))) == ["scedit"]
+    assert single_file.kinds_in_file(["params_ema.body.0.rdb1.conv1.weight"]) == ["rrdbnet"]
+    assert single_file.kinds_in_file(["model_ema.diffusion_modeltime_embed0weight"]) == ["unet"]
+    assert single_file.kinds_in_file(["something.else"]) == []
+
+
+@pytest.mark.reference
+def test_torch_diffusers_reads_what_is_written(pipeline, tmp_path):
+    pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    file = tmp_path / "model.safetensors"
+    run("convert", pipeline, file, "--layout", "original", "--dtype", "float32")
+    run("convert", file, tmp_path / "back")
+    for kind, cls in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"), ("controlnet", "ControlNetModel")):
+        expected = {n.split(" ")[1]: v.astype(np.float32) for n, v in tensors_of(pipeline / kind).items()}
+        whole = getattr(diffusers, cls).from_pretrained(tmp_path / "back" / kind).state_dict()
+        states = [whole]
+        if (
+            kind != "controlnet"
+        ):  # it takes every original ControlNet's hint net to have Stable Diffusion's eight layers
+            single = getattr(diffusers, cls).from_single_file(str(file), config=str(pipeline / kind))
+            states.append(single.state_dict())
+        for state in states:
+            found = {name: value.numpy() for name, value in state.items()}
+            assert_same({n: v.reshape(expected[n].shape) for n, v in found.items()}, expected)
