@@ -13,6 +13,7 @@ from cassr_jax.loading import CASCADE_FILE
 from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.fusion import FusionConfig
+from cassr_jax.models.pixel_attention import PixelAttentionConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.models.unet import UNetConfig
@@ -45,6 +46,7 @@ NETWORKS: dict[str, Any] = {
     "controlnet": AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=HINT)),
     "activation_controlnet": AttachedConfig(UNET, ControlNetConfig(conditioning_embedding_out_channels=HINT)),
     "multiple_attention": UNET,
+    "pixel_attention": AttachedConfig(UNET, PixelAttentionConfig()),
     "taesd": TAESDConfig(
         encoder_block_out_channels=(8, 8, 8),
         decoder_block_out_channels=(8, 8, 8),
@@ -53,7 +55,7 @@ NETWORKS: dict[str, Any] = {
     ),
     "fusion": FusionConfig((8, 8, 16), strides=(1, 2, 4), num_guides=2, num_blocks=1),
 }
-_OPTIONAL = ("fusion", "taesd")
+_OPTIONAL = ("fusion", "taesd", "pixel_attention")
 SAMPLING = SamplingConfig(num_steps=3, guidance_scale=2.0, negative_prompt="")
 TILE = 64
 
@@ -67,6 +69,7 @@ def is_zero_at_start(name: str) -> bool:
         or ".tuner_op.ln2.kernel" in name
         or (name.startswith("dense_hint_blocks") and name.endswith("kernel"))
         or re.match(r"blocks\.\d+\.conv_out\.", name) is not None
+        or re.search(r"\.pixel_attentions\.\d+\.proj_out\.", name) is not None
     )
 
 

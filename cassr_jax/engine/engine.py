@@ -81,6 +81,10 @@ class Stage:
     fidelity: float = 1.0
     decoder: str = "vae"
 
+    def read(self, images: tuple[T, ...]) -> tuple[T, ...]:
+        """Those of all images that the denoiser reads."""
+        return tuple(images[index] for index in self.reads)
+
     def calls_of_views(self, wave: Wave) -> list[list[int | None]]:
         """The decoder's calls on views of whole pictures, from which it takes the moments of its normalisations."""
         return wave.calls_of_views if self.decoder == "vae" else []  # the others have no normalisation
@@ -104,10 +108,6 @@ class Previews:
     def stops(self, steps: int, calls: int) -> dict[int, int]:
         """The steps after which there are previews, by the calls done by then; `calls` make one step."""
         return {step * calls: step for step in range(self.every, steps + 1, self.every)}
-
-    def read(self, images: tuple[T, ...]) -> tuple[T, ...]:
-        """Those of all images that the denoiser reads."""
-        return tuple(images[index] for index in self.reads)
 
 
 class Engine:

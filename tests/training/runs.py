@@ -26,7 +26,7 @@ from cassr_jax.training.state import TrainState, make_optimizer
 from tests.data.measures import picture
 from tests.random_cascade import NETWORKS, random_params
 
-STAGES = ("vae", "base", "scedit", "controlnet", "cassr", "fusion")
+STAGES = ("vae", "base", "scedit", "controlnet", "cassr", "pasd", "residuals", "fusion")
 SIDE = 32  # of crops, in px
 ONE_DEVICE = Strategy(MeshConfig(data=1))
 _FROZEN = ("vae", "unet", "text_encoder")
@@ -87,7 +87,7 @@ def configure(stage: str, networks: Path, data: DataConfig | Path | str = "unuse
         "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
         "strategy": ONE_DEVICE,
         "schedule": Schedule(),
-        "activation": {"cassr": "scedit", "fusion": "rrdbnet"}.get(stage),
+        "activation": {"cassr": "scedit", "fusion": "rrdbnet", "pasd": "identity", "residuals": "identity"}.get(stage),
         "batch_size": 2,
         "num_steps": 6,
         "save_every": 2,
