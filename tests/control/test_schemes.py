@@ -158,7 +158,7 @@ class TestHintPictures:
     def test_it_is_the_l1_to_the_target_at_each_resolution(self, folder):
         objective, trained, frozen = objective_and_params(self.config(folder, rgb_weight=2.0))
         plain, *_ = objective_and_params(self.config(folder))
-        batch = make_batch("pasd")
+        batch = jax.tree.map(jnp.asarray, make_batch("pasd"))
         keys = example_keys(jax.random.key(0))
         (loss, metrics), (without, _) = objective(trained | frozen, batch, keys), plain(trained | frozen, batch, keys)
         assert set(metrics) == {"diffusion", "rgb"}
@@ -178,7 +178,7 @@ class TestHintPictures:
 
     def test_its_gradient_reaches_the_heads(self, folder):
         objective, trained, frozen = objective_and_params(self.config(folder, rgb_weight=1.0))
-        batch, keys = make_batch("pasd"), example_keys(jax.random.key(0))
+        batch, keys = jax.tree.map(jnp.asarray, make_batch("pasd")), example_keys(jax.random.key(0))
         gradients = jax.grad(lambda params: objective(params | frozen, batch, keys)[0])(trained)
         heads = [g for name, g in gradients.items() if ".to_rgbs." in name]
         assert heads
