@@ -214,6 +214,7 @@ class CasSR:
     def _checked(self, options: Mapping[str, Any], first_stage_alone: bool = False) -> Options:
         """The options of a call, checked against this cascade."""
         chosen = Options(**options)
+        chosen.check_networks(self.networks.configs)
         if chosen.tile is not None and isinstance(self._engine, RowEngine):
             raise InputError(f"tile is {chosen.tile} beside split spatial, expected none: there are no tiles")
         config = self._settings(chosen)

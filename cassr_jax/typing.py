@@ -29,6 +29,7 @@ FeatureMap = Float[Array, "batch _ _ _"]  # any resolution
 FeatureList = list[FeatureMap]  # several resolutions
 Tokens = Float[Array, "batch length channels"]
 Context = Float[Array, "batch keys context_channels"]  # what keys and values are made from
+AnyContext = Float[Array, "batch _ _"]  # of any number of keys and any width
 KeyValue = tuple[Float[Array, "batch keys channels"], Float[Array, "batch keys channels"]]
 AnyFloat = Float[Array, "..."]
 

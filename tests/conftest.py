@@ -53,8 +53,8 @@ os.environ.setdefault("CASSR_JAX_PROGRAMS", "")
 # (`cassr_jax.typing`) included. To check another module, add its name.
 MODELS = (
     *("attention", "clip_text", "controlnet", "denoisers", "discriminator", "dot_product", "fusion"),
-    *("guided_decoder", "layers", "moments", "multiple_attention", "perceptual", "rrdbnet", "scedit", "taesd", "unet"),
-    "vae",
+    *("guided_decoder", "layers", "moments", "multiple_attention", "perceptual", "pixel_attention", "rrdbnet"),
+    *("scedit", "taesd", "unet", "vae"),
 )
 TRAINING = ("image_loss", "masking", "monitor", "objectives", "state", "step")
 ENGINE = ("layout", "programs", "waves")

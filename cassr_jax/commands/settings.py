@@ -20,9 +20,10 @@ def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
             cascade's own. Other entries are ignored.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range, or the cascade lacks the network that it needs.
     """
     given = Options(**{name: chosen[name] for name in (*SAMPLING, "prompt") if chosen.get(name) is not None})
+    given.check_networks(config.components)
     own = {name: chosen[name] for name in ("activation", "loras") if chosen.get(name) is not None}
     return replace(given.written_into(config), **own)
 

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from cassr_jax.models.attention import Attention, ImageGuide, Transformer2D, Unguided
 from cassr_jax.models.layers import LayerNorm, Linear
 from cassr_jax.models.unet import UNetConfig
-from cassr_jax.typing import Context, FeatureMap, Features, KeyValue, Tokens
+from cassr_jax.typing import AnyContext, Context, FeatureMap, Features, KeyValue, Tokens
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Layers(nnx.Module):
             for width, skip in layers
         )
 
-    def bind(self, contexts: Sequence[Context]) -> list[ImageGuide]:
+    def bind(self, contexts: Sequence[AnyContext]) -> list[ImageGuide]:
         transformers = zip(self.pixel_attentions, contexts, strict=True)
         return [BoundTransformer(each, each.key_value(context)) for each, context in transformers]
 
@@ -89,7 +89,7 @@ class _ExtraLayers(nnx.Module):
             for width, skip in layers
         )
 
-    def bind(self, contexts: Sequence[Context]) -> list[ImageGuide]:
+    def bind(self, contexts: Sequence[AnyContext]) -> list[ImageGuide]:
         if not self.attentions:  # a block without transformers
             return []
         transformers = zip(self.attentions, contexts, strict=True)

@@ -182,8 +182,8 @@ def test_a_variant_changes_what_the_options_say(folders, cascade):
 
 
 def test_an_option_for_a_part_that_is_missing_is_refused(folders, cascade, capsys):
-    assert ablate.main(arguments(folders, "--ablations", str(ABLATIONS), "--fidelity", "0.5")) == 2
-    assert "fidelity is 0.5, but this cascade has no fusion" in capsys.readouterr().err
+    assert ablate.main(arguments(folders, "--ablations", str(ABLATIONS), "--decoder", "taesd")) == 2
+    assert "decoder is taesd, but this cascade has none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--baselines", "--sigma"])

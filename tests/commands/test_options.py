@@ -178,7 +178,7 @@ def test_help_of_training_shows_the_configurations_own_values(capsys, arguments)
 
 def test_help_of_sampling_shows_what_the_configuration_decides(capsys):
     for arguments, source, expected in (
-        (["--help"], "tiny", ("rrdbnet", "1", "0.2", "0.75", "256", "none: the cascade has no fusion")),
+        (["--help"], "tiny", ("rrdbnet", "1", "0.2", "0.75", "256", "vae")),
         (["--help", "--config", str(ROOT / "configs/sd15.py")], "sd15.py", ("scedit", "50", "5.5", "lq", "512")),
     ):
         with pytest.raises(SystemExit, match="0"):

@@ -1,5 +1,6 @@
 """Faults that a careful person could make, and the tests that must fail for each."""
 
+from tests.faults.control import CONTROL
 from tests.faults.data import DATA
 from tests.faults.engine import ENGINE
 from tests.faults.evaluation import EVALUATION
@@ -86,6 +87,7 @@ FAULTS = [
         ("tests/training/test_placing.py",),
         ("jax.device_put(array, sharding)", "jax.device_put(array)"),
     ),
+    *CONTROL,
     *ENGINE,
     *PLANNING,
     *INFERENCE,
@@ -149,7 +151,7 @@ FAULTS = [
     *faults(
         "cassr_jax/models/denoisers.py",
         CASSR,
-        ("self.attention.bind(lq, reference, self.switches)", "self.attention.bind(reference, lq, self.switches)"),
+        ("self.attention.bind(lq, reference, self.switches,", "self.attention.bind(reference, lq, self.switches,"),
         ("    return lq + reference\n", "    return lq\n"),
         ("return (images + 1) / 2", "return images"),
         ("            h = h + _sum_pairs(control.middle)\n", ""),
@@ -163,7 +165,7 @@ FAULTS = [
     *faults(
         "cassr_jax/models/denoisers.py",
         CONTROLNET,
-        ("self.unet.decode(h + control.middle, skips,", "self.unet.decode(h, skips,"),
+        ("self.unet.decode(h + middle, skips,", "self.unet.decode(h, skips,"),
         ("[skip + residual for skip, residual", "[skip - residual for skip, residual"),
     ),
     *faults(
@@ -175,7 +177,7 @@ FAULTS = [
         "cassr_jax/models/multiple_attention.py",
         CASSR,
         ("pair.reference.key_value(reference_features[skip])", "pair.reference.key_value(lq_features[skip])"),
-        ("return x + self.attn(self.norm(x), key_value)", "return self.attn(self.norm(x), key_value)"),
+        ("return x + jnp.asarray(weight", "return jnp.asarray(weight"),
         ("self.attn(self.norm(x), key_value)", "self.attn(x, key_value)"),
         ("self.attn.key_value(self.norm_context(tokens))", "self.attn.key_value(tokens)"),
     ),

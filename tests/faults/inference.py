@@ -58,11 +58,8 @@ INFERENCE = [
         "cassr_jax/cascade.py",
         CASCADE,
         ('jax.random.fold_in(seed_key(chosen.seed), name == "result")', "seed_key(chosen.seed)"),
-        ('{"lq": 0, "reference": 1, "noise": None}', '{"lq": 1, "reference": 0, "noise": None}'),
-        (
-            "[lq for lq, _ in pairs], [reference for _, reference in pairs]",
-            "[reference for _, reference in pairs], [lq for lq, _ in pairs]",
-        ),
+        ("else names.index(start)", "else 0"),
+        ("tuple(map(names.index, reads))", "tuple(map(names.index, reads[::-1]))"),
         ("self._tokenizer, sampling.prompts)", "self._tokenizer, sampling.prompts[::-1])"),
         (
             "(made if made.dtype != np.uint8 else to_float(made), to_float(lq))",

