@@ -24,8 +24,8 @@ from cassr_jax.training import loop, setup
 
 first = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]) / "checkpoints" / "step_2"
 
-def open_data(config, sets, made=setup.open_data):
-    stream = made(config, sets)
+def open_data(config, sets, cores=None, made=setup.open_data):
+    stream = made(config, sets, cores)
     class Stream:
         get_state, close, skipped = stream.get_state, stream.close, 0
         def __next__(self):
