@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from cassr_jax.choices import PRECISIONS
+from cassr_jax.choices import DISTILLED, PRECISIONS
 from cassr_jax.commands.jobs import (
     PROGRAM,
     SUFFIXES,
@@ -136,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = with_options(read_cascade(args.config)[0], vars(args))  # checked even where a shard is empty
     if not jobs:
         return 0
+    if args.speed in DISTILLED and not config.loras:
+        warn(f"warning: --speed {args.speed} takes a LoRA distilled for it, such as --lora {DISTILLED[args.speed]}")
     weights = fingerprint(args.config, partial(with_options, chosen={"loras": args.loras}))
     rows = {} if args.split == "tiles" else whole_pictures(args.devices)
 

@@ -33,6 +33,7 @@ from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.networks import Networks, why_not_finite
 from cassr_jax.options import Options
+from cassr_jax.outcomes import known, of_the_sound
 from cassr_jax.progress import CallersError, StageName, callers_errors, report, showing
 from cassr_jax.prompts import check_prompts, prompt_ids
 from cassr_jax.sampling import make_course
@@ -150,7 +151,7 @@ class CasSR:
                     yield error
 
         for outcome in self.restore_many(pictures(), **options):
-            found, restoration = taken.popleft(), _known(outcome)
+            found, restoration = taken.popleft(), known(outcome)
             assert found is not None, "what was restored was a picture"
             yield found[1](io.with_rgb(found[0], restoration.result))
 
@@ -162,7 +163,7 @@ class CasSR:
 
     def _reference(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
         """The first stage's picture at the size of the result."""
-        pair = _known(self._references([rgb], [0], chosen)[0])
+        pair = known(self._references([rgb], [0], chosen)[0])
         return _of_size(pair.reference, pair.size)
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
@@ -173,7 +174,7 @@ class CasSR:
                 networks' numbers overflow.
         """
         (restoration,) = self.restore_many([rgb], **options)
-        return _known(restoration)
+        return known(restoration)
 
     def restore_many(
         self, pictures: Iterable[np.ndarray | Exception], **options: object
@@ -235,8 +236,8 @@ class CasSR:
         """The outcomes of a group of pictures, the first of which has the number `first` among the caller's."""
         start = time.monotonic()
         try:
-            pairs = _of_the_sound(partial(self._references, chosen=chosen), group, first)
-            return _timed(_of_the_sound(partial(self._results, chosen=chosen), pairs, first), time.monotonic() - start)
+            pairs = of_the_sound(partial(self._references, chosen=chosen), group, first)
+            return _timed(of_the_sound(partial(self._results, chosen=chosen), pairs, first), time.monotonic() - start)
         except CallersError:
             raise
         except Exception as error:
@@ -446,18 +447,6 @@ def _is_many(image: object) -> bool:
     return hasattr(image, "__iter__") and not hasattr(image, "__array__") and not isinstance(image, str | bytes)
 
 
-def _of_the_sound(
-    make: Callable[[list[T], list[int]], list[Made | Exception]], outcomes: Sequence[T | Exception], first: int
-) -> list[Made | Exception]:
-    """Applies `make` to the outcomes that are not errors, and to their numbers, counted from `first`.
-
-    Errors keep their places.
-    """
-    sound = {number: each for number, each in enumerate(outcomes, first) if not isinstance(each, Exception)}
-    made = iter(make([*sound.values()], [*sound]))
-    return [outcome if isinstance(outcome, Exception) else next(made) for outcome in outcomes]
-
-
 def _timed(outcomes: Sequence[Restoration | Exception], seconds: float) -> list[Restoration | Exception]:
     """The outcomes of pictures that took so long together, each with its share by the size of its result."""
     sizes = [0 if isinstance(outcome, Exception) else outcome.result.size for outcome in outcomes]
@@ -465,9 +454,3 @@ def _timed(outcomes: Sequence[Restoration | Exception], seconds: float) -> list[
         outcome if isinstance(outcome, Exception) else replace(outcome, seconds=seconds * size / sum(sizes))
         for outcome, size in zip(outcomes, sizes, strict=True)
     ]
-
-
-def _known(found: T | Exception) -> T:
-    if isinstance(found, Exception):
-        raise found
-    return found

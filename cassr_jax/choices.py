@@ -20,5 +20,10 @@ SPEEDS: Mapping[str, Mapping[str, str | float]] = {
     "lcm": {"sampler": "lcm", "steps": 6, "guidance_scale": 1.0},
     "hyper": {"sampler": "tcd", "eta": 1.0, "steps": 4, "guidance_scale": 1.0},
 }
-"""The options that each --speed stands for, and for some a sampler's `eta`. A U-Net needs a LoRA distilled for `lcm` or
-for `hyper`, such as LCM-LoRA or Hyper-SD's."""
+"""The options that each --speed stands for, and for some a sampler's `eta`."""
+
+DISTILLED: Mapping[str, str] = {
+    "lcm": "latent-consistency/lcm-lora-sdv1-5",
+    "hyper": "ByteDance/Hyper-SD:Hyper-SD15-1step-lora.safetensors",
+}
+"""The LoRA, by its id on the hub, without which Stable Diffusion does not fit a --speed."""

@@ -20,6 +20,7 @@ BASE = {"buckets", "compiled", "errors", "choices", "typing", "files", "locks", 
 # The other parts of the package, folders and modules, that each part may import: all of them, and in no circle.
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
+    "outcomes": set(),
     "progress": set(),
     "seeds": {"ranges"},
     "models": set(),
@@ -42,8 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "sampling": {"config", "diffusion", "imaging", "models"},
     "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling", "sharding"},
     "cascade": {
-        "config", "control", "engine", "first_stage", "imaging", "models", "networks", "options", "prompts",
-        "sampling", "progress", "second_stage", "seeds", "sharding",
+        "config", "control", "engine", "first_stage", "imaging", "models", "networks", "options", "outcomes",
+        "prompts", "sampling", "progress", "second_stage", "seeds", "sharding",
     },
     "inventory": {"config_files", "kinds", "loading", "schedules", "training", "weights"},
     "hub": {"loading", "weights"},

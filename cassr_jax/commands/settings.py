@@ -10,6 +10,7 @@ from cassr_jax.files import Json
 from cassr_jax.first_stage import first_stage
 from cassr_jax.loading import read_cascade, usual_dtype
 from cassr_jax.options import Options
+from cassr_jax.second_stage import FUSION
 
 
 def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
@@ -38,19 +39,23 @@ def described(config: CascadeConfig, precision: str | None = None) -> Json:
         precision: the value of --precision; None for the usual one.
     """
     stage = first_stage(config.activation)
+    usual = CascadeConfig()  # whose values go without saying, so that manifests of before they were there still hold
+
+    def unusual(*names: str) -> Json:
+        return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(usual, name)}
+
     return {
         "activation": stage.name,
-        "control": config.control,
         **({"loras": dict(config.loras)} if config.loras else {}),
         "dtype": usual_dtype() if precision is None else PRECISIONS[precision],
         "tile": config.tile,
         "tile_overlap": config.tile_overlap,
-        "process_size": config.process_size,
         "reference": (_described(config.activation_sampling) if stage.diffuses else {})
         | {"color_fix": config.reference_color_fix},
         "result": _described(config.sampling)
-        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight, "fidelity": config.fidelity}
-        | ({"decoder": config.decoder} if config.decoder != "vae" else {}),  # the usual one goes without saying
+        | {"color_fix": config.color_fix, "reference_weight": config.reference_weight}
+        | ({"fidelity": config.fidelity} if FUSION in config.components else unusual("fidelity"))
+        | unusual("control", "decoder", "process_size"),
     }
 
 
@@ -68,7 +73,7 @@ def own_values(source: str) -> dict[str, str]:
             return "none"
         name = "num_steps" if option == "steps" else option
         if name not in result:
-            return str(found.get(name, "vae"))
+            return str(found.get(name, getattr(CascadeConfig(), name, "none")))
         own, first = (f"{each:g}" if isinstance(each, float) else each for each in (result[name], reference.get(name)))
         both = name not in ("start", "strength", "control_every") and first not in (own, None)
         return f"{own}, first stage {first}" if both else str(own)
@@ -79,4 +84,5 @@ def own_values(source: str) -> dict[str, str]:
 def _described(sampling: SamplingConfig) -> Json:
     negative, prompt = sampling.prompts
     described = to_json(sampling) | {"prompt": prompt, "negative_prompt": negative}
-    return {name: value for name, value in described.items() if name != "eta" or value is not None}
+    unset = {name for name in ("eta", "added_noise_level") if described[name] is None}  # manifests of before lack them
+    return {name: value for name, value in described.items() if name not in unset}

@@ -43,6 +43,7 @@ _ALONE = {
     "scedit": r"(.*\.)?lsc_tuner_blocks\..*",
     "unet": r"(input|output|joint|double)_blocks\..*|(down|up)_blocks[._]\d.*|single_transformer_blocks\..*",
     "vae": r"decoder\.(conv_in|mid|up|mid_block)\..*",
+    "taesd": r"(encoder|decoder)\.layers\..*",
     "text_encoder": r"(text_model\.)?(embeddings\.token_embedding|encoder\.layers)\..*",
     "rrdbnet": r"(.*\.)?(RRDB_trunk|body|model\.1\.sub)\.0\.(rdb1|RDB1)\..*",
 }
