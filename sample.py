@@ -47,6 +47,7 @@ from cassr_jax.printing import notice, progress_bar, say
 
 if TYPE_CHECKING:
     from cassr_jax.cascade import CasSR, Restoration
+    from cassr_jax.config import CascadeConfig
     from cassr_jax.progress import Preview
 
 T = TypeVar("T")
@@ -138,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.speed in DISTILLED and not config.loras:
         warn(f"warning: --speed {args.speed} takes a LoRA distilled for it, such as --lora {DISTILLED[args.speed]}")
+    if args.preview and args.preview > (most := steps_of(config)):
+        warn(f"warning: --preview {args.preview}: no stage takes more than {most} steps, so there is no preview")
     weights = fingerprint(args.config, partial(with_options, chosen={"loras": args.loras}))
     rows = {} if args.split == "tiles" else whole_pictures(args.devices)
 
@@ -176,6 +179,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         record(manifest.compact, manifest, faults)
     return faults.exit_code
+
+
+def steps_of(config: "CascadeConfig") -> int:
+    """The steps of the longest stage that samples."""
+    from cassr_jax.first_stage import first_stage
+
+    first = [config.activation_sampling] * first_stage(config.activation).diffuses
+    return max(sampling.num_steps for sampling in (config.sampling, *first))
 
 
 def prompts_of(names: Sequence[str], args: argparse.Namespace) -> Mapping[str, str]:

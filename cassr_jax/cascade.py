@@ -48,11 +48,19 @@ Made = TypeVar("Made")
 
 
 class Pair(NamedTuple):
-    """What the second stage reads, (H, W, 3) uint8 each, and the size (height, width) of the pictures to be given."""
+    """What the second stage reads, (H, W, 3) uint8 each, and the bicubic enlargement as large as the result.
+
+    That is the LQ image itself, unless small pictures are worked on at a larger size.
+    """
 
     lq: np.ndarray
     reference: np.ndarray
-    size: tuple[int, int]
+    bicubic: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the pictures to be given."""
+        return self.bicubic.shape[:2]
 
 
 @dataclass(frozen=True)
@@ -302,11 +310,14 @@ class CasSR:
         references = [
             self._finished("reference", picture, lq, color_fix) for picture, lq in zip(made, lqs, strict=True)
         ]
-        sizes = [_output_size(rgb, chosen.scale) for rgb in pictures]
         return [
-            reference if isinstance(reference, Exception) else Pair(lq, reference, size)
-            for lq, reference, size in zip(lqs, references, sizes, strict=True)
+            reference if isinstance(reference, Exception) else Pair(lq, reference, self._bicubic(rgb, lq, chosen))
+            for rgb, lq, reference in zip(pictures, lqs, references, strict=True)
         ]
+
+    def _bicubic(self, rgb: np.ndarray, lq: np.ndarray, chosen: Options) -> np.ndarray:
+        size = _output_size(rgb, chosen.scale)
+        return lq if lq.shape[:2] == size else resizing.bicubic(rgb, size)
 
     def _results(self, pairs: Sequence[Pair], numbers: Sequence[int], chosen: Options) -> list[Restoration | Exception]:
         config, reads = self._settings(chosen), self.control_scheme.reads
@@ -334,8 +345,7 @@ class CasSR:
             return result
         if weight := config.reference_weight:
             result = blended(pair.reference, result, weight)
-        bicubic, reference, result = (_of_size(image, pair.size) for image in (pair.lq, pair.reference, result))
-        return Restoration(bicubic, reference, result)
+        return Restoration(pair.bicubic, _of_size(pair.reference, pair.size), _of_size(result, pair.size))
 
     def _finished(self, stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
         """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite.

@@ -94,8 +94,19 @@ def resolve(component: str, base: Path) -> str:
 
 
 def resolve_loras(loras: Mapping[str, float], base: Path) -> dict[str, float]:
-    """The LoRAs of a configuration in the folder `base`, and their scales; each is resolved as a component is."""
-    return {resolve(lora, base): scale for lora, scale in loras.items()}
+    """The LoRAs of a configuration in the folder `base`, and their scales; each is resolved as a component is.
+
+    Raises:
+        InputError: two of them are the same file.
+    """
+    found: dict[str, float] = {}
+    for lora, scale in loras.items():
+        place = resolve(lora, base)
+        place = str(Path(place).resolve()) if exists(place) else place
+        if place in found:
+            raise InputError(f"loras name {lora} twice, expected each once; its scales may be added")
+        found[place] = scale
+    return found
 
 
 def run_file(path: Path, expected: str) -> dict[str, object]:

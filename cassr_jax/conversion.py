@@ -8,9 +8,18 @@ from pathlib import Path
 from cassr_jax.choices import DType, Layout
 from cassr_jax.diffusion.schedule import TRAINED, Schedule
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_folder, check_outside, exists, is_file, replaced, replaced_folder, write_json
+from cassr_jax.files import (
+    check_folder,
+    check_outside,
+    exists,
+    is_file,
+    is_folder,
+    replaced,
+    replaced_folder,
+    write_json,
+)
 from cassr_jax.inventory import Inventory
-from cassr_jax.kinds import kind_of
+from cassr_jax.kinds import KINDS, kind_of
 from cassr_jax.models.clip_text import LearnedContextConfig
 from cassr_jax.weights.hub import PIPELINE, SCHEDULER
 from cassr_jax.weights.published import Published, stored_type
@@ -74,6 +83,9 @@ def _published(kind: str, weights: Weights, layout: Layout) -> Published:
     return files
 
 
+_WRITTEN = {*KINDS, PIPELINE, "scheduler", "tokenizer"}
+
+
 def _check_output(output: Path, source: str, layout: Layout, overwrite: bool) -> None:
     if layout == "original" and output.suffix != ".safetensors":
         raise InputError(f"{output}: expected a name that ends in .safetensors for the original layout")
@@ -87,6 +99,11 @@ def _check_output(output: Path, source: str, layout: Layout, overwrite: bool) ->
     if is_file(output) != (layout == "original"):
         raise InputError(
             f"{output}: is a {'file' if is_file(output) else 'folder'}, and would be replaced by the other"
+        )
+    if is_folder(output) and (others := sorted({path.name for path in output.iterdir()} - _WRITTEN)):
+        raise InputError(
+            f"{output}: holds {', '.join(others[:3])}, expected a folder that this command wrote: --overwrite replaces "
+            "it whole"
         )
     if exists(source):
         check_outside(Path(source), output, "what is to be replaced", "it is read while the other is written")

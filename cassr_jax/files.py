@@ -54,11 +54,12 @@ def replaced(path: Path) -> Iterator[BufferedWriter]:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of `folder` when the block ends, and vanishes if the block fails.
 
-    Whatever was at `folder` is moved away first and deleted last.
+    Whatever was at `folder` is moved away first and deleted last; if the new one cannot take its place, it comes back.
 
     Raises:
         InputError: a folder or file cannot be written.
     """
+    folder = folder.absolute()
     new, old = (_beside(folder, end) for end in ("tmp", "old"))
     try:
         try:
@@ -66,10 +67,15 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             yield new
             if _mode(folder):
                 os.rename(folder, old)
-            os.rename(new, folder)
+            try:
+                os.rename(new, folder)
+            except BaseException:
+                if _mode(old):
+                    os.rename(old, folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         finally:
-            for leftover in (new, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
 

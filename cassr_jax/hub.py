@@ -20,7 +20,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import exists, is_file
 from cassr_jax.loading import CASCADE_FILE, read_cascade
 from cassr_jax.printing import say
-from cassr_jax.weights.hub import SCHEDULER, is_hub_id, is_repository
+from cassr_jax.weights.hub import SCHEDULER, files_of, hub_errors, is_hub_id, is_repository
 from cassr_jax.weights.rrdbnet import PUBLISHED
 
 
@@ -43,7 +43,7 @@ def push(folder: Path, repository: str, private: bool, message: str) -> str:
         commit = api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=wanted, commit_message=message
         )
-    except _hub_errors() as error:
+    except hub_errors() as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{repository}: cannot be uploaded ({reason}), expected a hub that takes it") from error
     return str(commit.commit_url)
@@ -63,24 +63,19 @@ def parts(folder: Path) -> list[str]:
         )
     config, _ = read_cascade(folder)
     wanted = [CASCADE_FILE, CARD, SCHEDULER]
-    for kind, source in config.components.items():
+    named = [*config.components.items(), *(("LoRA", source) for source in config.loras)]
+    for kind, source in named:
         if source in PUBLISHED:
             continue
         path = Path(source)
         if not path.is_absolute() and ".." not in path.parts and exists(folder / path):
-            wanted += [f"{path.as_posix()}/*"] if not is_file(folder / path) else [f"{path.parent.as_posix()}/*"]
+            wanted += files_of(path) if is_file(folder / path) else [f"{path.as_posix()}/*"]
         elif not is_hub_id(source):
             raise InputError(
                 f"{folder}: its {kind} is {source}, expected a part within the folder, on the hub or in a package; "
                 "python -m cassr_jax.commands.bundle gathers them"
             )
     return wanted
-
-
-def _hub_errors() -> tuple[type[Exception], ...]:
-    """The errors of huggingface_hub, which since its version 1 leaves some of httpx's as they are."""
-    httpx = sys.modules.get("httpx")
-    return (OSError, ValueError) if httpx is None else (OSError, ValueError, httpx.HTTPError)
 
 
 @command("hub")

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cassr_jax.config_files import resolve
+from cassr_jax.config_files import resolve, resolve_loras
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
-from cassr_jax.kinds import KINDS, kind_of
+from cassr_jax.kinds import KINDS, UNET_FILES, holds_pixel_attention, kind_of
 from cassr_jax.loading import CASCADE_FILE, read_cascade
 from cassr_jax.schedules import described
 from cassr_jax.weights.files import SUFFIXES, read_tensors
 from cassr_jax.weights.hub import PIPELINE, is_hub_id
+from cassr_jax.weights.lora import LoRA, open_loras, with_loras
 from cassr_jax.weights.published import Published
 from cassr_jax.weights.single_file import belongs, kinds_in_file
 from cassr_jax.weights.tensors import Weights
@@ -20,6 +21,7 @@ from cassr_jax.weights.tokenizer import tokenizer_files
 
 _CHECKPOINTS = "checkpoints"  # the folder of a run in which its training states lie
 _BESIDE = ("scheduler", "tokenizer")  # parts of a pipeline that are no networks, and are used
+_ATTENTION = "pixel_attention"  # the kind that PASD publishes within its U-Net
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ def _opened(
     sources: Mapping[str, str],
     tokenizer: Sequence[Path] = (),
     ignored: Callable[[], Iterable[str]] = tuple,
+    loras: Sequence[LoRA] = (),
 ) -> Inventory:
-    """The inventory of networks at known places: kind -> what `Kind.open` takes."""
+    """The inventory of networks at known places: kind -> what `Kind.open` takes; LoRAs are added to them."""
     networks: dict[str, Weights] = {}
     refused: dict[str, str] = {}
     for kind, source in sources.items():
         try:
-            networks[kind] = kind_of(kind).open(source)
+            networks[kind] = with_loras(kind_of(kind).open(source), kind, loras)
         except InputError as error:
             refused[kind] = str(error)
     scheduler = described(sources["unet"]) if "unet" in networks else None
@@ -119,7 +122,9 @@ def _cascade(path: Path, kinds: Sequence[str]) -> Inventory:
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
     tokenizer = tokenizer_files(sources["tokenizer"]) if "tokenizer" in sources else []
     wanted = {kind: source for kind, source in sources.items() if kind in KINDS and (not kinds or kind in kinds)}
-    return _opened("a cascade", wanted, tokenizer)
+    loras = open_loras(resolve_loras(config.loras, base))
+    what = f"a cascade, with its LoRAs {', '.join(config.loras)} added" if loras else "a cascade"
+    return _opened(what, wanted, tokenizer, loras=loras)
 
 
 def _folder(path: Path, kinds: Sequence[str]) -> Inventory:
@@ -127,12 +132,15 @@ def _folder(path: Path, kinds: Sequence[str]) -> Inventory:
     alone = [kind for kind, files in published.items() if files.config.describes(path / "config.json")]
     if alone:
         # A ControlNet may be either stage's; what is wanted decides.
-        return _opened("one network", {kind: str(path) for kind in [k for k in alone if k in kinds] or alone[:1]})
+        first = [*alone[:1], *([_ATTENTION] if _has_attention(path) else [])]
+        return _opened("one network", {kind: str(path) for kind in [k for k in alone if k in kinds] or first})
     places = {}
     for kind, files in published.items():
         for place in (path / folder for folder in files.folders):
             if str(place) not in places.values() and files.config.describes(place / "config.json"):
                 places.setdefault(kind, str(place))
+    if "unet" in places and _has_attention(Path(places["unet"])):
+        places.setdefault(_ATTENTION, places["unet"])
     if not places:
         loose = sorted(file.name for file in path.glob("*") if file.suffix in SUFFIXES)
         meant = f"; if {', '.join(loose)} is meant, give that file" if loose else ""
@@ -147,6 +155,14 @@ def _folder(path: Path, kinds: Sequence[str]) -> Inventory:
         return sorted(names - {Path(place).name for place in places.values()} - {*_BESIDE})
 
     return _opened(what, {k: place for k, place in places.items() if not kinds or k in kinds}, tokenizer, ignored)
+
+
+def _has_attention(unet: Path) -> bool:
+    """Whether the folder of a U-Net holds PASD's attention too."""
+    try:
+        return holds_pixel_attention(read_tensors(UNET_FILES.locate(unet)))
+    except InputError:  # which opening the U-Net says
+        return False
 
 
 def _run(path: Path, step: int | None, last: bool) -> Inventory:

@@ -1,7 +1,7 @@
 """The kinds of network in a cascade or its training: one table, one entry for each kind."""
 
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,6 +208,11 @@ KINDS: Mapping[str, Kind] = {
 CONFIGS: Mapping[str, type] = {
     cls.__name__: cls for cls in (AttachedConfig, *(cls for kind in KINDS.values() for cls in kind.makers))
 }
+
+
+def holds_pixel_attention(names: Iterable[str]) -> bool:
+    """Whether the tensors of a U-Net with these names include PASD's attention."""
+    return any(re.fullmatch(_PIXEL_ATTENTION, name) for name in names)
 
 
 def kind_of(name: str) -> Kind:

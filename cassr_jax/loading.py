@@ -188,7 +188,7 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
 def _parts(folder: Path) -> list[str]:
     """What the cascade's description names, and its repository may hold."""
     config = from_json(CascadeConfig, read_json(folder / CASCADE_FILE), str(folder / CASCADE_FILE))
-    paths = [Path(component) for component in config.components.values()]
+    paths = [Path(part) for part in (*config.components.values(), *config.loras)]
     inside = [path for path in paths if not path.is_absolute() and ".." not in path.parts]
     # An RRDBNet's .param has a .bin beside it.
     return [name for path in inside for name in (path.as_posix(), path.with_suffix(".bin").as_posix())]

@@ -21,7 +21,7 @@ class Preview(NamedTuple):
         picture: the picture's number among those given, from 0.
         step: the steps taken.
         steps: the steps of the stage.
-        image: (H, W, 3) uint8, as large as the result.
+        image: (H, W, 3) uint8, as large as the result, or larger where `process_size` is.
     """
 
     stage: StageName

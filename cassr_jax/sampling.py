@@ -154,6 +154,11 @@ def make_course(schedule: Schedule, sampling: SamplingConfig) -> Course:
             raise
         raise InputError(f"strength is {sampling.strength}, which starts at timestep {first}: {error}") from error
     if sampling.added_noise_level is not None:
+        if first is not None:
+            raise InputError(
+                f"added_noise_level is {sampling.added_noise_level} and strength {sampling.strength}, expected no "
+                "added noise or a strength of 1: a start within the schedule would be noisier than its timestep"
+            )
         trajectory = _noised_again(trajectory, schedule, sampling.added_noise_level)
     guided = sampling.guided_steps
     steps = (np.int32(step) for step in (guided.start, guided.stop, sampling.control_every))

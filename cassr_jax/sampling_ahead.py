@@ -75,7 +75,8 @@ def plan_sampling(config: CascadeConfig, source: str, base: Path, on: str, effor
 
 def _planned(devices: Sequence[Device], config: CascadeConfig, source: str, base: Path, on: str) -> SamplePlan:
     own = [device for device in devices if device.process_index == devices[0].process_index]
-    config = replace(config, schedule=config.schedule or Schedule())  # whose numbers do not affect the cost
+    # The schedule's numbers do not affect the cost, and each picture is to be one tile.
+    config = replace(config, schedule=config.schedule or Schedule(), process_size=1)
     cascade = _Ahead(config, _networks(config, source, base, own[0].platform), devices=own, programs=Ahead)
     pictures = cascade.go()
     parts = _parts(cascade, on)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cassr_jax.commands.fingerprint import fingerprint
 from cassr_jax.config import CascadeConfig, LossConfig, OptimizerConfig, SamplingConfig, TrainConfig
-from cassr_jax.config_files import from_json, override, read_config, sibling, to_json
+from cassr_jax.config_files import from_json, override, read_config, resolve_loras, sibling, to_json
 from cassr_jax.data.config import DataConfig
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
@@ -301,3 +301,9 @@ def test_a_wrong_file_of_a_cascade_is_named(tmp_path, text, message):
     for read in (read_cascade, fingerprint):
         with pytest.raises(InputError, match=re.escape(message)):
             read(tmp_path / "bad.py")
+
+
+def test_a_lora_named_twice_is_refused(tmp_path):
+    (tmp_path / "style.safetensors").touch()
+    with pytest.raises(InputError, match=r"loras name \./style\.safetensors twice, expected each once"):
+        resolve_loras({"style.safetensors": 0.5, "./style.safetensors": 0.25}, tmp_path)

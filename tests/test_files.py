@@ -18,6 +18,7 @@ from cassr_jax.files import (
     parse_json,
     read_json,
     replaced,
+    replaced_folder,
     same_place,
     write_json,
 )
@@ -88,6 +89,28 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
     write_json(tmp_path / "x.json", data)
     assert read_json(tmp_path / "x.json") == {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": "NaN"}}
     assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_replaced_is_left(tmp_path, monkeypatch, error):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    rename = os.rename
+
+    def fail(source, target):
+        if Path(target) == folder and not (Path(source) / "old").exists():
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr("cassr_jax.files.os.rename", fail)
+    with pytest.raises((InputError, KeyboardInterrupt)), replaced_folder(folder) as new:
+        (new / "new").write_text("new")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["kept", "kept/old"]
+    monkeypatch.undo()
+    with replaced_folder(folder) as new:
+        (new / "new").write_text("new")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["kept", "kept/new"]
 
 
 def test_a_pipe_stays_a_pipe(tmp_path):

@@ -109,6 +109,18 @@ class TestRefused:
             parts(tmp_path / "folder")
 
 
+def test_loras_and_files_beside_the_description_are_parts_too(tmp_path):
+    for name in ("README.md", "style.safetensors", "rrdbnet.param", "rrdbnet.bin", "notes.txt"):
+        (tmp_path / name).write_text("x")
+    content = {"components": {"rrdbnet": "rrdbnet.param"}, "loras": {"style.safetensors": 0.5, "owner/name": 1}}
+    (tmp_path / "cassr.json").write_text(json.dumps(content))
+    own = ["cassr.json", "README.md", "scheduler/scheduler_config.json"]
+    assert parts(tmp_path) == [*own, "rrdbnet.param", "rrdbnet.bin", "style.safetensors"]
+    (tmp_path / "cassr.json").write_text(json.dumps({"loras": {"/models/style.safetensors": 1}}))
+    with pytest.raises(InputError, match=r"its LoRA is /models/style\.safetensors, expected a part within the folder"):
+        parts(tmp_path)
+
+
 def test_what_the_hub_or_a_package_has_is_not_uploaded(tmp_path):
     components = {"vae": "owner/name", "rrdbnet": "realesrgan-x4plus", "unet": "unet"}
     (tmp_path / "unet").mkdir()

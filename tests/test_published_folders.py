@@ -176,3 +176,16 @@ def test_pasd_s_transformers_attend_to_the_skips(width):
     assert channels[2, 2] == (second, first)
     assert channels[3, 2] == (first, first)
     assert len(published_folders.pasd_controlnet_tensors(configs(width)["controlnet"], FLOAT)) == 346
+
+
+def test_pasds_attention_is_listed_and_converted_with_its_unet(hub, tmp_path, capsys):
+    checkpoint = hub / "PASD" / "pasd" / "checkpoint-100000"
+    for source in (checkpoint, checkpoint / "unet"):
+        assert program.main(["show", str(source)]) == 0
+        assert "pixel_attention" in capsys.readouterr().out
+    assert program.main(["show", str(hub / SD)]) == 0
+    assert "pixel_attention" not in capsys.readouterr().out
+    assert program.main(["convert", str(checkpoint), str(tmp_path / "out")]) == 0
+    assert {"controlnet", "pixel_attention", "unet"} < {path.name for path in (tmp_path / "out").iterdir()}
+    for kind in ("unet", "pixel_attention"):
+        assert_same(load_weights(tmp_path / "out" / kind, kind)[1], load_weights(checkpoint / "unet", kind)[1])

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import get_args
 
 from cassr_jax.choices import DType
-from cassr_jax.commands.card import CARD, model_card
+from cassr_jax.commands.card import CARD, is_generated, model_card
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import resolve, resolve_loras, to_json
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_folder, replaced, write_json
+from cassr_jax.files import is_file, is_folder, replaced, write_json
 from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade, withdraw
 from cassr_jax.locks import claimed
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks, write_network
-from cassr_jax.printing import progress_bar
+from cassr_jax.printing import complain, progress_bar
 from cassr_jax.schedules import agreed, write_schedule
 from cassr_jax.weights.lora import open_loras
 from cassr_jax.weights.rrdbnet import rrdbnet_files
@@ -67,8 +67,11 @@ def bundle(
     if "unet" in config.components:
         write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
     gathered = replace(config, components=components, loras={})
-    with replaced(output / CARD) as file:
-        file.write(model_card(origin, output, gathered, parameters, licence, report).encode())
+    if is_file(output / CARD) and not is_generated(output / CARD):
+        complain(f"{output / CARD}: has been edited and is kept; delete it, and it is written anew", "bundle")
+    else:
+        with replaced(output / CARD) as file:
+            file.write(model_card(origin, output, gathered, parameters, licence, report).encode())
     write_json(output / CASCADE_FILE, to_json(gathered))
 
 

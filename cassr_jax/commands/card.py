@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from cassr_jax.config import CascadeConfig
@@ -11,6 +12,7 @@ from cassr_jax.loading import trained
 from cassr_jax.weights.hub import is_hub_id
 
 CARD = "README.md"
+_MARK = "\n<!-- made by cassr-jax: "
 _TABLE, _COMPARISON = "table.md", "comparison.json"  # of a report of `cassr_jax.evaluation`
 
 
@@ -41,7 +43,22 @@ def model_card(
     paragraphs += [] if origin is None else _training(origin)
     paragraphs += [] if report is None else _measures(report)
     paragraphs.append(_use())
-    return "\n\n".join(paragraphs) + "\n"
+    text = "\n\n".join(paragraphs) + "\n"
+    return text + _mark(text)
+
+
+def is_generated(card: Path) -> bool:
+    """Whether a card is as `model_card` made it, and nobody has added to it."""
+    try:
+        text, mark, digest = card.read_text("utf-8").rpartition(_MARK)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return mark + digest == _mark(text)
+
+
+def _mark(text: str) -> str:
+    """A comment at the end of a card, by which it is known again while nobody has changed it."""
+    return f"{_MARK}{sha256(text.encode()).hexdigest()} -->\n"
 
 
 def _fields(elsewhere: Mapping[str, str], licence: str | None) -> str:
@@ -53,10 +70,16 @@ def _fields(elsewhere: Mapping[str, str], licence: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+_METHODS = {
+    "cassr": "the method of CasSR ([arXiv 2403.11451](https://arxiv.org/abs/2403.11451))",
+    "pasd": "the method of PASD ([arXiv 2308.14469](https://arxiv.org/abs/2308.14469))",
+    "residuals": "Stable Diffusion and a ControlNet ([arXiv 2302.05543](https://arxiv.org/abs/2302.05543))",
+}
+
+
 def _what(config: CascadeConfig) -> str:
     return (
-        "It enlarges photographs and makes them sharp, by the method of CasSR "
-        "([arXiv 2403.11451](https://arxiv.org/abs/2403.11451)). "
+        f"It enlarges photographs and makes them sharp, by {_METHODS[config.control]}. "
         f"The first stage is `{config.activation}`; the second takes {config.sampling.num_steps} steps of "
         f"`{config.sampling.sampler}` with guidance {config.sampling.guidance_scale:g} for each tile of "
         f"{config.tile} px."

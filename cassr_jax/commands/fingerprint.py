@@ -7,11 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cassr_jax.files import files_below, is_file, is_folder
+from cassr_jax.files import Json, files_below, is_file, is_folder
 from cassr_jax.imaging.manifest import sha256
 
 if TYPE_CHECKING:
     from cassr_jax.config import CascadeConfig
+
+_LATER = {"control": "cassr", "decoder": "vae", "process_size": 1}
+_UNSET = ("eta", "added_noise_level")
 
 
 def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "CascadeConfig"] | None = None) -> str:
@@ -34,7 +37,7 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
 
     config, base = read_cascade(source)
     config = config if change is None else change(config)
-    content = to_json(config)
+    content = _established(to_json(config))
     del content["loras"]
     digest, digest_of = hashlib.sha256(json.dumps(content, sort_keys=True).encode()), cache(sha256)
     for kind, component in sorted(config.components.items()):
@@ -48,3 +51,12 @@ def fingerprint(source: str | Path, change: Callable[["CascadeConfig"], "Cascade
     for lora in sorted(f"{float(scale)} {[*map(digest_of, lora_files(path))] or path}" for path, scale in loras):
         digest.update(lora.encode())
     return digest.hexdigest()
+
+
+def _established(content: Json) -> Json:
+    """A configuration without the fields that were added since manifests exist, where they have no effect."""
+    sampling = ("sampling", "activation_sampling")
+    kept = {name: value for name, value in content.items() if _LATER.get(name, value) != value or name not in _LATER}
+    for name in sampling:
+        kept[name] = {key: value for key, value in content[name].items() if value is not None or key not in _UNSET}
+    return kept

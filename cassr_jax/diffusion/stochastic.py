@@ -35,8 +35,10 @@ class _NoisyStep:
     def step(
         self, carry: Carry, coefficients: NoisyCoefficients, model_output: Latents, noise: Latents | None = None
     ) -> Carry:
-        assert noise is not None, "a noisy sampler is given noise"
         after = LinearStep().step(carry, coefficients.mean, model_output)
+        if noise is None:
+            assert not self.noisy, "a noisy sampler is given noise"
+            return after
         return after._replace(latents=after.latents + coefficients.fresh * noise.astype(jnp.float32))
 
 

@@ -101,6 +101,13 @@ def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
             check_fitting(networks.configs, config.components)
     if placing is not None:
         placing.encoder.clear()
+    read = {*config.components} & {*networks.configs}
+    for lora in loras:
+        if not lora.updates.keys() & read:
+            raise InputError(
+                f"{lora.path}: changes {' and '.join(lora.updates)}, which stage {config.stage} does not read, "
+                "expected no loras"
+            )
     if config.loss.rgb_weight:
         controlnet = networks.configs.get("controlnet")
         own = controlnet.own if isinstance(controlnet, AttachedConfig) else None

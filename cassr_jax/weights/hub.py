@@ -1,6 +1,7 @@
 """Weights by hub id: `owner/name` or `owner/name:folder`, through huggingface_hub and its cache."""
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,12 +86,26 @@ def _snapshot(source: str, repo: str, patterns: list[str], places: list[str]) ->
 
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns))
-    except (OSError, ValueError) as error:  # the hub's errors for no network, no such repository, no permission
+    except hub_errors() as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"{source}: not a local file or folder, and {_places(places)} cannot be fetched from the hub ({reason}); "
             f"download it on a connected machine and give that folder instead"
         ) from error
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """The errors of huggingface_hub for no network, no such repository and no permission.
+
+    Since its version 1 it leaves some of httpx's as they are.
+    """
+    httpx = sys.modules.get("httpx")
+    return (OSError, ValueError) if httpx is None else (OSError, ValueError, httpx.HTTPError)
+
+
+def files_of(path: Path) -> list[str]:
+    """The files of a part that is named by one of them: an ncnn network has its numbers in a second one."""
+    return [path.as_posix(), *([path.with_suffix(".bin").as_posix()] if path.suffix == ".param" else [])]
 
 
 def _places(places: list[str]) -> str:

@@ -21,6 +21,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_fields_that_came_later_count_only_where_they_have_an_effect(folder: Path):
+    before = fingerprint(folder)
+    named = {"control": "cassr", "decoder": "vae", "process_size": 1, "loras": {}, "sampling": {"eta": None}}
+    components = {"components": {"unet": "models", "vae": "models"}}
+    write_json(folder / "cassr.json", components | named)
+    assert fingerprint(folder) == before
+    for changed in ({"control": "pasd"}, {"process_size": 64}, {"sampling": {"added_noise_level": 900}}):
+        write_json(folder / "cassr.json", components | changed)
+        assert fingerprint(folder) != before
+
+
 def test_weights_behind_a_link_to_a_folder_count(folder: Path):
     before = fingerprint(folder)
     assert fingerprint(folder) == before

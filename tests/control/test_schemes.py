@@ -72,7 +72,9 @@ def cascade(folder: Path, control: str, **changes: object) -> cassr_jax.CasSR:
     return cassr_jax.load(folder, change=lambda config: replace(config, control=control, **changes))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["pasd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cassr", "residuals"))]
+)
 def test_from_training_to_the_picture(folder, tmp_path, name):
     data = DataConfig(str(folder / "pictures"), crop_size=SIDE, preset="light", prefetch=2)
     config = configure(name, folder, data, num_steps=1, activation="identity")
@@ -109,8 +111,47 @@ def test_the_start_may_be_a_picture_that_the_scheme_does_not_read(folder):
     """With `identity` both pictures are the same, so that the runs must be too."""
     for name in ("pasd", "residuals"):
         cassr = cascade(folder, name)
-        made = [cassr.upscale(PICTURE, start=start, strength=0.5) for start in ("lq", "reference")]
-        np.testing.assert_array_equal(*made)
+        one, other = (cassr.upscale(PICTURE, start=start, strength=0.5) for start in ("lq", "reference"))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_added_noise_takes_the_whole_schedule(folder):
+    cassr = cascade(folder, "pasd")
+    noisy = replace(cassr.config.sampling, added_noise_level=900)
+    with_noise = cascade(folder, "pasd", sampling=noisy)
+    assert np.any(with_noise.upscale(PICTURE) != cassr.upscale(PICTURE))
+    with pytest.raises(InputError, match=r"added_noise_level is 900 and strength 0\.5, expected no added noise"):
+        with_noise.upscale(PICTURE, strength=0.5)
+
+
+def test_tcd_without_noise_samples_too(folder):
+    config = cascade(folder, "residuals").config
+    cassr = cascade(folder, "residuals", sampling=replace(config.sampling, sampler="tcd", eta=0.0))
+    assert cassr.upscale(PICTURE).shape == (48, 40, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fusion_is_guided_by_both_pictures_whatever_the_scheme_reads(folder, name, monkeypatch):
+    seen = []
+
+    def decode(self, vae, latents, guides, weight=1.0):
+        seen.append(guides)
+        return vae.decode(latents)
+
+    monkeypatch.setattr("cassr_jax.models.fusion.Fusion.decode", decode)
+    sources = {kind: kind for kind in NETWORKS if kind != "taesd"}
+    cassr = cascade(folder, name, components=sources)
+    cassr.upscale(PICTURE)
+    assert [len(guides) for guides in seen] == [2]
+
+
+@pytest.mark.parametrize("name", ["pasd", "residuals"])
+def test_devices_that_share_rows_give_the_picture_of_one_tile(folder, name):
+    tiles = cascade(folder, name)
+    rows = cassr_jax.load(folder, change=lambda config: replace(config, control=name), split="spatial", devices=2)
+    picture = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    one, both = (cassr.upscale(picture).astype(int) for cassr in (tiles, rows))
+    assert np.abs(one - both).max() <= 1
 
 
 def test_a_missing_network_is_named_with_the_scheme(folder):
@@ -135,6 +176,7 @@ class TestProcessSize:
         assert np.any(small.result != cassr.restore(PICTURE).result)
         large = cassr.restore(PICTURE, scale=9.6)  # the shorter side is then 96 px
         assert large.result.shape == (115, 96, 3)
+        np.testing.assert_array_equal(small.bicubic, bicubic(PICTURE, (48, 40)))
         np.testing.assert_array_equal(small.result, bicubic(large.result, (48, 40)))
 
     def test_a_larger_picture_is_left_as_it_is(self, folder):

@@ -68,6 +68,7 @@ def lines_until(process: subprocess.Popen, what: str) -> Iterator[str]:
             return
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     process = start(tmp_path, "num_steps=100000", "save_every=100000")
     assert any("state" in line for line in lines_until(process, "state"))

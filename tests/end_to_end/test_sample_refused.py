@@ -240,7 +240,7 @@ def test_weights_that_cannot_be_loaded(folder, capsys):
     flat(folder / "a.png", "red")
     assert run("in", "--output", "out", "--config", "nowhere") == 2
     assert capsys.readouterr().err.splitlines() == [
-        "sample.py: nowhere: not found, expected an embedded cascade (tiny), a folder or a .py file"
+        "sample.py: nowhere: not found, expected an embedded cascade (tiny), a folder or a .py file, or a hub id"
     ]
     assert not Path("out").exists()
 

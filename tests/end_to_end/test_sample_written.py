@@ -56,6 +56,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     )
     arguments += " --color-fix adain --sampler unipc --start reference --strength 0.5 --tile 64 --precision bf16"
     arguments += " --devices 2 --reference-weight 0.25 --fidelity 0.75 --decoder vae"
+    arguments += " --process-size 96 --negative-prompt smear"
     arguments += " --speed fast --guidance-from 0.1 --guidance-to 0.9 --control-every 2"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert cascade.loaded == [
@@ -77,6 +78,8 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "fidelity": 0.75,
         "decoder": "vae",
         "tile": 64,
+        "process_size": 96,
+        "negative_prompt": "smear",
     }
     assert cascade.calls == [{"size": (8, 12), "guidance_scale": 1.5, "prompt": None, **expected}]
     entry = manifest()["a.png"]
@@ -93,7 +96,8 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
         "start": "reference",
         "strength": 0.5,
         "prompt": "clean, high-resolution",
-        "negative_prompt": "dotted, noise, blur, lowres, smooth",
+        "negative_prompt": "smear",
+        "process_size": 96,
         "color_fix": "adain",
         "reference_weight": 0.25,
         "fidelity": 0.75,

@@ -195,6 +195,7 @@ def test_whole_networks_are_divided_as_well(stage, networks):
     assert run(STRATEGIES["dp"]).collectives == {"all-reduce": 1}  # of the gradients: no example has to move
 
 
+@pytest.mark.slow
 def test_what_travels_in_16_bits_changes_no_value(networks, monkeypatch):
     """The networks round a kernel where they use it; rounded before it is sent, it is the same."""
     config = configure("base", networks, dtype="bfloat16", optimizer=OptimizerConfig(warmup_steps=1))
