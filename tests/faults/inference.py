@@ -122,7 +122,7 @@ INFERENCE = [
         ("jnp.repeat(prompts, batch, axis=0)", "jnp.concatenate([prompts] * batch)"),
     ),
     *faults(
-        "cassr_jax/cascade.py",
+        "cassr_jax/outcomes.py",
         ("tests/engine/test_engine.py::test_an_exception_among_the_pictures_stays_in_its_place",),
         ("[outcome if isinstance(outcome, Exception) else next(made)", "[next(made, outcome)"),
     ),
