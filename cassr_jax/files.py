@@ -59,15 +59,15 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: a folder or file cannot be written.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.realpath(folder))  # a link stays one
     new, old = (_beside(folder, end) for end in ("tmp", "old"))
     try:
         try:
             new.mkdir(parents=True)
             yield new
-            if _mode(folder):
-                os.rename(folder, old)
             try:
+                if _mode(folder):
+                    os.rename(folder, old)
                 os.rename(new, folder)
             except BaseException:
                 if _mode(old):

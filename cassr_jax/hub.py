@@ -10,7 +10,8 @@ README.md. Every part must lie in the folder, on the hub or in a package. The hu
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from glob import escape
 from pathlib import Path
 
 from cassr_jax.commands.card import CARD
@@ -69,13 +70,18 @@ def parts(folder: Path) -> list[str]:
             continue
         path = Path(source)
         if not path.is_absolute() and ".." not in path.parts and exists(folder / path):
-            wanted += files_of(path) if is_file(folder / path) else [f"{path.as_posix()}/*"]
+            wanted += _escaped(files_of(path)) if is_file(folder / path) else [f"{_escaped([path.as_posix()])[0]}/*"]
         elif not is_hub_id(source):
             raise InputError(
                 f"{folder}: its {kind} is {source}, expected a part within the folder, on the hub or in a package; "
                 "python -m cassr_jax.commands.bundle gathers them"
             )
     return wanted
+
+
+def _escaped(names: Iterable[str]) -> list[str]:
+    """Names as patterns that match nothing else."""
+    return [escape(name) for name in names]
 
 
 @command("hub")

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR, mesh_of_tiles
-from cassr_jax.choices import Split
+from cassr_jax.choices import Decoder, Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import check_components, defined, from_json, resolve, resolve_loras
 from cassr_jax.control import NAMES as CONTROL
@@ -66,7 +66,7 @@ def load(
     if change is not None:
         config = change(config)
     if loras is not None:
-        config = replace(config, loras=dict(loras))
+        config = replace(config, loras=_checked(loras))
     if activation is not None:
         config = replace(config, activation=activation)
     check(config)
@@ -86,6 +86,8 @@ def load(
     dtype = dtype or usual_dtype()
     if dtype not in get_args(DType):
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
+    if config.decoder not in get_args(Decoder):
+        raise InputError(f"{source}: decoder is {config.decoder!r}, expected one of {', '.join(get_args(Decoder))}")
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
     networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
@@ -115,6 +117,18 @@ def load(
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
     return CasSR(config, networks, sources.get("tokenizer"), devices, split)
+
+
+def _checked(loras: object) -> dict[str, float]:
+    """LoRAs and their scales as they were given.
+
+    Raises:
+        InputError: they are something else.
+    """
+    sound = isinstance(loras, Mapping) and all(isinstance(name, str | Path) and str(name) for name in loras)
+    if not sound:
+        raise InputError(f"loras are {loras!r}, expected a mapping of files, folders or hub ids to scales")
+    return {str(name): scale for name, scale in loras.items()}
 
 
 def _putting(sharding: NamedSharding) -> Place:

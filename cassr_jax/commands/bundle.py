@@ -22,7 +22,7 @@ from cassr_jax.commands.running import command
 from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import resolve, resolve_loras, to_json
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_file, is_folder, replaced, write_json
+from cassr_jax.files import check_outside, exists, is_file, is_folder, replaced, write_json
 from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade, withdraw
 from cassr_jax.locks import claimed
@@ -52,6 +52,7 @@ def bundle(
         report: the output folder of an evaluation, for the card.
     """
     model_card(origin, output, config, {}, licence, report)  # its sources are checked before anything large is read
+    _check_apart(config, base, output)
     loras = open_loras(resolve_loras(config.loras, base))
     components, parameters = dict(config.components), {}
     for kind, component in progress_bar(config.components.items(), unit="network"):
@@ -73,6 +74,18 @@ def bundle(
         with replaced(output / CARD) as file:
             file.write(model_card(origin, output, gathered, parameters, licence, report).encode())
     write_json(output / CASCADE_FILE, to_json(gathered))
+
+
+def _check_apart(config: CascadeConfig, base: Path, output: Path) -> None:
+    """Checks that no part is read where another is written.
+
+    Raises:
+        InputError: the output is a source or lies within one, or holds one.
+    """
+    parts = [resolve(part, base) for part in (*config.components.values(), *config.loras)]
+    for part in filter(exists, map(Path, parts)):
+        check_outside(output, part, "a part of the cascade", "it is read while the other is written")
+        check_outside(part, output, "the output", "it would be overwritten while it is read")
 
 
 def _copied(kind: str, source: str, output: Path) -> str:

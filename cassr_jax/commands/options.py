@@ -12,7 +12,7 @@ from typing import Any, get_args
 from cassr_jax.buckets import Folder, folder_at
 from cassr_jax.choices import PRECISIONS, SPEEDS, ColorFix, Decoder, Sampler, Split, Start
 from cassr_jax.errors import InputError
-from cassr_jax.files import check_local
+from cassr_jax.files import check_local, exists
 from cassr_jax.first_stage import NAMES
 from cassr_jax.ranges import COUNT, RANGES, Range
 
@@ -62,7 +62,8 @@ def _number_for(field: str) -> Callable[[str], int | float]:
 
 def _lora(text: str) -> tuple[str, float]:
     """The `type` of the option that names a LoRA and its scale, FILE or FILE=SCALE."""
-    source, scale = text.rpartition("=")[::2] if "=" in text else (text, "1")
+    whole = "=" not in text or exists(Path(text))  # a path may hold the sign too
+    source, scale = (text, "1") if whole else text.rpartition("=")[::2]
     if not source:
         raise argparse.ArgumentTypeError(f"{text!r}: names no LoRA, expected FILE or FILE=SCALE")
     try:

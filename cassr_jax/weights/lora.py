@@ -58,6 +58,8 @@ _OTHER_FILES = {
     r"^(lora_te[12]_|text_encoder_2\.)": "a LoRA for Stable Diffusion XL or another base with several text encoders",
     r"^(lora_)?transformer[._]": "a LoRA for a diffusion transformer",
 }
+# Names with a few wildcards. Others could take for ever: a file must not decide how long it is read.
+_PATTERN = re.compile(r"\^?[\w\\.|$-]*(\.\*[\w\\.|$-]*){0,3}")
 # The width of the text's features in the layers that read them.
 _READS_TEXT = re.compile(r"(attn2[._]to_[kv]|self_attn[._](q_proj|to_q))$")
 _OTHER_BASES = {1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
@@ -296,6 +298,10 @@ def _alpha(path: Path, name: str, rank: int, settings: Json) -> float:
     alpha = settings.get("lora_alpha", rank)
     try:
         patterns = (settings.get("alpha_pattern") or {}).items()
+        if strange := [pattern for pattern, _ in patterns if not _PATTERN.fullmatch(pattern)]:
+            raise InputError(
+                f"{path}: alpha_pattern holds {strange[0][:80]!r}, expected names, of which .* may stand for a part"
+            )
         alpha = next((value for pattern, value in patterns if re.match(rf"(.*\.)?({pattern})$", _layer(name))), alpha)
     except (AttributeError, TypeError, re.error) as error:
         raise InputError(f"{path}: alpha_pattern cannot be read ({error}), expected patterns of paths") from error

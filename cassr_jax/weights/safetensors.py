@@ -36,6 +36,7 @@ _DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype("?"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_MOST_AXES = 32
 _METADATA = "__metadata__"
 _MAX_HEADER = 100 * 10**6  # bytes, the format's own limit
 
@@ -86,8 +87,8 @@ def _entry(path: Path, name: str, entry: object, start: int, size: int) -> Store
             raise InputError(f"{path}: the header's entry for {name} is damaged")
     if code not in _DTYPES:
         return ForeignTensor(f"{path}: {name}", code)
-    if not all(type(side) is int and side >= 0 for side in shape):
-        raise InputError(f"{path}: {name} has the impossible shape {shape}")
+    if len(shape) > _MOST_AXES or not all(type(side) is int and 0 <= side < 2**63 for side in shape):
+        raise InputError(f"{path}: {name} has the impossible shape {str(shape)[:80]}")
     expected = math.prod(shape) * _DTYPES[code].itemsize
     if first < 0 or last - first != expected:
         raise InputError(f"{path}: {name} {code} {tuple(shape)} needs {expected} bytes, its entry has {last - first}")

@@ -135,3 +135,15 @@ def test_a_bundle_is_the_cascade_in_one_folder(tmp_path: Path, capsys):
     assert found.params.keys() == expected.params.keys()
     assert all(np.array_equal(value, expected.params[name]) for name, value in found.params.items())
     assert not (moved / ".lock").exists()
+
+
+@pytest.mark.parametrize("output", ["", "unet", "unet/below"])
+def test_no_part_is_read_where_another_is_written(tmp_path, output, capsys):
+    """A bundle onto its own source would halve the weights that it still reads, and lose them if it failed."""
+    write_random_cascade(tmp_path / "cascade")
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "cascade").rglob("*")) if path.is_file()}
+    given = ["--config", str(tmp_path / "cascade"), "--output", str(tmp_path / "cascade" / output)]
+    assert bundle.main(given) == 2
+    assert "expected a folder outside it" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in before}
+    assert after == before

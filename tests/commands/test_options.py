@@ -197,6 +197,13 @@ def test_help_names_what_the_first_stage_does_otherwise(tmp_path):
     assert (own["steps"], own["guidance_scale"], own["strength"]) == ("50, first stage 20", "5.5", "1")
 
 
+def test_a_loras_path_may_hold_the_sign_before_its_scale(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=y.safetensors").touch()
+    assert parse(["lora"], "--lora", "x=y.safetensors").loras == {"x=y.safetensors": 1.0}
+    assert parse(["lora"], "--lora", "x=y.safetensors=0.5").loras == {"x=y.safetensors": 0.5}
+
+
 def test_needs_no_jax():
     code = "import sys, cassr_jax.commands.options, cassr_jax.commands.running; print('jax' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

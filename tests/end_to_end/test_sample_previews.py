@@ -16,7 +16,7 @@ PREVIEW = ("--preview", "2")
 def test_a_preview_lies_beside_each_result(folder, cascade, capsys):
     flat(folder / "a.jpg", "red", quality=95)
     flat(folder / "x" / "b.png", "blue")
-    assert run("in", "--output", "out", "--format", "jpg", *PREVIEW) == 0
+    assert run("in", "--output", "out", "--format", "jpg", *PREVIEW, "--steps", "2") == 0
     assert outputs() == ["a.jpg", "a_preview.png", "x/b.jpg", "x/b_preview.png"]
     assert close(color_of("out/a_preview.png"), COLORS["red"])
     assert close(color_of("out/x/b_preview.png"), COLORS["blue"])
@@ -58,7 +58,7 @@ def test_a_preview_that_cannot_be_written_costs_a_warning(folder, cascade, capsy
         write(path, picture)
 
     monkeypatch.setattr(io, "write", full)
-    assert run("in", "--output", "out", *PREVIEW) == 0
+    assert run("in", "--output", "out", *PREVIEW, "--steps", "2") == 0
     assert outputs() == ["a.png"]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2  # one for each stage
@@ -113,3 +113,9 @@ def test_tiny_writes_them_and_the_same_result(folder, split):
     preview, result = (io.read(f"out/{name}.png").rgb.astype(int) for name in ("a_preview", "a"))
     assert preview.shape == result.shape == (64, 48, 3)
     assert 0 < np.abs(preview - result).mean() < 30
+
+
+def test_more_steps_than_any_stage_takes_are_pointed_out(folder, cascade, capsys):
+    flat(folder / "a.png", "red")
+    assert run("in", "--output", "out", "--preview", "3", "--steps", "2") == 0
+    assert "--preview 3: no stage takes more than 2 steps, so there is no preview" in capsys.readouterr().err

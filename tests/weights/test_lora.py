@@ -239,7 +239,8 @@ def test_what_does_not_fit_is_refused_with_all_that_is_wrong(folder, tmp_path, c
         ({"use_dora": True}, "use_dora is true, expected a plain LoRA"),
         ({"init_lora_weights": "pissa_niter_4"}, "which changes the base too"),
         ({"lora_alpha": "4"}, "the alpha of .* is '4', expected a finite number"),
-        ({"alpha_pattern": {"(": 1}}, "alpha_pattern cannot be read"),
+        ({"alpha_pattern": {"(": 1}}, r"alpha_pattern holds .\(., expected names"),
+        ({"alpha_pattern": {"(.*a*)*z": 1}}, "expected names, of which"),
         ({"alpha_pattern": [1]}, "alpha_pattern cannot be read"),
     ],
 )
