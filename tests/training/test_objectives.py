@@ -31,6 +31,8 @@ FIRST = {
     "scedit": r"scedit\.(lsc_tuner_blocks\.\d+\.tuner_op\.ln2\.|dense_hint_blocks\.(0\.1\.|\d+\.1\.bias))",
     "controlnet": r"activation_controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.",
     "fusion": r"fusion\.blocks\.\d+\.conv_out\.",
+    "residuals": r"controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.",
+    "pasd": r"controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.|pixel_attention\..*\.\d+\.proj_out\.",
     "cassr": r"controlnet\.controlnet_(down_blocks\.\d+|mid_block)\.|multiple_attention\..*\.attn\.to_out\.0\.",
 }
 
