@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from cassr_jax.commands.running import command
 from cassr_jax.config import SamplingConfig
+from cassr_jax.control.cassr import CONTROL_SCHEME
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.first_stage import first_stage
 from cassr_jax.models.controlnet import ControlNetConfig
@@ -30,7 +31,6 @@ from cassr_jax.models.unet import UNetConfig
 from cassr_jax.networks import Networks, merge_all
 from cassr_jax.printing import say
 from cassr_jax.sampling import Embeddings, Setting, embed, make_course, predict
-from cassr_jax.second_stage import make_denoiser
 from cassr_jax.training.flops import traced_flops
 from cassr_jax.weights.configs import AttachedConfig
 
@@ -46,7 +46,7 @@ NETWORKS = {
 STAGES: dict[str, tuple[MakeDenoiser, int]] = {
     "first stage, SCEdit": (first_stage("scedit").make_denoiser, 1),
     "first stage, ControlNet": (first_stage("controlnet").make_denoiser, 1),
-    "second stage": (partial(make_denoiser, switches=GuidanceSwitches()), 2),
+    "second stage": (partial(CONTROL_SCHEME.make_denoiser, switches=GuidanceSwitches()), 2),
 }
 IMAGE = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)
 PROMPTS = jax.ShapeDtypeStruct((2, 77, UNET.cross_attention_dim), jnp.float32)

@@ -185,8 +185,11 @@ class TestOutput:
         assert run("convert", pipeline, output) == 2
         assert "out: exists, expected a free name, or --overwrite" in capsys.readouterr().err
         assert (output / "mine.txt").exists()
+        assert run("convert", pipeline, output, "--overwrite") == 2
+        assert "out: holds mine.txt, expected a folder that this command wrote" in capsys.readouterr().err
+        (output / "mine.txt").rename(output / "model_index.json")
         assert run("convert", pipeline, output, "--overwrite") == 0
-        assert not (output / "mine.txt").exists()
+        assert (output / "unet").is_dir()
         assert_bits(tensors_of(output), tensors_of(pipeline))
         assert list(tmp_path.iterdir()) == [output]
 
@@ -230,8 +233,10 @@ class TestOutput:
         assert f"and {tmp_path} has 0.00 GB left, expected room" in capsys.readouterr().err
 
     def test_the_source_is_not_replaced(self, pipeline, capsys):
+        assert run("convert", pipeline / "unet", pipeline / "unet", "--overwrite") == 2
+        assert "holds config.json" in capsys.readouterr().err
         assert run("convert", pipeline / "unet", pipeline, "--overwrite") == 2
-        assert "lies within what is to be replaced" in capsys.readouterr().err
+        assert "expected a folder" in capsys.readouterr().err
         assert (pipeline / "unet").is_dir()
 
 

@@ -14,6 +14,7 @@ from cassr_jax.cascade import CasSR
 from cassr_jax.choices import SPEEDS
 from cassr_jax.commands.settings import described
 from cassr_jax.config import CascadeConfig, SamplingConfig
+from cassr_jax.control.cassr import CONTROL_SCHEME
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.models.multiple_attention import GuidanceSwitches
@@ -21,7 +22,6 @@ from cassr_jax.networks import Networks, merge_all
 from cassr_jax.options import Options
 from cassr_jax.ranges import check
 from cassr_jax.sampling import Embeddings, Setting, embed, make_course, predict
-from cassr_jax.second_stage import make_denoiser
 from cassr_jax.sharding.topologies import topology_devices
 from tests.random_cascade import NETWORKS, write_random_cascade
 
@@ -87,7 +87,7 @@ class OfText:
     def embed_time(self, timesteps):
         return timesteps
 
-    def __call__(self, latents, temb, text, hints):
+    def __call__(self, latents, temb, text, hints, fidelity=1.0):
         return jnp.zeros_like(latents) + text[:, None, None, None]
 
 
@@ -225,7 +225,7 @@ def test_a_sampling_step_for_gpus_has_flash_attention_and_holds_no_scores():
     course, setting = make_course(Schedule(), sampling), Setting.of(sampling)
 
     def step(params, latents, prompts, lq, reference):
-        denoiser = make_denoiser(merge_all(networks.graphdefs, params), GuidanceSwitches())
+        denoiser = CONTROL_SCHEME.make_denoiser(merge_all(networks.graphdefs, params), GuidanceSwitches())
         embeddings = embed(denoiser, prompts, course.trajectory, 1, setting)
         hints = denoiser.embed_images(lq, reference)
         return predict(denoiser, embeddings, latents, hints, jnp.int32(0), course, setting)[0]

@@ -90,7 +90,10 @@ class Pointwise:
     def embed_time(self, timesteps: jax.Array) -> jax.Array:
         return timesteps[:, None, None, None] / 1000
 
-    def __call__(self, latents: jax.Array, temb: jax.Array, text: jax.Array, hints: jax.Array) -> jax.Array:
+    def __call__(
+        self, latents: jax.Array, temb: jax.Array, text: jax.Array, hints: jax.Array, fidelity: float = 1.0
+    ) -> jax.Array:
+        del fidelity
         hints = jnp.concatenate([hints] * (len(latents) // len(hints)))
         return jnp.sin(3 * latents * text) * hints + temb
 

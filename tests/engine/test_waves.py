@@ -1,6 +1,6 @@
 """Seats: a wave has one of a few sizes, and each of its tiles one place."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cassr_jax import second_stage
 from cassr_jax.cascade import seating
+from cassr_jax.control import control_scheme
 from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.waves import Seats, in_calls, waves
 from cassr_jax.models.controlnet import ControlNetConfig
@@ -20,6 +20,7 @@ from cassr_jax.models.scedit import SCEditConfig
 from cassr_jax.models.unet import UNetConfig
 from cassr_jax.models.vae import VAEConfig
 from cassr_jax.networks import Networks, merge_all
+from cassr_jax.second_stage import denoiser_maker
 from cassr_jax.weights.configs import AttachedConfig
 
 WAVES = {"count": st.integers(1, 700), "devices": st.integers(1, 9), "at_once": st.integers(1, 5)}
@@ -97,7 +98,7 @@ def denoiser_of_scedit(modules):
 
 @pytest.mark.parametrize(
     ("make", "images"),
-    [(denoiser_of_scedit, 1), (partial(second_stage.make_denoiser, switches=GuidanceSwitches()), 2)],
+    [(denoiser_of_scedit, 1), (denoiser_maker(control_scheme("cassr"), GuidanceSwitches()), 2)],
     ids=["scedit", "second stage"],
 )
 def test_a_large_picture_needs_no_more_of_an_accelerator(make, images: int):
