@@ -125,8 +125,7 @@ def _checked(loras: object) -> dict[str, float]:
     Raises:
         InputError: they are something else.
     """
-    sound = isinstance(loras, Mapping) and all(isinstance(name, str | Path) and str(name) for name in loras)
-    if not sound:
+    if not isinstance(loras, Mapping) or not all(isinstance(name, str | Path) and str(name) for name in loras):
         raise InputError(f"loras are {loras!r}, expected a mapping of files, folders or hub ids to scales")
     return {str(name): scale for name, scale in loras.items()}
 
