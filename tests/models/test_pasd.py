@@ -28,9 +28,7 @@ def of(golden: dict[str, np.ndarray], start: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(start): value for name, value in golden.items() if name.startswith(start)}
 
 
-@pytest.mark.parametrize(
-    "case", [*narrow_pasd.CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in narrow_pasd.FULL)]
-)
+@pytest.mark.parametrize("case", narrow_pasd.CASES)
 def test_a_prediction_equals_the_published_programs(golden, case):
     errors = narrow.errors(narrow_pasd.run(case), of(golden, f"{case}/"))
     assert max(errors.values()) <= 1e-5, errors
