@@ -110,7 +110,7 @@ def _single_file(path: Path, kinds: Sequence[str]) -> Inventory:
     if not held and not kinds:
         raise InputError(f"{path}: holds no network known here ({len(names)} tensors), expected --kind if it is one")
     found = _opened("a single file", {kind: str(path) for kind in (kinds or held)})
-    # Of several networks, each has a beginning of names for itself; a single one is checked name by name.
+    # The names of each of several networks begin in their own way; a single network is checked name by name.
     others = [name for name in names if not any(belongs(name, kind) for kind in held)] if len(held) > 1 else []
     counts = Counter(name.split(".")[0] for name in others)
     ignored = [f"{name} ({count} tensors)" if count > 1 else name for name, count in counts.items()]

@@ -1,4 +1,4 @@
-"""Folders like the hub's: torch's programs and this one read what `benchmarks/published_folders.py` writes."""
+"""Folders like the hub's: torch's programs and this one read what `benchmarks.published_folders` writes."""
 
 import json
 from pathlib import Path

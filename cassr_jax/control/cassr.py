@@ -18,6 +18,5 @@ CONTROL_SCHEME = ControlScheme(
     networks=("controlnet", "multiple_attention"),
     reads=("lq", "reference"),
     make_denoiser=_denoiser,
-    holder="tiny",
     switchable=True,
 )

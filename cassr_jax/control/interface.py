@@ -26,7 +26,6 @@ class ControlScheme:
         networks: the kinds of network that it adds to Stable Diffusion; these are trained.
         reads: the pictures that its denoiser reads, some of `PICTURES`, in the denoiser's order.
         make_denoiser: builds the denoiser.
-        holder: a cascade that has these networks, for the message about one that lacks them.
         switchable: whether there is anything to switch off.
     """
 
@@ -34,5 +33,4 @@ class ControlScheme:
     networks: tuple[str, ...]
     reads: tuple[str, ...]
     make_denoiser: MakeControlled
-    holder: str
     switchable: bool = False

@@ -19,5 +19,4 @@ CONTROL_SCHEME = ControlScheme(
     networks=("controlnet", "pixel_attention"),
     reads=("lq",),
     make_denoiser=_denoiser,
-    holder="configs/pasd.py",
 )

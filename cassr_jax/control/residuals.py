@@ -19,5 +19,4 @@ CONTROL_SCHEME = ControlScheme(
     networks=("controlnet",),
     reads=("reference",),
     make_denoiser=_denoiser,
-    holder="configs/sd15_tile.py",
 )

@@ -70,7 +70,7 @@ SEVERAL, SMALL = picture(30, 40), picture(9, 12)
 
 
 def test_previews_come_after_the_steps_asked_for(cassr: CasSR):
-    """Of both stages, of every picture, in the size of its result, and with its number among all."""
+    """Both stages show every picture in the size of its result, with its number among all."""
     seen: list[Preview] = []
     missing = InputError("x.png: no such file")
     results(cassr, [SEVERAL, missing, SMALL], preview=seen.append, preview_every=2)
