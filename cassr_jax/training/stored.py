@@ -57,6 +57,7 @@ def open_checkpoint(workdir: Path, step: int | None = None, last: bool = False) 
     Raises:
         InputError: there is no such checkpoint, it is damaged, or its parameters are not those of its networks.
     """
+    quieten_readers()
     folder = _checkpoint(workdir / CHECKPOINTS, step)
     account = read_json(folder / "run" / "metadata")
     config = from_json(TrainConfig, account.get("config"), f"{folder}: config")
@@ -101,7 +102,6 @@ class _Stored:
         Raises:
             InputError: one is damaged.
         """
-        quieten_readers()
         restore = ocp.args.PyTreeRestore(
             item={self.tree: dict.fromkeys(names, 0)},
             restore_args={self.tree: {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}},

@@ -31,8 +31,9 @@ SCANCEL = 'printf "scancel %s\\n" "$*" >> "$CLUSTER/calls"\nkill -TERM $(cat "$C
 SCONTROL = 'printf "scontrol %s\\n" "$*" >> "$CLUSTER/calls"\n'
 # In place of train.py: ends with $CODE, or, asked to stop, with 75 as that does.
 TRAIN = r"""
+[ "$CODE" != on ] || trap 'kill %1 2>/dev/null || true; exit 75' TERM
 echo "$*" >> "$CLUSTER/trained"
-[ "$CODE" != on ] || { trap 'kill %1; exit 75' TERM; tail -f /dev/null & wait; }
+[ "$CODE" != on ] || { tail -f /dev/null & wait; }
 exit "$CODE"
 """
 OPTIONS = ("--config", "C.py", "--workdir", "a run")
