@@ -9,7 +9,7 @@ ColorFix = Literal["adain", "contrast", "wavelet", "none"]
 DType = Literal["float32", "bfloat16", "float16"]
 Decoder = Literal["vae", "taesd"]
 Split = Literal["tiles", "spatial"]
-Layout = Literal["diffusers", "original"]
+Layout = Literal["diffusers", "original", "orbax"]
 
 PRECISIONS: Mapping[str, DType] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """The data types by their names in the option --precision."""

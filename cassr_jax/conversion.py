@@ -1,4 +1,4 @@
-"""Writing what an inventory lists: as folders of diffusers, or as one file in the original layout."""
+"""Writing what an inventory lists: as folders of diffusers or of Orbax, or as one file in the original layout."""
 
 import math
 import shutil
@@ -33,8 +33,9 @@ def convert(found: Inventory, source: str, output: Path, layout: Layout, dtype: 
     """Write the networks of an inventory, one parameter after the other.
 
     The layout `diffusers` makes `output` a folder with one for each network, and the scheduler and the tokenizer of the
-    source; if all parts are there, torch diffusers opens it as a pipeline. The layout `original` makes `output` one
-    safetensors file. Either appears only when it is complete.
+    source; if all parts are there, torch diffusers opens it as a pipeline. The layout `orbax` is the same with an Orbax
+    state for each network's file. The layout `original` makes `output` one safetensors file. Each appears only when it
+    is complete.
 
     Args:
         source: where the inventory is from.
@@ -59,7 +60,8 @@ def convert(found: Inventory, source: str, output: Path, layout: Layout, dtype: 
         return
     with replaced_folder(output) as folder:
         for kind, weights in found.networks.items():
-            files[kind].copy(folder / kind, weights, dtype)
+            write = files[kind].copy_state if layout == "orbax" else files[kind].copy
+            write(folder / kind, weights, dtype)
         _write_parts(found, folder)
 
 
@@ -89,7 +91,7 @@ _WRITTEN = {*KINDS, PIPELINE, "scheduler", "tokenizer"}
 def _check_output(output: Path, source: str, layout: Layout, overwrite: bool) -> None:
     if layout == "original" and output.suffix != ".safetensors":
         raise InputError(f"{output}: expected a name that ends in .safetensors for the original layout")
-    if layout == "diffusers" and output.suffix == ".safetensors":
+    if layout != "original" and output.suffix == ".safetensors":
         raise InputError(f"{output}: expected a folder's name, or --layout original for one file")
     check_folder(output.parent)
     if not exists(output):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cassr_jax.commands.running import INTERRUPTED
@@ -85,6 +86,36 @@ def test_to_one_file_and_back_every_bit_is_kept(pipeline, tmp_path):
         assert KINDS[kind].configuration(file) == config
     assert load_weights(file, "activation_controlnet")[0] == CONTROLNET
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "back", "model.safetensors"]
+
+
+def test_to_orbax_states_and_back_every_bit_is_kept(pipeline, tmp_path):
+    states, back = tmp_path / "states", tmp_path / "back"
+    assert run("convert", pipeline, states, "--layout", "orbax") == 0
+    assert not list(states.rglob("*.safetensors"))
+    assert run("convert", states, back) == 0
+    assert_bits(tensors_of(back), tensors_of(pipeline))
+    for kind, config in CONFIGS.items():
+        assert load_weights(states, kind)[0] == config
+        assert load_weights(states / kind, kind)[0] == config
+    found = ocp.PyTreeCheckpointer().restore(states / "unet/state")["params"]
+    assert found["conv_in.kernel"].shape == (3, 3, 4, 8)  # this program's own name and axes
+    assert found.keys() == KINDS["unet"].shapes(UNET).keys()
+
+
+def test_a_damaged_orbax_state_is_named(pipeline, tmp_path, capsys):
+    assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
+    (tmp_path / "states/vae/state/_METADATA").write_text("{")
+    assert run("show", tmp_path / "states") == 0
+    assert "vae/state: its list of arrays cannot be read" in capsys.readouterr().out
+
+
+def test_a_number_that_a_type_cannot_hold_leaves_no_orbax_state(tmp_path, capsys):
+    params = random_component("vae", VAE)
+    name = next(iter(params))
+    write_network(tmp_path / "vae", "vae", VAE, {**params, name: np.full_like(params[name], 1e6)})
+    assert run("convert", tmp_path / "vae", tmp_path / "out", "--layout", "orbax", "--dtype", "float16") == 2
+    assert "which is too large for float16" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
 def test_the_file_has_the_names_and_shapes_of_the_original_programs(pipeline, tmp_path):

@@ -25,8 +25,8 @@ from cassr_jax.printing import complain
 from cassr_jax.sharding.placement import Leaf
 from cassr_jax.training.checksums import array_checksums, json_checksum
 from cassr_jax.training.processes import gather_texts, refused_together
-from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.state import TrainState
+from cassr_jax.weights.quiet import quieten_readers
 
 CHECKPOINTS, SET_ASIDE = "checkpoints", "set_aside"  # folders of a run
 CHECKSUMS = "checksums"  # the entry of a checkpoint's `run` that holds them; older checkpoints have none

@@ -1,16 +1,12 @@
 """A run's stored weights: those of one checkpoint, read one parameter at a time, with no frozen network."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
 
 from cassr_jax.config import TrainConfig
 from cassr_jax.config_files import from_json
@@ -21,13 +17,12 @@ from cassr_jax.kinds import kind_of
 from cassr_jax.training.checkpoint import CHECKPOINTS, CHECKSUMS
 from cassr_jax.training.checksums import array_checksum
 from cassr_jax.training.previews import schedule_of
-from cassr_jax.training.quiet import quieten_readers
 from cassr_jax.training.stages import DISCRIMINATOR, stage_named
 from cassr_jax.weights.configs import Config
+from cassr_jax.weights.orbax_state import StateTree, open_state
 from cassr_jax.weights.tensors import Weights
 
 _INTACT = "an intact checkpoint; an older one is chosen by its step"
-_MOST = 256 * 2**20  # bytes that are read at once, unless one array is larger
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -57,7 +52,6 @@ def open_checkpoint(workdir: Path, step: int | None = None, last: bool = False) 
     Raises:
         InputError: there is no such checkpoint, it is damaged, or its parameters are not those of its networks.
     """
-    quieten_readers()
     folder = _checkpoint(workdir / CHECKPOINTS, step)
     account = read_json(folder / "run" / "metadata")
     config = from_json(TrainConfig, account.get("config"), f"{folder}: config")
@@ -80,75 +74,19 @@ def _checkpoint(folder: Path, step: int | None) -> Path:
     return folder / f"step_{steps[-1] if step is None else step}"
 
 
-class _Array(NamedTuple):
-    """A stored array, as the checkpoint lists it; its checksum is of what was saved, if that is known."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    checksum: int | None
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """The arrays of one tree of a training state, `params` or `ema`, by the parameters' names."""
-
-    folder: Path
-    tree: str
-    arrays: Mapping[str, _Array]
-
-    def read(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Some of the arrays.
-
-        Raises:
-            InputError: one is damaged.
-        """
-        restore = ocp.args.PyTreeRestore(
-            item={self.tree: dict.fromkeys(names, 0)},
-            restore_args={self.tree: {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}},
-            partial_restore=True,
-        )
-        try:
-            found = ocp.PyTreeCheckpointer().restore(self.folder, args=restore)[self.tree]
-        except Exception as error:  # Orbax's readers have errors of many classes for a damaged file
-            raise _damaged(self.folder, f"{self.tree} cannot be read", error) from error
-        for name, array in found.items():
-            if self.arrays[name].checksum not in (None, array_checksum(array)):
-                raise InputError(f"{self.folder}: {self.tree} {name} is not what was saved, expected {_INTACT}")
-        return found
-
-    def groups(self, names: Sequence[str]) -> Iterator[list[str]]:
-        """The names in groups, each to be read at once: every read opens the checkpoint anew, which takes a while."""
-        group, size = [], 0
-        for name in names:
-            nbytes = math.prod(self.arrays[name].shape) * self.arrays[name].dtype.itemsize
-            if group and size + nbytes > _MOST:
-                yield group
-                group, size = [], 0
-            group.append(name)
-            size += nbytes
-        yield group
-
-
-def _stored(folder: Path, tree: str, checksums: Mapping[str, int]) -> _Stored:
+def _stored(folder: Path, tree: str, checksums: Mapping[str, int]) -> StateTree:
     state = folder / "state"
     if not is_folder(state):
         raise InputError(f"{state}: no such folder, expected a training state")
-    try:
-        found = ocp.StandardCheckpointHandler().metadata(epath.Path(state)).tree[tree]
-    except Exception as error:  # as for the arrays
-        raise _damaged(state, "its list of arrays cannot be read", error) from error
-    arrays = {
-        name: _Array(tuple(leaf.shape), np.dtype(leaf.dtype), checksums.get(f"{tree}/{name}"))
-        for name, leaf in found.items()
-    }
-    return _Stored(state, tree, arrays)
+
+    def check(name: str, array: np.ndarray) -> None:
+        if checksums.get(f"{tree}/{name}") not in (None, array_checksum(array)):
+            raise InputError(f"{state}: {tree} {name} is not what was saved, expected {_INTACT}")
+
+    return replace(open_state(state, tree, _INTACT), check=check)
 
 
-def _damaged(folder: Path, what: str, error: Exception) -> InputError:
-    return InputError(f"{folder}: {what} ({' '.join(str(error).split())[:200]}), expected {_INTACT}")
-
-
-def _weights(kind: str, config: TrainConfig, folder: Path, stored: _Stored) -> Weights:
+def _weights(kind: str, config: TrainConfig, folder: Path, stored: StateTree) -> Weights:
     network = _network(kind, config, folder)
     shapes = kind_of(kind).shapes(network)
     expected = {f"{kind}.{name}": shape.shape for name, shape in shapes.items()}
@@ -159,12 +97,10 @@ def _weights(kind: str, config: TrainConfig, folder: Path, stored: _Stored) -> W
             f"{folder}: {wrong[0]} is {found.get(wrong[0])}, expected {expected.get(wrong[0])}, as in the {kind} of "
             f"the run's configuration, {source}"
         )
-    group_of = {name: group for group in map(tuple, stored.groups([*expected])) for name in group}
-    read = lru_cache(maxsize=1)(stored.read)
+    read = stored.reader([*expected])
 
     def fetch(name: str) -> np.ndarray:
-        name = f"{kind}.{name}"
-        return read(group_of[name])[name]
+        return read(f"{kind}.{name}")
 
     return Weights(folder, network, shapes, {name: stored.arrays[f"{kind}.{name}"].dtype for name in shapes}, fetch)
 

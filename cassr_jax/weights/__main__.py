@@ -31,9 +31,10 @@ _CONVERT = """Write the networks of a source in another form.
 
 A run's working folder gives the networks that it has trained, from its newest checkpoint; the frozen ones are not
 needed. With --layout diffusers, the output is a folder that holds one folder for each network, and the source's
-scheduler and tokenizer. With --layout original, it is one safetensors file in the names of the original programs
-(model.diffusion_model.*, first_stage_model.*, cond_stage_model.transformer.*, control_model.*), and holds the networks'
-configs in its metadata. Without --dtype, every bit is kept.
+scheduler and tokenizer. With --layout orbax, these folders hold an Orbax state in place of a safetensors file, with the
+names and axes of this program's parameters. With --layout original, the output is one safetensors file in the names of
+the original programs (model.diffusion_model.*, first_stage_model.*, cond_stage_model.transformer.*, control_model.*),
+and holds the networks' configs in its metadata. Without --dtype, every bit is kept.
 
     python -m cassr_jax.weights convert model.safetensors models/model
     python -m cassr_jax.weights convert models/model half.safetensors --layout original --dtype float16

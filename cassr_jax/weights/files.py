@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_file, read_json
+from cassr_jax.files import is_file, is_folder, read_json
 from cassr_jax.weights.flax_msgpack import read_flax_msgpack
 from cassr_jax.weights.safetensors import read_safetensors
 from cassr_jax.weights.tensors import Tensor
@@ -12,6 +12,8 @@ from cassr_jax.weights.torch_pickle import read_torch
 
 Tensors = Mapping[str, Tensor]
 
+STATE = "state"  # the folder of a network that holds its parameters as an Orbax state
+_LIST = "_METADATA"  # Orbax's list of a state's arrays
 SUFFIXES = (".safetensors", ".msgpack", ".bin", ".pth", ".pt", ".ckpt")
 
 
@@ -19,12 +21,16 @@ def read_tensors(path: Path | str) -> Tensors:
     """The tensors of one file, by their names in it; a tensor is read only on demand.
 
     The file may be safetensors, an index of shards (`*.index.json`), Flax's msgpack, or a file of `torch.save`, whose
-    pickle is never run.
+    pickle is never run. A folder is taken for an Orbax state.
 
     Raises:
         InputError: the file, or a shard that its index names, is absent, cut short or of another format.
     """
     path = Path(path)
+    if is_folder(path):
+        from cassr_jax.weights.orbax_state import read_state  # Orbax takes seconds to import
+
+        return read_state(path)
     if path.name.endswith(".json"):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -57,8 +63,9 @@ def weight_names(stems: Sequence[str], flax_name: str) -> list[list[str]]:
 
 
 def find_weights(folder: Path, names: Sequence[Sequence[str]]) -> Path | None:
-    """The best weight file of a folder, by the order of `weight_names`."""
-    return next((folder / first for first, *_ in names if is_file(folder / first)), None)
+    """The best weight file of a folder, by the order of `weight_names`; if there is none, its Orbax state."""
+    file = next((folder / first for first, *_ in names if is_file(folder / first)), None)
+    return folder / STATE if file is None and is_file(folder / STATE / _LIST) else file
 
 
 def _weights_alone(tensors: Tensors) -> Tensors:

@@ -22,7 +22,7 @@ from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import Config, ConfigFormat
 from cassr_jax.weights.convert import to_torch, torch_name
 from cassr_jax.weights.families import refuse_pipeline, refuse_tensors
-from cassr_jax.weights.files import SUFFIXES, Tensors, find_weights, read_tensors, weight_names
+from cassr_jax.weights.files import STATE, SUFFIXES, Tensors, find_weights, read_tensors, weight_names
 from cassr_jax.weights.hub import PIPELINE, fetch, is_hub_id
 from cassr_jax.weights.layouts import Detect, is_float, match, plain_layout
 from cassr_jax.weights.safetensors import write_safetensors
@@ -211,6 +211,21 @@ class Published:
         types, read = self.published_tensors(weights, dtype)
         write_json(Path(folder, "config.json"), self.config_json(weights.config))
         write_safetensors(Path(folder, self.file), types, read)
+
+    def copy_state(self, folder: Path | str, weights: Weights, dtype: DTypeLike | None = None) -> None:
+        """Write config.json and the parameters as an Orbax state into `folder`, which holds none; `dtype` as above.
+
+        The whole network is held in memory.
+
+        Raises:
+            InputError: the folder or a file cannot be written, or a number is too large for `dtype`.
+        """
+        from cassr_jax.weights.orbax_state import write_state  # Orbax takes seconds to import
+
+        types = {name: stored_type(own, dtype) for name, own in weights.dtypes.items()}
+        write_json(Path(folder, "config.json"), self.config_json(weights.config))
+        read = {name: _cast(weights.fetch(name), types[name], f"{weights.path}: {name}") for name in weights.shapes}
+        write_state(Path(folder, STATE), read)
 
     def config_json(self, config: Config) -> Json:
         """The content of the network's config.json."""
