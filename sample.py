@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = unfinished(jobs, manifest)
     if not jobs:
         return faults.exit_code
-    say(announcement(jobs))
+    say(announcement(jobs, config.process_size))
     notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
     chosen = {"activation": args.activation, "loras": args.loras, "devices": args.devices, "split": args.split}

@@ -290,12 +290,9 @@ class CasSR:
 
     def _working_size(self, rgb: np.ndarray, chosen: Options) -> tuple[int, int]:
         """The size at which a picture goes through the networks: its result's, or larger if that is small."""
-        size, least = _output_size(rgb, chosen.scale), self._settings(chosen).process_size
-        if min(size) >= least:
-            return size
-        height, width = (max(least, round(side * least / min(size))) for side in size)
-        memory.check(height, width)
-        return height, width
+        size = resizing.working_size(_output_size(rgb, chosen.scale), self._settings(chosen).process_size)
+        memory.check(*size)
+        return size
 
     def _references(
         self, pictures: Sequence[np.ndarray], numbers: Sequence[int], chosen: Options

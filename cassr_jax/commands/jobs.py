@@ -109,9 +109,10 @@ def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> di
     return outputs
 
 
-def announcement(jobs: Sequence[Job]) -> str:
+def announcement(jobs: Sequence[Job], process_size: int) -> str:
     """A line that states how many pictures there are and how much memory they need."""
-    height, width = max((job.size for job in jobs), key=lambda size: memory.need(*size))
+    sizes = [resizing.working_size(job.size, process_size) for job in jobs]
+    height, width = max(sizes, key=lambda size: memory.need(*size))
     needed = memory.in_words(memory.need(height, width))
     pictures = "1 picture" if len(jobs) == 1 else f"{len(jobs)} pictures, the largest"
     return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"

@@ -25,6 +25,14 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return size
 
 
+def working_size(size: tuple[int, int], least: int) -> tuple[int, int]:
+    """The (height, width) at which a picture of that size is worked on: no side is below `least` px, the aspect stays."""
+    if min(size) >= least:
+        return size
+    height, width = (max(least, round(side * least / min(size))) for side in size)
+    return height, width
+
+
 def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes uint8 (h, w) or (h, w, 3) to size (height, width); the LQ image is made by this function.
 

@@ -46,7 +46,7 @@ def test_who_waits_at_a_terminal_is_told_what_for(folder, cascade, capsys, monke
     assert [line for line in lines if line.startswith("sample.py: ")] == [f"sample.py: {line}" for line in told]
 
 
-def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
+def test_settings_reach_the_cascade_and_the_manifest(folder, cascade, capsys):
     flat(folder / "a.png", "red")
     Path("fused.py").write_text(
         "from cassr_jax.config import CascadeConfig\ncascade = CascadeConfig(components={'fusion': 'here'})"
@@ -59,6 +59,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade):
     arguments += " --process-size 96 --negative-prompt smear"
     arguments += " --speed fast --guidance-from 0.1 --guidance-to 0.9 --control-every 2"
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
+    assert capsys.readouterr().out.startswith("1 picture of 144x96 px; ")
     assert cascade.loaded == [
         ("fused.py", {"activation": "identity", "loras": None, "dtype": "bfloat16", "devices": 2, "split": "tiles"})
     ]
