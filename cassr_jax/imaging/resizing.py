@@ -26,7 +26,7 @@ def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def working_size(size: tuple[int, int], least: int) -> tuple[int, int]:
-    """The (height, width) at which a picture of that size is worked on: no side is below `least` px, the aspect stays."""
+    """The (height, width) at which a picture of that size is worked on: no side below `least` px, the same aspect."""
     if min(size) >= least:
         return size
     height, width = (max(least, round(side * least / min(size))) for side in size)

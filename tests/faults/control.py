@@ -49,9 +49,9 @@ CONTROL = [
     *faults(
         "cassr_jax/cascade.py",
         SCHEMES,
-        ("        if min(size) >= least:\n", "        if max(size) >= least:\n"),
         ("return image if image.shape[:2] == size else resizing.bicubic(image, size)", "return image"),
         ("used = {*reads, start} if", "used = {*reads} if"),
     ),
+    *faults("cassr_jax/imaging/resizing.py", SCHEMES, ("    if min(size) >= least:\n", "    if max(size) >= least:\n")),
     *faults("cassr_jax/training/export.py", SCHEMES, ("control=config.stage,", 'control="cassr",')),
 ]
