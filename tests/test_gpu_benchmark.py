@@ -46,7 +46,7 @@ def found_by(name: str) -> Json:
     ("name", "label"),
     [
         (f"unet {TILE} px, batch 2", "step"),
-        (f"cascade {TILE} px, batch 2", "pictures"),
+        pytest.param(f"cascade {TILE} px, batch 2", "pictures", marks=pytest.mark.slow),
         pytest.param("train remat blocks, batch 2", "step", marks=pytest.mark.slow),
     ],
 )
@@ -84,6 +84,7 @@ def test_the_step_that_is_timed_trains_what_its_configuration_says(monkeypatch):
     assert found["loss"] == 2 + timing["runs"] * timing["calls_a_run"] - (timing["calls_a_run"] == 1)
 
 
+@pytest.mark.slow
 def test_a_later_start_has_passed_every_point():
     found = found_by("start to the first step")
     assert [*found["times"]] == ["first start", "later start"]
@@ -271,6 +272,7 @@ def test_the_table_has_a_line_for_each_time():
     assert lines[-1] == "Left out: cascade (2 s were left)."
 
 
+@pytest.mark.slow
 def test_the_program_measures_attention_and_prints_its_table_again(tmp_path, capsys):
     command = [sys.executable, str(PROGRAM), "--output", str(tmp_path), "--narrow", "--parts", "attention"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -111,7 +111,8 @@ def test_updates_that_stay_non_finite_end_both_processes_with_what_made_them(con
     assert records[0] != records[1]
 
 
-@pytest.mark.parametrize("strategy", ["dp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["dp", "fsdp"])
 def test_two_processes_train_as_one_does_and_one_takes_them_up_by_another_strategy(config, strategy):
     held = config.parent / strategy / "validated"
     write_pictures(held, 8)
@@ -155,6 +156,7 @@ def trained_until(config: Path, run: str, sent: signal.Signals, victim: int) -> 
     return [processes[victim], processes[1 - victim]]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_other_with_a_reason(config):
     dead, other = trained_until(config, "dies", signal.SIGKILL, 1)
     began = time.monotonic()

@@ -54,7 +54,8 @@ def test_same_pixels_alone_and_after_other_pictures(cassr: CasSR):
     np.testing.assert_array_equal(alone, among[2])
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_gives_a_picture_on_flat_and_on_harsh_input(dtype: str):
     cassr = cassr_jax.load("tiny", activation="identity", dtype=dtype)
     stripes = np.zeros((16, 16, 3), np.uint8)

@@ -85,6 +85,7 @@ def test_the_same_command_again_says_that_it_is_done(folder, finished, capsys):
     assert "done already, at step 5; num_steps is 5;" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, finished):
     arguments = ["--config", folder / "config.py", "--workdir", folder / "killed", "--set", *CHANGES]
     killed = run(*arguments, program=("-c", KILLED))

@@ -83,6 +83,7 @@ def test_what_is_kept_is_what_runs_without(folder, picture, first, monkeypatch):
     assert np.abs(plain.astype(int) - first).max() <= 1  # XLA may fuse the two differently
 
 
+@pytest.mark.slow
 def test_one_device_keeps_programs_too(folder, picture, tmp_path, monkeypatch):
     """There an array may say of its place something else in another run."""
     first, again = (started(folder, tmp_path, monkeypatch, 1).restore(picture, **OPTIONS).result for _ in range(2))

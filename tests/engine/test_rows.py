@@ -82,6 +82,7 @@ def farthest(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
+@pytest.mark.slow
 def test_a_picture_of_one_tile_comes_out_as_with_tiles(folder: Path, eight: CasSR) -> None:
     rgb = picture(TILE // 4, TILE // 4)
     made, expected = eight.restore(rgb, seed=3), cassr_jax.load(folder, devices=1).restore(rgb, seed=3)

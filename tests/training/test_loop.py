@@ -81,6 +81,7 @@ def test_a_finished_run_leaves_its_checkpoints_its_metrics_and_its_configuration
     assert from_json(TrainConfig, json.loads((finished / "config.json").read_text()), "config.json") == config
 
 
+@pytest.mark.slow
 def test_damaged_records_are_counted_in_the_metrics(config, networks, tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path / "pictures", 3)
 
@@ -176,7 +177,7 @@ def test_a_finished_run_is_exported_again_and_says_so(config, finished, tmp_path
             assert written == (finished / "export" / "vae" / name).read_bytes()
 
 
-@pytest.mark.parametrize("stop", [1, 5])
+@pytest.mark.parametrize("stop", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, finished, tmp_path, watch, stop, capsys, monkeypatch):
     """Stopped before the first save, and one step past the second; the data stream is the same as well."""
     keys = watch(config, stop)
@@ -265,6 +266,7 @@ def test_a_run_taken_up_within_the_steps_to_trace_traces_the_rest(config, tmp_pa
     assert traces == [[str(tmp_path / "profile")], [2, 3, 4, 5]]
 
 
+@pytest.mark.slow
 def test_a_run_on_prepared_records_can_be_prolonged(networks, tmp_path, watch):
     """N steps, then N + M asked for, against N + M in one run, through several epochs of three records."""
     rng = np.random.default_rng(0)
@@ -312,7 +314,10 @@ def test_a_folder_with_later_steps_is_never_trained_in_without_saving(config, fi
     checkpoints.close()
 
 
-@pytest.mark.parametrize(("save_every", "max_lost_steps", "most"), [(2, None, 2), (1, 2, 2), (2, 3, 3), (2, 4, 4)])
+@pytest.mark.parametrize(
+    ("save_every", "max_lost_steps", "most"),
+    [(2, None, 2), *(pytest.param(*values, marks=pytest.mark.slow) for values in ((1, 2, 2), (2, 3, 3))), (2, 4, 4)],
+)
 def test_a_kill_costs_no_more_than_it_may(config, tmp_path, monkeypatch, save_every, max_lost_steps, most):
     """As if every save took until it is waited for."""
     complete, lost = [0], []

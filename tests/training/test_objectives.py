@@ -185,6 +185,7 @@ def test_the_vae_is_also_trained_by_a_perceptual_loss(networks):
     np.testing.assert_allclose(loss, metrics["l1"] + 0.5 * metrics["lpips"] + 1e-6 * metrics["kl"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_cached_moments_give_the_loss_of_the_encoder(starts, networks):
     """The sample is drawn anew in every step, from the keys from which the encoder's would be."""
     start, batch, key = starts("cassr"), make_batch("cassr"), jax.random.key(1)

@@ -121,7 +121,9 @@ def test_what_is_not_finite_leaves_all_but_the_count_as_it_was(config, batch):
 
 
 # The U-Net of the second stage is frozen, and random here: its guides correct it only so far.
-@pytest.mark.parametrize(("stage", "rate", "left"), [("base", 5e-3, 0.5), ("cassr", 2e-2, 0.9)])
+@pytest.mark.parametrize(
+    ("stage", "rate", "left"), [pytest.param("base", 5e-3, 0.5, marks=pytest.mark.slow), ("cassr", 2e-2, 0.9)]
+)
 def test_one_compiled_step_learns_a_batch_by_heart(stage, rate, left, networks):
     config = configure(
         stage,

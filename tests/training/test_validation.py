@@ -50,6 +50,7 @@ def prepare(config: TrainConfig, strategy: Strategy = ONE_DEVICE) -> tuple[Valid
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_validation_is_the_run_without(
     config: TrainConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
