@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(409, {"error": "You already created this model repo", **url})
             return
         self.hub.repositories[name] = {}
-        self.hub.private[name] = bool(wanted.get("private"))
+        self.hub.private[name] = bool(wanted.get("private")) or wanted.get("visibility") == "private"  # 2.x
         self.send(200, url)
 
     def preupload(self, wanted: dict) -> None:

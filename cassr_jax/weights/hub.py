@@ -97,10 +97,10 @@ def _snapshot(source: str, repo: str, patterns: list[str], places: list[str]) ->
 def hub_errors() -> tuple[type[Exception], ...]:
     """The errors of huggingface_hub for no network, no such repository and no permission.
 
-    Since its version 1 it leaves some of httpx's as they are.
+    Since its version 1 it leaves some errors of httpx as they are, since version 2 of httpx2.
     """
-    httpx = sys.modules.get("httpx")
-    return (OSError, ValueError) if httpx is None else (OSError, ValueError, httpx.HTTPError)
+    clients = filter(None, map(sys.modules.get, ("httpx", "httpx2")))
+    return OSError, ValueError, *(client.HTTPError for client in clients)
 
 
 def files_of(path: Path) -> list[str]:

@@ -1,5 +1,8 @@
 """Hub ids from huggingface_hub's own cache, with the hub out of reach."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from huggingface_hub import constants
 
@@ -7,6 +10,7 @@ from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.networks import write_network
 from cassr_jax.schedules import agreed, write_schedule
+from cassr_jax.weights.hub import hub_errors
 from tests.weights.published import CONTROLNET, UNET, VAE, assert_same, load_weights, random_component
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -24,6 +28,15 @@ def snapshot(tmp_path, monkeypatch):
     folder = repository / "snapshots" / COMMIT
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2"])
+def test_the_errors_of_each_generation_of_clients_are_known(client, monkeypatch):
+    class HTTPError(Exception):
+        pass
+
+    monkeypatch.setitem(sys.modules, client, SimpleNamespace(HTTPError=HTTPError))
+    assert {HTTPError, OSError, ValueError} <= {*hub_errors()}
 
 
 def test_from_the_cache(snapshot):
