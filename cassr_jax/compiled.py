@@ -20,6 +20,7 @@ PROGRAMS = "CASSR_JAX_PROGRAMS"
 
 COMPILERS = (
     *("jax", "jaxlib", "flax", "optax", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("jax-cuda12-pjrt", "jax-cuda13-pjrt"),
     *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
 )
 """The packages whose versions decide what a function is compiled to: cuDNN and libtpu have kernels."""

@@ -59,18 +59,20 @@ step=$!
 
 # --signal above reaches the processes themselves. A preemption may reach this shell alone, which hands the signal on to
 # them by scancel: srun would not pass on a SIGTERM but kill them.
+handed_on=
 hand_on() {
     trap '' TERM
+    handed_on=yes
     scancel --signal=TERM "$SLURM_JOB_ID"
 }
 trap hand_on TERM
 
 code=0
 wait "$step" || code=$?
-while kill -0 "$step" 2>/dev/null; do # `wait` also ends when a signal arrives
+if [ -n "$handed_on" ]; then # a signal ends `wait`, whose code is then no process's; it still knows that of the step
     code=0
     wait "$step" || code=$?
-done
+fi
 
 again() {
     echo "launch/slurm.sh: $1; back into the queue" >&2

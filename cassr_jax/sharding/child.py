@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -14,6 +15,8 @@ from typing import TypeVar
 from cassr_jax.files import is_file
 
 T = TypeVar("T")
+
+_NOISE = re.compile(r"WARNING: All log messages|[IW]\d{4} ")  # how lines begin that libraries write on the way
 
 
 class Died(Exception):
@@ -36,7 +39,7 @@ def in_child(work: Callable[..., T], *args: object) -> T:
         sending.close()
         try:
             succeeded, result = receiving.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the second while it was sending
             child.join()
             raise Died(f"{_end(child.exitcode or 0)}: {_said(errors)}") from None
         except BaseException:  # such as Ctrl-C, after which nobody waits for the work
@@ -78,12 +81,16 @@ def _whole(error: Exception) -> Exception:
 
 
 def _end(code: int) -> str:
-    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+    return f"ended by {name}{', as where memory runs out' if -code == signal.SIGKILL else ''}"
 
 
 def _said(errors: Path) -> str:
     """The line of a failed check, which precedes the stack trace, or else the last line."""
     lines = errors.read_text("utf-8", "replace").splitlines() if is_file(errors) else []
+    lines = [line for line in lines if not _NOISE.match(line)]
     failed = [line for line in lines if line.startswith("F") and "] " in line]
     line = failed[0].partition("] ")[2] if failed else next(filter(None, map(str.strip, reversed(lines))), "no word")
     return line[:300]

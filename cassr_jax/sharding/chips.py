@@ -56,12 +56,3 @@ _OTHERS = {"NVIDIA A100-SXM4-40GB": 312 * _T, "NVIDIA A100 80GB PCIe": 312 * _T,
 
 PEAK_FLOPS: Mapping[str, float] = {kind: chip.flops for chip in CHIPS.values() for kind in chip.kinds} | _OTHERS
 """Peak of dense bfloat16 FLOP/s, by `jax.Device.device_kind`."""
-
-
-def chip_of(name: str) -> Chip:
-    """The chip of a slice or of servers, such as `v5e:2x4` or `h200:8`.
-
-    Raises:
-        KeyError: it is not in the table.
-    """
-    return CHIPS[name.partition(":")[0]]

@@ -30,18 +30,23 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, is_folder, parse_json, replaced, same_place, write_json
 from cassr_jax.printing import complain, notice, say
 from cassr_jax.ranges import COUNT
+from cassr_jax.sharding.child import in_child
 from cassr_jax.sharding.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from cassr_jax.config import TrainConfig
     from cassr_jax.sharding.planned import Plan
     from cassr_jax.sharding.sampled import SamplePlan
+    from cassr_jax.training.search import Site
+    from cassr_jax.typing import Device
 
 T = TypeVar("T")
 
 PROGRAM = "plan"
 AUTO = "auto"
-_SETTINGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_")  # how variables begin that change what is compiled
+_SETTINGS = (  # how variables begin that change what is compiled
+    *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_", "TPU_LIBRARY_PATH", "NVIDIA_TF32_OVERRIDE"),
+)
 _PATHS = ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS")  # and which do not
 
 EPILOG = """
@@ -62,10 +67,11 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     from cassr_jax.sharding.page import page
+    from cassr_jax.sharding.planned import Plan
     from cassr_jax.sharding.report import table
 
     if args.layout:
-        say("\n\n".join(map(layout, trained(args, lambda make: make()))))
+        say("\n\n".join(in_child(layout, case.known["config"], case.on, case.name) for case in trained(args, call)))
         return 0
     effort, plans, failed = args.effort or ("full" if args.measure else "quick"), [], []
 
@@ -76,11 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain(error, PROGRAM)
             failed.append(error)
 
+    ways: dict[str, list[tuple[Plan, str]]] = {}
     for case in sampled(args) if args.sample else trained(args, attempt):
         plan = attempt(partial(planned, case, effort, keep=not args.measure))
         plans += [] if plan is None else [plan]
+        if case.options and isinstance(plan, Plan):
+            ways.setdefault(case.on, []).append((plan, case.options))
     if plans:
-        say(table(plans))
+        say("\n\n".join([table(plans), *filter(None, map(fastest, ways.values()))]))
         if args.json is not None:
             write_json(args.json, {"plans": [plan.as_json() for plan in plans]})
         if args.page is not None:
@@ -100,6 +109,7 @@ class Case:
         name: of the strategy or of the cascade.
         make: compiles with an effort, and returns the plan.
         known: everything that the plan depends on besides the effort and the versions of programs.
+        options: those of train.py that mean this way, if the planner chose it.
     """
 
     kind: "type[Plan] | type[SamplePlan]"
@@ -107,6 +117,25 @@ class Case:
     name: str
     make: "Callable[[Any], Plan | SamplePlan]"
     known: Json
+    options: str = ""
+
+
+def call(make: Callable[[], T]) -> T:
+    """Calls it, and leaves its errors alone."""
+    return make()
+
+
+def fastest(ways: "Sequence[tuple[Plan, str]]") -> str:
+    """Which of the compiled ways of `auto` to take; empty if there are no seconds, or none fits."""
+    timed = [
+        (plan.account.times.guess, plan.title, options)
+        for plan, options in ways
+        if plan.account.times is not None and plan.account.fits is not False
+    ]
+    if not timed:
+        return ""
+    _, title, options = min(timed)
+    return f"fastest of those that fit: {title}\n  {options}"
 
 
 def trained(args: argparse.Namespace, attempt: Callable[[Callable[[], Any]], Any]) -> list[Case]:
@@ -136,34 +165,46 @@ def trained(args: argparse.Namespace, attempt: Callable[[Callable[[], Any]], Any
                             f"gives a whole batch for {count}"
                         )
                     config = replace(config, batch_size=config.batch_size * count // args.scan[0])
-                chosen = attempt(partial(best, config, on, args.compile)) if name == AUTO else {name: config}
-                for title, each in (chosen or {}).items():
+                chosen = attempt(partial(best, config, on, args.compile)) if name == AUTO else {name: (config, "")}
+                for title, (each, options) in (chosen or {}).items():
                     make = partial(compile_ahead.compile_for, each, on, title, measured_steps=args.measure)
                     known = {"config": to_json(each), "networks": compile_ahead.described(each)}
-                    found.append(Case(Plan, on, title, make, known))
+                    found.append(Case(Plan, on, title, make, known, options))
     return found
 
 
-def best(config: "TrainConfig", on: str, count: int) -> "dict[str, TrainConfig]":
-    """The divisions of a step that arithmetic puts first, by name; it says how it ranks them.
+def best(config: "TrainConfig", on: str, count: int) -> "dict[str, tuple[TrainConfig, str]]":
+    """The divisions of a step that arithmetic puts first, by name, each with its options; it says how it ranks them.
 
     Raises:
-        InputError: the rates of the devices are not known.
+        InputError: the devices or their rates are not known, or nothing divides the batch.
     """
     from cassr_jax.sharding.chips import CHIPS
-    from cassr_jax.sharding.topologies import GPUS, sides_of
+    from cassr_jax.sharding.compiler import compiling
     from cassr_jax.training.outline import outline_of
     from cassr_jax.training.search import candidates, choices, ranking
 
     kind = on.partition(":")[0]
     if kind not in CHIPS:
         raise InputError(f"{on}: its rates are not known, expected devices of {', '.join(CHIPS)} for --strategy {AUTO}")
-    sides, slices = sides_of(on)
-    devices, joined = math.prod(sides) * slices, sides[-1:] if kind in GPUS else sides
+    site = compiling(on, "quick", site_of, on)
     notice(f"reading the costs of a step for {on}", PROGRAM)
-    found = choices(config, outline_of(config), devices, joined, CHIPS[kind])
+    found = choices(config, outline_of(config), site, CHIPS[kind])
     say(f"{on}, {config.batch_size} examples: {ranking(found, CHIPS[kind])}\n")
-    return {choice.says: choice.config for choice in candidates(found, count)}
+    return {choice.says: (choice.config, choice.options) for choice in candidates(found, count, CHIPS[kind].memory)}
+
+
+def site_of(devices: "Sequence[Device]", on: str) -> "Site":
+    """What the search asks of the devices of that name."""
+    from cassr_jax.sharding.topologies import GPUS, sides_of
+    from cassr_jax.training.search import Site
+
+    sides, slices = sides_of(on)
+    hosts = len({device.process_index for device in devices})
+    if on.partition(":")[0] in GPUS:
+        return Site(len(devices), sides[-1:], hosts)
+    cores = len(devices) // (math.prod(sides) * slices)  # a chip of TPU7x is two devices
+    return Site(len(devices), [*sides, *([cores] if cores > 1 else [])], hosts, slices)
 
 
 def sampled(args: argparse.Namespace) -> list[Case]:
@@ -181,8 +222,10 @@ def sampled(args: argparse.Namespace) -> list[Case]:
     return [Case(SamplePlan, on, name, partial(make, on), known) for on in args.on]
 
 
-def layout(case: Case) -> str:
-    """Where every parameter and every named value of a step lies on some devices."""
+def layout(known: Json, on: str, name: str) -> str:
+    """Where every parameter and every named value of a step lies on some devices; for a process of its own."""
+    import jax
+
     from cassr_jax.config import TrainConfig
     from cassr_jax.config_files import from_json
     from cassr_jax.sharding.placement import Placement
@@ -190,35 +233,37 @@ def layout(case: Case) -> str:
     from cassr_jax.sharding.topologies import topology_devices
     from cassr_jax.training.compile_ahead import layout_of
 
-    config = from_json(TrainConfig, case.known["config"], case.name)
-    placement = Placement.of(config.strategy, topology_devices(case.on))
-    return f"{case.on} {case.name}\n\n{layout_table(layout_of(config, placement))}"
+    jax.config.update("jax_platforms", "cpu")  # JAX must not look for what is not here
+    config = from_json(TrainConfig, known, name)
+    placement = Placement.of(config.strategy, topology_devices(on))
+    return f"{on} {name}\n\n{layout_table(layout_of(config, placement))}"
 
 
 def planned(case: Case, effort: str, keep: bool) -> "Plan | SamplePlan":
     """The plan of one case; with `keep` it is kept, and found again while neither the case nor the program changes."""
-    path = kept(case, effort)
-    if keep:
+    path = kept(case, effort) if keep else None
+    if path is not None:
         with suppress(InputError, OSError, KeyError, TypeError, AttributeError):  # a damaged one is made anew
             return case.kind.from_json(parse_json(path.read_bytes(), path))
     notice(f"compiling for {case.on}, {case.name}: minutes at the size of Stable Diffusion", PROGRAM)
     start = time.monotonic()
     plan = case.make(effort)
     notice(f"compiled for {case.on}, {case.name} in {time.monotonic() - start:.0f} s", PROGRAM)
-    if not keep:
-        return plan
-    with suppress(InputError, OSError):  # a plan needs no store
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, plan.as_json())
+    if path is not None:
+        with suppress(InputError, OSError):  # a plan needs no store
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, plan.as_json())
     return plan
 
 
-def kept(case: Case, effort: str) -> Path:
-    """The file of a plan, named by everything that it depends on."""
+def kept(case: Case, effort: str) -> Path | None:
+    """The file of a plan, named by everything that it depends on; None for a user without a home."""
     versions = [version_of(name) for name in COMPILERS]
     settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS) and name not in _PATHS}
     known = json.dumps([case.known, case.on, case.name, effort, versions, settings, source_digest()], sort_keys=True)
-    return cache_folder() / "plans" / f"{hashlib.sha256(known.encode()).hexdigest()[:40]}.json"
+    with suppress(RuntimeError):
+        return cache_folder() / "plans" / f"{hashlib.sha256(known.encode()).hexdigest()[:40]}.json"
+    return None
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -254,10 +299,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--compile",
         type=number(COUNT),
-        default=2,
         metavar="N",
         help="how many of the best ways of --strategy auto are compiled; the second is the best of another remat "
-        "(default: %(default)s)",
+        "(default: 2)",
     )
     add(
         "--scan",
@@ -292,6 +336,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--sample beside --{beside[0]}: expected only --on; when sampling, every device holds all weights, and "
             "every host has pictures of its own"
         )
+    if args.layout and (beside := [name for name in ("json", "page", "measure") if getattr(args, name)]):
+        parser.error(f"--{beside[0]} beside --layout: expected one of them; a layout is only printed")
+    if AUTO in (args.strategy or []):
+        own = ("strategy", "remat", "accumulate")
+        if chosen := [each for each in args.set or [] if each.partition("=")[0].partition(".")[0] in own]:
+            parser.error(f"--set {chosen[0]} beside --strategy {AUTO}: expected neither; {AUTO} chooses all of {own}")
+    elif args.compile is not None:
+        parser.error(f"--compile beside no --strategy {AUTO}: expected both; all that is named is compiled")
+    args.compile = args.compile or 2
     for name in ("json", "page"):
         if (path := getattr(args, name)) is not None:
             check_folder(path.parent)

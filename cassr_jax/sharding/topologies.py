@@ -59,7 +59,7 @@ device_description_str: "{gpu.name}"
 
 
 # The usual sides of a slice of so many chips: two dimensions for v5e and v6e, three for v4, v5p and TPU7x.
-_FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _SOLID = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
 _PER_HOST = 8  # GPUs
 _COMPILED = (*GPUS, *(name for name, chip in CHIPS.items() if chip.dimensions), "cpu")
@@ -130,7 +130,9 @@ def present_devices(name: str) -> Sequence[Device]:
     """
     kind = name.partition(":")[0]
     found, (sides, slices) = jax.devices(), sides_of(name)
-    if kind not in CHIPS or found[0].device_kind not in CHIPS[kind].kinds or len(found) != math.prod(sides) * slices:
+    cores = 2 if kind == "tpu7x" else 1  # devices that are a chip
+    count = cores * math.prod(sides) * slices
+    if kind not in CHIPS or found[0].device_kind not in CHIPS[kind].kinds or len(found) != count:
         raise InputError(
             f"{name}: found {len(found)} x {found[0].device_kind} here, expected these very devices: --measure runs on "
             "them; cpu:8 simulates eight anywhere"
@@ -149,8 +151,15 @@ def _slice(name: str) -> Sequence[Device]:
     one, marked, slices = name.partition("@")
     if marked:
         sides_of(name)
+    # A chip of v4 has two cores, which JAX uses as one device. Eight chips of v5e or v6e are those of a single host.
+    kind, _, size = one.partition(":")
+    settings: dict[str, object] = {"chip_config_name": "megacore"} if kind == "v4" else {}
+    if kind in ("v5e", "v6e") and size == "2x4":
+        settings["chips_per_host_bounds"] = [2, 4, 1]
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=one, num_slices=int(slices or 1)).devices
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=one, num_slices=int(slices or 1), **settings
+        ).devices
     except Exception as error:  # some of libtpu's exceptions have no other base class
         raise InputError(
             f"{name}: no TPU slice that can be compiled for, expected one such as v5e:2x4 and the extra `tpu`, or GPUs "

@@ -148,12 +148,14 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
             "strategy.gather is again and remat is none, expected remat blocks or all: only what a backward pass "
             "computes again is gathered again"
         )
-    if placement.batch_shards % jax.process_count():
+    of_processes = [device.process_index for device in placement.mesh.devices.flat]
+    # Devices that are only compiled for are those of other hosts, and of no process that runs.
+    processes = max(jax.process_count(), len({*of_processes}))
+    if placement.batch_shards % processes:
         raise InputError(
             f"the mesh {dict(placement.mesh.shape)} divides a batch into {placement.batch_shards} parts, expected a "
-            f"multiple of the {jax.process_count()} processes"
+            f"multiple of the {processes} processes, of which every host has one"
         )
-    of_processes = [device.process_index for device in placement.mesh.devices.flat]
     held = [of_processes.count(process) for process in range(jax.process_count())]
     if min(held) < max(held):  # a mesh that is smaller than all devices takes the first ones
         raise InputError(

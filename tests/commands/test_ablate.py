@@ -131,6 +131,7 @@ def cascade(monkeypatch):
     return loads
 
 
+@pytest.mark.slow
 def test_all_variants_stand_in_one_table(folders, cascade, capsys):
     given = arguments(folders, "--ablations", str(ABLATIONS), "--sweep-steps", "10", "25", "--sweep-guidance", "1", "3")
     assert ablate.main(given) == 0

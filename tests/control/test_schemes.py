@@ -145,6 +145,7 @@ def test_a_fusion_is_guided_by_both_pictures_whatever_the_scheme_reads(folder, n
     assert [len(guides) for guides in seen] == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pasd", "residuals"])
 def test_devices_that_share_rows_give_the_picture_of_one_tile(folder, name):
     tiles = cascade(folder, name)
@@ -218,6 +219,7 @@ class TestHintPictures:
         assert len(made) == len(HINT) - 1
         np.testing.assert_allclose(metrics["rgb"], expected, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_its_gradient_reaches_the_heads(self, folder):
         objective, trained, frozen = objective_and_params(self.config(folder, rgb_weight=1.0))
         batch, keys = jax.tree.map(jnp.asarray, make_batch("pasd")), example_keys(jax.random.key(0))

@@ -75,7 +75,7 @@ def test_pasds_own_settings_are_those_of_its_program():
     assert config.known_schedule.timestep_spacing == "linspace"
 
 
-@pytest.mark.parametrize("speed", LORAS)
+@pytest.mark.parametrize("speed", ["lcm", pytest.param("hyper", marks=pytest.mark.slow)])
 def test_few_steps_with_a_lora_made_for_them(hub, speed):
     change = local(hub)
     plain = cassr_jax.load(CONFIGS / "sd15_tile.py", change=change)

@@ -102,6 +102,7 @@ def test_eight_devices_make_the_pictures_of_one(folder: Path, pictures: list[np.
         assert np.mean(found != expected) < 0.01
 
 
+@pytest.mark.slow
 def test_devices_that_share_rows_make_the_picture_of_a_tile(folder: Path, pictures, alone):
     cassr = cassr_jax.load(folder, devices=2, split="spatial")
     assert farthest(cassr.restore(pictures[0]).result, alone[0]) <= 1

@@ -77,6 +77,7 @@ def test_a_second_start_traces_nothing(folder, programs, picture, first, monkeyp
     assert sum(again._engine.programs.count().values()) == len(list(programs.iterdir()))
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_what_runs_without(folder, picture, first, monkeypatch):
     monkeypatch.setenv(PROGRAMS, "")
     plain = cassr_jax.load(folder, devices=2).restore(picture, **OPTIONS).result

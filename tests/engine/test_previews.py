@@ -152,6 +152,7 @@ def test_without_taesd_the_autoencoder_decodes_previews(without: CasSR, given: n
     assert [each.stage for each in seen] == ["result"]
 
 
+@pytest.mark.slow
 def test_shared_rows_have_the_previews_of_one_tile(rows: CasSR, one: CasSR):
     given = [picture(16, 16), picture(15, 16)]  # extended to the same size with tiles and without
     seen: dict[CasSR, list[Preview]] = {rows: [], one: []}

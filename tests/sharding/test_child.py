@@ -21,6 +21,11 @@ def check_fails() -> None:
     os.abort()
 
 
+def end_by(number: int) -> None:
+    os.write(2, b"I0000 main.cc:1] begun\nWARNING: All log messages before absl::InitializeLog() is called\n")
+    os.kill(os.getpid(), number)
+
+
 def test_a_result_and_an_error_come_back():
     assert in_child(divmod, 7, 2) == (3, 1)
     with pytest.raises(json.JSONDecodeError, match="Expecting value"):
@@ -46,6 +51,10 @@ def test_how_it_died_and_the_failed_check_are_told(capfd):
         in_child(check_fails)
     with pytest.raises(Died, match=r"^ended with exit code 3: no word$"):
         in_child(sys.exit, 3)
+    with pytest.raises(Died, match=r"^ended by SIGKILL, as where memory runs out: no word$"):
+        in_child(end_by, signal.SIGKILL)
+    with pytest.raises(Died, match=rf"^ended by signal {signal.SIGRTMIN + 2}: no word$"):
+        in_child(end_by, signal.SIGRTMIN + 2)
     assert capfd.readouterr().err == ""
 
 

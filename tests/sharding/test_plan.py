@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from cassr_jax.config_files import read_config
 from cassr_jax.errors import InputError
 from cassr_jax.networks import write_network
+from cassr_jax.sharding import compiler as in_its_process
 from cassr_jax.sharding import plan as command
 from cassr_jax.sharding.account import Account, Traffic, make_account
 from cassr_jax.sharding.chips import CHIPS
@@ -26,7 +28,7 @@ from cassr_jax.sharding.sampled import Part, SamplePlan
 from cassr_jax.sharding.strategies import MeshConfig, Strategy
 from cassr_jax.sharding.times import Times
 from cassr_jax.sharding.topologies import slice_of
-from cassr_jax.training.search import choices
+from cassr_jax.training.search import Site, choices
 from tests.golden.make_hlo import AXES, CHANNELS, SIDE, STEPS
 from tests.random_cascade import NETWORKS, random_params
 from tests.sharding.test_times import servers
@@ -264,7 +266,7 @@ def test_a_number_of_devices_has_a_usual_form(kind: str, count: int, name: str):
     ("kind", "count", "message"),
     [
         ("h200", 12, "multiple of the 8"),
-        ("v5e", 24, "expected 1, 4, 8"),
+        ("v5e", 24, "expected 4, 8, 16"),
         ("b200", 8, "b200: nothing can be compiled for it here, expected a100, h100, h200, v4"),
     ],
 )
@@ -388,20 +390,65 @@ def test_a_cascade_is_planned_with_its_changes(compiler, monkeypatch, capsys):
     assert f"{2 * 64 / example().account.times.guess:,.2f}" in printed
 
 
+def hosts_of(count: int, hosts: int) -> list[SimpleNamespace]:
+    """As many devices, with what a search asks of them."""
+    return [SimpleNamespace(process_index=i * hosts // count) for i in range(count)]
+
+
 def test_auto_ranks_all_ways_and_compiles_the_best(compiler, monkeypatch, capsys):
+    present = {"v5e:2x4": hosts_of(8, 1), "h100:2x8": hosts_of(16, 2)}
+    ask = in_its_process.compiling
+
+    def compiling(on, effort, work, *args):
+        return work(present[on], *args) if on in present else ask(on, effort, work, *args)
+
+    monkeypatch.setattr(in_its_process, "compiling", compiling)
     monkeypatch.setattr("cassr_jax.training.outline.outline_of", lambda config: outline())
     given = [*CONFIG, "--on", "v5e:2x4", "h100:2x8", "--strategy", "auto", "--set", "batch_size=64"]
     assert command.main([*given, "--compile", "1"]) == 0
     printed = capsys.readouterr().out
-    for (on, name, batch_size, _), devices, sides in zip(compiler, (8, 16), ((2, 4), (8,)), strict=True):
-        chosen = choices(replace(CONFIGURED, batch_size=64), outline(), devices, sides, CHIPS[on.partition(":")[0]])[0]
+    for (on, name, batch_size, _), site in zip(compiler, (Site(8, (2, 4)), Site(16, (8,), 2)), strict=True):
+        chosen = choices(replace(CONFIGURED, batch_size=64), outline(), site, CHIPS[on.partition(":")[0]])[0]
         assert (name, batch_size) == (chosen.says, 64)
         assert f"{on}, 64 examples: " in printed
-        assert name in printed
+        assert f"fastest of those that fit: {on} {name}\n  {chosen.options}\n" in printed
     assert command.main([*CONFIG, "--on", "h200:8@2", "--strategy", "auto"]) == 2
-    assert "h200:8@2: found the size '8@2', expected one such as 2x4" in capsys.readouterr().err
+    assert "h200:8@2: found the size '8@2', expected GPUs or hosts x GPUs" in capsys.readouterr().err
     assert command.main([*CONFIG, "--on", "cpu:8", "--strategy", "auto"]) == 2
     assert "cpu:8: its rates are not known, expected devices of v4, v5e" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("on", "devices", "site"),
+    [
+        ("v5e:8x8", hosts_of(64, 16), Site(64, [8, 8], 16)),
+        ("v5e:4x4@2", hosts_of(32, 8), Site(32, [4, 4], 8, 2)),
+        ("tpu7x:2x2x1", hosts_of(8, 1), Site(8, [2, 2, 1, 2])),
+        ("h200:4x8", hosts_of(32, 4), Site(32, [8], 4)),
+    ],
+)
+def test_what_a_search_asks_of_devices(on: str, devices: list, site: Site):
+    assert command.site_of(devices, on) == site
+
+
+def test_of_the_ways_that_fit_the_fastest_is_named():
+    def plan(name: str, guess: float, capacity: float) -> Plan:
+        account = replace(example().account, times=SimpleNamespace(guess=guess), capacity=capacity)
+        return replace(example(), strategy=name, account=account)
+
+    ways = [(plan("slow", 9.0, 1e15), "a"), (plan("fast", 5.0, 1e15), "b"), (plan("too large", 0.1, 1.0), "c")]
+    assert command.fastest(ways) == f"fastest of those that fit: {example().on} fast\n  b"
+    assert command.fastest(ways[2:]) == ""
+
+
+def test_a_user_without_a_home_plans_too(compiler, monkeypatch, capsys):
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    assert command.main([*CONFIG, "--on", "h200:8", "--strategy", "fsdp"]) == 0
+    assert len(compiler) == 1
 
 
 def test_a_named_strategy_is_changed_by_what_is_set(compiler, monkeypatch):
@@ -425,6 +472,13 @@ def test_a_named_strategy_is_changed_by_what_is_set(compiler, monkeypatch):
         (["--on", "v5e"], "--on v5e: expected a size too"),
         (["--on", "v5e:2x4", "--scan", "8"], "--on v5e:2x4: expected only the kind"),
         (["--on", "v5e", "--scan", "8,x"], "expected numbers of devices"),
+        (["--on", "v5e:2x4", "--layout", "--json", "a"], "--json beside --layout: expected one of them"),
+        (["--on", "v5e:2x4", "--compile", "3"], "--compile beside no --strategy auto: expected both"),
+        (["--on", "v5e:2x4", "--strategy", "auto", "--set", "remat=all"], "--set remat=all beside --strategy auto"),
+        (
+            ["--on", "v5e:2x4", "--strategy", "auto", "--set", "seed=1", "strategy.mesh.fsdp=2"],
+            "--set strategy.mesh.fsdp=2 beside --strategy auto: expected neither",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(compiler, given: list[str], message: str, capsys):

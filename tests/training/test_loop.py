@@ -253,6 +253,7 @@ def test_what_is_left_of_the_steps_to_trace_is_traced(asked, left, traced, said,
     assert capsys.readouterr().out == said
 
 
+@pytest.mark.slow
 def test_a_run_taken_up_within_the_steps_to_trace_traces_the_rest(config, tmp_path, watch, monkeypatch):
     watch(config, stop=3)
     with pytest.raises(Interrupted):
@@ -333,7 +334,7 @@ def test_a_kill_costs_no_more_than_it_may(config, tmp_path, monkeypatch, save_ev
     assert max(lost) == most
 
 
-@pytest.mark.parametrize(("skip_limit", "log_every"), [(3, 50), (3, 1), (1, 50)])
+@pytest.mark.parametrize(("skip_limit", "log_every"), [pytest.param(3, 50, marks=pytest.mark.slow), (3, 1), (1, 50)])
 def test_updates_that_stay_non_finite_end_the_run_with_what_made_them(
     config, tmp_path, monkeypatch, skip_limit, log_every
 ):

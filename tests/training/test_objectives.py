@@ -119,6 +119,7 @@ def on_device(batch: dict) -> dict:
     return jax.tree.map(jnp.asarray, batch)
 
 
+@pytest.mark.slow
 def test_a_model_can_be_trained_without_multiple_attention(networks):
     loss = LossConfig(perceptual_weight=0.0)
     switches = GuidanceSwitches(reference_attention=False, lr_attention=False)
