@@ -247,7 +247,7 @@ def parse(text: str) -> Module:
     entry, name, root, instructions, table = "", "", "", [], ""
     for line in text.splitlines():
         if name:
-            if line == "}":
+            if line.startswith("}"):  # on TPU7x the name of a core of another kind may follow
                 computations[name] = Computation(name, tuple(instructions), root)
                 name = ""
             elif found := _INSTRUCTION.match(line):

@@ -80,6 +80,24 @@ ENTRY %main (p: f32[2]) -> f32[2] {
     assert [module.source(run.instruction) for run in module.runs()] == ["", "flax/nnx/nn/linear.py:904"]
 
 
+def test_what_another_kind_of_core_computes_is_read_too():
+    text = """HloModule m
+
+%sent (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %sum = f32[8]{0} all-reduce(%p), replica_groups={{0,1}}, to_apply=%add
+}, execution_thread="sparsecore"
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %call = f32[8]{0} call(%x), to_apply=%sent
+}
+"""
+    module = parse(text)
+    assert {*module.computations} == {"sent", "main"}
+    assert [run.instruction.opcode for run in module.runs()].count("all-reduce") == 1
+
+
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no entry computation"):
         parse("HloModule nothing\n")
