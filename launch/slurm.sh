@@ -63,7 +63,7 @@ handed_on=
 hand_on() {
     trap '' TERM
     handed_on=yes
-    scancel --signal=TERM "$SLURM_JOB_ID"
+    scancel --signal=TERM "$SLURM_JOB_ID" || echo "launch/slurm.sh: scancel failed" >&2 # the job may have ended by itself
 }
 trap hand_on TERM
 

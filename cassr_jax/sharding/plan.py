@@ -30,7 +30,6 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, is_folder, parse_json, replaced, same_place, write_json
 from cassr_jax.printing import complain, notice, say
 from cassr_jax.ranges import COUNT
-from cassr_jax.sharding.child import in_child
 from cassr_jax.sharding.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -66,12 +65,16 @@ examples:
 @command(PROGRAM)
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    from cassr_jax.sharding.compiler import compiling
     from cassr_jax.sharding.page import page
     from cassr_jax.sharding.planned import Plan
     from cassr_jax.sharding.report import table
 
     if args.layout:
-        say("\n\n".join(in_child(layout, case.known["config"], case.on, case.name) for case in trained(args, call)))
+        cases = trained(args, call)
+        say(
+            "\n\n".join(compiling(case.on, "quick", layout, case.known["config"], case.on, case.name) for case in cases)
+        )
         return 0
     effort, plans, failed = args.effort or ("full" if args.measure else "quick"), [], []
 
@@ -135,7 +138,7 @@ def fastest(ways: "Sequence[tuple[Plan, str]]") -> str:
     if not timed:
         return ""
     _, title, options = min(timed)
-    return f"fastest of those that fit: {title}\n  {options}"
+    return f"fastest of the ways of {AUTO} that fit: {title}\n  {options}"
 
 
 def trained(args: argparse.Namespace, attempt: Callable[[Callable[[], Any]], Any]) -> list[Case]:
@@ -222,20 +225,16 @@ def sampled(args: argparse.Namespace) -> list[Case]:
     return [Case(SamplePlan, on, name, partial(make, on), known) for on in args.on]
 
 
-def layout(known: Json, on: str, name: str) -> str:
-    """Where every parameter and every named value of a step lies on some devices; for a process of its own."""
-    import jax
-
+def layout(devices: "Sequence[Device]", known: Json, on: str, name: str) -> str:
+    """Where every parameter and every named value of a step lies on some devices."""
     from cassr_jax.config import TrainConfig
     from cassr_jax.config_files import from_json
     from cassr_jax.sharding.placement import Placement
     from cassr_jax.sharding.report import layout_table
-    from cassr_jax.sharding.topologies import topology_devices
     from cassr_jax.training.compile_ahead import layout_of
 
-    jax.config.update("jax_platforms", "cpu")  # JAX must not look for what is not here
     config = from_json(TrainConfig, known, name)
-    placement = Placement.of(config.strategy, topology_devices(on))
+    placement = Placement.of(config.strategy, devices)
     return f"{on} {name}\n\n{layout_table(layout_of(config, placement))}"
 
 
@@ -341,9 +340,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if AUTO in (args.strategy or []):
         own = ("strategy", "remat", "accumulate")
         if chosen := [each for each in args.set or [] if each.partition("=")[0].partition(".")[0] in own]:
-            parser.error(f"--set {chosen[0]} beside --strategy {AUTO}: expected neither; {AUTO} chooses all of {own}")
+            parser.error(
+                f"--set {chosen[0]} beside --strategy {AUTO}: expected one of them; {AUTO} chooses {', '.join(own)}"
+            )
     elif args.compile is not None:
-        parser.error(f"--compile beside no --strategy {AUTO}: expected both; all that is named is compiled")
+        parser.error(f"--compile needs --strategy {AUTO}: every strategy that is named is compiled")
     args.compile = args.compile or 2
     for name in ("json", "page"):
         if (path := getattr(args, name)) is not None:

@@ -154,7 +154,7 @@ def check_division(config: TrainConfig, placement: Placement) -> None:
     if placement.batch_shards % processes:
         raise InputError(
             f"the mesh {dict(placement.mesh.shape)} divides a batch into {placement.batch_shards} parts, expected a "
-            f"multiple of the {processes} processes, of which every host has one"
+            f"multiple of the {processes} processes"
         )
     held = [of_processes.count(process) for process in range(jax.process_count())]
     if min(held) < max(held):  # a mesh that is smaller than all devices takes the first ones

@@ -411,7 +411,7 @@ def test_auto_ranks_all_ways_and_compiles_the_best(compiler, monkeypatch, capsys
         chosen = choices(replace(CONFIGURED, batch_size=64), outline(), site, CHIPS[on.partition(":")[0]])[0]
         assert (name, batch_size) == (chosen.says, 64)
         assert f"{on}, 64 examples: " in printed
-        assert f"fastest of those that fit: {on} {name}\n  {chosen.options}\n" in printed
+        assert f"fastest of the ways of auto that fit: {on} {name}\n  {chosen.options}\n" in printed
     assert command.main([*CONFIG, "--on", "h200:8@2", "--strategy", "auto"]) == 2
     assert "h200:8@2: found the size '8@2', expected GPUs or hosts x GPUs" in capsys.readouterr().err
     assert command.main([*CONFIG, "--on", "cpu:8", "--strategy", "auto"]) == 2
@@ -437,7 +437,7 @@ def test_of_the_ways_that_fit_the_fastest_is_named():
         return replace(example(), strategy=name, account=account)
 
     ways = [(plan("slow", 9.0, 1e15), "a"), (plan("fast", 5.0, 1e15), "b"), (plan("too large", 0.1, 1.0), "c")]
-    assert command.fastest(ways) == f"fastest of those that fit: {example().on} fast\n  b"
+    assert command.fastest(ways) == f"fastest of the ways of auto that fit: {example().on} fast\n  b"
     assert command.fastest(ways[2:]) == ""
 
 
@@ -473,11 +473,11 @@ def test_a_named_strategy_is_changed_by_what_is_set(compiler, monkeypatch):
         (["--on", "v5e:2x4", "--scan", "8"], "--on v5e:2x4: expected only the kind"),
         (["--on", "v5e", "--scan", "8,x"], "expected numbers of devices"),
         (["--on", "v5e:2x4", "--layout", "--json", "a"], "--json beside --layout: expected one of them"),
-        (["--on", "v5e:2x4", "--compile", "3"], "--compile beside no --strategy auto: expected both"),
+        (["--on", "v5e:2x4", "--compile", "3"], "--compile needs --strategy auto"),
         (["--on", "v5e:2x4", "--strategy", "auto", "--set", "remat=all"], "--set remat=all beside --strategy auto"),
         (
             ["--on", "v5e:2x4", "--strategy", "auto", "--set", "seed=1", "strategy.mesh.fsdp=2"],
-            "--set strategy.mesh.fsdp=2 beside --strategy auto: expected neither",
+            "--set strategy.mesh.fsdp=2 beside --strategy auto: expected one of them",
         ),
     ],
 )
