@@ -77,7 +77,7 @@ _CONTROLNET: Json = {
     "use_linear_projection": False,
 }
 del _CONTROLNET["up_block_types"], _CONTROLNET["sample_size"]
-_TAESD: Json = {
+TAESD: Json = {
     "_class_name": "AutoencoderTiny",
     "_diffusers_version": "0.20.0.dev0",
     "act_fn": "relu",
@@ -155,7 +155,7 @@ INDEX: Json = {
 def configs(width: int | None = None) -> dict[str, Json]:
     """The config.json of each network, of the published widths or with a U-Net of `width`, a multiple of 8."""
     if width is None:
-        return {"unet": _UNET, "vae": _VAE, "text_encoder": _TEXT, "controlnet": _CONTROLNET, "taesd": _TAESD}
+        return {"unet": _UNET, "vae": _VAE, "text_encoder": _TEXT, "controlnet": _CONTROLNET, "taesd": TAESD}
     widths = {"block_out_channels": [width, 2 * width, 4 * width, 4 * width], "norm_num_groups": math.gcd(width, 32)}
     context = {"cross_attention_dim": 2 * width}
     text = {"hidden_size": 2 * width, "intermediate_size": 8 * width, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -165,5 +165,5 @@ def configs(width: int | None = None) -> dict[str, Json]:
         "vae": _VAE | widths,
         "text_encoder": _TEXT | text,
         "controlnet": _CONTROLNET | widths | context,
-        "taesd": _TAESD | tiny,
+        "taesd": TAESD | tiny,
     }

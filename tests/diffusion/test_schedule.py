@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.published_configs import SCHEDULER as SD15_CONFIG
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion import schedule as schedule_module
 from cassr_jax.diffusion.schedule import Schedule
@@ -19,18 +20,6 @@ from cassr_jax.errors import InputError
 from cassr_jax.sampling import make_course
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion.npz"
-SD15_CONFIG = {
-    "_class_name": "PNDMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
 
 
 @pytest.mark.parametrize(

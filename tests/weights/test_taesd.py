@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.published_configs import TAESD as PUBLISHED
 from cassr_jax.errors import InputError
 from cassr_jax.models.taesd import TAESDConfig
 from cassr_jax.networks import write_network
@@ -12,25 +13,6 @@ from tests.narrow import TAESD
 from tests.weights.published import assert_same, load_weights, random_component, save, torch_state
 
 PARAMS = random_component("taesd", TAESD)
-
-# As it stands in the published repository.
-PUBLISHED = {
-    "_class_name": "AutoencoderTiny",
-    "_diffusers_version": "0.20.0.dev0",
-    "act_fn": "relu",
-    "decoder_block_out_channels": [64, 64, 64, 64],
-    "encoder_block_out_channels": [64, 64, 64, 64],
-    "force_upcast": False,
-    "in_channels": 3,
-    "latent_channels": 4,
-    "latent_magnitude": 3,
-    "latent_shift": 0.5,
-    "num_decoder_blocks": [3, 3, 3, 1],
-    "num_encoder_blocks": [1, 3, 3, 3],
-    "out_channels": 3,
-    "scaling_factor": 1.0,
-    "upsampling_scaling_factor": 2,
-}
 
 
 def original(half: str) -> dict[str, np.ndarray]:
