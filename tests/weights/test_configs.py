@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from benchmarks.published_configs import configs
 from cassr_jax.errors import InputError
 from cassr_jax.kinds import CONFIGS, KINDS
 from cassr_jax.models.clip_text import CLIPTextConfig, LearnedContextConfig
@@ -18,66 +19,7 @@ from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import UNET, VAE, AttachedConfig
 
 # As they stand in the published repository of Stable Diffusion 1.5.
-SD15 = {
-    "unet": {
-        "_class_name": "UNet2DConditionModel",
-        "_diffusers_version": "0.6.0",
-        "act_fn": "silu",
-        "attention_head_dim": 8,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "center_input_sample": False,
-        "cross_attention_dim": 768,
-        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        "downsample_padding": 1,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
-        "in_channels": 4,
-        "layers_per_block": 2,
-        "mid_block_scale_factor": 1,
-        "norm_eps": 1e-05,
-        "norm_num_groups": 32,
-        "out_channels": 4,
-        "sample_size": 64,
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    },
-    "vae": {
-        "_class_name": "AutoencoderKL",
-        "_diffusers_version": "0.6.0",
-        "act_fn": "silu",
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "in_channels": 3,
-        "latent_channels": 4,
-        "layers_per_block": 2,
-        "norm_num_groups": 32,
-        "out_channels": 3,
-        "sample_size": 512,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-    },
-    "text_encoder": {
-        "_name_or_path": "openai/clip-vit-large-patch14",
-        "architectures": ["CLIPTextModel"],
-        "attention_dropout": 0.0,
-        "bos_token_id": 0,
-        "dropout": 0.0,
-        "eos_token_id": 2,
-        "hidden_act": "quick_gelu",
-        "hidden_size": 768,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
-        "intermediate_size": 3072,
-        "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 77,
-        "model_type": "clip_text_model",
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "pad_token_id": 1,
-        "projection_dim": 768,
-        "torch_dtype": "float32",
-        "transformers_version": "4.22.0.dev0",
-        "vocab_size": 49408,
-    },
-}
+SD15 = {kind: config for kind, config in configs().items() if kind in ("unet", "vae", "text_encoder")}
 CONTROLNET = {
     **{k: v for k, v in SD15["unet"].items() if k not in ("out_channels", "up_block_types", "center_input_sample")},
     "_class_name": "ControlNetModel",
