@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from cassr_jax.choices import DISTILLED, PRECISIONS
+from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.jobs import (
     PROGRAM,
     SUFFIXES,
@@ -137,11 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = with_options(read_cascade(args.config)[0], vars(args))  # checked even where a shard is empty
     if not jobs:
         return 0
-    if args.speed in DISTILLED and not config.loras:
-        warn(f"warning: --speed {args.speed} takes a LoRA distilled for it, such as --lora {DISTILLED[args.speed]}")
     if args.preview and args.preview > (most := steps_of(config)):
         warn(f"warning: --preview {args.preview}: no stage takes more than {most} steps, so there is no preview")
-    weights = fingerprint(args.config, partial(with_options, chosen={"loras": args.loras}))
+    weights = fingerprint(args.config, partial(with_options, chosen={"loras": config.loras}))
     rows = {} if args.split == "tiles" else whole_pictures(args.devices)
 
     def settings(job: Job) -> Json:
@@ -156,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(announcement(jobs, config.process_size))
     notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
-    chosen = {"activation": args.activation, "loras": args.loras, "devices": args.devices, "split": args.split}
+    chosen = {"activation": args.activation, "loras": config.loras, "devices": args.devices, "split": args.split}
     cassr = cassr_jax.load(args.config, dtype=dtype, **chosen)
     check(cassr, prompts, args)
     jobs = claim(jobs, manifest, faults)

@@ -26,4 +26,4 @@ DISTILLED: Mapping[str, str] = {
     "lcm": "latent-consistency/lcm-lora-sdv1-5",
     "hyper": "ByteDance/Hyper-SD:Hyper-SD15-1step-lora.safetensors",
 }
-"""The LoRA, by its id on the hub, without which Stable Diffusion does not fit a --speed."""
+"""The LoRA, by its id on the hub, that a --speed adds to a cascade without LoRAs: it needs a distilled network."""

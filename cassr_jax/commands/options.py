@@ -130,8 +130,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "speed": {
         "choices": list(SPEEDS),
         "help": "a sampler and its steps for both stages: fast is dpmpp_2m in 20 steps, draft in 8; lcm (6 steps) and "
-        "hyper (tcd in 4 steps), both without guidance, need a LoRA distilled for them; --steps, --sampler and "
-        "--guidance-scale override it",
+        "hyper (tcd in 4 steps), both without guidance, add their LoRA for Stable Diffusion 1.5 from the hub, unless "
+        "--lora or the cascade names one; --steps, --sampler and --guidance-scale override it",
     },
     "guidance_from": {
         "type": _number_for("guidance_from"),

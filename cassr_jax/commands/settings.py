@@ -1,8 +1,9 @@
 """The settings that a sampling command runs with: its options, completed from the cascade's configuration."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from cassr_jax.choices import PRECISIONS
+from cassr_jax.choices import DISTILLED, PRECISIONS
 from cassr_jax.commands.options import SAMPLING
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json
@@ -25,8 +26,16 @@ def with_options(config: CascadeConfig, chosen: Json) -> CascadeConfig:
     """
     given = Options(**{name: chosen[name] for name in (*SAMPLING, "prompt") if chosen.get(name) is not None})
     given.check_networks(config.components)
-    own = {name: chosen[name] for name in ("activation", "loras") if chosen.get(name) is not None}
-    return replace(given.written_into(config), **own)
+    own = {} if chosen.get("activation") is None else {"activation": chosen["activation"]}
+    return replace(given.written_into(config), loras=loras_of(config, chosen), **own)
+
+
+def loras_of(config: CascadeConfig, chosen: Json) -> Mapping[str, float]:
+    """The LoRAs that are chosen, or else the cascade's own, or else the one that the chosen speed needs."""
+    if chosen.get("loras") is not None:
+        return chosen["loras"]
+    needed = DISTILLED.get(chosen.get("speed") or "")
+    return {needed: 1.0} if needed and not config.loras else config.loras
 
 
 def described(config: CascadeConfig, precision: str | None = None) -> Json:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -12,11 +13,11 @@ import numpy as np
 
 import cassr_jax
 from cassr_jax.cascade import CasSR, Restoration
-from cassr_jax.choices import PRECISIONS
+from cassr_jax.choices import DISTILLED, PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
 from cassr_jax.commands.options import SAMPLING, Parser, local_path, number
-from cassr_jax.commands.settings import with_options
+from cassr_jax.commands.settings import loras_of
 from cassr_jax.config import CascadeConfig
 from cassr_jax.engine.layout import layout, tile_sizes
 from cassr_jax.engine.waves import Blend
@@ -200,12 +201,12 @@ def fingerprint(chosen: Json, change: Change | None = None) -> str:
 
 
 def _with_loras(chosen: Json, change: Change | None) -> Change | None:
-    """The change of a configuration, after the LoRAs that `settings` names, if it names any."""
-    if "loras" not in chosen:
+    """The change of a configuration, after the LoRAs that `settings` names or its speed needs, if there are any."""
+    if "loras" not in chosen and chosen.get("speed") not in DISTILLED:
         return change
 
     def changed(config: CascadeConfig) -> CascadeConfig:
-        config = with_options(config, {"loras": chosen["loras"]})
+        config = replace(config, loras=loras_of(config, chosen))
         return config if change is None else change(config)
 
     return changed

@@ -46,6 +46,22 @@ def test_resume_redoes_what_had_other_loras(folder, cascade):
     assert manifest()["a.png"]["settings"]["loras"] == {"b.safetensors": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("options", "loras"),
+    [
+        (["--speed", "lcm"], {"latent-consistency/lcm-lora-sdv1-5": 1.0}),
+        (["--speed", "hyper"], {"ByteDance/Hyper-SD:Hyper-SD15-1step-lora.safetensors": 1.0}),
+        (["--speed", "lcm", "--lora", "own.safetensors=0.5"], {"own.safetensors": 0.5}),
+        (["--speed", "fast"], {}),
+    ],
+)
+def test_a_speed_adds_its_lora_unless_one_is_given(folder, cascade, options, loras):
+    flat(folder / "a.png", "red")
+    assert run("in", "--output", "out", *options) == 0
+    assert [loaded["loras"] for _, loaded in cascade.loaded] == [loras]
+    assert manifest()["a.png"]["settings"].get("loras", {}) == loras
+
+
 def test_resume_after_a_stop_in_the_middle(folder, cascade, monkeypatch):
     for name in "abcd":  # two go through the networks together
         flat(folder / f"{name}.png", "red")

@@ -61,7 +61,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade, capsys):
     assert run("in/a.png", "--output", "out", *arguments.split()) == 0
     assert capsys.readouterr().out.startswith("1 picture of 144x96 px; ")
     assert cascade.loaded == [
-        ("fused.py", {"activation": "identity", "loras": None, "dtype": "bfloat16", "devices": 2, "split": "tiles"})
+        ("fused.py", {"activation": "identity", "loras": {}, "dtype": "bfloat16", "devices": 2, "split": "tiles"})
     ]
     expected = {
         "scale": 2.0,
@@ -109,7 +109,7 @@ def test_settings_reach_the_cascade_and_the_manifest(folder, cascade, capsys):
 def test_left_out_settings_are_the_configurations(folder, cascade):
     flat(folder / "a.png", "red")
     assert run("in/a.png", "--output", "out") == 0
-    options = {"activation": None, "loras": None, "dtype": None, "devices": None, "split": "tiles"}
+    options = {"activation": None, "loras": {}, "dtype": None, "devices": None, "split": "tiles"}
     assert cascade.loaded == [("tiny", options)]
     (call,) = cascade.calls
     assert (call.pop("size"), call.pop("scale"), call.pop("seed")) == ((8, 12), 4.0, 0)
