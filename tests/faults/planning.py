@@ -2,7 +2,9 @@
 
 from tests.faults.fault import faults
 
-_HLO, _COSTS, _TIMES, _PLAN = (("tests/sharding/test_" + name + ".py",) for name in ("hlo", "costs", "times", "plan"))
+_HLO, _COSTS, _TIMES, _REPORT, _PLAN = (
+    ("tests/sharding/test_" + name + ".py",) for name in ("hlo", "costs", "times", "report", "plan")
+)
 
 PLANNING = [
     *faults(
@@ -65,7 +67,7 @@ PLANNING = [
     ),
     *faults(
         "cassr_jax/sharding/account.py",
-        _PLAN,
+        _REPORT,
         ("part = min(needs[name], seconds / (len(hungry) - number))", "part = seconds / len(hungry)"),
         ("        seconds -= part\n", ""),
         ("sum(run.times * work_seconds(work(module, run), chip) for run in inner)", "sum(0.0 for run in inner)"),

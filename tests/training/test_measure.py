@@ -14,7 +14,7 @@ from cassr_jax.sharding.report import table
 from cassr_jax.sharding.strategies import STRATEGIES
 from cassr_jax.training.measure import _random, measure
 from cassr_jax.training.state import TrainState, abstract_state
-from tests.sharding.test_plan import example
+from tests.sharding.plans import example
 
 LOOPS = 3
 
