@@ -1,6 +1,8 @@
 """Weights converted between folders and single files: every bit is kept, and what comes with them stays."""
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.networks import write_network
 from cassr_jax.schedules import agreed, write_schedule
 from cassr_jax.weights import __main__ as program
-from cassr_jax.weights import published, single_file
+from cassr_jax.weights import orbax_state, published, single_file
 from cassr_jax.weights.safetensors import read_safetensors
+from tests.damage import damage_arrays
 from tests.random_cascade import write_random_cascade
 from tests.weights.published import (
     CONTROLNET,
@@ -107,6 +110,34 @@ def test_a_damaged_orbax_state_is_named(pipeline, tmp_path, capsys):
     (tmp_path / "states/vae/state/_METADATA").write_text("{")
     assert run("show", tmp_path / "states") == 0
     assert "vae/state: its list of arrays cannot be read" in capsys.readouterr().out
+
+
+def test_a_damaged_array_of_an_orbax_state_is_named(pipeline, tmp_path, capsys):
+    assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
+    damage_arrays(tmp_path / "states/vae/state")
+    assert run("convert", tmp_path / "states", tmp_path / "back") == 2
+    assert re.search(r"vae/state: params cannot be read \(.+\), expected a network's state", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["states"]
+
+
+@pytest.mark.parametrize("most", [1, 300, 2**28])
+def test_arrays_are_read_in_groups_of_bounded_size(pipeline, tmp_path, monkeypatch, most):
+    assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
+    sizes, read = [], orbax_state.StateTree._read
+
+    def counted(self, names):
+        sizes.append([math.prod(self.arrays[name].shape) * self.arrays[name].dtype.itemsize for name in names])
+        return read(self, names)
+
+    monkeypatch.setattr(orbax_state, "_MOST", most)
+    monkeypatch.setattr(orbax_state.StateTree, "_read", counted)
+    state = orbax_state.open_state(tmp_path / "states/vae/state", "params", "")
+    fetch = state.reader([*state.arrays])
+    for name in state.arrays:
+        assert fetch(name).shape == state.arrays[name].shape
+    assert sum(map(len, sizes)) == len(state.arrays)  # each once
+    assert all(sum(group) <= most or len(group) == 1 for group in sizes)
+    assert len(sizes) == 1 if most == 2**28 else len(sizes) > 5
 
 
 def test_a_number_that_a_type_cannot_hold_leaves_no_orbax_state(tmp_path, capsys):
