@@ -46,9 +46,10 @@ from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.printing import notice, progress_bar, say
 
 if TYPE_CHECKING:
-    from cassr_jax.cascade import CasSR, Restoration
+    from cassr_jax.cascade import CasSR
     from cassr_jax.config import CascadeConfig
     from cassr_jax.progress import Preview
+    from cassr_jax.restoration import Restoration
 
 T = TypeVar("T")
 Made = TypeVar("Made")

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
@@ -21,61 +21,29 @@ from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.control import control_scheme
 from cassr_jax.control.interface import PICTURES
 from cassr_jax.engine.engine import Engine, Previews, Stage
-from cassr_jax.engine.programs import TILES, Programs
+from cassr_jax.engine.programs import Programs
 from cassr_jax.engine.recent import Recent
 from cassr_jax.engine.rows import RowEngine, RowPrograms, mesh_of_rows
+from cassr_jax.engine.seating import mesh_of_tiles, seating
 from cassr_jax.errors import InputError, ran_out
 from cassr_jax.first_stage import first_stage
 from cassr_jax.imaging import io, memory, resizing
-from cassr_jax.imaging.color import COLOR_FIXES
-from cassr_jax.imaging.grey import as_grey_as
-from cassr_jax.imaging.pixels import blended, to_float, to_uint8
+from cassr_jax.imaging.pixels import blended, to_uint8
 from cassr_jax.models.denoisers import MakeDenoiser
 from cassr_jax.networks import Networks, why_not_finite
 from cassr_jax.options import Options
 from cassr_jax.outcomes import known, of_the_sound
 from cassr_jax.progress import CallersError, StageName, callers_errors, report, showing
 from cassr_jax.prompts import check_prompts, prompt_ids
+from cassr_jax.restoration import Pair, Restoration, finished, of_size, output_size, timed
 from cassr_jax.sampling import make_course
 from cassr_jax.seeds import seed_key
-from cassr_jax.sharding.mesh import local_devices
 from cassr_jax.typing import Device
 
 _TEXTS = 8  # pairs of prompts whose embeddings are kept: pictures may have prompts of their own
 
 T = TypeVar("T")
 Made = TypeVar("Made")
-
-
-class Pair(NamedTuple):
-    """What the second stage reads, (H, W, 3) uint8 each, and the bicubic enlargement as large as the result.
-
-    That is the LQ image itself, unless small pictures are worked on at a larger size.
-    """
-
-    lq: np.ndarray
-    reference: np.ndarray
-    bicubic: np.ndarray
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the pictures to be given."""
-        return self.bicubic.shape[:2]
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """The pictures made from one input, (H, W, 3) uint8 each.
-
-    `bicubic` is the enlarged input and `reference` the first stage's picture. `result` is the second stage's picture,
-    mixed with the reference by `reference_weight`. `seconds` is this picture's share of the time of the pictures that
-    went through the networks together.
-    """
-
-    bicubic: np.ndarray
-    reference: np.ndarray
-    result: np.ndarray
-    seconds: float = 0.0
 
 
 class CasSR:
@@ -172,7 +140,7 @@ class CasSR:
     def _reference(self, rgb: np.ndarray, chosen: Options) -> np.ndarray:
         """The first stage's picture at the size of the result."""
         pair = known(self._references([rgb], [0], chosen)[0])
-        return _of_size(pair.reference, pair.size)
+        return of_size(pair.reference, pair.size)
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
         """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
@@ -245,7 +213,7 @@ class CasSR:
         start = time.monotonic()
         try:
             pairs = of_the_sound(partial(self._references, chosen=chosen), group, first)
-            return _timed(of_the_sound(partial(self._results, chosen=chosen), pairs, first), time.monotonic() - start)
+            return timed(of_the_sound(partial(self._results, chosen=chosen), pairs, first), time.monotonic() - start)
         except CallersError:
             raise
         except Exception as error:
@@ -290,7 +258,7 @@ class CasSR:
 
     def _working_size(self, rgb: np.ndarray, chosen: Options) -> tuple[int, int]:
         """The size at which a picture goes through the networks: its result's, or larger if that is small."""
-        size = resizing.working_size(_output_size(rgb, chosen.scale), self._settings(chosen).process_size)
+        size = resizing.working_size(output_size(rgb, chosen.scale), self._settings(chosen).process_size)
         memory.check(*size)
         return size
 
@@ -313,7 +281,7 @@ class CasSR:
         ]
 
     def _bicubic(self, rgb: np.ndarray, lq: np.ndarray, chosen: Options) -> np.ndarray:
-        size = _output_size(rgb, chosen.scale)
+        size = output_size(rgb, chosen.scale)
         return lq if lq.shape[:2] == size else resizing.bicubic(rgb, size)
 
     def _results(self, pairs: Sequence[Pair], numbers: Sequence[int], chosen: Options) -> list[Restoration | Exception]:
@@ -342,20 +310,13 @@ class CasSR:
             return result
         if weight := config.reference_weight:
             result = blended(pair.reference, result, weight)
-        return Restoration(pair.bicubic, _of_size(pair.reference, pair.size), _of_size(result, pair.size))
+        return Restoration(pair.bicubic, of_size(pair.reference, pair.size), of_size(result, pair.size))
 
     def _finished(self, stage: StageName, made: np.ndarray, lq: np.ndarray, color_fix: str) -> np.ndarray | Exception:
-        """A stage's picture (H, W, 3) with its colours fixed, rounded to 8 bits; an error if it is not finite.
-
-        A grey input gives a grey picture: the networks would tint it.
-        """
-        with np.errstate(invalid="ignore", over="ignore"):  # such numbers are reported below
-            image = COLOR_FIXES[color_fix](made if made.dtype != np.uint8 else to_float(made), to_float(lq))
-        if not np.isfinite(image).all():
-            return InputError(
-                f"the {stage} has numbers that are not finite, expected finite ones; {self._why_not_finite}"
-            )
-        return as_grey_as(lq, to_uint8(image))
+        picture = finished(made, lq, color_fix)
+        if picture is not None:
+            return picture
+        return InputError(f"the {stage} has numbers that are not finite, expected finite ones; {self._why_not_finite}")
 
     @cached_property
     def _why_not_finite(self) -> str:
@@ -392,23 +353,6 @@ class CasSR:
         return self._texts.get(sampling.prompts, embeddings)
 
 
-def seating(platform: str, devices: int, tiles_at_once: int) -> tuple[int, int]:
-    """(tiles on each device in one call of a network, tiles in hand that keep every device busy)."""
-    at_once = 1 if platform == "cpu" else tiles_at_once  # a CPU gains nothing from more
-    return at_once, 4 * devices * at_once
-
-
-def mesh_of_tiles(devices: int | Sequence[Device] | None) -> Mesh:
-    """The devices that share the tiles of the pictures; each holds all weights.
-
-    Raises:
-        InputError: there are fewer devices.
-    """
-    if isinstance(devices, Sequence) and not isinstance(devices, str):  # a word is no list of devices
-        return Mesh(np.array(devices), (TILES,))
-    return Mesh(np.array(local_devices(cast("int | None", devices))), (TILES,))
-
-
 @dataclass(frozen=True)
 class _FirstStageEngine:
     """Runs networks for the first stage on lists of uint8 pictures, with the options of one call."""
@@ -430,34 +374,5 @@ class _FirstStageEngine:
         return [resizing.resized(picture, whole.shape[:2]) for picture, whole in zip(made, lq, strict=True)]
 
 
-def _output_size(rgb: np.ndarray, scale: float) -> tuple[int, int]:
-    """The size (height, width) of a picture's result.
-
-    Raises:
-        InputError: the picture is not uint8 RGB, or the result would be too large.
-    """
-    array = isinstance(rgb, np.ndarray)
-    if not array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
-        found = f"{rgb.dtype} {rgb.shape}" if array else type(rgb).__name__
-        raise InputError(f"the picture is {found}, expected a uint8 array (height, width, 3); `upscale` takes others")
-    size = resizing.output_size(rgb.shape[0], rgb.shape[1], scale)
-    memory.check(*size)
-    return size
-
-
-def _of_size(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 at a size (height, width)."""
-    return image if image.shape[:2] == size else resizing.bicubic(image, size)
-
-
 def _is_many(image: object) -> bool:
     return hasattr(image, "__iter__") and not hasattr(image, "__array__") and not isinstance(image, str | bytes)
-
-
-def _timed(outcomes: Sequence[Restoration | Exception], seconds: float) -> list[Restoration | Exception]:
-    """The outcomes of pictures that took so long together, each with its share by the size of its result."""
-    sizes = [0 if isinstance(outcome, Exception) else outcome.result.size for outcome in outcomes]
-    return [
-        outcome if isinstance(outcome, Exception) else replace(outcome, seconds=seconds * size / sum(sizes))
-        for outcome, size in zip(outcomes, sizes, strict=True)
-    ]

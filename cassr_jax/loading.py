@@ -11,11 +11,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from cassr_jax import second_stage
-from cassr_jax.cascade import CasSR, mesh_of_tiles
+from cassr_jax.cascade import CasSR
 from cassr_jax.choices import Decoder, Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
 from cassr_jax.config_files import check_components, defined, from_json, resolve, resolve_loras
 from cassr_jax.control import NAMES as CONTROL
+from cassr_jax.engine.seating import mesh_of_tiles
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from cassr_jax import second_stage
-from cassr_jax.cascade import CasSR, Pair, Restoration
+from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, DType, SamplingConfig
 from cassr_jax.config_files import check_components, resolve
 from cassr_jax.diffusion.schedule import Schedule
@@ -29,6 +29,7 @@ from cassr_jax.networks import Networks
 from cassr_jax.options import Options
 from cassr_jax.prompts import blank_ids
 from cassr_jax.ranges import check
+from cassr_jax.restoration import Pair, Restoration
 from cassr_jax.sampling import GUIDANCE, RENEWAL, make_course
 from cassr_jax.sharding.account import Account, bytes_per_device, joined, make_account
 from cassr_jax.sharding.chips import CHIPS

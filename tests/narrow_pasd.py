@@ -34,11 +34,26 @@ UNET = UNetConfig(
     norm_num_groups=8,
 )
 HINT = (8, 12, 20)
-CASES = {  # the published variants: the attention's, and whether the ControlNet has the small RRDB
-    "pasd": (False, False),
-    "pasd_rrdb": (False, True),
-    "pasd_light": (True, False),
-    "pasd_light_rrdb": (True, True),
+
+
+class Case(NamedTuple):
+    """A published variant: the attention's, whether the ControlNet has the small RRDB, and the widths."""
+
+    light: bool
+    rrdb: bool
+    unet: UNetConfig = UNET
+    hint: tuple[int, ...] = HINT
+
+
+CASES = {
+    "pasd": Case(light=False, rrdb=False),
+    "pasd_rrdb": Case(light=False, rrdb=True),
+    "pasd_light": Case(light=True, rrdb=False),
+    "pasd_light_rrdb": Case(light=True, rrdb=True),
+}
+FULL = {
+    "full": Case(False, True, UNetConfig(), (16, 32, 96, 256)),
+    "full_light": Case(True, True, UNetConfig(), (16, 32, 96, 256)),
 }
 SAMPLED = "pasd"  # the case whose whole run is compared
 SCALE = 0.7  # of what the ControlNet adds
@@ -53,30 +68,32 @@ class Given(NamedTuple):
     noises: np.ndarray  # (2, 2, 16, 12, 4): of the first timestep, and of the added noise level
     timesteps: np.ndarray  # (2,)
     context: np.ndarray  # (4, 7, C)
-    images: np.ndarray  # (2, 64, 48, 3) in [0, 1]
+    images: np.ndarray  # (2, 64, 48, 3) in [0, 1], or twice as large
 
 
-def given() -> Given:
-    rng = np.random.default_rng(0)
+def case_of(name: str) -> Case:
+    return (CASES | FULL)[name]
+
+
+def given(name: str = SAMPLED) -> Given:
+    case, rng = case_of(name), np.random.default_rng(0)
+    factor = 2 ** (len(case.hint) - 1)
     return Given(
         latents=rng.normal(size=(2, 16, 12, 4)).astype(np.float32),
         noises=rng.normal(size=(2, 2, 16, 12, 4)).astype(np.float32),
         timesteps=np.array([7, 801], np.int32),
-        context=rng.normal(size=(4, 7, UNET.cross_attention_dim)).astype(np.float32),
-        images=rng.uniform(size=(2, 64, 48, 3)).astype(np.float32),
+        context=rng.normal(size=(4, 7, case.unet.cross_attention_dim)).astype(np.float32),
+        images=rng.uniform(size=(2, 16 * factor, 12 * factor, 3)).astype(np.float32),
     )
 
 
-def control_config(case: str) -> ControlNetConfig:
-    return ControlNetConfig(conditioning_embedding_out_channels=HINT, return_rgbs=True, use_rrdb=CASES[case][1])
-
-
-def factories(case: str) -> dict[str, Any]:
-    light = CASES[case][0]
+def factories(name: str) -> dict[str, Any]:
+    case = case_of(name)
+    own = ControlNetConfig(conditioning_embedding_out_channels=case.hint, return_rgbs=True, use_rrdb=case.rrdb)
     return {
-        "unet": lambda rngs: UNet(UNET, rngs=rngs),
-        "controlnet": lambda rngs: ControlNet(UNET, control_config(case), rngs=rngs),
-        "pixel_attention": lambda rngs: PixelAttention(UNET, PixelAttentionConfig(light), rngs=rngs),
+        "unet": lambda rngs: UNet(case.unet, rngs=rngs),
+        "controlnet": lambda rngs: ControlNet(case.unet, own, rngs=rngs),
+        "pixel_attention": lambda rngs: PixelAttention(case.unet, PixelAttentionConfig(case.light), rngs=rngs),
     }
 
 
@@ -119,7 +136,7 @@ def run(case: str) -> dict[str, jax.Array]:
         rgbs = net.controlnet.embed_rgbs(given.images)
         return {"prediction": made} | {f"rgb.{i}": rgb for i, rgb in enumerate(rgbs)}
 
-    return compute(params, given())
+    return compute(params, given(case))
 
 
 def trajectory() -> Iterator[np.ndarray]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.cascade import Restoration
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.restoration import Restoration
 from cassr_jax.seeds import seed_key
 from tests.random_cascade import TILE, write_random_cascade
 

@@ -21,6 +21,7 @@ BASE = {"buckets", "compiled", "errors", "choices", "typing", "files", "locks", 
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
     "outcomes": set(),
+    "restoration": {"imaging"},
     "progress": set(),
     "seeds": {"ranges"},
     "models": set(),
@@ -44,14 +45,14 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"config", "diffusion", "imaging", "models", "networks", "sampling", "sharding"},
     "cascade": {
         "config", "control", "engine", "first_stage", "imaging", "models", "networks", "options", "outcomes",
-        "prompts", "sampling", "progress", "second_stage", "seeds", "sharding",
+        "restoration", "prompts", "sampling", "progress", "second_stage", "seeds", "sharding",
     },
     "inventory": {"config_files", "kinds", "loading", "schedules", "training", "weights"},
     "hub": {"loading", "weights"},
     "conversion": {"diffusion", "inventory", "kinds", "models", "weights"},
     "loading": {
-        "cascade", "config", "config_files", "control", "first_stage", "fitting", "imaging", "kinds", "networks",
-        "prompts", "ranges", "sampling", "schedules", "second_stage", "weights",
+        "cascade", "config", "config_files", "control", "engine", "first_stage", "fitting", "imaging", "kinds",
+        "networks", "prompts", "ranges", "sampling", "schedules", "second_stage", "weights",
     },
     "training": {
         "config", "config_files", "control", "data", "diffusion", "first_stage", "fitting", "imaging", "kinds",
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "sampling_ahead": {
         "cascade", "config", "config_files", "diffusion", "engine", "first_stage", "fitting", "kinds", "networks",
-        "options", "prompts", "ranges", "sampling", "second_stage", "sharding", "weights",
+        "options", "prompts", "ranges", "restoration", "sampling", "second_stage", "sharding", "weights",
     },
     "evaluation": {"data", "imaging", "models", "sharding", "weights"},
 }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import cassr_jax
-from cassr_jax.cascade import CasSR, mesh_of_tiles
+from cassr_jax.cascade import CasSR
 from cassr_jax.config import SamplingConfig
 from cassr_jax.diffusion.samplers import make_sampler
 from cassr_jax.diffusion.schedule import Schedule
@@ -19,6 +19,7 @@ from cassr_jax.diffusion.trajectory import begin, start_latents
 from cassr_jax.engine.engine import Counter, Engine, Passage, Stage, normal
 from cassr_jax.engine.layout import Layout
 from cassr_jax.engine.programs import Programs
+from cassr_jax.engine.seating import mesh_of_tiles
 from cassr_jax.engine.waves import waves
 from cassr_jax.imaging.pixels import to_float
 from cassr_jax.models.vae import AutoencoderKL

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import cassr_jax
-from cassr_jax.cascade import CasSR, Restoration
+from cassr_jax.cascade import CasSR
 from cassr_jax.choices import DISTILLED, PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
@@ -29,6 +29,7 @@ from cassr_jax.imaging.pixels import blended, to_float, to_uint8
 from cassr_jax.loading import usual_dtype
 from cassr_jax.models.parameters import Params, merge, select
 from cassr_jax.ranges import Range
+from cassr_jax.restoration import Restoration
 
 _TILE = 1024  # side in px, a multiple of every autoencoder's factor
 _OVERLAP = 0.25  # share of a tile's side that neighbours have in common

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.cascade import Restoration
 from cassr_jax.commands import ablate
 from cassr_jax.commands.ablate import read_variants, sweeps
 from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import measures
 from cassr_jax.evaluation.restoring import Request, Restored
+from cassr_jax.restoration import Restoration
 from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write

@@ -11,10 +11,11 @@ import pytest
 from jax import export
 
 import cassr_jax
-from cassr_jax.cascade import CasSR, mesh_of_tiles
+from cassr_jax.cascade import CasSR
 from cassr_jax.compiled import PROGRAMS
 from cassr_jax.config import SamplingConfig
 from cassr_jax.engine import kept
+from cassr_jax.engine.seating import mesh_of_tiles
 from cassr_jax.models import dot_product
 from cassr_jax.sampling import Fresh, fresh_noise
 from tests import children

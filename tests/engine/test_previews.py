@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.cascade import CasSR, Restoration
+from cassr_jax.cascade import CasSR
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.engine.engine import Counter
 from cassr_jax.engine.programs import Programs, State
@@ -17,6 +17,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.imaging.pixels import to_uint8
 from cassr_jax.networks import merge_all
 from cassr_jax.progress import Preview
+from cassr_jax.restoration import Restoration
 from tests.random_cascade import NETWORKS, write_random_cascade
 from tests.test_seams import decoded_in_tiles
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.cascade import Restoration
+from cassr_jax.restoration import Restoration
 from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.pairs import folders, truths

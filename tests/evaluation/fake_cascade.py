@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cassr_jax.cascade import Restoration
 from cassr_jax.config import CascadeConfig
+from cassr_jax.restoration import Restoration
 
 
 def fake_cascade(restore: Callable[..., Restoration], **more: object) -> SimpleNamespace:

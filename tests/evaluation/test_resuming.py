@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import cassr_jax
-from cassr_jax.cascade import Restoration
 from cassr_jax.config import CascadeConfig
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation import __main__ as command
@@ -23,6 +22,7 @@ from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.comparison import Measured, compare
 from cassr_jax.evaluation.measures import Undefined, Values
 from cassr_jax.evaluation.pairing import find_cases
+from cassr_jax.restoration import Restoration
 from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import arguments, write

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cassr_jax.cascade import Restoration
 from cassr_jax.evaluation import cascades
 from cassr_jax.evaluation.comparison import Measured
+from cassr_jax.restoration import Restoration
 from tests.evaluation.fake_cascade import fake_cascade
 from tests.evaluation.narrow_backbones import install_narrow_networks
 from tests.evaluation.pair_folders import write

@@ -47,9 +47,13 @@ CONTROL = [
         ("(stage.make_denoiser, stage.sampling, stage.fidelity)", "(stage.make_denoiser, stage.sampling, 1.0)"),
     ),
     *faults(
-        "cassr_jax/cascade.py",
+        "cassr_jax/restoration.py",
         SCHEMES,
         ("return image if image.shape[:2] == size else resizing.bicubic(image, size)", "return image"),
+    ),
+    *faults(
+        "cassr_jax/cascade.py",
+        SCHEMES,
         ("used = {*reads, start} if", "used = {*reads} if"),
     ),
     *faults("cassr_jax/imaging/resizing.py", SCHEMES, ("    if min(size) >= least:\n", "    if max(size) >= least:\n")),

@@ -25,9 +25,9 @@ IMAGING = [
         ("and icc is None and is_grey(rgb)", "and is_grey(rgb)"),
     ),
     *faults(
-        "cassr_jax/cascade.py",
+        "cassr_jax/restoration.py",
         ("tests/test_cascade.py::test_a_grey_picture_stays_grey",),
-        ("as_grey_as(lq, to_uint8(image))", "to_uint8(image)"),
+        ("return as_grey_as(lq, to_uint8(image))", "return to_uint8(image)"),
     ),
     *faults(
         "cassr_jax/imaging/samples.py",

@@ -10,7 +10,7 @@ SEVERAL_TILES = ("tests/test_seams.py::test_tiles_are_denoised_as_the_whole_is",
 
 INFERENCE = [
     *faults(
-        "cassr_jax/cascade.py",
+        "cassr_jax/restoration.py",
         ("tests/test_cascade.py::test_weights_that_are_not_finite_themselves_are_named",),
         ('with np.errstate(invalid="ignore", over="ignore"):', "if True:"),
     ),
@@ -61,6 +61,10 @@ INFERENCE = [
         ("else names.index(start)", "else 0"),
         ("tuple(map(names.index, reads))", "tuple(map(names.index, reads[::-1]))"),
         ("self._tokenizer, sampling.prompts)", "self._tokenizer, sampling.prompts[::-1])"),
+    ),
+    *faults(
+        "cassr_jax/restoration.py",
+        CASCADE,
         (
             "(made if made.dtype != np.uint8 else to_float(made), to_float(lq))",
             "(to_float(lq), made if made.dtype != np.uint8 else to_float(made))",
