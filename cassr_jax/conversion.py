@@ -21,6 +21,8 @@ from cassr_jax.files import (
 from cassr_jax.inventory import Inventory
 from cassr_jax.kinds import KINDS, kind_of
 from cassr_jax.models.clip_text import LearnedContextConfig
+from cassr_jax.models.controlnet import ControlNetConfig
+from cassr_jax.weights.configs import AttachedConfig
 from cassr_jax.weights.hub import PIPELINE, SCHEDULER
 from cassr_jax.weights.published import Published, stored_type
 from cassr_jax.weights.single_file import ORIGINAL, write_original
@@ -52,6 +54,7 @@ def convert(found: Inventory, source: str, output: Path, layout: Layout, dtype: 
     _check_output(output, source, layout, overwrite)
     size = sum(nbytes(weights, dtype) for weights in found.networks.values())
     _check_room(output, size)
+    tokenizer = {file.name: _read(file) for file in found.tokenizer}
     if layout == "original":
         marks = _marks(found)
         networks = {kind: files[kind].published_tensors(weights, dtype) for kind, weights in found.networks.items()}
@@ -62,7 +65,7 @@ def convert(found: Inventory, source: str, output: Path, layout: Layout, dtype: 
         for kind, weights in found.networks.items():
             write = files[kind].copy_state if layout == "orbax" else files[kind].copy
             write(folder / kind, weights, dtype)
-        _write_parts(found, folder)
+        _write_parts(found, folder, tokenizer)
 
 
 def nbytes(weights: Weights, dtype: DType | None = None) -> int:
@@ -81,6 +84,12 @@ def _published(kind: str, weights: Weights, layout: Layout) -> Published:
         raise InputError(
             f"{weights.path}: a {kind} like this has no original layout, expected --kind and some of "
             f"{', '.join(ORIGINAL)}, or --layout diffusers"
+        )
+    own = weights.config.own if isinstance(weights.config, AttachedConfig) else None
+    if layout == "original" and isinstance(own, ControlNetConfig) and own.additions:
+        raise InputError(
+            f"{weights.path}: a ControlNet with PASD's additions ({', '.join(own.additions)}) has no original layout, "
+            "expected --layout diffusers"
         )
     return files
 
@@ -148,19 +157,22 @@ _CLASSES = {  # as diffusers' model_index.json names them
 }
 
 
-def _write_parts(found: Inventory, folder: Path) -> None:
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _write_parts(found: Inventory, folder: Path, tokenizer: Mapping[str, bytes]) -> None:
     """The scheduler, the tokenizer and the index of a pipeline."""
     fields = Schedule().to_diffusers() if found.scheduler is None else dict(found.scheduler[0])
     if "unet" in found.networks:
         write_json(folder / SCHEDULER, fields)
-    for file in found.tokenizer:
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
-        with replaced(folder / "tokenizer" / file.name) as copy:
+    for name, data in tokenizer.items():
+        with replaced(folder / "tokenizer" / name) as copy:
             copy.write(data)
-    if found.tokenizer and found.networks.keys() >= _CLASSES.keys() - {"tokenizer"}:
+    if tokenizer and found.networks.keys() >= _CLASSES.keys() - {"tokenizer"}:
         scheduler = ("diffusers", str(fields.get("_class_name", "DDIMScheduler")))
         parts: Mapping[str, tuple[str | None, str | None]] = {
             **_CLASSES,

@@ -10,7 +10,7 @@ README.md. Every part must lie in the folder, on the hub or in a package. The hu
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import exists, is_file
 from cassr_jax.loading import CASCADE_FILE, read_cascade
 from cassr_jax.printing import say
-from cassr_jax.weights.hub import SCHEDULER, files_of, hub_errors, is_hub_id, is_repository
+from cassr_jax.weights.hub import SCHEDULER, files_of, is_hub_id, is_inside, is_repository
 from cassr_jax.weights.rrdbnet import PUBLISHED
+from cassr_jax.weights.transfer import hub_errors, reason_of
 
 
 def push(folder: Path, repository: str, private: bool, message: str) -> str:
@@ -35,9 +36,13 @@ def push(folder: Path, repository: str, private: bool, message: str) -> str:
     """
     if not is_repository(repository):
         raise InputError(f"{repository}: expected the name of a repository, owner/name")
-    wanted = parts(folder)
+    wanted, elsewhere = parts(folder)
+    _check_public(folder, elsewhere)
     from huggingface_hub import HfApi
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    if not sys.stderr.isatty():  # its bars would fill a log
+        disable_progress_bars()
     try:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
@@ -45,13 +50,14 @@ def push(folder: Path, repository: str, private: bool, message: str) -> str:
             repo_id=repository, folder_path=folder, allow_patterns=wanted, commit_message=message
         )
     except hub_errors() as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{repository}: cannot be uploaded ({reason}), expected a hub that takes it") from error
+        raise InputError(
+            f"{repository}: cannot be uploaded ({reason_of(error)}), expected a hub that takes it"
+        ) from error
     return str(commit.commit_url)
 
 
-def parts(folder: Path) -> list[str]:
-    """The files of a cascade to upload, as patterns.
+def parts(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The files of a cascade to upload, as patterns; and what it takes from the hub, each with its kind.
 
     Raises:
         InputError: the folder holds no cascade or no card, or names a part that nobody else has.
@@ -63,25 +69,41 @@ def parts(folder: Path) -> list[str]:
             f"{folder}: holds no {CARD}, expected a model card; python -m cassr_jax.commands.bundle writes one"
         )
     config, _ = read_cascade(folder)
-    wanted = [CASCADE_FILE, CARD, SCHEDULER]
+    wanted, elsewhere = [CASCADE_FILE, CARD, SCHEDULER], []
     named = [*config.components.items(), *(("LoRA", source) for source in config.loras)]
     for kind, source in named:
         if source in PUBLISHED:
             continue
         path = Path(source)
-        if not path.is_absolute() and ".." not in path.parts and exists(folder / path):
-            wanted += _escaped(files_of(path)) if is_file(folder / path) else [f"{_escaped([path.as_posix()])[0]}/*"]
+        if is_inside(source) and exists(folder / path):
+            of_folder = "*" if path == Path() else f"{escape(path.as_posix())}/*"
+            wanted += map(escape, files_of(path)) if is_file(folder / path) else [of_folder]
         elif not is_hub_id(source):
             raise InputError(
                 f"{folder}: its {kind} is {source}, expected a part within the folder, on the hub or in a package; "
                 "python -m cassr_jax.commands.bundle gathers them"
             )
-    return wanted
+        else:
+            elsewhere.append((kind, source))
+    return wanted, elsewhere
 
 
-def _escaped(names: Iterable[str]) -> list[str]:
-    """Names as patterns that match nothing else."""
-    return [escape(name) for name in names]
+def _check_public(folder: Path, elsewhere: Sequence[tuple[str, str]]) -> None:
+    """Checks that everybody can fetch these parts, each of a kind, from other repositories of the hub.
+
+    Raises:
+        InputError: a repository is not there or not public, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    for kind, source in elsewhere:
+        try:
+            HfApi(token=False).model_info(source.partition(":")[0])
+        except hub_errors() as error:
+            raise InputError(
+                f"{folder}: its {kind} is {source}, which is neither within the folder nor in a public repository of "
+                f"the hub ({reason_of(error)}); python -m cassr_jax.commands.bundle gathers the parts"
+            ) from error
 
 
 @command("hub")

@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cassr_jax.config_files import resolve, resolve_loras
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
+from cassr_jax.gathering import TOKENIZER, gather
 from cassr_jax.kinds import KINDS, UNET_FILES, holds_pixel_attention, kind_of
-from cassr_jax.loading import CASCADE_FILE, read_cascade
-from cassr_jax.schedules import described
+from cassr_jax.loading import CASCADE_FILE, embedded_names, read_cascade
+from cassr_jax.schedules import agreed, described
 from cassr_jax.weights.files import SUFFIXES, read_tensors
 from cassr_jax.weights.hub import PIPELINE, is_hub_id
 from cassr_jax.weights.lora import LoRA, open_loras, with_loras
@@ -49,8 +51,8 @@ def take_inventory(source: str, kinds: Sequence[str] = (), step: int | None = No
     """What `source` holds; no weights are read.
 
     Args:
-        source: a folder (a pipeline's, a cascade's, one network's, or the working folder of a training run), a single
-            file, or a hub id.
+        source: a folder (a pipeline's, a cascade's, one network's, or the working folder of a training run), a Python
+            file that defines a cascade, the name of an embedded one, a single file of weights, or a hub id.
         kinds: the networks that are wanted; by default all. A hub id needs them.
         step: the checkpoint of a run; by default the newest.
         last: of a run, take the last weights, not their average.
@@ -65,16 +67,18 @@ def take_inventory(source: str, kinds: Sequence[str] = (), step: int | None = No
         found = _run(path, step, last)
     elif step is not None or last:
         raise InputError(f"{source}: holds no {_CHECKPOINTS}, expected a run's working folder, whose step was chosen")
+    elif path.suffix == ".py":
+        found = _cascade(source, kinds)
     elif is_file(path):
         found = _single_file(path, kinds)
-    elif is_file(path / CASCADE_FILE):
-        found = _cascade(path, kinds)
+    elif is_file(path / CASCADE_FILE) or source in embedded_names():
+        found = _cascade(source, kinds)
     elif is_folder(path):
         found = _folder(path, kinds)
     elif is_hub_id(source):
         if whole:
             raise InputError(f"{source}: is a hub id, expected --kind and the networks to fetch from there")
-        found = _opened("a repository of the hub", {kind: source for kind in kinds})
+        found = _repository(source, kinds)
     else:
         raise InputError(
             f"{source}: no such file or folder, and no hub id either (`owner/name` or `owner/name:folder`)"
@@ -104,6 +108,15 @@ def _opened(
     return Inventory(what, networks, refused, tokenizer, scheduler, [*ignored()])
 
 
+def _repository(source: str, kinds: Sequence[str]) -> Inventory:
+    places, _ = gather(dict.fromkeys(kinds, source), {}, source)
+    tokenizer: list[Path] = []
+    if "text_encoder" in kinds:
+        with suppress(InputError):  # a repository of one network has none
+            tokenizer = tokenizer_files(gather({TOKENIZER: source}, {}, source)[0][TOKENIZER])
+    return _opened("a repository of the hub", places, tokenizer)
+
+
 def _single_file(path: Path, kinds: Sequence[str]) -> Inventory:
     names = list(read_tensors(path))
     held = kinds_in_file(names)
@@ -117,14 +130,18 @@ def _single_file(path: Path, kinds: Sequence[str]) -> Inventory:
     return Inventory(found.what, found.networks, found.refused, (), found.scheduler, ignored)
 
 
-def _cascade(path: Path, kinds: Sequence[str]) -> Inventory:
-    config, base = read_cascade(path)
+def _cascade(source: str, kinds: Sequence[str]) -> Inventory:
+    config, base = read_cascade(source)
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
     tokenizer = tokenizer_files(sources["tokenizer"]) if "tokenizer" in sources else []
     wanted = {kind: source for kind, source in sources.items() if kind in KINDS and (not kinds or kind in kinds)}
     loras = open_loras(resolve_loras(config.loras, base))
     what = f"a cascade, with its LoRAs {', '.join(config.loras)} added" if loras else "a cascade"
-    return _opened(what, wanted, tokenizer, loras=loras)
+    found = _opened(what, wanted, tokenizer, loras=loras)
+    if config.schedule is None or "unet" not in found.networks:
+        return found
+    schedule = agreed(config.schedule, sources["unet"], source)
+    return replace(found, scheduler=(schedule.to_diffusers(), source))
 
 
 def _folder(path: Path, kinds: Sequence[str]) -> Inventory:

@@ -26,6 +26,7 @@ from cassr_jax.models.unet import UNet, UNetConfig
 from cassr_jax.models.vae import AutoencoderKL, VAEConfig
 from cassr_jax.weights import configs, layouts, taesd
 from cassr_jax.weights.configs import AttachedConfig, Config
+from cassr_jax.weights.hub import Part
 from cassr_jax.weights.published import Published, check_scaling_factor
 from cassr_jax.weights.rrdbnet import RRDBNetFiles
 from cassr_jax.weights.tensors import Weights
@@ -70,6 +71,14 @@ class Kind:
         """
         return self._files(source).open(source, self.shapes)
 
+    def part(self, source: str) -> Part | None:
+        """What is to be fetched from the hub; None if the network lies on this disk.
+
+        Raises:
+            InputError: it is neither on this disk nor a hub id.
+        """
+        return self._files(source).part(source)
+
     def configuration(self, source: str | Path) -> Config:
         """The config of the network in a source, read without its weights where possible."""
         return self._files(source).configuration(source)
@@ -107,6 +116,7 @@ UNET_FILES = Published(
     # The third and fourth mark the schedule of its training; the others are PASD's, of its kind `pixel_attention`.
     harmless=re.compile(rf"decay|num_updates|v_pred|ztsnr|{_PIXEL_ATTENTION}"),
     projections=True,
+    scheduled=True,
 )
 _CONTROLNET = Published(
     AttachedConfig(UNetConfig(), ControlNetConfig()),

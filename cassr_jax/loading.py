@@ -21,15 +21,18 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import Json, is_file, is_folder, read_json
 from cassr_jax.first_stage import NAMES, first_stage
 from cassr_jax.fitting import check_fitting
+from cassr_jax.gathering import TOKENIZER, gather
 from cassr_jax.imaging.memory import fitting
 from cassr_jax.kinds import KINDS
-from cassr_jax.networks import Networks, Place
-from cassr_jax.prompts import check_prompts
+from cassr_jax.networks import Networks, Place, open_all
+from cassr_jax.prompts import prompt_ids
 from cassr_jax.ranges import check
 from cassr_jax.sampling import make_course
 from cassr_jax.schedules import agreed
-from cassr_jax.weights.hub import fetch_cascade, is_hub_id
+from cassr_jax.typing import Configs
+from cassr_jax.weights.hub import fetch_cascade, files_of, is_hub_id, is_inside
 from cassr_jax.weights.lora import open_loras
+from cassr_jax.weights.rrdbnet import PUBLISHED
 
 CASCADE_FILE = "cassr.json"
 TRAINED_FILE = "trained.json"  # a training run writes it beside the cascade: its stage, its step, and which weights
@@ -91,33 +94,31 @@ def load(
         raise InputError(f"{source}: decoder is {config.decoder!r}, expected one of {', '.join(get_args(Decoder))}")
     if split not in get_args(Split):
         raise InputError(f"split is {split!r}, expected one of {', '.join(get_args(Split))}")
-    networks, everywhere = Networks(), NamedSharding(mesh_of_tiles(devices), PartitionSpec())
-    opened = open_loras(resolve_loras(config.loras, base))
-    optional = [kind for kind in second_stage.OPTIONAL if kind in config.components]
+    everywhere = NamedSharding(mesh_of_tiles(devices), PartitionSpec())
+    optional = [kind for kind in (*second_stage.OPTIONAL, TOKENIZER) if kind in config.components]
     needed = (*second_stage.networks_of(config.control), config.decoder, *stage.networks)
-    for kind in dict.fromkeys((*needed, *optional)):
+    wanted = dict.fromkeys((*needed, *optional))
+    for kind in wanted:
         if kind not in config.components:
             raise InputError(_lacking(source, kind, config))
-        networks = networks.with_read(
-            kind,
-            resolve(config.components[kind], base),
-            dtype,
-            dtype,
-            _putting(everywhere),
-            opened,
-        )
-    sources = {kind: resolve(component, base) for kind, component in config.components.items()}
-    check_fitting(networks.configs, sources)
+    given = {kind: resolve(config.components[kind], base) for kind in wanted}
+    sources, loras_here = gather(given, resolve_loras(config.loras, base), str(source))
+    opened = open_all(sources, open_loras(loras_here))
+    configs: Configs = {kind: weights.config for kind, weights in opened.items()}
+    check_fitting(configs, given)
     sampled = [config.sampling, *([config.activation_sampling] if stage.diffuses else [])]
     for sampling in sampled:
-        check_prompts(networks.configs["text_encoder"], sampling.prompts)
+        prompt_ids(configs["text_encoder"], sources.get(TOKENIZER), sampling.prompts)
     config = replace(config, schedule=agreed(config.schedule, sources["unet"], str(source)))
     for sampling in sampled:
         try:
             make_course(config.known_schedule, sampling)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-    return CasSR(config, networks, sources.get("tokenizer"), devices, split)
+    networks = Networks()
+    for kind, weights in opened.items():
+        networks = networks.with_weights(kind, weights, dtype, dtype, _putting(everywhere))
+    return CasSR(config, networks, sources.get(TOKENIZER), devices, split)
 
 
 def _checked(loras: object) -> dict[str, float]:
@@ -200,12 +201,10 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
 
 
 def _parts(folder: Path) -> list[str]:
-    """What the cascade's description names, and its repository may hold."""
+    """The files and folders that the cascade's description names, apart from those of a package or of another place."""
     config = from_json(CascadeConfig, read_json(folder / CASCADE_FILE), str(folder / CASCADE_FILE))
-    paths = [Path(part) for part in (*config.components.values(), *config.loras)]
-    inside = [path for path in paths if not path.is_absolute() and ".." not in path.parts]
-    # An RRDBNet's .param has a .bin beside it.
-    return [name for path in inside for name in (path.as_posix(), path.with_suffix(".bin").as_posix())]
+    named = [part for part in (*config.components.values(), *config.loras) if part not in PUBLISHED]
+    return [file for part in named if is_inside(part) for file in files_of(Path(part))]
 
 
 def trained(source: str | Path) -> tuple[Path, Json] | None:

@@ -12,11 +12,12 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from cassr_jax.errors import InputError
-from cassr_jax.kinds import kind_of
+from cassr_jax.kinds import KINDS, kind_of
 from cassr_jax.models.parameters import Params, Shapes, merge, nest, select
 from cassr_jax.typing import Configs, Device, Modules
 from cassr_jax.weights.configs import Config
 from cassr_jax.weights.lora import LoRA, with_loras
+from cassr_jax.weights.tensors import Weights
 
 # Puts a parameter on its devices, given its name `kind.path` and its values. It is called for the parameters of a
 # network in the order of their names.
@@ -53,12 +54,21 @@ class Networks:
             place: puts a parameter on its devices; by default on JAX's first device.
             loras: what they hold for this kind is added to each parameter as it is read, before it is cast.
         """
-        entry = kind_of(kind)
-        weights = with_loras(entry.open(source), kind, loras)
+        return self.with_weights(kind, with_loras(kind_of(kind).open(source), kind, loras), dtype, param_dtype, place)
+
+    def with_weights(
+        self,
+        kind: str,
+        weights: Weights,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike | None = None,
+        place: Place | None = None,
+    ) -> "Networks":
+        """These networks and one more, whose weights have been opened; see `with_read`."""
         put = place or (lambda _, array: jax.device_put(array))
         placed = {name: put(f"{kind}.{name}", weights.read(name, param_dtype)) for name in sorted(weights.shapes)}
         params = {name: placed[name] for name in weights.shapes}
-        return self._with(kind, weights.config, dtype, entry.abstract(weights.config, dtype)[0], params)
+        return self._with(kind, weights.config, dtype, kind_of(kind).abstract(weights.config, dtype)[0], params)
 
     def with_new(
         self,
@@ -104,6 +114,12 @@ class Networks:
             self.params | nest(kind, params),
             self.dtypes | {kind: jnp.dtype(dtype).name},
         )
+
+
+def open_all(sources: Mapping[str, str], loras: Sequence[LoRA] = ()) -> dict[str, Weights]:
+    """The weights of the networks among `sources`, with their LoRAs, checked and not yet read."""
+    kinds = [kind for kind in sources if kind in KINDS]
+    return {kind: with_loras(kind_of(kind).open(sources[kind]), kind, loras) for kind in kinds}
 
 
 def host() -> Device | None:

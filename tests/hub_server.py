@@ -16,12 +16,16 @@ TOKEN = "hf_test"
 
 @dataclass
 class Hub:
-    """Repositories, each with its files and whether it is private; objects of git LFS by their SHA-256."""
+    """Repositories, each with its files and whether it is private; objects of git LFS by their SHA-256.
+
+    Unless it `stores`, it refuses to take objects.
+    """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
+    stores: bool = True
     address: str = ""
 
     def commit_of(self, name: str) -> str:
@@ -55,10 +59,10 @@ class Handler(BaseHTTPRequestHandler):
             self.batch(json.loads(body))
         elif found := re.fullmatch(r"/objects/(\w+)", path):
             self.hub.objects[found[1]] = body
-            self.send(200, {})
+            self.send(200 if self.hub.stores else 507, {})
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
             self.commit(found[1], [json.loads(line) for line in body.splitlines()])
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(?:revision|tree)/\w+", path):
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(?:revision|tree)/\w+)?", path):
             self.about(found[1], tree="/tree/" in path)
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path):
             self.file(found[1], found[3])
@@ -115,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         if tree:
             self.send(200, [{"type": "file", "path": p, "size": len(d), "oid": ""} for p, d in files.items()])
             return
-        siblings = [{"rfilename": path} for path in files]
+        siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
         self.send(200, {"id": name, "modelId": name, "sha": self.hub.commit_of(name), "siblings": siblings})
 
     def file(self, name: str, path: str) -> None:

@@ -2,19 +2,27 @@
 
 import json
 import os
+import pty
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cassr_jax import hub as program
 from cassr_jax.commands import bundle
+from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.hub import parts
+from cassr_jax.networks import write_network
 from tests.hub_server import TOKEN, Hub, serving
 from tests.random_cascade import write_random_cascade
+from tests.weights.published import UNET, VAE, random_component
 
 ROOT = Path(__file__).parents[1]
 LOAD = """
@@ -42,13 +50,40 @@ def server() -> Iterator[Hub]:
         yield hub
 
 
-def run(server: Hub, home: Path, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess:
-    """A process of its own, since huggingface_hub reads its settings once."""
+def environment(server: Hub, home: Path, token: str = TOKEN, offline: bool = False) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     env |= {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=env | {"HF_HUB_OFFLINE": "0"}, capture_output=True, text=True
+    return env | {"HF_HUB_OFFLINE": str(int(offline))}
+
+
+def run(server: Hub, home: Path, *arguments: str, **settings) -> subprocess.CompletedProcess:
+    """A process of its own, since huggingface_hub reads its settings once."""
+    env = environment(server, home, **settings)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def run_at_terminal(server: Hub, home: Path, *arguments: str) -> tuple[str, str]:
+    """The same with stderr at a terminal: what it prints on stdout, and what is shown on stderr."""
+    ours, theirs = pty.openpty()
+    env = environment(server, home)
+    ran = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=theirs, text=True
     )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the end, at a terminal
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert ran.returncode == 0, shown.decode()
+    return ran.stdout, shown.decode()
+
+
+def network(kind: str, config: object) -> dict[str, bytes]:
+    """The files of a network of random weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_network(Path(folder), kind, config, random_component(kind, config))
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 def test_a_cascade_goes_to_the_hub_and_comes_back(cascade, server, tmp_path):
@@ -87,6 +122,99 @@ def test_whoever_is_not_known_is_refused_in_one_line(cascade, server, tmp_path):
     assert "me/other" not in server.repositories
 
 
+def test_an_upload_that_breaks_off_is_one_line(cascade, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "stores", False)
+    pushed = run(server, tmp_path, "-m", "cassr_jax.hub", "push", str(cascade), "me/full")
+    assert pushed.returncode == 2
+    assert re.match(r"hub: me/full: cannot be uploaded \(.*\), expected a hub that takes it\n", pushed.stderr)
+
+
+@pytest.fixture(scope="module")
+def models(server) -> Hub:
+    """A repository as Stable Diffusion's, one of a LoRA, and one that nobody else may see."""
+    schedule = Schedule(prediction_type="v_prediction")
+    server.repositories["lab/sd"] = {
+        **{f"unet/{name}": data for name, data in network("unet", UNET).items()},
+        **{f"vae/{name}": data for name, data in network("vae", VAE).items()},
+        "unet/diffusion_pytorch_model.bin": b"the same in another format",
+        "scheduler/scheduler_config.json": json.dumps(schedule.to_diffusers()).encode(),
+        "tokenizer/vocab.json": b"{}",
+        "tokenizer/merges.txt": b"",
+        "README.md": b"A model.",
+    }
+    server.repositories["lab/style"] = {"own[1].safetensors": b"a", "own1.safetensors": b"b"}
+    server.private |= {"lab/sd": False, "lab/style": False}
+    return server
+
+
+class TestParts:
+    """Parts of repositories that are no cascades, each by its own id."""
+
+    def test_only_what_is_wanted_is_fetched_with_one_bar(self, models, tmp_path):
+        code = """
+from cassr_jax.gathering import gather
+from cassr_jax.schedules import agreed
+places, loras = gather({"unet": "lab/sd", "vae": "lab/sd:vae", "tokenizer": "lab/sd"}, {}, "it")
+print(*places.values())
+print(agreed(None, places["unet"], "it").prediction_type)
+"""
+        ran, shown = run_at_terminal(models, tmp_path, "-c", code)
+        *places, predicts = ran.split()
+        assert [place.rpartition("/")[2] for place in places] == ["unet", "vae", "tokenizer"]
+        assert predicts == "v_prediction"
+        cached = {file.name for file in (tmp_path / "hub/models--lab--sd").rglob("*") if file.is_symlink()}
+        weights = "diffusion_pytorch_model.safetensors"
+        assert cached == {"config.json", weights, "scheduler_config.json", "vocab.json", "merges.txt"}
+        assert "fetching weights: 100%" in shown
+        assert "Fetching" not in shown
+        assert "model.safetensors:" not in shown
+        again, shown = run_at_terminal(models, tmp_path, "-c", code)
+        assert again == ran
+        assert "fetching" not in shown
+
+    def test_everything_that_is_missing_is_named_at_once_and_nothing_is_fetched(self, models, tmp_path):
+        code = """
+from cassr_jax.gathering import gather
+gather({"vae": "lab/sd", "unet": "lab/absent", "controlnet": "runs/a/b", "scedit": "lab/sd"}, {"lab/style": 1}, "it")
+"""
+        error = run(models, tmp_path, "-c", code).stderr.splitlines()[-1]
+        assert ": it: lacks controlnet, unet, scedit, lora lab/style. controlnet: runs/a/b: no such file" in error
+        assert "lab/absent: not a local file or folder, and its folder unet or the repository itself cannot" in error
+        assert (
+            "lab/sd: its folder scedit or its folder 0_SwiftSCETuning or the repository itself has no weights" in error
+        )
+        assert "lab/style: its folder lora or the repository itself has no LoRA" in error
+        assert not list((tmp_path / "hub").rglob("*.safetensors"))
+
+    def test_a_name_with_brackets_is_no_pattern(self, models, tmp_path):
+        code = """
+from cassr_jax.weights.hub import Part, fetch
+print(*sorted(path.name for path in fetch(Part("lab/style", "LoRA", (), [["own[1].safetensors"]])).iterdir()))
+"""
+        ran = run(models, tmp_path, "-c", code)
+        assert ran.stdout.split() == ["own[1].safetensors"], ran.stderr
+
+    def test_a_part_that_others_cannot_fetch_is_not_published(self, models, tmp_path):
+        models.repositories["lab/secret"], models.private["lab/secret"] = {"config.json": b"{}"}, True
+        (tmp_path / "README.md").write_text("A card.")
+        for source, code in (("lab/sd", 0), ("lab/secret", 2), ("models/vae", 2)):
+            (tmp_path / "cassr.json").write_text(json.dumps({"components": {"vae": source}}))
+            pushed = run(models, tmp_path / "home", "-m", "cassr_jax.hub", "push", str(tmp_path), "me/with-others")
+            assert pushed.returncode == code, pushed.stderr
+            if code:
+                assert f"its vae is {source}, which is neither within the folder nor in a public" in pushed.stderr
+
+
+def test_half_a_cascade_in_the_cache_is_named(cascade, server, tmp_path):
+    assert run(server, tmp_path, "-m", "cassr_jax.hub", "push", str(cascade), "me/half").returncode == 0
+    assert run(server, tmp_path, "-c", LOAD, "me/half", str(cascade)).stdout.strip() == "the same"
+    (snapshot,) = (tmp_path / "hub/models--me--half/snapshots").iterdir()
+    shutil.rmtree(snapshot / "unet")
+    (tmp_path / "unet").mkdir()  # which must not be taken for it
+    loaded = run(server, tmp_path, "-c", LOAD, "me/half", str(cascade), offline=True)
+    assert re.search(r"me/half: lacks unet, which its cassr\.json names; the hub was not asked \(", loaded.stderr)
+
+
 class TestRefused:
     def push(self, folder: Path, capsys, name: str = "me/it") -> str:
         assert program.main(["push", str(folder), name]) == 2
@@ -115,7 +243,7 @@ def test_loras_and_files_beside_the_description_are_parts_too(tmp_path):
     content = {"components": {"rrdbnet": "rrdbnet.param"}, "loras": {"style.safetensors": 0.5, "owner/name": 1}}
     (tmp_path / "cassr.json").write_text(json.dumps(content))
     own = ["cassr.json", "README.md", "scheduler/scheduler_config.json"]
-    assert parts(tmp_path) == [*own, "rrdbnet.param", "rrdbnet.bin", "style.safetensors"]
+    assert parts(tmp_path) == ([*own, "rrdbnet.param", "rrdbnet.bin", "style.safetensors"], [("LoRA", "owner/name")])
     (tmp_path / "cassr.json").write_text(json.dumps({"loras": {"/models/style.safetensors": 1}}))
     with pytest.raises(InputError, match=r"its LoRA is /models/style\.safetensors, expected a part within the folder"):
         parts(tmp_path)
@@ -126,4 +254,8 @@ def test_what_the_hub_or_a_package_has_is_not_uploaded(tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "README.md").write_text("A card.")
     (tmp_path / "cassr.json").write_text(json.dumps({"components": components}))
-    assert parts(tmp_path) == ["cassr.json", "README.md", "scheduler/scheduler_config.json", "unet/*"]
+    wanted, elsewhere = parts(tmp_path)
+    assert wanted == ["cassr.json", "README.md", "scheduler/scheduler_config.json", "unet/*"]
+    assert elsewhere == [("vae", "owner/name")]
+    (tmp_path / "cassr.json").write_text(json.dumps({"components": {"vae": "."}}))
+    assert parts(tmp_path)[0][-1] == "*"

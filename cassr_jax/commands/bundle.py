@@ -23,6 +23,7 @@ from cassr_jax.config import CascadeConfig
 from cassr_jax.config_files import resolve, resolve_loras, to_json
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_outside, exists, is_file, is_folder, replaced, write_json
+from cassr_jax.gathering import gather
 from cassr_jax.kinds import KINDS
 from cassr_jax.loading import CASCADE_FILE, read_cascade, withdraw
 from cassr_jax.locks import claimed
@@ -53,20 +54,22 @@ def bundle(
     """
     model_card(origin, output, config, {}, licence, report)  # its sources are checked before anything large is read
     _check_apart(config, base, output)
-    loras = open_loras(resolve_loras(config.loras, base))
+    given = {kind: resolve(component, base) for kind, component in config.components.items()}
+    written = {kind: source for kind, source in given.items() if kind in KINDS and KINDS[kind].bundled}
+    sources, loras_here = gather(written, resolve_loras(config.loras, base), str(base))
+    loras = open_loras(loras_here)
     components, parameters = dict(config.components), {}
-    for kind, component in progress_bar(config.components.items(), unit="network"):
-        source = resolve(component, base)
-        if kind not in KINDS or not KINDS[kind].bundled:
-            components[kind] = _copied(kind, source, output)
+    for kind in progress_bar(config.components, unit="network"):
+        if kind not in written:
+            components[kind] = _copied(kind, given[kind], output)
             continue
-        networks = Networks().with_read(kind, source, "float32", loras=loras)
+        networks = Networks().with_read(kind, sources[kind], "float32", loras=loras)
         parameters[kind] = sum(value.size for value in networks.params.values())
         withdraw(output, CASCADE_FILE)
         write_network(output / kind, kind, networks.configs[kind], select(networks.params, kind), dtype)
         components[kind] = kind
     if "unet" in config.components:
-        write_schedule(output, agreed(config.schedule, resolve(config.components["unet"], base), str(base)))
+        write_schedule(output, agreed(config.schedule, sources["unet"], str(base)))
     gathered = replace(config, components=components, loras={})
     if is_file(output / CARD) and not is_generated(output / CARD):
         complain(f"{output / CARD}: has been edited and is kept; delete it, and it is written anew", "bundle")

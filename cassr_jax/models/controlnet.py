@@ -38,6 +38,11 @@ class ControlNetConfig:
         check_widths(self)
 
     @property
+    def additions(self) -> tuple[str, ...]:
+        """The names of PASD's additions that it has."""
+        return tuple(name for name in ("return_rgbs", "use_rrdb") if getattr(self, name))
+
+    @property
     def factor(self) -> int:
         """Pixels per latent along one side."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)

@@ -14,6 +14,7 @@ from cassr_jax.data.resident import ResidentPool, draw
 from cassr_jax.data.workforce import usable_cores
 from cassr_jax.errors import InputError
 from cassr_jax.fitting import check_fitting
+from cassr_jax.gathering import TOKENIZER, gather
 from cassr_jax.kinds import kind_of
 from cassr_jax.models.controlnet import ControlNetConfig
 from cassr_jax.models.parameters import Params
@@ -87,23 +88,28 @@ def with_schedule(config: TrainConfig) -> TrainConfig:
 
 
 def build(config: TrainConfig, placing: Placing | None = None) -> Networks:
-    """All networks of the stage, existing or new; `placing` puts each parameter on the devices if it is given."""
+    """All networks of the stage, existing or new; `placing` puts each parameter on the devices if it is given.
+
+    Whatever is read from the hub is fetched before the first network is read.
+    """
     networks, encoder = Networks(), None if placing is None else placing.encoder
-    loras = open_loras(config.loras)
-    for kind in networks_of(config):
+    kinds = networks_of(config)
+    read = {kind: source for kind, source in config.components.items() if kind in (*kinds, TOKENIZER)}
+    sources, loras_here = gather(read, config.loras, f"the configuration of stage {config.stage}")
+    loras = open_loras(loras_here)
+    for kind in kinds:
         if kind in config.new:
             # Before it is drawn: a new ControlNet copies the U-Net's encoder.
             check_fitting(networks.configs | {kind: config.new[kind]}, config.components)
             key = jax.random.fold_in(seed_key(config.seed), list(config.new).index(kind))
             networks = networks.with_new(kind, config.new[kind], config.dtype, key, placing, encoder)
         else:
-            networks = networks.with_read(kind, config.components[kind], config.dtype, place=placing, loras=loras)
+            networks = networks.with_read(kind, sources[kind], config.dtype, place=placing, loras=loras)
             check_fitting(networks.configs, config.components)
     if placing is not None:
         placing.encoder.clear()
-    read = {*config.components} & {*networks.configs}
     for lora in loras:
-        if not lora.updates.keys() & read:
+        if not lora.updates.keys() & read.keys():
             raise InputError(
                 f"{lora.path}: changes {' and '.join(lora.updates)}, which stage {config.stage} does not read, "
                 "expected no loras"

@@ -13,7 +13,7 @@ from cassr_jax.weights.torch_pickle import read_torch
 Tensors = Mapping[str, Tensor]
 
 STATE = "state"  # the folder of a network that holds its parameters as an Orbax state
-_LIST = "_METADATA"  # Orbax's list of a state's arrays
+STATE_LIST = "_METADATA"  # Orbax's list of a state's arrays
 SUFFIXES = (".safetensors", ".msgpack", ".bin", ".pth", ".pt", ".ckpt")
 
 
@@ -65,7 +65,7 @@ def weight_names(stems: Sequence[str], flax_name: str) -> list[list[str]]:
 def find_weights(folder: Path, names: Sequence[Sequence[str]]) -> Path | None:
     """The best weight file of a folder, by the order of `weight_names`; if there is none, its Orbax state."""
     file = next((folder / first for first, *_ in names if is_file(folder / first)), None)
-    return folder / STATE if file is None and is_file(folder / STATE / _LIST) else file
+    return folder / STATE if file is None and is_file(folder / STATE / STATE_LIST) else file
 
 
 def _weights_alone(tensors: Tensors) -> Tensors:

@@ -1,18 +1,44 @@
 """Weights by hub id: `owner/name` or `owner/name:folder`, through huggingface_hub and its cache."""
 
+import logging
+import posixpath
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import is_file
-from cassr_jax.weights.files import find_weights
+from cassr_jax.weights.transfer import Contents, contents_of, download
+
+logger = logging.getLogger(__name__)
 
 PIPELINE = "model_index.json"  # marks the folder of a whole pipeline
 SCHEDULER = "scheduler/scheduler_config.json"  # describes the noise on which a pipeline's U-Net was trained
 
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<folder>[\w./-]+))?")
+
+
+class Part(NamedTuple):
+    """What is wanted from a repository: the files of one network, LoRA or tokenizer.
+
+    Attributes:
+        source: a hub id.
+        what: what it is, for messages.
+        folders: the folders where it may be, best first, unless the id names the folder; then the repository itself.
+        groups: the names of its files, best group first; a group is there if the first of its names is, and the others
+            are patterns.
+        beside: the names of other files of its folder, which are fetched if they are there.
+        scheduled: whether a pipeline's scheduler, which lies in the folder above, says how it was trained.
+    """
+
+    source: str
+    what: str
+    folders: Sequence[str]
+    groups: Sequence[Sequence[str]]
+    beside: Sequence[str] = ()
+    scheduled: bool = False
 
 
 def is_hub_id(source: str) -> bool:
@@ -25,82 +51,94 @@ def is_repository(name: str) -> bool:
     return parts is not None and not parts["folder"]
 
 
+def fetch(part: Part) -> Path:
+    """Fetches one part of a repository; returns its folder in the hub's local cache.
+
+    Raises:
+        InputError: as `fetch_all`.
+    """
+    return fetch_all({"": part})[""]
+
+
+def fetch_all(parts: Mapping[str, Part], missing: Mapping[str, str] | None = None, where: str = "") -> dict[str, Path]:
+    """Fetches parts of repositories with one progress bar; returns the folder of each in the hub's local cache.
+
+    Only their own files are fetched, and nothing before it is known where all of them are.
+
+    Args:
+        parts: name of a part -> what it is.
+        missing: name of another part that is not there -> a sentence about it.
+        where: the name of what the parts belong to; if it is given, the error names every part.
+
+    Raises:
+        InputError: some are `missing`, the hub cannot be reached and its cache lacks a part, a repository has none that
+            fits, or the disk has no room. The message names them all and says what to do.
+    """
+    contents = {name: contents_of(name) for name in dict.fromkeys(_split(part.source)[0] for part in parts.values())}
+    chosen: dict[str, tuple[str, str]] = {}  # the part's name -> repository and folder
+    wanted: dict[str, set[str]] = {name: set() for name in contents}
+    faults = dict(missing or {})
+    for name, part in parts.items():
+        repository, inner = _split(part.source)
+        found = _find(part, inner, contents[repository])
+        if found is None:
+            faults[name] = _absent(part, inner, contents[repository])
+            continue
+        folder, files = found
+        chosen[name] = repository, folder
+        wanted[repository] |= files
+    if faults and not where:
+        raise InputError("; ".join(faults.values()))
+    if faults:
+        listed = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        raise InputError(f"{where}: lacks {', '.join(faults)}. {listed}")
+    folders = download(wanted, contents)
+    return {name: folders[repository] / folder for name, (repository, folder) in chosen.items()}
+
+
 def fetch_cascade(source: str, file: str, parts: Callable[[Path], Sequence[str]]) -> Path:
     """Fetches a cascade of a repository; returns its folder in the hub's local cache.
 
     Args:
         source: a hub id.
         file: the name of the cascade's description, which is fetched first.
-        parts: given the folder with the description, the paths in it that the cascade names; each is fetched if the
-            repository has it, as a file or a folder.
+        parts: given the folder with the description, the files and folders that the cascade names. Those that are there
+            are fetched whole; one that is not must be another hub id.
 
     Raises:
-        InputError: as `fetch`, or the repository has no such file.
+        InputError: as `fetch_all`, or the repository lacks the description or a part.
     """
-    id = _HUB_ID.fullmatch(source)
-    if id is None or ".." in source:
-        raise InputError(f"{source}: expected a hub id, `owner/name` or `owner/name:folder`")
-    inner = Path((id["folder"] or "").strip("/"))
-    places = [inner.as_posix() if id["folder"] else ""]
-    folder = _snapshot(source, id["repo"], [(inner / file).as_posix()], places) / inner
-    if not is_file(folder / file):
-        raise InputError(f"{source}: {_places(places)} holds no {file}, expected a cascade")
-    # Networks come with all their variants here: whoever has published a cascade has chosen one.
-    names = [file, SCHEDULER, *parts(folder)]
-    patterns = [pattern for name in names for pattern in ((inner / name).as_posix(), (inner / name / "*").as_posix())]
-    return _snapshot(source, id["repo"], patterns, places) / inner
-
-
-def fetch(source: str, folders: Sequence[str], files: Sequence[Sequence[str]]) -> Path:
-    """Fetches one network of a repository; returns its folder in the hub's local cache.
-
-    Only that network's config, its best file of weights and the pipeline's scheduler are fetched.
-
-    Args:
-        folders: the folders of the repository where the network may be, best first, unless the id names the folder.
-        files: names of its weights, as `weight_names` gives them.
-
-    Raises:
-        InputError: the hub cannot be reached and the files are not in the cache, or the repository has none that fit.
-            The message says what to do.
-    """
-    parts = _HUB_ID.fullmatch(source)
-    if parts is None or ".." in source:
-        raise InputError(f"{source}: expected a hub id, `owner/name` or `owner/name:folder`")
-    places = [parts["folder"].strip("/")] if parts["folder"] else [*folders, ""]
-    for group in files:
-        patterns = [str(Path(folder, name)) for folder in places for name in ("config.json", *group)]
-        patterns += [str(Path(folder).parent / SCHEDULER) for folder in places]
-        root = _snapshot(source, parts["repo"], patterns, places)
-        for folder in places:
-            if find_weights(root / folder, [group]):
-                return root / folder
-    raise InputError(
-        f"{source}: {_places(places)} has no weights of a {folders[0]}, such as {files[0][0]}; "
-        f"if the hub was not reached just now, download them on a connected machine and give that folder instead"
-    )
-
-
-def _snapshot(source: str, repo: str, patterns: list[str], places: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=patterns))
-    except hub_errors() as error:
-        reason = str(error).strip().split("\n")[0]
+    repository, inner = _split(source)
+    contents = contents_of(repository)
+    description = posixpath.join(inner, file)
+    if description not in contents.sizes:
+        place = _places([inner])
         raise InputError(
-            f"{source}: not a local file or folder, and {_places(places)} cannot be fetched from the hub ({reason}); "
-            f"download it on a connected machine and give that folder instead"
-        ) from error
+            f"{source}: {place} holds no {file}, expected a cascade"
+            if not contents.reason
+            else f"{source}: not a local folder, and {place} cannot be fetched from the hub ({contents.reason}); "
+            "download it on a connected machine and give that folder instead"
+        )
+    folder = download({repository: {description}}, {repository: contents})[repository] / inner
+    wanted, missing = {description}, []
+    for name in parts(folder):
+        found = contents.below(posixpath.join(inner, name))
+        wanted |= found
+        if not found and not is_hub_id(name):
+            missing.append(name)
+    if missing:
+        offline = f"; the hub was not asked ({contents.reason}), and its local cache may have a part of it alone"
+        raise InputError(
+            f"{source}: lacks {', '.join(missing)}, which its {file} names" + offline * bool(contents.reason)
+        )
+    wanted |= contents.below(posixpath.join(inner, SCHEDULER))
+    return download({repository: wanted}, {repository: contents})[repository] / inner
 
 
-def hub_errors() -> tuple[type[Exception], ...]:
-    """The errors of huggingface_hub for no network, no such repository and no permission.
-
-    Since its version 1 it leaves some errors of httpx as they are, since version 2 of httpx2.
-    """
-    clients = filter(None, map(sys.modules.get, ("httpx", "httpx2")))
-    return OSError, ValueError, *(client.HTTPError for client in clients)
+def is_inside(part: str) -> bool:
+    """Whether a part's name may be a path within a folder."""
+    path = Path(part)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def files_of(path: Path) -> list[str]:
@@ -108,5 +146,46 @@ def files_of(path: Path) -> list[str]:
     return [path.as_posix(), *([path.with_suffix(".bin").as_posix()] if path.suffix == ".param" else [])]
 
 
-def _places(places: list[str]) -> str:
+def _split(source: str) -> tuple[str, str]:
+    """The repository and the folder of a hub id; the folder is empty if the id names none."""
+    id = _HUB_ID.fullmatch(source)
+    if id is None or ".." in source:
+        raise InputError(f"{source}: expected a hub id, `owner/name` or `owner/name:folder`")
+    return id["repo"], (id["folder"] or "").strip("/")
+
+
+def _find(part: Part, inner: str, contents: Contents) -> tuple[str, set[str]] | None:
+    """The folder of a part and the names of its files; None if it is not there."""
+    for group in part.groups:
+        for folder in [inner] if inner else [*part.folders, ""]:
+            if posixpath.join(folder, group[0]) not in contents.sizes:
+                continue
+            within = {name: posixpath.relpath(name, folder or ".") for name in contents.below(folder or ".")}
+            patterns = [*map(escape, (group[0], *part.beside)), *group[1:]]
+            files = {name for name, own in within.items() if any(fnmatchcase(own, pattern) for pattern in patterns)}
+            scheduler = posixpath.join(posixpath.dirname(folder), SCHEDULER)
+            if part.scheduled and scheduler in contents.sizes:
+                files.add(scheduler)
+            elif part.scheduled and contents.reason:
+                logger.warning(
+                    "%s: the hub was not asked for a scheduler_config.json (%s) and its local cache has none, so the "
+                    "noise schedule is taken to be the configuration's or Stable Diffusion 1.5's",
+                    part.source,
+                    contents.reason,
+                )
+            return folder, files
+    return None
+
+
+def _absent(part: Part, inner: str, contents: Contents) -> str:
+    places = _places([inner] if inner else [*part.folders, ""])
+    if not contents.reason:
+        return f"{part.source}: {places} has no {part.what}, such as {part.groups[0][0]}"
+    return (
+        f"{part.source}: not a local file or folder, and {places} cannot be fetched from the hub ({contents.reason}); "
+        "download it on a connected machine and give that folder instead"
+    )
+
+
+def _places(places: Sequence[str]) -> str:
     return " or ".join(f"its folder {folder}" if folder else "the repository itself" for folder in places)

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, exists, is_file, is_folder, parse_json, read_json
+from cassr_jax.files import Json, exists, is_file, parse_json, read_json
 from cassr_jax.models.parameters import Shapes
 from cassr_jax.ranges import Range
 from cassr_jax.weights.convert import check_tensors, to_flax, torch_name, torch_shapes
 from cassr_jax.weights.files import Tensors, find_weights, read_tensors
-from cassr_jax.weights.hub import fetch, is_hub_id
+from cassr_jax.weights.hub import Part, fetch, is_hub_id
 from cassr_jax.weights.layouts import is_float
 from cassr_jax.weights.original import unet_names
 from cassr_jax.weights.safetensors import read_metadata
@@ -165,7 +165,8 @@ def lora_files(source: str) -> list[Path]:
 def with_loras(weights: Weights, kind: str, loras: Sequence[LoRA]) -> Weights:
     """The weights of a network of this kind with the updates of all `loras`, which are added as each is read.
 
-    A changed weight is computed, and read, in float32, whatever the files' types.
+    A changed weight is computed, and read, in float32, whatever the files' types. `dtypes` names float32 for one that
+    its file holds in 8 bits, which would lose the change.
 
     Raises:
         InputError: the network lacks layers of a LoRA, or they have other shapes; the message lists them all.
@@ -199,7 +200,11 @@ def with_loras(weights: Weights, kind: str, loras: Sequence[LoRA]) -> Weights:
             result += to_flax(name, update.read(scale), result.ndim)
         return result
 
-    return replace(weights, fetch=fetch)
+    dtypes = {
+        name: np.dtype(np.float32) if name in added and dtype.itemsize == 1 else dtype
+        for name, dtype in weights.dtypes.items()
+    }
+    return replace(weights, dtypes=dtypes, fetch=fetch)
 
 
 def _locate(source: str) -> Path:
@@ -208,19 +213,37 @@ def _locate(source: str) -> Path:
     if is_file(path):
         return path
     names = _NAMES
-    if not is_folder(path):
-        if not is_hub_id(source):
-            raise InputError(f"{source}: no such file or folder of a LoRA, and no hub id either (`owner/name`)")
-        repository, _, inside = source.partition(":")
-        if inside.endswith(".safetensors"):
-            folder, _, name = inside.rpartition("/")
-            source, names = f"{repository}:{folder}" if folder else repository, [[name, _SETTINGS]]
-        path = fetch(source, ("lora",), names)
+    if (part := _part(source)) is not None:
+        path, names = fetch(part), part.groups
     if found := find_weights(path, names):
         return found
     others = sorted(file.name for file in path.glob("*.safetensors"))
     advice = f"; if {others[0]} is meant, give that file" if others else ""
     raise InputError(f"{path}: holds no LoRA, expected {' or '.join(name for name, *_ in _NAMES)}{advice}")
+
+
+def lora_part(source: str) -> Part | None:
+    """What is to be fetched from the hub; None if the LoRA lies on this disk.
+
+    Raises:
+        InputError: it is neither on this disk nor a hub id.
+    """
+    part = _part(source)
+    if part is None:
+        _locate(source)
+    return part
+
+
+def _part(source: str) -> Part | None:
+    if exists(source):
+        return None
+    if not is_hub_id(source):
+        raise InputError(f"{source}: no such file or folder of a LoRA, and no hub id either (`owner/name`)")
+    repository, _, inside = source.partition(":")
+    if not inside.endswith(".safetensors"):
+        return Part(source, "LoRA", ("lora",), _NAMES)
+    folder, _, name = inside.rpartition("/")
+    return Part(f"{repository}:{folder}" if folder else repository, "LoRA", (), [[name, _SETTINGS]])
 
 
 def _layers(tensors: Tensors) -> dict[str, dict[str, dict[str, str]]]:

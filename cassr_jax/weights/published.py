@@ -22,8 +22,8 @@ from cassr_jax.models.vae import VAEConfig
 from cassr_jax.weights.configs import Config, ConfigFormat
 from cassr_jax.weights.convert import to_torch, torch_name
 from cassr_jax.weights.families import refuse_pipeline, refuse_tensors
-from cassr_jax.weights.files import STATE, SUFFIXES, Tensors, find_weights, read_tensors, weight_names
-from cassr_jax.weights.hub import PIPELINE, fetch, is_hub_id
+from cassr_jax.weights.files import STATE, STATE_LIST, SUFFIXES, Tensors, find_weights, read_tensors, weight_names
+from cassr_jax.weights.hub import PIPELINE, Part, fetch, is_hub_id
 from cassr_jax.weights.layouts import Detect, is_float, match, plain_layout
 from cassr_jax.weights.safetensors import write_safetensors
 from cassr_jax.weights.single_file import held_configs
@@ -55,6 +55,7 @@ class Published:
         completed: completes a config by what the names in the file say and the config does not.
         originals: the names of its files where its author publishes them under others; see `weight_names`.
         read: reads the tensors of a file.
+        scheduled: whether a pipeline's scheduler says how it was trained.
     """
 
     sd15: Config
@@ -70,6 +71,7 @@ class Published:
     completed: Callable[[Any, Collection[str]], Config] | None = None
     originals: Sequence[list[str]] = ()
     read: Callable[[Path], Tensors] = read_tensors
+    scheduled: bool = False
 
     @property
     def name(self) -> str:
@@ -150,13 +152,26 @@ class Published:
         path = Path(source)
         if is_file(path):
             return path
-        if not exists(path):
-            if not is_hub_id(str(source)):
-                raise InputError(
-                    f"{source}: no such file or folder, and no hub id either (`owner/name` or `owner/name:folder`)"
-                )
-            path = fetch(str(source), self.folders, self.files)
-        return self._locate_in(path)
+        return self._locate_in(path if exists(path) else fetch(self._part(str(source))))
+
+    def part(self, source: str) -> Part | None:
+        """What is to be fetched from the hub; None if the network lies on this disk.
+
+        Raises:
+            InputError: it is neither on this disk nor a hub id.
+        """
+        if not exists(source):
+            return self._part(source)
+        self.locate(source)
+        return None
+
+    def _part(self, source: str) -> Part:
+        if not is_hub_id(source):
+            raise InputError(
+                f"{source}: no such file or folder, and no hub id either (`owner/name` or `owner/name:folder`)"
+            )
+        groups = [*self.files, [f"{STATE}/{STATE_LIST}", f"{STATE}/*"]]
+        return Part(source, f"weights of a {self.name}", self.folders, groups, ("config.json",), self.scheduled)
 
     def _locate_in(self, folder: Path) -> Path:
         candidates = [folder, *(folder / name for name in self.folders)]

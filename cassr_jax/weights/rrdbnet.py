@@ -72,6 +72,16 @@ class RRDBNetFiles:
         dtypes = {name: params[name].dtype for name in shapes}
         return Weights(path, config, shapes, dtypes, lambda name: params[name].astype(np.float32, copy=False))
 
+    def part(self, source: str) -> None:
+        """Nothing: an RRDBNet comes from a package or from this disk.
+
+        Raises:
+            InputError: a file is not on this disk.
+        """
+        for file in rrdbnet_files(source):
+            if not is_file(file):
+                raise InputError(f"{file}: no such file, expected {', '.join(PUBLISHED)}, or a file of an RRDBNet")
+
     def configuration(self, source: str | Path) -> RRDBNetConfig:
         """The config alone; only the weights reveal it."""
         return infer_config(_read(source)[1], str(source))

@@ -13,6 +13,7 @@ import numpy as np
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, exists, is_file, is_folder, parse_json
+from cassr_jax.weights.hub import Part, fetch, is_hub_id
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,22 +97,27 @@ def _build(vocab: dict[str, int], merges: list[tuple[str, str]], pad: str, lengt
     return tokenizer
 
 
+def tokenizer_part(source: str) -> Part | None:
+    """What is to be fetched from the hub; None if the tokenizer lies on this disk.
+
+    Raises:
+        InputError: it is neither on this disk nor a hub id.
+    """
+    if is_folder(source):
+        for file in tokenizer_files(source):
+            if not is_file(file):
+                raise InputError(_absent(file))
+        return None
+    if exists(source) or not is_hub_id(source):
+        raise InputError(f"{source}: is neither a folder nor a hub id, expected a checkpoint folder or owner/name")
+    return Part(source, "tokenizer", ("tokenizer",), [[_VOCAB, _MERGES]], _SETTINGS)
+
+
 def _tokenizer_folder(source: str | Path) -> Path:
     path = Path(source)
-    if is_folder(path):
-        return path / "tokenizer" if is_folder(path / "tokenizer") else path
-    if exists(path) or path.is_absolute() or str(source).count("/") != 1:
-        raise InputError(f"{source}: is neither a folder nor a hub id, expected a checkpoint folder or owner/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["tokenizer/*"])) / "tokenizer"
-    except (OSError, ValueError) as error:  # the hub's errors for no network, no such repository, no permission
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"{source}: not a local folder, and its tokenizer cannot be fetched from the hub ({reason}); "
-            "download the checkpoint on a connected machine and give its folder"
-        ) from error
+    if not is_folder(path) and (part := tokenizer_part(str(source))) is not None:
+        return fetch(part)
+    return path / "tokenizer" if is_folder(path / "tokenizer") else path
 
 
 def _read_vocab(path: Path) -> dict[str, int]:
@@ -144,11 +150,15 @@ def _read_json(path: Path, *, required: bool = False) -> Json:
     return parse_json(_read_text(path), path)
 
 
+def _absent(path: Path) -> str:
+    return f"{path}: no such file; a CLIP tokenizer needs vocab.json and merges.txt"
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; a CLIP tokenizer needs vocab.json and merges.txt") from error
+        raise InputError(_absent(path)) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error})") from error
     except OSError as error:

@@ -10,7 +10,8 @@ from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.networks import write_network
 from cassr_jax.schedules import agreed, write_schedule
-from cassr_jax.weights.hub import hub_errors
+from cassr_jax.weights import __main__ as program
+from cassr_jax.weights.transfer import hub_errors
 from tests.weights.published import CONTROLNET, UNET, VAE, assert_same, load_weights, random_component
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -57,26 +58,21 @@ def test_a_repository_that_is_the_network_itself(snapshot):
     assert_same(load_weights("someone/sd15", "controlnet")[1], params)
 
 
-@pytest.mark.parametrize(
-    ("source", "scheduler"),
-    [
-        ("someone/sd15", "scheduler/scheduler_config.json"),
-        ("someone/sd15:deep/unet", "deep/scheduler/scheduler_config.json"),
-    ],
-)
-def test_the_scheduler_comes_along(snapshot, monkeypatch, source, scheduler):
-    schedule, asked = Schedule(prediction_type="v_prediction"), []
+def test_a_cache_without_the_scheduler_says_so(snapshot, caplog):
+    write_network(snapshot / "unet", "unet", UNET, random_component("unet", UNET))
+    assert agreed(None, "someone/sd15", "x") == Schedule()
+    assert "someone/sd15: the hub was not asked for a scheduler_config.json" in caplog.text
+    caplog.clear()
+    write_schedule(snapshot, Schedule(prediction_type="v_prediction"))
+    assert agreed(None, "someone/sd15", "x") == Schedule(prediction_type="v_prediction")
+    assert not caplog.text
 
-    def download(repo, allow_patterns):
-        asked.extend(allow_patterns)
-        return str(snapshot)
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    unet = snapshot / ("unet" if ":" not in source else "deep/unet")
-    write_network(unet, "unet", UNET, random_component("unet", UNET))
-    write_schedule(unet.parent, schedule)
-    assert agreed(None, source, "x") == schedule
-    assert scheduler in asked
+def test_an_orbax_state_is_found_like_a_file(snapshot):
+    params = random_component("vae", VAE)
+    write_network(snapshot.parent / "vae", "vae", VAE, params)
+    assert program.main(["convert", str(snapshot.parent / "vae"), str(snapshot / "own"), "--layout", "orbax"]) == 0
+    assert_same(load_weights("someone/sd15:own/vae", "vae")[1], params)
 
 
 def test_what_to_do_when_it_is_not_there(snapshot):

@@ -186,7 +186,7 @@ def test_absent_sources(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"cannot be fetched from the hub .* give its folder"):
+    with pytest.raises(InputError, match=r"cannot be fetched from the hub .* give that folder"):
         load_tokenizer("someone/absent")
 
 
