@@ -133,14 +133,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     import cassr_jax
     from cassr_jax.commands.fingerprint import fingerprint
     from cassr_jax.commands.settings import described, with_options
-    from cassr_jax.loading import read_cascade, trained
+    from cassr_jax.loading import fetched, read_cascade, trained
 
-    config = with_options(read_cascade(args.config)[0], vars(args))  # checked even where a shard is empty
+    cascade = fetched(args.config)
+    config = with_options(read_cascade(cascade)[0], vars(args))  # checked even where a shard is empty
     if not jobs:
         return 0
     if args.preview and args.preview > (most := steps_of(config)):
         warn(f"warning: --preview {args.preview}: no stage takes more than {most} steps, so there is no preview")
-    weights = fingerprint(args.config, partial(with_options, chosen={"loras": config.loras}))
+    weights = fingerprint(cascade, partial(with_options, chosen={"loras": config.loras}))
     rows = {} if args.split == "tiles" else whole_pictures(args.devices)
 
     def settings(job: Job) -> Json:
@@ -156,12 +157,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
     chosen = {"activation": args.activation, "loras": config.loras, "devices": args.devices, "split": args.split}
-    cassr = cassr_jax.load(args.config, dtype=dtype, **chosen)
+    cassr = cassr_jax.load(cascade, dtype=dtype, **chosen)
     check(cassr, prompts, args)
     jobs = claim(jobs, manifest, faults)
     if not jobs:
         return faults.exit_code
-    if (run := trained(args.config)) is not None:
+    if (run := trained(cascade)) is not None:
         say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
 
     sizes = "each size of picture" if args.split == "spatial" else f"tiles of up to {config.tile} px"

@@ -22,7 +22,7 @@ SPEEDS: Mapping[str, Mapping[str, str | float]] = {
 }
 """The options that each --speed stands for, and for some a sampler's `eta`."""
 
-DISTILLED: Mapping[str, str] = {
+DISTILLED_LORAS: Mapping[str, str] = {
     "lcm": "latent-consistency/lcm-lora-sdv1-5",
     "hyper": "ByteDance/Hyper-SD:Hyper-SD15-1step-lora.safetensors",
 }

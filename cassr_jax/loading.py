@@ -163,11 +163,23 @@ def usual_dtype() -> DType:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
+def fetched(source: str | Path) -> str | Path:
+    """The folder of a cascade on the hub, which is fetched into the local cache; any other source as it is.
+
+    Raises:
+        InputError: it is not on the hub, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if path.suffix == ".py" or is_folder(path) or str(source) in embedded_names() or not is_hub_id(str(source)):
+        return source
+    return fetch_cascade(str(source), CASCADE_FILE, _parts)
+
+
 def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     """The configuration of a cascade, and the folder where its relative paths start."""
     if not isinstance(source, (str, Path)) or not str(source):
         raise InputError(f"source is {source!r}, expected the name of a cascade, a folder or a Python file")
-    path = Path(source)
+    path = Path(fetched(source))
     if path.suffix == ".py":
         instead = (
             "defines a training run and no cascade, expected a `cascade`, as in configs/sd15.py, or the folder of a "
@@ -176,15 +188,12 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         return defined(path, ("cascade", CascadeConfig), ("config", TrainConfig), instead), path.parent
     if not is_folder(path):
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
-        if str(source) in embedded_names():
-            path = embedded
-        elif is_hub_id(str(source)):
-            path = fetch_cascade(str(source), CASCADE_FILE, _parts)
-        else:
+        if str(source) not in embedded_names():
             raise InputError(
                 f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder or a .py "
                 "file, or a hub id"
             )
+        path = embedded
     if (exported := trained(path)) is not None:
         path, found = exported
         if found["stage"] not in CONTROL:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -12,7 +13,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cassr_jax.commands.running import INTERRUPTED
+from cassr_jax.config_files import to_json
 from cassr_jax.diffusion.schedule import Schedule
+from cassr_jax.errors import InputError
 from cassr_jax.inventory import take_inventory
 from cassr_jax.kinds import KINDS
 from cassr_jax.models.clip_text import CLIPTextConfig
@@ -110,6 +113,13 @@ def test_a_damaged_orbax_state_is_named(pipeline, tmp_path, capsys):
     (tmp_path / "states/vae/state/_METADATA").write_text("{")
     assert run("show", tmp_path / "states") == 0
     assert "vae/state: its list of arrays cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", [{"other": {"a": np.ones(2)}}, {"params": {"a": {"b": np.ones(2)}}}, [np.ones(2)]])
+def test_an_orbax_state_of_something_else_is_named(tmp_path, state):
+    ocp.PyTreeCheckpointer().save(tmp_path / "state", state)
+    with pytest.raises(InputError, match="has no tree params of arrays by the parameters' names, expected a network's"):
+        orbax_state.read_state(tmp_path / "state")
 
 
 def test_a_damaged_array_of_an_orbax_state_is_named(pipeline, tmp_path, capsys):
@@ -239,6 +249,47 @@ def test_a_cascade_gives_its_networks(tmp_path):
     assert_bits(tensors_of(tmp_path / "out"), expected)
 
 
+def test_a_cascades_own_schedule_goes_with_its_unet(tmp_path):
+    trained = Schedule(prediction_type="v_prediction")
+    source = write_random_cascade(tmp_path / "cascade", schedule=to_json(trained))
+    assert run("convert", source, tmp_path / "out", "--kind", "unet") == 0
+    assert agreed(None, str(tmp_path / "out"), "").prediction_type == "v_prediction"
+    assert run("convert", source, tmp_path / "v.safetensors", "--kind", "unet", "--layout", "original") == 0
+    assert "v_pred" in read_safetensors(tmp_path / "v.safetensors")
+
+
+def test_a_controlnet_with_pasds_additions_has_no_original_layout(tmp_path, capsys):
+    config = replace(CONTROLNET, own=replace(CONTROLNET.own, return_rgbs=True))
+    write_network(tmp_path / "controlnet", "controlnet", config, random_component("controlnet", config))
+    assert run("convert", tmp_path / "controlnet", tmp_path / "a.safetensors", "--layout", "original") == 2
+    assert "a ControlNet with PASD's additions (return_rgbs) has no original layout" in capsys.readouterr().err
+    assert run("convert", tmp_path / "controlnet", tmp_path / "out") == 0
+
+
+def test_a_lora_is_not_lost_in_8_bits(tmp_path):
+    params = {name: value.astype(ml_dtypes.float8_e4m3fn) for name, value in random_component("unet", UNET).items()}
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    side = params[f"{name}.kernel"].shape[0]
+    lora = {f"unet.{name}.lora_A.weight": np.full((1, side), 1e-3), f"unet.{name}.lora_B.weight": np.ones((side, 1))}
+    save(tmp_path / "lora.safetensors", {key: value.astype(np.float32) for key, value in lora.items()})
+    parts = {"components": {"unet": str(tmp_path / "unet")}, "loras": {str(tmp_path / "lora.safetensors"): 1}}
+    source = write_random_cascade(tmp_path / "cascade", **parts)
+    write_network(tmp_path / "unet", "unet", UNET, params)
+    assert run("convert", source, tmp_path / "out") == 0
+    written = {key.split(" ")[1]: value for key, value in tensors_of(tmp_path / "out/unet").items()}
+    before = np.asarray(params[f"{name}.kernel"], np.float32).T
+    np.testing.assert_allclose(written[f"{name}.weight"], before + 1e-3, rtol=1e-6)
+    assert written["conv_in.weight"].dtype == ml_dtypes.float8_e4m3fn
+
+
+def test_a_tokenizer_is_checked_before_anything_is_written(pipeline, tmp_path, monkeypatch, capsys):
+    source = shutil.copytree(pipeline, tmp_path / "source")
+    (source / "tokenizer/merges.txt").unlink()
+    monkeypatch.setattr(published, "write_safetensors", None)
+    assert run("convert", source, tmp_path / "out") == 2
+    assert "merges.txt: cannot be read" in capsys.readouterr().err
+
+
 class TestOutput:
     def test_an_existing_one_is_refused_unless_it_may_be_replaced(self, pipeline, tmp_path, capsys):
         output = tmp_path / "out"
@@ -298,8 +349,14 @@ class TestOutput:
         assert run("convert", pipeline / "unet", pipeline / "unet", "--overwrite") == 2
         assert "holds config.json" in capsys.readouterr().err
         assert run("convert", pipeline / "unet", pipeline, "--overwrite") == 2
-        assert "expected a folder" in capsys.readouterr().err
+        assert "holds feature_extractor, safety_checker, expected a folder that this command" in capsys.readouterr().err
         assert (pipeline / "unet").is_dir()
+
+    def test_nor_is_a_folder_that_holds_it(self, pipeline, tmp_path, capsys):
+        assert run("convert", pipeline, tmp_path / "sd", "--kind", "unet") == 0
+        assert run("convert", tmp_path / "sd/unet", tmp_path / "sd", "--overwrite") == 2
+        assert "sd/unet: lies within what is to be replaced" in capsys.readouterr().err
+        assert (tmp_path / "sd/unet/config.json").is_file()
 
 
 class TestShow:

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from cassr_jax.config import CascadeConfig
+from cassr_jax.control import control_scheme
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, exists, is_file, read_json
 from cassr_jax.loading import trained
@@ -70,16 +71,11 @@ def _fields(elsewhere: Mapping[str, str], licence: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-_METHODS = {
-    "cassr": "the method of CasSR ([arXiv 2403.11451](https://arxiv.org/abs/2403.11451))",
-    "pasd": "the method of PASD ([arXiv 2308.14469](https://arxiv.org/abs/2308.14469))",
-    "residuals": "Stable Diffusion and a ControlNet ([arXiv 2302.05543](https://arxiv.org/abs/2302.05543))",
-}
-
-
 def _what(config: CascadeConfig) -> str:
+    scheme = control_scheme(config.control)
     return (
-        f"It enlarges photographs and makes them sharp, by {_METHODS[config.control]}. "
+        f"It enlarges photographs and makes them sharp, by {scheme.method} "
+        f"([arXiv {scheme.paper}](https://arxiv.org/abs/{scheme.paper})). "
         f"The first stage is `{config.activation}`; the second takes {config.sampling.num_steps} steps of "
         f"`{config.sampling.sampler}` with guidance {config.sampling.guidance_scale:g} for each tile of "
         f"{config.tile} px."

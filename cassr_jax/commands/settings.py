@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cassr_jax.choices import DISTILLED, PRECISIONS
+from cassr_jax.choices import DISTILLED_LORAS, PRECISIONS
 from cassr_jax.commands.options import SAMPLING
 from cassr_jax.config import CascadeConfig, SamplingConfig
 from cassr_jax.config_files import to_json
@@ -34,7 +34,7 @@ def loras_of(config: CascadeConfig, chosen: Json) -> Mapping[str, float]:
     """The LoRAs that are chosen, or else the cascade's own, or else the one that the chosen speed needs."""
     if chosen.get("loras") is not None:
         return chosen["loras"]
-    needed = DISTILLED.get(chosen.get("speed") or "")
+    needed = DISTILLED_LORAS.get(chosen.get("speed") or "")
     return {needed: 1.0} if needed and not config.loras else config.loras
 
 

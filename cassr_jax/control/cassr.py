@@ -18,5 +18,7 @@ CONTROL_SCHEME = ControlScheme(
     networks=("controlnet", "multiple_attention"),
     reads=("lq", "reference"),
     make_denoiser=_denoiser,
+    method="the method of CasSR",
+    paper="2403.11451",
     switchable=True,
 )

@@ -26,6 +26,8 @@ class ControlScheme:
         networks: the kinds of network that it adds to Stable Diffusion; these are trained.
         reads: the pictures that its denoiser reads, some of `PICTURES`, in the denoiser's order.
         make_denoiser: builds the denoiser.
+        method: whose method it is, for a model card; the end of "enlarges photographs by".
+        paper: its number on arXiv.
         switchable: whether there is anything to switch off.
     """
 
@@ -33,4 +35,6 @@ class ControlScheme:
     networks: tuple[str, ...]
     reads: tuple[str, ...]
     make_denoiser: MakeControlled
+    method: str
+    paper: str
     switchable: bool = False

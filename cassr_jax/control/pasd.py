@@ -19,4 +19,6 @@ CONTROL_SCHEME = ControlScheme(
     networks=("controlnet", "pixel_attention"),
     reads=("lq",),
     make_denoiser=_denoiser,
+    method="the method of PASD",
+    paper="2308.14469",
 )

@@ -19,4 +19,6 @@ CONTROL_SCHEME = ControlScheme(
     networks=("controlnet",),
     reads=("reference",),
     make_denoiser=_denoiser,
+    method="Stable Diffusion and a ControlNet",
+    paper="2302.05543",
 )

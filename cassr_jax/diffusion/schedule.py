@@ -38,15 +38,15 @@ NOISE_NOT_OFFERED = ("trained_betas", "use_flow_sigmas")
 _LEADING = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0}
 _LINSPACE = {**_LEADING, "timestep_spacing": "linspace"}
 _NARROW = {**_LINSPACE, "beta_start": 0.00085, "beta_end": 0.012}
-_DISTILLED = {"steps_offset": 0, "set_alpha_to_one": True}
+_OF_DISTILLED = {"steps_offset": 0, "set_alpha_to_one": True}
 _ABSENT: Mapping[str, Mapping[str, object]] = {
     "DDIMScheduler": _LEADING,
     "DDIMParallelScheduler": _LEADING,
     "DDPMScheduler": _LEADING,
     "DDPMParallelScheduler": _LEADING,
     "PNDMScheduler": {**_LEADING, "set_alpha_to_one": False},
-    "LCMScheduler": _DISTILLED,
-    "TCDScheduler": _DISTILLED,
+    "LCMScheduler": _OF_DISTILLED,
+    "TCDScheduler": _OF_DISTILLED,
     "LMSDiscreteScheduler": _LINSPACE,
     "EulerDiscreteScheduler": _LINSPACE,
     "EulerAncestralDiscreteScheduler": _LINSPACE,

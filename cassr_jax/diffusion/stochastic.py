@@ -22,7 +22,7 @@ from cassr_jax.diffusion.trajectory import (
 from cassr_jax.errors import InputError
 from cassr_jax.typing import Latents, NumpyColumn
 
-_DISTILLED = 50  # timesteps to which consistency models are distilled; diffusers' original_inference_steps
+_DISTILLED_TIMESTEPS = 50  # timesteps to which consistency models are distilled; diffusers' original_inference_steps
 
 
 class _NoisyStep:
@@ -136,13 +136,13 @@ def _distilled_timesteps(schedule: Schedule, num_steps: int, first_timestep: int
     """
     if num_steps < 1:
         raise InputError(f"the number of sampling steps is {num_steps}, expected at least 1")
-    stride = schedule.num_train_timesteps // _DISTILLED
+    stride = schedule.num_train_timesteps // _DISTILLED_TIMESTEPS
     if stride < 1:
         raise InputError(
-            f"num_train_timesteps is {schedule.num_train_timesteps}, expected at least {_DISTILLED} for the samplers "
-            "lcm and tcd"
+            f"num_train_timesteps is {schedule.num_train_timesteps}, expected at least {_DISTILLED_TIMESTEPS} for the "
+            "samplers lcm and tcd"
         )
-    count = min(schedule.timestep_range(first_timestep) // stride, _DISTILLED)
+    count = min(schedule.timestep_range(first_timestep) // stride, _DISTILLED_TIMESTEPS)
     if num_steps > count:
         raise InputError(
             f"{num_steps} sampling steps do not fit into the {count} timesteps up to "

@@ -13,7 +13,7 @@ import numpy as np
 
 import cassr_jax
 from cassr_jax.cascade import CasSR
-from cassr_jax.choices import DISTILLED, PRECISIONS
+from cassr_jax.choices import DISTILLED_LORAS, PRECISIONS
 from cassr_jax.commands import options
 from cassr_jax.commands.fingerprint import fingerprint as fingerprint_of
 from cassr_jax.commands.options import SAMPLING, Parser, local_path, number
@@ -203,7 +203,7 @@ def fingerprint(chosen: Json, change: Change | None = None) -> str:
 
 def _with_loras(chosen: Json, change: Change | None) -> Change | None:
     """The change of a configuration, after the LoRAs that `settings` names or its speed needs, if there are any."""
-    if "loras" not in chosen and chosen.get("speed") not in DISTILLED:
+    if "loras" not in chosen and chosen.get("speed") not in DISTILLED_LORAS:
         return change
 
     def changed(config: CascadeConfig) -> CascadeConfig:

@@ -95,10 +95,13 @@ def open_state(folder: Path, tree: str, expected: str) -> StateTree:
     """
     quieten_readers()
     try:
-        found = ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree[tree]
-        arrays = {name: StoredArray(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in found.items()}
+        trees = ocp.StandardCheckpointHandler().metadata(epath.Path(folder)).tree
     except Exception as error:  # as for the arrays
         raise _damaged(folder, "its list of arrays cannot be read", error, expected) from error
+    found = trees.get(tree) if isinstance(trees, Mapping) else None
+    if not isinstance(found, Mapping) or not all(hasattr(leaf, "shape") for leaf in found.values()):
+        raise InputError(f"{folder}: has no tree {tree} of arrays by the parameters' names, expected {expected}")
+    arrays = {name: StoredArray(tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in found.items()}
     return StateTree(folder, tree, arrays, expected)
 
 
@@ -107,7 +110,7 @@ def _damaged(folder: Path, what: str, error: Exception, expected: str) -> InputE
 
 
 @dataclass(frozen=True)
-class _Published:
+class _StateTensor:
     """An array of a state in the axes of torch, as a `Tensor`."""
 
     name: str
@@ -126,7 +129,7 @@ class _Published:
         return to_torch(self.name, self.fetch(self.name))
 
 
-def read_state(folder: Path) -> dict[str, _Published]:
+def read_state(folder: Path) -> dict[str, _StateTensor]:
     """The tensors of a network's own state by the names that torch has for them, each to be read on demand.
 
     Raises:
@@ -134,7 +137,7 @@ def read_state(folder: Path) -> dict[str, _Published]:
     """
     state = open_state(folder, PARAMS, "a network's state as `convert --layout orbax` writes it")
     fetch = state.reader([*state.arrays])
-    return {torch_name(name): _Published(name, array, fetch) for name, array in state.arrays.items()}
+    return {torch_name(name): _StateTensor(name, array, fetch) for name, array in state.arrays.items()}
 
 
 def write_state(folder: Path, params: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,10 @@
 """The presets that need no training, on folders in the layout in which their weights are published."""
 
 import json
+import os
 import re
-import resource
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,13 +63,30 @@ def test_a_preset_gives_a_picture(hub, name):
     assert cassr.config.control == {"pasd": "pasd", "sd15_tile": "residuals"}[name]
     result = cassr.upscale(PICTURE)
     assert result.shape == (64, 48, 3)
+    assert result.std() > 1
     assert np.any(result != cassr.upscale(PICTURE, seed=1))
     assert np.any(result != cassr.upscale(PICTURE, fidelity=0.3))
+
+
+def test_tiles_settings_are_those_of_its_users():
+    config, _ = read_cascade(CONFIGS / "sd15_tile.py")
+    sampling = config.sampling
+    assert (config.control, config.activation, config.components["rrdbnet"]) == (
+        "residuals",
+        "rrdbnet",
+        "realesrgan-x4plus",
+    )
+    assert (sampling.sampler, sampling.num_steps, sampling.guidance_scale) == ("dpmpp_2m", 12, 7.0)
+    assert (sampling.start, sampling.strength, sampling.prompt) == ("reference", 0.35, "best quality")
+    assert (config.process_size, config.tile, config.color_fix) == (512, 512, "wavelet")
 
 
 def test_pasds_own_settings_are_those_of_its_program():
     config, _ = read_cascade(CONFIGS / "pasd.py")
     sampling = config.sampling
+    assert (config.control, config.activation, config.tile) == ("pasd", "identity", 768)
+    assert sampling.prompt == "clean, high-resolution, 8k"
+    assert sampling.negative_prompt.startswith("blurry, dotted, noise, raster lines, unclear, lowres")
     assert (sampling.sampler, sampling.num_steps, sampling.guidance_scale) == ("unipc", 20, 9.0)
     assert (sampling.start, sampling.strength, sampling.added_noise_level) == ("lq", 1.0, 900)
     assert (config.process_size, config.color_fix) == (768, "wavelet")
@@ -97,23 +115,51 @@ def test_previews_and_the_result_by_taesd(hub):
     assert np.any(cassr.upscale(PICTURE, decoder="taesd") != usual)
 
 
+FULL = """
+import json, sys, time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import cassr_jax
+from tests.end_to_end.test_presets import CONFIGS, LORAS, local
+name, hub, speed = sys.argv[1], Path(sys.argv[2]), sys.argv[3] or None
+loras = {str(hub / LORAS[speed]): 1.0} if speed else None
+change = lambda config: replace(local(hub)(config), process_size=512, tile=512)
+start = time.monotonic()
+cassr = cassr_jax.load(CONFIGS / f"{name}.py", change=change, loras=loras)
+loaded = time.monotonic()
+picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+result = cassr.upscale(picture, speed=speed, steps=2)
+sampled = time.monotonic() - loaded
+print(json.dumps({"shape": result.shape, "spread": float(result.std()), "load": loaded - start, "sample": sampled}))
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pasd", "sd15_tile"])
-def test_a_preset_at_full_size(tmp_path, name, capsys):
-    """128 to 512 px in two steps, with weights of the published sizes."""
-    own = {"pasd": "PASD", "sd15_tile": "control_v11f1e_sd15_tile"}[name]
-    hub = write_hub(tmp_path, "--variants", "fp16", "--only", "stable-diffusion-v1-5", own)
-
-    def change(config: CascadeConfig) -> CascadeConfig:
-        return replace(local(hub)(config), process_size=512, tile=512)
-
-    start = time.monotonic()
-    cassr = cassr_jax.load(CONFIGS / f"{name}.py", change=change)
-    loaded = time.monotonic()
-    result = cassr.upscale(np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8))
-    sampled = time.monotonic() - loaded
+@pytest.mark.parametrize(
+    ("name", "speed", "options"),
+    [
+        ("pasd", "", ["--variants", "fp16"]),
+        ("sd15_tile", "", ["--variants", "fp16"]),
+        ("sd15_tile", "lcm", ["--variants", "fp32", "--shards", "2"]),
+        ("sd15_tile", "hyper", ["--variants", "fp16"]),
+    ],
+)
+def test_a_preset_at_full_size(tmp_path, name, speed, options, capsys):
+    """128 to 512 px in two steps, with weights of the published sizes, in a process of its own: its memory is read."""
+    own = {"pasd": ["PASD"], "sd15_tile": ["control_v11f1e_sd15_tile"]}[name]
+    own += {"": [], "lcm": ["lcm-lora-sdv1-5"], "hyper": ["Hyper-SD"]}[speed]
+    hub = write_hub(tmp_path, *options, "--only", "stable-diffusion-v1-5", *own)
+    command = [sys.executable, "-c", FULL, name, str(hub), speed]
+    with subprocess.Popen(command, cwd=CONFIGS.parent, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    found = json.loads(printed.splitlines()[-1])
     with capsys.disabled():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"\n{name}: loaded in {loaded - start:.0f} s, sampled in {sampled:.0f} s, peak {peak:.1f} GiB")
-    assert result.shape == (512, 512, 3)
-    assert np.isfinite(result).all()
+        took = f"loaded in {found['load']:.0f} s, sampled in {found['sample']:.0f} s"
+        print(f"\n{name} {speed} {' '.join(options)}: {took}, peak {usage.ru_maxrss / 2**20:.1f} GiB")
+    assert found["shape"] == [512, 512, 3]
+    assert found["spread"] > 1

@@ -3,7 +3,7 @@
 import argparse
 
 import cassr_jax
-from cassr_jax.choices import DISTILLED
+from cassr_jax.choices import DISTILLED_LORAS
 from cassr_jax.evaluation import cascades
 from cassr_jax.loading import read_cascade
 from tests.evaluation.fake_cascade import fake_cascade
@@ -27,5 +27,5 @@ def test_they_reach_the_cascade_and_its_fingerprint(monkeypatch):
     given = [chosen(*arguments) for arguments in ([], ["--lora", "a=0.5"], ["--lora", "a=0.25"], ["--speed", "lcm"])]
     for each in given:
         cascades.load_restore(each)
-    assert loaded == [{}, {"a": 0.5}, {"a": 0.25}, {DISTILLED["lcm"]: 1.0}]
+    assert loaded == [{}, {"a": 0.5}, {"a": 0.25}, {DISTILLED_LORAS["lcm"]: 1.0}]
     assert len({cascades.fingerprint(each) for each in given}) == 4
