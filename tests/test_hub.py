@@ -178,7 +178,8 @@ from cassr_jax.gathering import gather
 gather({"vae": "lab/sd", "unet": "lab/absent", "controlnet": "runs/a/b", "scedit": "lab/sd"}, {"lab/style": 1}, "it")
 """
         error = run(models, tmp_path, "-c", code).stderr.splitlines()[-1]
-        assert ": it: lacks controlnet, unet, scedit, lora lab/style. controlnet: runs/a/b: no such file" in error
+        assert ": it: lacks controlnet, unet, scedit, lora lab/style (docs/weights.md says where" in error
+        assert "controlnet: runs/a/b: no such file or folder" in error
         assert "lab/absent: not a local file or folder, and its folder unet or the repository itself cannot" in error
         assert (
             "lab/sd: its folder scedit or its folder 0_SwiftSCETuning or the repository itself has no weights" in error

@@ -50,7 +50,7 @@ _PATHS = ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS")  # and which do not
 
 EPILOG = """
 examples:
-  ... --on v5e:2x4                          8 chips of TPU v5e; also v4, v5p, v6e (needs the extra `tpu`)
+  ... --on v5e:2x4                          8 chips of TPU v5e; also v4, v5p, v6e, tpu7x (extra `tpu`)
   ... --on v5e:16x16@2                      two slices of 256 chips, with the network between them
   ... --on h200:8 h100:64x8                 8 GPUs, and 64 hosts of 8 (needs the extra `plan-gpu`, but no GPU)
   ... --on v5e --scan 8,32,128,256          slices of so many chips, the batch growing with them

@@ -91,7 +91,9 @@ def fetch_all(parts: Mapping[str, Part], missing: Mapping[str, str] | None = Non
         raise InputError("; ".join(faults.values()))
     if faults:
         listed = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-        raise InputError(f"{where}: lacks {', '.join(faults)}. {listed}")
+        raise InputError(
+            f"{where}: lacks {', '.join(faults)} (docs/weights.md says where they can be downloaded). {listed}"
+        )
     folders = download(wanted, contents)
     return {name: folders[repository] / folder for name, (repository, folder) in chosen.items()}
 

@@ -87,7 +87,10 @@ RUNS = [
         "cassr_jax/commands/bundle.py",
         ("tests/commands/test_bundle.py",),
         ("        withdraw(output, CASCADE_FILE)\n", ""),
-        ("            components[kind] = _copied(kind, source, output)\n", "            components[kind] = source\n"),
+        (
+            "            components[kind] = _copied(kind, given[kind], output)\n",
+            "            components[kind] = given[kind]\n",
+        ),
         ("return kind if is_folder(source) else", "return kind if files else"),
     ),
     *faults(

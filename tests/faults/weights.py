@@ -73,7 +73,11 @@ WEIGHTS = [
         ("tests/end_to_end/test_sample_resumed.py", "tests/evaluation/test_loras.py"),
         ("if needed and not config.loras else", "if False else"),
     ),
-    *faults("cassr_jax/networks.py", LORAS, ("with_loras(entry.open(source), kind, loras)", "entry.open(source)")),
+    *faults(
+        "cassr_jax/networks.py",
+        LORAS,
+        ("with_loras(kind_of(kind).open(source), kind, loras)", "kind_of(kind).open(source)"),
+    ),
     *faults("cassr_jax/commands/bundle.py", LORAS, ("components=components, loras={})", "components=components)")),
     *faults("cassr_jax/commands/fingerprint.py", LORAS, ("{float(scale)} ", "")),
     *faults(
