@@ -77,6 +77,7 @@ WEIGHTS = [
         "cassr_jax/networks.py",
         LORAS,
         ("with_loras(kind_of(kind).open(source), kind, loras)", "kind_of(kind).open(source)"),
+        ("with_loras(kind_of(kind).open(sources[kind]), kind, loras)", "kind_of(kind).open(sources[kind])"),
     ),
     *faults("cassr_jax/commands/bundle.py", LORAS, ("components=components, loras={})", "components=components)")),
     *faults("cassr_jax/commands/fingerprint.py", LORAS, ("{float(scale)} ", "")),
