@@ -132,11 +132,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_compiled_functions()
     import cassr_jax
     from cassr_jax.commands.fingerprint import fingerprint
-    from cassr_jax.commands.settings import described, with_options
+    from cassr_jax.commands.settings import check_speed, described, with_options
     from cassr_jax.loading import fetched, read_cascade, trained
 
     cascade = fetched(args.config)
-    config = with_options(read_cascade(cascade)[0], vars(args))  # checked even where a shard is empty
+    own, base = read_cascade(cascade)
+    config = with_options(own, vars(args))  # checked even where a shard is empty
+    check_speed(config, base, vars(args))
     if not jobs:
         return 0
     if args.preview and args.preview > (most := steps_of(config)):

@@ -62,11 +62,13 @@ class CascadeConfig:
     `components` maps a network's kind (vae, unet, text_encoder, tokenizer, scedit, activation_controlnet, rrdbnet,
     controlnet, multiple_attention, pixel_attention, and fusion and taesd if there are such) to a folder, a file, or a
     hub id `owner/name:subfolder`. Relative paths start at the configuration's folder. `loras` maps LoRAs, which are
-    found in the same way and change the U-Net and the text encoder of both stages, to their scales.
+    found in the same way and change the U-Net and the text encoder of both stages, to their scales. `merged_loras` are
+    those that the weights hold already, for the record: nothing is read for them.
     """
 
     components: Mapping[str, str] = field(default_factory=dict)
     loras: Mapping[str, float] = field(default_factory=dict)
+    merged_loras: Mapping[str, float] = field(default_factory=dict)
     activation: str = "scedit"  # the first stage that makes the reference: scedit, controlnet, rrdbnet or identity
     control: str = "cassr"  # the way in which the second stage sees the pictures: cassr, pasd or residuals
     schedule: Schedule | None = None  # null takes the schedule of the U-Net's weights (see `cassr_jax.schedules`)

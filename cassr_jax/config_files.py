@@ -100,12 +100,15 @@ def resolve_loras(loras: Mapping[str, float], base: Path) -> dict[str, float]:
         InputError: two of them are the same file.
     """
     found: dict[str, float] = {}
+    known: set[str] = set()
     for lora, scale in loras.items():
         place = resolve(lora, base)
-        place = str(Path(place).resolve()) if exists(place) else place
-        if place in found:
+        real = str(Path(place).resolve()) if exists(place) else place
+        if real in known:
             raise InputError(f"loras name {lora} twice, expected each once; its scales may be added")
-        found[place] = scale
+        known.add(real)
+        # Not the real path: a link's name tells the format, and what lies beside the link belongs to it.
+        found[str(Path(place).absolute()) if exists(place) else place] = scale
     return found
 
 

@@ -51,7 +51,8 @@ def convert(found: Inventory, source: str, output: Path, layout: Layout, dtype: 
     for kind, reason in found.refused.items():
         raise InputError(f"{reason}; --kind leaves the {kind} out")
     files = {kind: _published(kind, weights, layout) for kind, weights in found.networks.items()}
-    _check_output(output, source, layout, overwrite)
+    _check_output(output, layout, overwrite)
+    _check_apart(output, [Path(source), *found.read()])
     size = sum(nbytes(weights, dtype) for weights in found.networks.values())
     _check_room(output, size)
     tokenizer = {file.name: _read(file) for file in found.tokenizer}
@@ -97,7 +98,7 @@ def _published(kind: str, weights: Weights, layout: Layout) -> Published:
 _WRITTEN = {*KINDS, PIPELINE, "scheduler", "tokenizer"}
 
 
-def _check_output(output: Path, source: str, layout: Layout, overwrite: bool) -> None:
+def _check_output(output: Path, layout: Layout, overwrite: bool) -> None:
     if layout == "original" and output.suffix != ".safetensors":
         raise InputError(f"{output}: expected a name that ends in .safetensors for the original layout")
     if layout != "original" and output.suffix == ".safetensors":
@@ -116,8 +117,17 @@ def _check_output(output: Path, source: str, layout: Layout, overwrite: bool) ->
             f"{output}: holds {', '.join(others[:3])}, expected a folder that this command wrote: --overwrite replaces "
             "it whole"
         )
-    if exists(source):
-        check_outside(Path(source), output, "what is to be replaced", "it is read while the other is written")
+
+
+def _check_apart(output: Path, read: Sequence[Path]) -> None:
+    """Checks that what is replaced is nothing of what is read, nor of the source beside it."""
+    if not exists(output):
+        return
+    why = "it is read while the other is written"
+    for path in filter(exists, read):
+        check_outside(path, output, "what is to be replaced", why)
+        if is_folder(path):
+            check_outside(output, path, "the source", "what is replaced may be a part of it")
 
 
 def _check_room(output: Path, size: int) -> None:

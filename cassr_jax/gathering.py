@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from cassr_jax.errors import InputError
+from cassr_jax.files import same_place
 from cassr_jax.kinds import kind_of
 from cassr_jax.weights.hub import Part, fetch_all
-from cassr_jax.weights.lora import lora_part
+from cassr_jax.weights.lora import lora_file, lora_part
 from cassr_jax.weights.tokenizer import tokenizer_part
 
 TOKENIZER = "tokenizer"  # the part of a cascade that is no network
@@ -15,7 +16,7 @@ TOKENIZER = "tokenizer"  # the part of a cascade that is no network
 def gather(
     components: Mapping[str, str], loras: Mapping[str, float], where: str
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """The same components and LoRAs with a folder on this disk in place of each hub id, which is fetched.
+    """The same components with a folder on this disk in place of each hub id, which is fetched, and the LoRAs' files.
 
     Args:
         components: kind of network, or the tokenizer -> a folder, a file or a hub id.
@@ -42,4 +43,10 @@ def gather(
             parts |= {} if part is None else {name: part}
     places = fetch_all(parts, missing, where)
     found = {kind: str(places.get(kind, source)) for kind, source in components.items()}
-    return found, {str(places.get(of_lora[lora], lora)): scale for lora, scale in loras.items()}
+    files: dict[str, float] = {}
+    for lora, scale in loras.items():
+        file = str(lora_file(lora, places.get(of_lora[lora])))
+        if any(same_place(file, other) for other in files):
+            raise InputError(f"{where}: loras name {file} twice, expected each once; its scales may be added")
+        files[file] = scale
+    return found, files

@@ -37,6 +37,7 @@ class Inventory:
         tokenizer: its files.
         scheduler: the fields of a `scheduler_config.json`, and where they are from; None if there are none.
         ignored: what else is there, and is not used.
+        loras: the files of LoRAs that are added.
     """
 
     what: str
@@ -45,6 +46,11 @@ class Inventory:
     tokenizer: Sequence[Path] = ()
     scheduler: tuple[Json, str] | None = None
     ignored: Sequence[str] = ()
+    loras: Sequence[Path] = ()
+
+    def read(self) -> list[Path]:
+        """The files and folders that are read."""
+        return [*(weights.path for weights in self.networks.values()), *self.tokenizer, *self.loras]
 
 
 def take_inventory(source: str, kinds: Sequence[str] = (), step: int | None = None, last: bool = False) -> Inventory:
@@ -133,11 +139,20 @@ def _single_file(path: Path, kinds: Sequence[str]) -> Inventory:
 def _cascade(source: str, kinds: Sequence[str]) -> Inventory:
     config, base = read_cascade(source)
     sources = {kind: resolve(component, base) for kind, component in config.components.items()}
-    tokenizer = tokenizer_files(sources["tokenizer"]) if "tokenizer" in sources else []
     wanted = {kind: source for kind, source in sources.items() if kind in KINDS and (not kinds or kind in kinds)}
-    loras = open_loras(resolve_loras(config.loras, base))
+    given = wanted | ({TOKENIZER: sources[TOKENIZER]} if TOKENIZER in sources else {})
+    files = resolve_loras(config.loras, base)
+    try:
+        given, files = gather(given, files, source)
+    except InputError:
+        if kinds:
+            raise
+        # Each network's own fault is listed, and what is on this disk is shown.
+    wanted = {kind: given[kind] for kind in wanted}
+    tokenizer = [file for file in tokenizer_files(given[TOKENIZER]) if is_file(file)] if TOKENIZER in given else []
+    loras = open_loras(files)
     what = f"a cascade, with its LoRAs {', '.join(config.loras)} added" if loras else "a cascade"
-    found = _opened(what, wanted, tokenizer, loras=loras)
+    found = replace(_opened(what, wanted, tokenizer, loras=loras), loras=[lora.path for lora in loras])
     if config.schedule is None or "unet" not in found.networks:
         return found
     schedule = agreed(config.schedule, sources["unet"], source)

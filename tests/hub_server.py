@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -18,7 +18,8 @@ TOKEN = "hf_test"
 class Hub:
     """Repositories, each with its files and whether it is private; objects of git LFS by their SHA-256.
 
-    Unless it `stores`, it refuses to take objects.
+    Unless it `stores`, it refuses to take objects. While `pace` is not set, every file stops in its middle, and then
+    `sending` is set.
     """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -26,6 +27,12 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     stores: bool = True
+    pace: threading.Event = field(default_factory=threading.Event)
+    sending: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.pace.set()
+
     address: str = ""
 
     def commit_of(self, name: str) -> str:
@@ -133,7 +140,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(data)
+            self.wfile.write(data[: len(data) // 2])
+            if not self.hub.pace.is_set():
+                self.hub.sending.set()
+                self.hub.pace.wait()
+            with suppress(ConnectionError):  # whoever waited may have gone
+                self.wfile.write(data[len(data) // 2 :])
 
     def send(self, status: int, content: object, kind: str = "application/json", code: str = "") -> None:
         data = json.dumps(content).encode()

@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from cassr_jax.schedules import agreed, write_schedule
 from cassr_jax.weights import __main__ as program
 from cassr_jax.weights import orbax_state, published, single_file
 from cassr_jax.weights.safetensors import read_safetensors
-from tests.damage import damage_arrays
+from tests.damage import damage
 from tests.random_cascade import write_random_cascade
 from tests.weights.published import (
     CONTROLNET,
@@ -124,7 +126,7 @@ def test_an_orbax_state_of_something_else_is_named(tmp_path, state):
 
 def test_a_damaged_array_of_an_orbax_state_is_named(pipeline, tmp_path, capsys):
     assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
-    damage_arrays(tmp_path / "states/vae/state")
+    damage(max((tmp_path / "states/vae/state").rglob("d/*"), key=lambda file: file.stat().st_size))
     assert run("convert", tmp_path / "states", tmp_path / "back") == 2
     assert re.search(r"vae/state: params cannot be read \(.+\), expected a network's state", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["states"]
@@ -282,6 +284,27 @@ def test_a_lora_is_not_lost_in_8_bits(tmp_path):
     assert written["conv_in.weight"].dtype == ml_dtypes.float8_e4m3fn
 
 
+def test_sigterm_leaves_nothing_behind(pipeline, tmp_path):
+    code = """
+import sys
+from cassr_jax.weights import __main__ as program, published
+def wait(*_):
+    print("writing", flush=True)
+    sys.stdin.read()
+published.write_safetensors = wait
+sys.exit(program.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, "convert", str(pipeline), str(tmp_path / "out")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert [path.name[:5] for path in tmp_path.iterdir()] == [".out."]
+        process.terminate()
+        assert process.wait(20) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_tokenizer_is_checked_before_anything_is_written(pipeline, tmp_path, monkeypatch, capsys):
     source = shutil.copytree(pipeline, tmp_path / "source")
     (source / "tokenizer/merges.txt").unlink()
@@ -351,6 +374,20 @@ class TestOutput:
         assert run("convert", pipeline / "unet", pipeline, "--overwrite") == 2
         assert "holds feature_extractor, safety_checker, expected a folder that this command" in capsys.readouterr().err
         assert (pipeline / "unet").is_dir()
+
+    def test_nor_is_a_network_that_a_configuration_reads(self, pipeline, tmp_path, capsys):
+        own = shutil.copytree(pipeline, tmp_path / "own", ignore=shutil.ignore_patterns("model_index*", "s*", "f*"))
+        parts = {kind: str(own / kind) for kind in ("unet", "vae", "text_encoder")}
+        (tmp_path / "c.py").write_text(
+            f"from cassr_jax.config import CascadeConfig\ncascade = CascadeConfig(components={parts})\n"
+        )
+        assert run("convert", tmp_path / "c.py", own, "--overwrite") == 2
+        assert "safetensors: lies within what is to be replaced" in capsys.readouterr().err
+        file = own / "unet/diffusion_pytorch_model.safetensors"
+        before = file.read_bytes()
+        assert run("convert", own, file, "--layout", "original", "--overwrite", "--kind", "vae") == 2
+        assert "lies within the source" in capsys.readouterr().err
+        assert file.read_bytes() == before
 
     def test_nor_is_a_folder_that_holds_it(self, pipeline, tmp_path, capsys):
         assert run("convert", pipeline, tmp_path / "sd", "--kind", "unet") == 0

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,7 +144,8 @@ def models(server) -> Hub:
         "README.md": b"A model.",
     }
     server.repositories["lab/style"] = {"own[1].safetensors": b"a", "own1.safetensors": b"b"}
-    server.private |= {"lab/sd": False, "lab/style": False}
+    server.repositories["lab/styles"] = {"pytorch_lora_weights.safetensors": b"default", "deep/own.safetensors": b"own"}
+    server.private |= {"lab/sd": False, "lab/style": False, "lab/styles": False}
     return server
 
 
@@ -186,6 +188,55 @@ gather({"vae": "lab/sd", "unet": "lab/absent", "controlnet": "runs/a/b", "scedit
         )
         assert "lab/style: its folder lora or the repository itself has no LoRA" in error
         assert not list((tmp_path / "hub").rglob("*.safetensors"))
+
+    def test_loras_of_one_repository_stay_apart(self, models, tmp_path):
+        code = """
+from cassr_jax.gathering import gather
+_, loras = gather({}, {"lab/styles": 0.5, "lab/styles:deep/own.safetensors": 2}, "it")
+for file, scale in loras.items():
+    print(open(file).read(), scale)
+"""
+        assert run(models, tmp_path, "-c", code).stdout.splitlines() == ["default 0.5", "own 2"]
+        twice = code.replace("lab/styles:deep/own.safetensors", "lab/styles:pytorch_lora_weights.safetensors")
+        assert "pytorch_lora_weights.safetensors twice, expected each once" in run(models, tmp_path, "-c", twice).stderr
+
+    def test_a_damaged_file_of_the_cache_is_fetched_again(self, models, tmp_path):
+        code = 'from cassr_jax.gathering import gather; print(gather({"vae": "lab/sd"}, {}, "it")[0]["vae"])'
+        file = Path(run(models, tmp_path, "-c", code).stdout.strip(), "diffusion_pytorch_model.safetensors")
+        whole = file.read_bytes()
+        file.resolve().write_bytes(whole[:100])
+        run(models, tmp_path, "-c", code)
+        assert file.read_bytes() == whole
+
+    def test_a_cache_without_a_config_is_not_taken_for_stable_diffusion(self, models, tmp_path):
+        code = 'from cassr_jax.gathering import gather; print(gather({"vae": "lab/sd"}, {}, "it")[0]["vae"])'
+        Path(run(models, tmp_path, "-c", code).stdout.strip(), "config.json").unlink()
+        assert "its folder vae or the repository itself" in run(models, tmp_path, "-c", code, offline=True).stderr
+
+    def test_what_nobody_may_see_is_said_to_be_so(self, models, tmp_path):
+        code = 'from cassr_jax.gathering import gather; gather({"vae": "lab/nothing"}, {}, "it")'
+        error = run(models, tmp_path, "-c", code).stderr
+        assert "(no such repository there, or a private one); check the name, or log in with `hf auth login`" in error
+
+    def test_a_cache_that_cannot_be_written_is_named(self, models, tmp_path):
+        (tmp_path / "hub").write_text("a file")
+        code = 'from cassr_jax.gathering import gather; gather({"vae": "lab/sd"}, {}, "it")'
+        error = run(models, tmp_path, "-c", code).stderr
+        assert f"lab/sd: cannot be fetched into {tmp_path}/hub (" in error
+        assert "HF_HOME names another" in error
+
+    def test_ctrl_c_ends_a_fetch_at_once(self, models, tmp_path):
+        command = ["-m", "cassr_jax.weights", "convert", "lab/sd", str(tmp_path / "out"), "--kind", "vae", "unet"]
+        models.sending.clear()
+        models.pace.clear()  # every file stops in its middle
+        with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(models, tmp_path)) as process:
+            assert models.sending.wait(60)
+            process.send_signal(signal.SIGINT)
+            try:
+                assert process.wait(20) == 130
+            finally:
+                models.pace.set()
+                process.kill()
 
     def test_a_name_with_brackets_is_no_pattern(self, models, tmp_path):
         code = """

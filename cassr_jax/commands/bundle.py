@@ -70,7 +70,8 @@ def bundle(
         components[kind] = kind
     if "unet" in config.components:
         write_schedule(output, agreed(config.schedule, sources["unet"], str(base)))
-    gathered = replace(config, components=components, loras={})
+    merged = {Path(lora).name if exists(resolve(lora, base)) else lora: scale for lora, scale in config.loras.items()}
+    gathered = replace(config, components=components, loras={}, merged_loras={**config.merged_loras, **merged})
     if is_file(output / CARD) and not is_generated(output / CARD):
         complain(f"{output / CARD}: has been edited and is kept; delete it, and it is written anew", "bundle")
     else:
@@ -106,7 +107,7 @@ def _copied(kind: str, source: str, output: Path) -> str:
     return kind if is_folder(source) else f"{kind}/{files[0].name}"
 
 
-@command("bundle")
+@command("bundle", tidies=True)
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cassr_jax.commands.bundle",

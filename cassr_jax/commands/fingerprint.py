@@ -13,7 +13,7 @@ from cassr_jax.imaging.manifest import sha256
 if TYPE_CHECKING:
     from cassr_jax.config import CascadeConfig
 
-_LATER = {"control": "cassr", "decoder": "vae", "process_size": 1}
+_LATER = {"control": "cassr", "decoder": "vae", "process_size": 1, "merged_loras": {}}
 _UNSET = ("eta", "added_noise_level")
 
 

@@ -20,7 +20,7 @@ Main = Callable[..., int]
 
 
 def command(
-    name: str, *, interrupted: str = "interrupted", seconds_to_stop: float | None = None
+    name: str, *, interrupted: str = "interrupted", seconds_to_stop: float | None = None, tidies: bool = False
 ) -> Callable[[Main], Main]:
     """A decorator that makes a program's `main(argv)` end like every command here.
 
@@ -33,6 +33,8 @@ def command(
         interrupted: the line to print after Ctrl-C.
         seconds_to_stop: the process ends at most so long after Ctrl-C, even while it waits for a device. None leaves it
             the time that it needs, for example to save.
+        tidies: whether SIGTERM ends the program as Ctrl-C does, so that it removes what it has begun to write; its exit
+            code is then 143. Others end at once.
     """
 
     def decorate(main: Main) -> Main:
@@ -41,7 +43,7 @@ def command(
         def run(argv: Sequence[str] | None = None) -> int:
             watch = nullcontext() if seconds_to_stop is None else _ended_within(seconds_to_stop, name, interrupted)
             try:
-                with watch:
+                with watch, _tidied() if tidies else nullcontext():
                     return main(argv)
             except Stopped as stopped:
                 say(stopped)
@@ -58,6 +60,23 @@ def command(
         return run
 
     return decorate
+
+
+@contextmanager
+def _tidied() -> Iterator[None]:
+    """A block that SIGTERM leaves by an exception, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from cassr_jax.choices import DISTILLED_LORAS, PRECISIONS
 from cassr_jax.commands.options import SAMPLING
 from cassr_jax.config import CascadeConfig, SamplingConfig
-from cassr_jax.config_files import to_json
+from cassr_jax.config_files import resolve, to_json
+from cassr_jax.errors import InputError
 from cassr_jax.files import Json
 from cassr_jax.first_stage import first_stage
+from cassr_jax.kinds import KINDS
 from cassr_jax.loading import read_cascade, usual_dtype
+from cassr_jax.models.unet import UNetConfig
 from cassr_jax.options import Options
 from cassr_jax.second_stage import FUSION
 
@@ -35,7 +39,28 @@ def loras_of(config: CascadeConfig, chosen: Json) -> Mapping[str, float]:
     if chosen.get("loras") is not None:
         return chosen["loras"]
     needed = DISTILLED_LORAS.get(chosen.get("speed") or "")
-    return {needed: 1.0} if needed and not config.loras else config.loras
+    return {needed: 1.0} if needed and not (config.loras or config.merged_loras) else config.loras
+
+
+def check_speed(config: CascadeConfig, base: Path, chosen: Json) -> None:
+    """Checks that the LoRA which a speed adds can fit the cascade, before it is fetched.
+
+    Args:
+        config: the configuration with all options written into it.
+        base: the folder where its relative paths start.
+
+    Raises:
+        InputError: the U-Net is not Stable Diffusion 1.5's.
+    """
+    needed, unet = DISTILLED_LORAS.get(chosen.get("speed") or ""), config.components.get("unet")
+    if needed not in config.loras or unet is None:
+        return
+    own = KINDS["unet"].configuration(resolve(unet, base))
+    if isinstance(own, UNetConfig) and own.cross_attention_dim != UNetConfig().cross_attention_dim:
+        raise InputError(
+            f"--speed {chosen['speed']} adds a LoRA for Stable Diffusion 1.5, and this cascade has another U-Net; "
+            "expected --speed fast or draft, or a --lora that was made for it"
+        )
 
 
 def described(config: CascadeConfig, precision: str | None = None) -> Json:

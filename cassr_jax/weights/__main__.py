@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command("weights")
+@command("weights", tidies=True)
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
     found = take_inventory(arguments.source, arguments.kind, arguments.step, arguments.last)

@@ -119,7 +119,7 @@ def fetch_cascade(source: str, file: str, parts: Callable[[Path], Sequence[str]]
             f"{source}: {place} holds no {file}, expected a cascade"
             if not contents.reason
             else f"{source}: not a local folder, and {place} cannot be fetched from the hub ({contents.reason}); "
-            "download it on a connected machine and give that folder instead"
+            f"{contents.advice}"
         )
     folder = download({repository: {description}}, {repository: contents})[repository] / inner
     wanted, missing = {description}, []
@@ -162,6 +162,12 @@ def _find(part: Part, inner: str, contents: Contents) -> tuple[str, set[str]] | 
         for folder in [inner] if inner else [*part.folders, ""]:
             if posixpath.join(folder, group[0]) not in contents.sizes:
                 continue
+            if (
+                contents.reason
+                and "config.json" in part.beside
+                and posixpath.join(folder, "config.json") not in contents.sizes
+            ):
+                continue  # a part of a download: without it, other widths would be assumed
             within = {name: posixpath.relpath(name, folder or ".") for name in contents.below(folder or ".")}
             patterns = [*map(escape, (group[0], *part.beside)), *group[1:]]
             files = {name for name, own in within.items() if any(fnmatchcase(own, pattern) for pattern in patterns)}
@@ -185,7 +191,7 @@ def _absent(part: Part, inner: str, contents: Contents) -> str:
         return f"{part.source}: {places} has no {part.what}, such as {part.groups[0][0]}"
     return (
         f"{part.source}: not a local file or folder, and {places} cannot be fetched from the hub ({contents.reason}); "
-        "download it on a connected machine and give that folder instead"
+        f"{contents.advice}"
     )
 
 

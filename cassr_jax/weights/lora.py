@@ -196,8 +196,12 @@ def with_loras(weights: Weights, kind: str, loras: Sequence[LoRA]) -> Weights:
         if name not in added:
             return array
         result = array.astype(np.float32)
-        for scale, update in added[name]:
-            result += to_flax(name, update.read(scale), result.ndim)
+        with np.errstate(over="ignore", invalid="ignore"):  # said below, with the names
+            for scale, update in added[name]:
+                result += to_flax(name, update.read(scale), result.ndim)
+        if np.isfinite(array).all() and not np.isfinite(result).all():
+            scales = ", ".join(f"{lora.path}={lora.scale:g}" for lora in changing)
+            raise InputError(f"{name} is not finite with {scales}, expected smaller scales, or undamaged LoRAs")
         return result
 
     dtypes = {
@@ -212,9 +216,11 @@ def _locate(source: str) -> Path:
     path = Path(source)
     if is_file(path):
         return path
-    names = _NAMES
-    if (part := _part(source)) is not None:
-        path, names = fetch(part), part.groups
+    part = _part(source)
+    return _in_folder(path, _NAMES) if part is None else _in_folder(fetch(part), part.groups)
+
+
+def _in_folder(path: Path, names: Sequence[Sequence[str]]) -> Path:
     if found := find_weights(path, names):
         return found
     others = sorted(file.name for file in path.glob("*.safetensors"))
@@ -232,6 +238,18 @@ def lora_part(source: str) -> Part | None:
     if part is None:
         _locate(source)
     return part
+
+
+def lora_file(source: str, fetched: Path | None) -> Path:
+    """The file of a LoRA on this disk, or of one of the hub whose part has been `fetched` into a folder.
+
+    Raises:
+        InputError: the folder holds none.
+    """
+    part = _part(source)
+    if part is None or fetched is None:
+        return _locate(source)
+    return _in_folder(fetched, part.groups)
 
 
 def _part(source: str) -> Part | None:

@@ -1,12 +1,12 @@
 """What a repository of the hub holds, and its transfer to huggingface_hub's local cache, with one progress bar."""
 
+import errno
 import posixpath
 import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from cassr_jax.files import exists, is_file
 from cassr_jax.printing import progress_bar
 
 _PATIENCE = 10.0  # seconds for the hub to say what it holds
+_OF_THE_DISK = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EEXIST}
 _TICK = 0.5  # seconds between two looks at what has come
 
 
@@ -24,14 +25,16 @@ class Contents(NamedTuple):
     Attributes:
         sizes: name -> bytes.
         commit: the commit that has them; empty if the hub was not asked.
-        reason: why the hub was not asked; empty if it was.
+        reason: why the hub was not asked, or did not tell; empty if it did.
         folder: where the local cache has them, if the hub was not asked.
+        advice: what to do if a part is not there, if the hub was not asked.
     """
 
     sizes: Mapping[str, int]
     commit: str = ""
     reason: str = ""
     folder: Path | None = None
+    advice: str = "download it on a connected machine and give that folder instead"
 
     def below(self, name: str) -> set[str]:
         """The file of that name, or the files in the folder of that name."""
@@ -49,10 +52,19 @@ def hub_errors() -> tuple[type[Exception], ...]:
     return OSError, ValueError, RuntimeError, *(client.HTTPError for client in clients)
 
 
-def reason_of(error: Exception) -> str:
-    """The first line of what a hub's error says, or its cause where it says nothing."""
+def reason_of(error: BaseException) -> str:
+    """What a hub's error says, in a few words."""
+    if _refused(error):
+        return "no such repository there, or a private one"
+    if type(error).__name__ == "LocalEntryNotFoundError" and error.__cause__ is not None:
+        error = error.__cause__  # which says why, where the other says that something went wrong
     text = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
     return text.split("\n")[0]
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the hub was reached and knows no such repository, at least for this user."""
+    return type(error).__name__ in ("RepositoryNotFoundError", "GatedRepoError")
 
 
 def contents_of(repository: str) -> Contents:
@@ -63,15 +75,17 @@ def contents_of(repository: str) -> Contents:
         info = HfApi().model_info(repository, files_metadata=True, timeout=_PATIENCE)
         return Contents({file.rfilename: file.size or 0 for file in info.siblings or ()}, str(info.sha))
     except hub_errors() as error:
-        reason = reason_of(error)
+        found = Contents({}, reason=reason_of(error))
+        if _refused(error):
+            found = found._replace(advice="check the name, or log in with `hf auth login`")
     # By the documented layout of the cache: huggingface_hub's versions disagree about a snapshot that is not whole.
     try:
         commit = (_cache(repository) / "refs" / "main").read_text().strip()
     except OSError:
-        return Contents({}, reason=reason)
+        return found
     folder = _cache(repository) / "snapshots" / commit
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if is_file(path)}
-    return Contents({name: path.stat().st_size for name, path in files.items()}, reason=reason, folder=folder)
+    return found._replace(sizes={name: path.stat().st_size for name, path in files.items()}, folder=folder)
 
 
 def _cache(repository: str) -> Path:
@@ -90,36 +104,51 @@ def download(wanted: Mapping[str, set[str]], contents: Mapping[str, Contents]) -
     Raises:
         InputError: a transfer fails, or the disk has no room.
     """
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
-
-    def lacks(repository: str) -> dict[str, int]:
-        """The sizes of the files that have to be fetched."""
-        own = contents[repository]
-        if own.reason:
-            return {}
-        held = {name: try_to_load_from_cache(repository, name, revision=own.commit) for name in wanted[repository]}
-        return {name: own.sizes[name] for name, place in held.items() if not isinstance(place, str)}
-
-    absent = {repository: lacks(repository) for repository in wanted}
-    folders = {}
+    absent = {repository: _absent(repository, files, contents[repository]) for repository, files in wanted.items()}
     with _one_bar({name: sum(sizes.values()) for name, sizes in absent.items() if sizes}):
-        for repository, files in wanted.items():
-            own = contents[repository]
-            if own.folder is not None:
-                folders[repository] = own.folder
-                continue
-            whole = {"local_files_only": True, "revision": own.commit} if not absent[repository] else {}
-            try:
-                folder = snapshot_download(repository, allow_patterns=[*map(escape, sorted(files))], **whole)
-            except hub_errors() as error:
-                raise InputError(
-                    f"{repository}: cannot be fetched from the hub ({reason_of(error)}); what has come is kept, and "
-                    "the same command fetches the rest"
-                ) from error
-            folders[repository] = Path(folder)
-            if gone := sorted(name for name in files if not is_file(folders[repository] / name)):
-                raise InputError(f"{repository}: the hub no longer has {gone[0]}, expected it there; try again")
-    return folders
+        for repository, sizes in absent.items():
+            _fetch(repository, contents[repository].commit, list(sizes))
+    return {name: contents[name].folder or _cache(name) / "snapshots" / contents[name].commit for name in wanted}
+
+
+def _absent(repository: str, wanted: set[str], contents: Contents) -> dict[str, int]:
+    """The sizes of those of the wanted files that have to be fetched: all that are not there whole."""
+    if contents.reason:
+        return {}
+    folder = _cache(repository) / "snapshots" / contents.commit
+    return {
+        name: contents.sizes[name]
+        for name in sorted(wanted)
+        if not is_file(folder / name) or (folder / name).stat().st_size != contents.sizes[name]
+    }
+
+
+def _fetch(repository: str, commit: str, files: list[str]) -> None:
+    """Fetches files of a commit into the local cache, which then knows it as the newest.
+
+    They come one after the other: whoever presses Ctrl-C would have to wait for the threads of a `snapshot_download`.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        for name in files:
+            place = _cache(repository) / "snapshots" / commit / name
+            damaged = is_file(place)  # since it is to be fetched
+            hf_hub_download(repository, name, revision=commit, force_download=damaged)
+        if files:
+            newest = _cache(repository) / "refs" / "main"
+            newest.parent.mkdir(parents=True, exist_ok=True)
+            newest.write_text(commit)
+    except hub_errors() as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise InputError(
+                f"{repository}: cannot be fetched into {_cache(repository).parent} ({error.strerror}), expected a "
+                "folder that can be written; HF_HOME names another"
+            ) from error
+        raise InputError(
+            f"{repository}: cannot be fetched from the hub ({reason_of(error)}); what has come is kept, and the same "
+            "command fetches the rest"
+        ) from error
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from tests.end_to_end.quick import (
     run,
 )
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 
 def test_resume_redoes_what_changed(folder, cascade):
     flat(folder / "a.png", "red")
@@ -57,9 +59,17 @@ def test_resume_redoes_what_had_other_loras(folder, cascade):
 )
 def test_a_speed_adds_its_lora_unless_one_is_given(folder, cascade, options, loras):
     flat(folder / "a.png", "red")
-    assert run("in", "--output", "out", *options) == 0
+    assert run("in", "--output", "out", "--config", str(CONFIGS / "sd15_tile.py"), *options) == 0
     assert [loaded["loras"] for _, loaded in cascade.loaded] == [loras]
     assert manifest()["a.png"]["settings"].get("loras", {}) == loras
+
+
+def test_a_speed_for_another_unet_is_refused_before_its_lora_is_fetched(folder, cascade, capsys):
+    flat(folder / "a.png", "red")
+    assert run("in", "--output", "out", "--speed", "lcm") == 2
+    assert "--speed lcm adds a LoRA for Stable Diffusion 1.5" in capsys.readouterr().err
+    assert not cascade.loaded
+    assert run("in", "--output", "out", "--speed", "lcm", "--lora", "own.safetensors") == 0
 
 
 def test_resume_after_a_stop_in_the_middle(folder, cascade, monkeypatch):

@@ -46,6 +46,11 @@ WEIGHTS = [
         ("    _check_room(output, size)\n", ""),
         ("if is_file(output) != (layout ==", "if False and (layout =="),
         (".iterdir()} - _WRITTEN)", ".iterdir()} - {*_WRITTEN, 'mine.txt'})"),
+        ('        check_outside(path, output, "what is to be replaced", why)\n', ""),
+        (
+            "        if is_folder(path):\n            check_outside(output, path",
+            "        if False:\n            check_outside(output, path",
+        ),
         ('("v_pred", "ztsnr"): Schedule(', '("ztsnr", "v_pred"): Schedule('),
         ("all(getattr(schedule, name) == getattr(known, name) for name in TRAINED)", "True"),
         (
@@ -71,7 +76,12 @@ WEIGHTS = [
     *faults(
         "cassr_jax/commands/settings.py",
         ("tests/end_to_end/test_sample_resumed.py", "tests/evaluation/test_loras.py"),
-        ("if needed and not config.loras else", "if False else"),
+        ("if needed and not (config.loras or config.merged_loras) else", "if False else"),
+    ),
+    *faults(
+        "cassr_jax/gathering.py",
+        ("tests/test_hub.py",),
+        ("        if any(same_place(file, other) for other in files):\n", "        if False:\n"),
     ),
     *faults(
         "cassr_jax/networks.py",
@@ -79,7 +89,11 @@ WEIGHTS = [
         ("with_loras(kind_of(kind).open(source), kind, loras)", "kind_of(kind).open(source)"),
         ("with_loras(kind_of(kind).open(sources[kind]), kind, loras)", "kind_of(kind).open(sources[kind])"),
     ),
-    *faults("cassr_jax/commands/bundle.py", LORAS, ("components=components, loras={})", "components=components)")),
+    *faults(
+        "cassr_jax/commands/bundle.py",
+        LORAS,
+        ("components=components, loras={}, merged", "components=components, merged"),
+    ),
     *faults("cassr_jax/commands/fingerprint.py", LORAS, ("{float(scale)} ", "")),
     *faults(
         "cassr_jax/weights/taesd.py",

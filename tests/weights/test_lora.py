@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 import cassr_jax
 from cassr_jax.commands import bundle
 from cassr_jax.commands.fingerprint import fingerprint
+from cassr_jax.commands.settings import loras_of
+from cassr_jax.config_files import resolve_loras
 from cassr_jax.errors import InputError
+from cassr_jax.loading import read_cascade
 from cassr_jax.models.parameters import select
 from cassr_jax.networks import Networks
 from cassr_jax.weights.convert import to_flax, torch_name
@@ -265,6 +268,32 @@ def test_a_folder_holds_a_lora_under_its_usual_names(tmp_path):
         open_lora(str(tmp_path))
     file = save(tmp_path / FILE, GOOD)
     assert open_lora(str(tmp_path)).path == file
+
+
+def test_a_link_to_a_lora_is_read_by_the_links_name(tmp_path):
+    save(tmp_path / "blob.safetensors", GOOD)
+    (tmp_path / "blob.safetensors").rename(tmp_path / "blob")
+    (tmp_path / "style.safetensors").symlink_to(tmp_path / "blob")
+    (found,) = resolve_loras({"style.safetensors": 0.5}, tmp_path)
+    assert open_lora(found).path == tmp_path / "style.safetensors"
+    with pytest.raises(InputError, match=r"loras name blob twice, expected each once"):
+        resolve_loras({"style.safetensors": 0.5, "blob": 1}, tmp_path)
+
+
+def test_a_scale_that_overflows_is_named(folder, tmp_path):
+    save(tmp_path / FILE, GOOD)
+    with pytest.raises(InputError, match=r"is not finite with .*=1e\+39, expected smaller scales"):
+        read(folder, {tmp_path / FILE: 1e39})
+
+
+def test_a_bundle_names_what_is_merged(tmp_path):
+    source = write_random_cascade(tmp_path / "cascade", activation="identity", loras={"own/lora.safetensors": 0.5})
+    save(source / "own/lora.safetensors", GOOD)
+    assert bundle.main(["--config", str(source), "--output", str(tmp_path / "out")]) == 0
+    config, _ = read_cascade(tmp_path / "out")
+    assert (config.loras, config.merged_loras) == ({}, {"lora.safetensors": 0.5})
+    assert loras_of(config, {"speed": "lcm"}) == {}
+    assert loras_of(read_cascade(source)[0], {"speed": "lcm"}) == {"own/lora.safetensors": 0.5}
 
 
 def test_a_repository_of_the_hub_holds_a_lora(tmp_path, monkeypatch):
