@@ -226,7 +226,13 @@ for file, scale in loras.items():
         assert "HF_HOME names another" in error
 
     def test_ctrl_c_ends_a_fetch_at_once(self, models, tmp_path):
-        command = ["-m", "cassr_jax.weights", "convert", "lab/sd", str(tmp_path / "out"), "--kind", "vae", "unet"]
+        code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it, and so would this
+from cassr_jax.weights.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+        command = ["-c", code, "convert", "lab/sd", str(tmp_path / "out"), "--kind", "vae", "unet"]
         models.sending.clear()
         models.pace.clear()  # every file stops in its middle
         with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(models, tmp_path)) as process:

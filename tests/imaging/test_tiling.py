@@ -31,7 +31,7 @@ def test_plan_covers_the_plane_and_ends_at_its_border(height, width, tiling):
 @given(height=sizes, width=sizes, tiling=tilings, seed=st.integers(0, 99))
 def test_merging_the_tiles_of_a_plane_gives_it_back(height, width, tiling, seed):
     tiles = grid(height, width, *tiling)
-    x = np.random.default_rng(seed).normal(size=(height, width, 2)).astype(np.float32)
+    x = np.random.default_rng(seed).uniform(-1, 1, size=(height, width, 2)).astype(np.float32)
     np.testing.assert_allclose(merged(cut(x, tiles), tiles), x, atol=2e-6, rtol=0)
 
 
