@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -43,6 +43,7 @@ from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
 from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
+from cassr_jax.imaging.metadata import Strip
 from cassr_jax.printing import notice, progress_bar, say
 
 if TYPE_CHECKING:
@@ -227,7 +228,8 @@ def restore(
     taken: dict[int, tuple[Job, io.Picture | None]] = {}
 
     def pictures() -> Iterator[np.ndarray | Exception]:
-        sources = overlapped(partial(attempt, source), [job.path for job in jobs], ahead=AHEAD, threads=2)
+        opened = partial(attempt, partial(source, strip=args.strip))
+        sources = overlapped(opened, [job.path for job in jobs], ahead=AHEAD, threads=2)
         for number, (job, found) in enumerate(zip(jobs, sources, strict=True)):
             if isinstance(found, Exception):
                 taken[number] = job, None
@@ -260,9 +262,10 @@ def restore(
             yield Restored(job, (picture, outcome))
 
 
-def source(path: Path) -> Source:
-    """Reads a picture that is to be restored now."""
+def source(path: Path, strip: Strip | None) -> Source:
+    """Reads a picture that is to be restored now, without the metadata that are to be stripped."""
     picture, digest = read(path)
+    picture = replace(picture, metadata=picture.metadata.without(strip))
     return Source(picture, digest, io.opaque(picture))
 
 
@@ -296,7 +299,10 @@ def write(entry: Entry, manifest: Manifest, outcome: "tuple[io.Picture, Restorat
     }
     for kind, image in images.items():
         if kind in entry.outputs:
-            io.write(manifest.place(entry.outputs[kind]), image())
+            lost = io.write(manifest.place(entry.outputs[kind]), image())
+            if lost and kind == "result":
+                name = Path(entry.outputs[kind]).suffix[1:].upper()
+                warn(f"warning: {entry.input}: {name} cannot hold its {', '.join(lost)}, which the result lacks")
     return manifest.done(entry, made.seconds)
 
 
@@ -308,8 +314,9 @@ def write_preview(entry: Entry, manifest: Manifest, preview: io.Picture) -> None
 
 
 def settings_of(args: argparse.Namespace) -> Json:
-    """The settings that decide the pixels and are in no configuration."""
-    return {"version": version_of("cassr-jax"), "config": args.config, "scale": args.scale, "seed": args.seed}
+    """The settings that decide the result's file and are in no configuration."""
+    known = {"version": version_of("cassr-jax"), "config": args.config, "scale": args.scale, "seed": args.seed}
+    return known | ({"strip": args.strip} if args.strip else {})
 
 
 def whole_pictures(devices: int | None) -> Json:
@@ -366,6 +373,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=[*SUFFIXES, "keep"],
         default="png",
         help="format of the results; keep writes JPEG for JPEG, WebP for WebP, and PNG for all others (default: png)",
+    )
+    files.add_argument(
+        "--strip",
+        nargs="?",
+        const="all",
+        choices=get_args(Strip),
+        help="leave metadata out of the results: gps, the place where a picture was taken, or all (which --strip alone "
+        "means); the colour profile stays. By default EXIF, XMP, IPTC, resolution and texts are carried over",
     )
     files.add_argument(
         "--save-reference", action="store_true", help="also write the first stage's picture, as NAME_reference"

@@ -6,7 +6,7 @@ This module does without JAX, so a script can report unreadable files before it 
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,10 +15,11 @@ from PIL import Image, ImageMode
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import replaced
-from cassr_jax.imaging import depth, jpeg, tiff
+from cassr_jax.imaging import depth, jpeg, metadata, tiff
 from cassr_jax.imaging.alpha import beside, shown
 from cassr_jax.imaging.decoding import FORMATS, MAX_INPUT_PIXELS, TooLarge, check_size, strictly
 from cassr_jax.imaging.grey import is_grey
+from cassr_jax.imaging.metadata import Metadata
 from cassr_jax.imaging.profiles import settle
 from cassr_jax.imaging.samples import raw_mode, rgb_and_alpha
 from cassr_jax.imaging.side_chunks import sides
@@ -53,6 +54,7 @@ class Picture:
         grey: whether it is stored as grey, and so is its result.
         icc: the colour profile of `rgb`, saved with the result; None means sRGB.
         format: Pillow's name for the file's format ("PNG"), None for a picture from memory.
+        metadata: what the file says besides its pixels, carried into the result.
         frames: the number of frames or pages in the source, of which this is the first (or current) one.
         warnings: a line for each property of the file that is lost.
     """
@@ -64,6 +66,7 @@ class Picture:
     format: str | None = None
     frames: int = 1
     warnings: tuple[str, ...] = ()
+    metadata: Metadata = field(default_factory=Metadata)
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
@@ -100,8 +103,9 @@ def decoded(data: bytes, path: Path) -> Picture:
     """
     if data.startswith(tiff.SIGNATURES):
         with strictly(path), tiff.photograph(data, path) as (image, photographs, bits):
+            found, dropped = metadata.of_tiff(data)
             picture = _settled(image, str(path), photographs)
-        return replace(picture, warnings=(*picture.warnings, *depth.lost(bits)))
+        return replace(picture, warnings=(*picture.warnings, *dropped, *depth.lost(bits)), metadata=found)
     try:
         return _with_sides(data, path)
     except TooLarge:
@@ -121,9 +125,10 @@ def _with_sides(data: bytes, path: Path) -> Picture:
         with Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:
             if beside.icc is not None:
                 image.info["icc_profile"] = beside.icc
+            found, dropped = metadata.read(image, data, beside.metadata)
             picture = _settled(image, str(path))
     lost = depth.lost(depth.bits_per_sample(data))
-    return replace(picture, warnings=(*beside.warnings, *picture.warnings, *lost))
+    return replace(picture, warnings=(*beside.warnings, *picture.warnings, *dropped, *lost), metadata=found)
 
 
 def from_pil(image: Image.Image, name: str = "") -> Picture:
@@ -255,10 +260,13 @@ def check_writable(path: str | os.PathLike[str], height: int, width: int, alpha:
     return format
 
 
-def write(path: str | os.PathLike[str], picture: Picture) -> None:
+def write(path: str | os.PathLike[str], picture: Picture) -> list[str]:
     """Writes PNG, JPEG (quality 95, full colour) or WebP (quality 95), by the path's suffix; creates its folder.
 
     The file appears whole or not at all: it is written under another name and then moved.
+
+    Returns:
+        The names of those metadata of the picture that the format cannot hold.
 
     Raises:
         InputError: the format cannot hold the picture (see `check_writable`), or the file cannot be written.
@@ -267,8 +275,10 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
     height, width = picture.rgb.shape[:2]
     format = check_writable(path, height, width, picture.alpha)
     image = to_pil(replace(picture, alpha=None) if format == "JPEG" else picture)
+    options, lost = metadata.save_options(picture.metadata.of_size(height, width), format)
     with replaced(path) as file:
-        image.save(file, format, icc_profile=picture.icc, **SAVE_OPTIONS[format])
+        image.save(file, format, icc_profile=picture.icc, **SAVE_OPTIONS[format], **options)
+    return lost
 
 
 def _settled(image: Image.Image, name: str, frames: int | None = None) -> Picture:

@@ -5,10 +5,14 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cassr_jax.imaging.metadata import XMP_KEYWORD, Metadata, png_texts
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG2000_SIGNATURE = b"jP  \r\n\x87\n"  # from the fifth byte on
 PIXEL_CHUNKS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # chunks that Pillow needs besides the critical ones
 LARGEST_PROFILE = 2**26  # bytes, unpacked
+LARGEST_TEXT = 2**24
+INCH = 0.0254  # m
 WEBP_METADATA = 0x0C  # the feature bits for EXIF and XMP
 SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 SRGB_GAMMA = 45455
@@ -30,12 +34,14 @@ class Sides(NamedTuple):
     Attributes:
         data: the file without damaged metadata that a decoder would refuse.
         icc: a colour profile that Pillow does not find.
+        metadata: those that Pillow does not find.
         warnings: a line for each property that is lost.
     """
 
     data: bytes
     icc: bytes | None = None
     warnings: tuple[str, ...] = ()
+    metadata: Metadata = Metadata()
 
 
 def sides(data: bytes) -> Sides:
@@ -53,6 +59,7 @@ def sides(data: bytes) -> Sides:
 
 def _of_png(data: bytes) -> Sides:
     kept, warnings, colors = [PNG_SIGNATURE], [], {}
+    others: dict[bytes, list[bytes]] = {}
     for chunk in _chunks(data):
         if chunk.name[:1].isupper() or chunk.name in PIXEL_CHUNKS:
             kept.append(chunk.whole)
@@ -62,8 +69,24 @@ def _of_png(data: bytes) -> Sides:
             kept.append(chunk.whole)
         elif chunk.name in (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"):
             colors.setdefault(chunk.name, chunk.body)
+        else:
+            others.setdefault(chunk.name, []).append(chunk.body)
     icc, warning = _png_colors(colors)
-    return Sides(b"".join(kept), icc, (*warnings, *warning))
+    texts = dict(png_texts(others, lambda body: _unpacked(body, LARGEST_TEXT)))
+    metadata = Metadata(xmp=texts.pop(XMP_KEYWORD, "").encode(), dpi=_png_dpi(others), texts=texts)
+    return Sides(b"".join(kept), icc, (*warnings, *warning), metadata)
+
+
+def _png_dpi(chunks: dict[bytes, list[bytes]]) -> tuple[float, float] | None:
+    body = chunks.get(b"pHYs", [b""])[0]
+    if len(body) != 9 or body[8] != 1:  # which are not metres, but a ratio
+        return None
+    across, down = (round(number * INCH, 2) for number in struct.unpack(">II", body[:8]))
+    return (across, down) if min(across, down) >= 1 else None
+
+
+def _unpacked(body: bytes, most: int) -> bytes:
+    return zlib.decompressobj().decompress(body, most)
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
@@ -86,8 +109,7 @@ def _png_colors(chunks: dict[bytes, bytes]) -> tuple[bytes | None, list[str]]:
         return None, _of_codes(codes[0], codes[1])
     if (profile := chunks.get(b"iCCP")) is not None:
         try:
-            unpacking = zlib.decompressobj()
-            return unpacking.decompress(profile[profile.index(b"\0") + 2 :], LARGEST_PROFILE), []
+            return _unpacked(profile[profile.index(b"\0") + 2 :], LARGEST_PROFILE), []
         except (ValueError, zlib.error):
             return None, ["its colour profile is damaged, so it is taken for sRGB"]
     if b"sRGB" in chunks:
