@@ -23,8 +23,10 @@ from cassr_jax.commands.jobs import (
     SUFFIXES,
     Faults,
     Job,
+    absent,
     announcement,
     claim,
+    described,
     plan,
     read,
     reason_of,
@@ -32,11 +34,13 @@ from cassr_jax.commands.jobs import (
     unfinished,
     warn,
 )
+from cassr_jax.commands.log import Log, LogFormat
 from cassr_jax.commands.options import SAMPLING, add_options, help_asked, local_path
 from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
 from cassr_jax.commands.shard import Shard
+from cassr_jax.commands.streams import with_streams
 from cassr_jax.compiled import keep_compiled_functions, version_of
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
@@ -44,7 +48,7 @@ from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
 from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.imaging.metadata import Strip
-from cassr_jax.printing import notice, progress_bar, say
+from cassr_jax.printing import notice, progress_bar
 
 if TYPE_CHECKING:
     from cassr_jax.cascade import CasSR
@@ -63,13 +67,17 @@ examples:
   python sample.py photo.jpg                          output/photo.png, four times as wide and high
   python sample.py holiday/ --output out --compare    every picture of a folder and its sub-folders
   python sample.py holiday/ --output out --resume     the rest of them, after a run that was stopped
+  python sample.py holiday/ --output out --dry-run    what would be done, with sizes, memory and time
   python sample.py photo.jpg --seed 7                 another variation
+  python sample.py - --output - < in.jpg > out.png    from stdin to stdout
 
 exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least one picture failed (one line each on
 stderr), 130 after Ctrl-C. If an INPUT does not exist, all such paths are named and nothing is restored. Only the first
 frame of an animation is restored, with a warning. The program states how much memory the largest picture needs before
-work starts, and refuses pictures that need more than the machine has. Transparency and the colour profile are kept,
-other metadata is dropped. DIR/manifest.json records the settings, seed and files of every picture.
+work starts, and refuses pictures that need more than the machine has. Transparency, the colour profile, EXIF (with the
+place unless --strip), XMP, IPTC, resolution and texts are kept as far as the format holds them; a line names what is
+lost. DIR/manifest.json records the settings, seed and files of every picture. With --log jsonl every line on stdout is
+a JSON object, whose `event` is plan, done, failed, skipped or note.
 """
 
 
@@ -107,12 +115,16 @@ class Progress:
 
 @command(PROGRAM, interrupted=INTERRUPTED, seconds_to_stop=1.5)
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(argv)
-    faults = Faults()
+    return with_streams(run, parse(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    log = Log(args.log)
+    faults = Faults(log)
     check_folder(args.output)
 
     # 1. Find the pictures, and report every file that cannot be restored.
-    found = find(args.inputs, exclude=args.output)
+    found = find(args.inputs, args.output, args.recursive, args.flat)
     for reason in found.unreadable:
         faults.add(reason.partition(":")[0], reason)
     if found.passed_over:
@@ -124,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = args.shard.of(found.pictures)
     if not pictures:
         count = f"{len(found.pictures)} found"
-        say(f"--shard {args.shard} takes none of the pictures ({count}): there are fewer pictures than parts")
+        log.note(f"--shard {args.shard} takes none of the pictures ({count}): there are fewer pictures than parts")
     jobs = plan(pictures, prompts, args, manifest, faults)
     if not jobs and faults.exit_code:
         return faults.exit_code
@@ -133,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_compiled_functions()
     import cassr_jax
     from cassr_jax.commands.fingerprint import fingerprint
-    from cassr_jax.commands.settings import check_speed, described, with_options
+    from cassr_jax.commands.settings import described as settings_in_words
+    from cassr_jax.commands.settings import check_speed, with_options
     from cassr_jax.loading import fetched, read_cascade, trained
 
     cascade = fetched(args.config)
@@ -149,24 +162,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def settings(job: Job) -> Json:
         resolved = with_options(config, {"prompt": job.prompt})
-        return settings_of(args) | {"weights": weights} | described(resolved, args.precision) | rows
+        return settings_of(args) | {"weights": weights} | settings_in_words(resolved, args.precision) | rows
 
     jobs = [replace(job, entry=replace(job.entry, settings=settings(job))) for job in jobs]
     if args.resume:
-        jobs = unfinished(jobs, manifest)
+        jobs = unfinished(jobs, manifest, log)
+    if args.skip_existing:
+        jobs = absent(jobs, manifest, log)
     if not jobs:
         return faults.exit_code
-    say(announcement(jobs, config.process_size))
+    if args.dry_run:
+        described(jobs, manifest, config.process_size, log)
+    log.note(announcement(jobs, config.process_size))
+    if args.dry_run:
+        return faults.exit_code
     notice(f"loading the weights of {args.config}", PROGRAM)
     dtype = PRECISIONS.get(args.precision)
     chosen = {"activation": args.activation, "loras": config.loras, "devices": args.devices, "split": args.split}
     cassr = cassr_jax.load(cascade, dtype=dtype, **chosen)
     check(cassr, prompts, args)
-    jobs = claim(jobs, manifest, faults)
+    jobs = claim(jobs, manifest, faults, args.overwrite)
     if not jobs:
         return faults.exit_code
-    if (run := trained(cascade)) is not None:
-        say(f"{run[0]}: {run[1]['weights']} weights of step {run[1]['step']}")
+    if (made := trained(cascade)) is not None:
+        log.note(f"{made[0]}: {made[1]['weights']} weights of step {made[1]['step']}")
 
     sizes = "each size of picture" if args.split == "spatial" else f"tiles of up to {config.tile} px"
     notice(f"compiling for {sizes}: the first picture takes longer", PROGRAM)
@@ -176,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with progress_bar(total=len(jobs), desc="restoring", unit="picture", leave=False) as bar:
             progress = Progress(bar)
             restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, manifest, progress))
-            write = partial(write_and_record, args=args, manifest=manifest, faults=faults)
+            write = partial(write_and_record, manifest=manifest, faults=faults, log=log)
             for _ in overlapped(write, restored, ahead=AHEAD):
                 pass  # writing a picture reports its outcome
     finally:
@@ -277,7 +296,7 @@ def attempt(function: Callable[[T], Made], argument: T) -> Made | Exception:
         return error
 
 
-def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Manifest, faults: Faults) -> None:
+def write_and_record(restored: Restored, manifest: Manifest, faults: Faults, log: Log) -> None:
     """Writes and reports the outcome of one picture; an error becomes a fault of this picture alone."""
     job, outcome = restored
     written = outcome if isinstance(outcome, Exception) else attempt(partial(write, job.entry, manifest), outcome)
@@ -286,7 +305,8 @@ def write_and_record(restored: Restored, args: argparse.Namespace, manifest: Man
         trace = str(written) if isinstance(written, InputError) else "".join(traceback.format_exception(written))
         record(lambda: manifest.put(replace(job.entry, status="failed", error=trace)), manifest, faults)
     elif record(lambda: manifest.put(written), manifest, faults):
-        say(f"{job.path} -> {args.output / job.entry.outputs['result']} ({written.seconds:.1f} s)")
+        text = f"{job.path} -> {manifest.folder / job.entry.outputs['result']} ({written.seconds:.1f} s)"
+        log.outputs("done", text, job.path, written.outputs, seconds=written.seconds)
 
 
 def write(entry: Entry, manifest: Manifest, outcome: "tuple[io.Picture, Restoration]") -> Entry:
@@ -344,18 +364,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="picture files, or folders, which are searched with their sub-folders",
+        help="picture files, folders, which are searched with their sub-folders, or - for a picture on stdin",
     )
     parser.add_argument(
         "--output",
         type=local_path,
         default=Path("output"),
         metavar="DIR",
-        help="folder for the results (default: %(default)s)",
+        help="folder for the results (default: %(default)s); - writes the only result to stdout",
     )
     add_options(parser, "scale", "seed", "config")
     parser.add_argument(
         "--resume", action="store_true", help="skip pictures that are already in the output folder with these settings"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only tell what would be done, with sizes and memory, and the time if the output folder tells it",
+    )
+    parser.add_argument(
+        "--log",
+        choices=get_args(LogFormat),
+        default="text",
+        help="form of the lines on stdout; jsonl gives each as a JSON object, for other programs (default: text)",
+    )
+    parser.add_argument(
+        "--no-recursive", dest="recursive", action="store_false", help="do not search the sub-folders of folders"
     )
 
     parser.add_argument(
@@ -373,6 +407,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=[*SUFFIXES, "keep"],
         default="png",
         help="format of the results; keep writes JPEG for JPEG, WebP for WebP, and PNG for all others (default: png)",
+    )
+    files.add_argument(
+        "--flat",
+        action="store_true",
+        help="write all results into the output folder itself, whatever their sub-folders",
+    )
+    existing = files.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite", action="store_true", help="replace files of the results' names, whoever wrote them"
+    )
+    existing.add_argument(
+        "--skip-existing", action="store_true", help="leave out pictures for whose results there is a file"
     )
     files.add_argument(
         "--strip",

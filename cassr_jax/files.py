@@ -204,6 +204,7 @@ def files_below(
     exclude: Path | None = None,
     unreadable: Callable[[InputError], object] | None = None,
     broken: Callable[[Path], object] = lambda _: None,
+    recursive: bool = True,
 ) -> Iterator[Path]:
     """The files of a folder and its sub-folders, sorted by name within each; links to folders are followed.
 
@@ -214,6 +215,7 @@ def files_below(
         unreadable: called with the reason for each folder that cannot be listed or entered, and for each link that
             cannot be followed, instead of raising it.
         broken: called with each link that leads nowhere.
+        recursive: whether sub-folders are searched.
 
     Raises:
         InputError: a folder or a link cannot be read.
@@ -231,7 +233,11 @@ def files_below(
     for root, folders, files in os.walk(folder, onerror=unlisted, followlinks=True):
         real = os.path.realpath(root)
         closed = not os.access(root, os.X_OK)  # its names can be listed, and nothing more
-        folders[:] = [] if closed or real in seen else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = (
+            []
+            if closed or real in seen or not recursive
+            else sorted(name for name in folders if not name.startswith("."))
+        )
         if real in seen:
             continue
         seen.add(real)

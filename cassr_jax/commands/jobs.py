@@ -2,19 +2,22 @@
 
 import argparse
 import hashlib
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cassr_jax.commands.log import Log
 from cassr_jax.errors import InputError, ran_out
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.inputs import Input
 from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
-from cassr_jax.printing import complain, progress_bar, say
+from cassr_jax.printing import complain, progress_bar
 
 PROGRAM = "sample.py"
-SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}
+SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}  # by the names of --format
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 warn = partial(complain, name=PROGRAM)
@@ -41,12 +44,14 @@ class Job:
 class Faults:
     """Reports what is wrong with single pictures, one line each, and decides the exit code."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Log | None = None) -> None:
         self.count = 0
+        self._log = log or Log()
 
     def add(self, where: object, error: object) -> None:
         self.count += 1
         warn(str(error) if str(where) in str(error) else f"{where}: {error}")
+        self._log.failed(where, str(error))
 
     @property
     def exit_code(self) -> int:
@@ -118,16 +123,42 @@ def announcement(jobs: Sequence[Job], process_size: int) -> str:
     return f"{pictures} of {width}x{height} px; about {needed} of memory besides the networks"
 
 
-def unfinished(jobs: Sequence[Job], manifest: Manifest) -> list[Job]:
-    """The pictures that are not finished with their settings; a line says how many are."""
-    remaining = [job for job in jobs if not manifest.finished(job.entry)]
-    say(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
+def described(jobs: Sequence[Job], manifest: Manifest, process_size: int, log: Log) -> None:
+    """Tells what would be done: every picture with its sizes and its result, memory, and a guess at the time."""
+    for job in jobs:
+        height, width = job.size
+        need = memory.need(*resizing.working_size(job.size, process_size))
+        file = str(manifest.place(job.entry.outputs["result"]))
+        text = f"{job.path} -> {file}, {width}x{height} px, about {memory.in_words(need)}"
+        log.outputs("plan", text, job.path, job.entry.outputs, width=width, height=height, bytes=need)
+    rate = manifest.rate(jobs[0].entry.settings)
+    if rate is None:
+        log.note("no time is guessed: nothing has been restored into this folder with these settings")
+        return
+    seconds = rate * sum(math.prod(job.size) for job in jobs)
+    log.note(f"about {seconds:,.0f} s, as fast as the pictures that were restored into this folder with these settings")
+
+
+def absent(jobs: Sequence[Job], manifest: Manifest, log: Log) -> list[Job]:
+    """The pictures of whose results no file is there, whoever wrote it; a line says how many are left out."""
+    remaining = [job for job in jobs if not os.path.lexists(manifest.place(job.entry.outputs["result"]))]
+    for job in jobs:
+        if job not in remaining:
+            log.tell("skipped", None, input=str(job.path), output=job.entry.outputs["result"])
+    log.note(f"skipping: the results of {len(jobs) - len(remaining)} of {len(jobs)} pictures exist")
     return remaining
 
 
-def claim(jobs: Sequence[Job], manifest: Manifest, faults: Faults) -> list[Job]:
+def unfinished(jobs: Sequence[Job], manifest: Manifest, log: Log) -> list[Job]:
+    """The pictures that are not finished with their settings; a line says how many are."""
+    remaining = [job for job in jobs if not manifest.finished(job.entry)]
+    log.note(f"resuming: {len(jobs) - len(remaining)} of {len(jobs)} pictures are finished")
+    return remaining
+
+
+def claim(jobs: Sequence[Job], manifest: Manifest, faults: Faults, overwrite: bool) -> list[Job]:
     """Claims for this run the pictures whose files belong to nobody else."""
-    reasons = manifest.claim([job.entry for job in jobs])
+    reasons = manifest.claim([job.entry for job in jobs], overwrite)
     for job, reason in zip(jobs, reasons, strict=True):
         if reason is not None:
             faults.add(job.path, f"{job.path}: {reason}")

@@ -2,12 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local, exists, files_below, is_file, is_folder, same_place
+
+STREAM = "-"  # in place of a file: stdin or stdout
 
 READABLE_SUFFIXES = frozenset(
     [
@@ -112,7 +115,12 @@ class Found:
     broken: list[Path]
 
 
-def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[str] | None = None) -> Found:
+def find(
+    inputs: Sequence[str | os.PathLike[str]],
+    exclude: str | os.PathLike[str] | None = None,
+    recursive: bool = True,
+    flat: bool = False,
+) -> Found:
     """The pictures in the given files and folders.
 
     A file is accepted whatever its name. A folder and its sub-folders, including linked ones, are searched for names
@@ -126,6 +134,8 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
         inputs: files and folders.
         exclude: a folder not to search. Passing the output folder keeps a second run from restoring the results of the
             first. An input that is this very folder is searched all the same.
+        recursive: whether the sub-folders of folders are searched.
+        flat: leave the sub-folders out of the stems, unless pictures would clash.
 
     Raises:
         InputError: inputs do not exist, all of which are named, one cannot be looked up or is neither file nor folder,
@@ -143,7 +153,9 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
     for text in texts:
         given = Path(text)
         if is_folder(given):
-            files = list(_files_below(given, exclude, unreadable, broken))
+            inside = None if exclude is None or same_place(Path(exclude), given) else Path(exclude)
+            failed = partial(_add_reason, unreadable)
+            files = list(files_below(given, inside, failed, broken.append, recursive))
             pictures = [path for path in files if path.suffix.lower() in READABLE_SUFFIXES]
             others = [path for path in files if path.suffix.lower() in OTHER_SUFFIXES]
             if not pictures:
@@ -157,7 +169,7 @@ def find(inputs: Sequence[str | os.PathLike[str]], exclude: str | os.PathLike[st
             raise InputError(f"{given}: is neither a file nor a folder, expected picture files or folders")
     if not found:
         raise InputError("no input given, expected picture files or folders")
-    stems = _distinct([_candidates(below, folder) for _, below, folder in found.values()])
+    stems = _distinct([_candidates(below, folder, flat) for _, below, folder in found.values()])
     pictures = [Input(path, stem) for (path, _, _), stem in zip(found.values(), stems, strict=True)]
     return Found(pictures, passed_over, unreadable, broken)
 
@@ -172,11 +184,8 @@ def count_suffixes(paths: Sequence[Path]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in Counter(path.suffix.lower() for path in paths).items())
 
 
-def _files_below(
-    folder: Path, exclude: str | os.PathLike[str] | None, unreadable: list[str], broken: list[Path]
-) -> Iterator[Path]:
-    inside = None if exclude is None or same_place(Path(exclude), folder) else Path(exclude)
-    return files_below(folder, inside, lambda reason: unreadable.append(str(reason)), broken.append)
+def _add_reason(reasons: list[str], reason: InputError) -> None:
+    reasons.append(str(reason))
 
 
 def _no_picture(others: Sequence[Path], broken: Sequence[Path]) -> str:
@@ -185,11 +194,14 @@ def _no_picture(others: Sequence[Path], broken: Sequence[Path]) -> str:
     return f"{message}; passed over: {', '.join(passed)}" if passed else message
 
 
-def _candidates(below: Path, folder: str) -> list[str]:
+def _candidates(below: Path, folder: str, flat: bool) -> list[str]:
     plain = below.with_suffix("").as_posix()
-    with_suffix = plain + below.suffix.replace(".", "_")
+    suffix = below.suffix.replace(".", "_")
     folder = folder or "root"  # the root folder has no name, and a leading slash would leave the output folder
-    return [plain, with_suffix, f"{folder}/{plain}", f"{folder}/{with_suffix}"]
+    if flat:
+        whole = plain.replace("/", "_")
+        return [below.stem, whole, whole + suffix, f"{folder}_{whole}", f"{folder}_{whole}{suffix}"]
+    return [plain, plain + suffix, f"{folder}/{plain}", f"{folder}/{plain}{suffix}"]
 
 
 def _distinct(candidates: list[list[str]]) -> list[str]:

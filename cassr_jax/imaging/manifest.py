@@ -6,12 +6,15 @@ entry costs little even in a large folder, and a killed run loses at most the li
 share a folder.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from PIL import Image
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, exists, is_file, parse_json, read_json, write_json
@@ -84,8 +87,12 @@ class Manifest:
         with taking_turns(self.path):
             self._append(entries)
 
-    def claim(self, wanted: Sequence[Entry]) -> list[str | None]:
+    def claim(self, wanted: Sequence[Entry], overwrite: bool = False) -> list[str | None]:
         """Claims the files of each entry for this run, unless they belong to another.
+
+        Args:
+            overwrite: take files, too, that are no results of this program or those of another picture, but none that
+                another run is about to write.
 
         Returns:
             For each entry, the reason why it may not be written, or None if it may.
@@ -97,7 +104,7 @@ class Manifest:
             self._read()
             reasons = []
             for entry in (self._with_earlier(replace(entry, run=asdict(self._run))) for entry in wanted):
-                reasons.append(self._why_not(entry))
+                reasons.append(self._why_not(entry, overwrite))
                 if reasons[-1] is None:
                     self._remember([entry])
             free = [entry for entry, reason in zip(wanted, reasons, strict=True) if reason is None]
@@ -137,6 +144,15 @@ class Manifest:
             if kind != PREVIEW
         )
 
+    def rate(self, settings: Json) -> float | None:
+        """Seconds for each pixel of the results that were made with these settings; None without any that is there."""
+        seconds = pixels = 0.0
+        for entry in self.entries.values():
+            if entry.status == "done" and entry.settings == settings and entry.seconds:
+                with contextlib.suppress(OSError), Image.open(self.folder / entry.outputs["result"]) as image:
+                    seconds, pixels = seconds + entry.seconds, pixels + image.width * image.height
+        return seconds / pixels if pixels else None
+
     def place(self, file: str) -> Path:
         """The path of a file in the output folder.
 
@@ -156,8 +172,8 @@ class Manifest:
         path = self.folder / entry.outputs[kind]
         return is_file(path) and sha256(path) == entry.written.get(kind)
 
-    def _why_not(self, wanted: Entry) -> str | None:
-        advice = "expected another --output, or another name for the picture"
+    def _why_not(self, wanted: Entry, overwrite: bool) -> str | None:
+        advice = "expected another --output, another name for the picture, --overwrite or --skip-existing"
         for kind, file in wanted.outputs.items():
             owner, path = self._owners.get(file.casefold()), self.folder / file
             will_hold = None
@@ -174,7 +190,7 @@ class Manifest:
             own = owner is not None and (owner.outputs.get(kind) == file or file in owner.earlier)
             if owner is not None and own and owner.same_picture(wanted):
                 continue
-            if os.path.lexists(path):
+            if os.path.lexists(path) and not (overwrite and is_file(path)):
                 if owner is None:
                     return f"{path}: exists and is no result of this program, {advice}"
                 return f"{path}: holds the result of {owner.input}, {advice}"
