@@ -6,9 +6,9 @@ colour) would darken or fringe its neighbours when interpolated, so colours are 
 
 import math
 
-import cv2
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from cassr_jax.imaging.resizing import bicubic, resized
 
@@ -70,10 +70,10 @@ def _within_neighbours(enlarged: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """
     height, width = enlarged.shape
     reach = math.ceil(max(1, alpha.shape[0] / height, alpha.shape[1] / width))
-    around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    side = 2 * reach + 1
     least, greatest = (
         np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.NEAREST))
-        for plane in (cv2.erode(alpha, around), cv2.dilate(alpha, around))
+        for plane in (ndimage.minimum_filter(alpha, side), ndimage.maximum_filter(alpha, side))
     )
     return np.clip(enlarged, least, greatest)
 
@@ -81,20 +81,15 @@ def _within_neighbours(enlarged: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def _laid_over_neighbours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     side = 2 * REACH + 1
     strength = alpha.astype(np.float32)
-    share = strength / np.maximum(cv2.dilate(strength, np.ones((side, side), np.uint8)), 1)
-    total = cv2.boxFilter(strength, -1, (side, side), normalize=False)
-    around = cv2.boxFilter(rgb * strength[..., None], -1, (side, side), normalize=False)
-    around /= np.maximum(total, 1)[..., None]
+    share = strength / np.maximum(ndimage.maximum_filter(strength, side), 1)
+    total = ndimage.uniform_filter(strength, side, mode="mirror")
+    around = ndimage.uniform_filter(rgb * strength[..., None], (side, side, 1), mode="mirror")
+    around /= np.maximum(total, 1 / side**2)[..., None]
     return np.rint(around + share[..., None] * (rgb - around)).astype(np.uint8)
 
 
 def _with_nearest(rgb: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     if not hidden.any():
         return rgb
-    _, found = cv2.distanceTransformWithLabels(
-        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    labels = np.asarray(found, np.int32)
-    color_of_label = np.zeros((labels.max() + 1, 3), np.uint8)
-    color_of_label[labels[~hidden]] = rgb[~hidden]
-    return color_of_label[labels]
+    nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    return rgb[tuple(nearest)]

@@ -125,8 +125,8 @@ def _with_sides(data: bytes, path: Path) -> Picture:
         with Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:
             if beside.icc is not None:
                 image.info["icc_profile"] = beside.icc
-            found, dropped = metadata.read(image, data, beside.metadata)
             picture = _settled(image, str(path))
+            found, dropped = metadata.read(image, data, beside.metadata)  # for which Pillow may decode the picture
     lost = depth.lost(depth.bits_per_sample(data))
     return replace(picture, warnings=(*beside.warnings, *picture.warnings, *dropped, *lost), metadata=found)
 
