@@ -12,7 +12,27 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from cassr_jax.errors import InputError
 
 MAX_INPUT_PIXELS = 2**26  # 67 million; checked against the header, before any pixel is decoded
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+_OWN = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+PLUGINS = {"HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",)}
+"""The formats that Pillow reads with a plug-in of the extra `heif`, and the suffixes of their files."""
+
+
+def _with_plugins() -> tuple[str, ...]:
+    """The formats whose plug-in is installed, which then knows them."""
+    found = []
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        found.append("HEIF")
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401 - it registers itself
+
+        found.append("JXL")
+    return tuple(found)
+
+
+FORMATS = (*_OWN, *_with_plugins())
 """The formats Pillow may open. Others are left out: its EPS reader starts a program, and some readers only guess."""
 
 
@@ -89,6 +109,10 @@ def strictly(name: str | os.PathLike[str]) -> Iterator[None]:
         size = found[0] if found else "too many pixels"
         raise TooLarge(f"{name}: {size}, expected at most {MAX_INPUT_PIXELS}; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture that can be read, expected one of {', '.join(FORMATS)}") from error
+        lacking = ", ".join(sorted({*PLUGINS} - {*FORMATS}))
+        more = f", or with the extra `heif` {lacking}" if lacking else ""
+        raise InputError(
+            f"{name}: not a picture that can be read, expected one of {', '.join(FORMATS)}{more}"
+        ) from error
     except Exception as error:
         raise InputError(f"{name}: cannot be decoded, the file is damaged or cut short ({error})") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_local, exists, files_below, is_file, is_folder, same_place
+from cassr_jax.imaging.decoding import FORMATS, PLUGINS
 
 STREAM = "-"  # in place of a file: stdin or stdout
 
@@ -34,14 +35,13 @@ READABLE_SUFFIXES = frozenset(
         ".avif",
         ".jp2",
         ".j2k",
+        *(suffix for name, suffixes in PLUGINS.items() if name in FORMATS for suffix in suffixes),
     ]
 )
 # Pictures that cannot be read here. They are reported, so that nobody finds them missing from the output later.
 OTHER_SUFFIXES = frozenset(
     [
-        ".heic",
-        ".heif",
-        ".jxl",
+        *(suffix for name, suffixes in PLUGINS.items() if name not in FORMATS for suffix in suffixes),
         ".psd",
         ".psb",
         ".xcf",
@@ -181,7 +181,10 @@ def _named(path: Path) -> Path:
 
 def count_suffixes(paths: Sequence[Path]) -> str:
     """How many files there are of each kind: "3 .dng, 1 .psd"."""
-    return ", ".join(f"{count} {suffix}" for suffix, count in Counter(path.suffix.lower() for path in paths).items())
+    counts = Counter(path.suffix.lower() for path in paths)
+    told = ", ".join(f"{count} {suffix}" for suffix, count in counts.items())
+    lacking = any(suffix in counts for suffixes in PLUGINS.values() for suffix in suffixes)
+    return f"{told} (HEIC and JPEG XL need the extra `heif`)" if lacking else told
 
 
 def _add_reason(reasons: list[str], reason: InputError) -> None:

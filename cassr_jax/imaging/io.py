@@ -297,6 +297,8 @@ def _settled(image: Image.Image, name: str, frames: int | None = None) -> Pictur
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if image.format == "JXL":  # whose decoder turns it by its own field, which counts more than EXIF
+        return image
     try:
         turn = TURNS.get(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata say nothing about the pixels
