@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.jobs import (
+    DEEP_FORMATS,
     PROGRAM,
     SUFFIXES,
     Faults,
@@ -248,7 +249,7 @@ def restore(
 
     def pictures() -> Iterator[np.ndarray | Exception]:
         opened = partial(attempt, partial(source, strip=args.strip))
-        sources = overlapped(opened, [job.path for job in jobs], ahead=AHEAD, threads=2)
+        sources = overlapped(opened, jobs, ahead=AHEAD, threads=2)
         for number, (job, found) in enumerate(zip(jobs, sources, strict=True)):
             if isinstance(found, Exception):
                 taken[number] = job, None
@@ -281,10 +282,10 @@ def restore(
             yield Restored(job, (picture, outcome))
 
 
-def source(path: Path, strip: Strip | None) -> Source:
-    """Reads a picture that is to be restored now, without the metadata that are to be stripped."""
-    picture, digest = read(path)
-    picture = replace(picture, metadata=picture.metadata.without(strip))
+def source(job: Job, strip: Strip | None) -> Source:
+    """Reads a picture that is to be restored now, with the bits of its result, without what is to be stripped."""
+    picture, digest = read(job.path)
+    picture = io.with_bits(replace(picture, metadata=picture.metadata.without(strip)), job.bits)
     return Source(picture, digest, io.opaque(picture))
 
 
@@ -336,7 +337,8 @@ def write_preview(entry: Entry, manifest: Manifest, preview: io.Picture) -> None
 def settings_of(args: argparse.Namespace) -> Json:
     """The settings that decide the result's file and are in no configuration."""
     known = {"version": version_of("cassr-jax"), "config": args.config, "scale": args.scale, "seed": args.seed}
-    return known | ({"strip": args.strip} if args.strip else {})
+    deep = {"bits": 16} if args.format in DEEP_FORMATS else {}
+    return known | deep | ({"strip": args.strip} if args.strip else {})
 
 
 def whole_pictures(devices: int | None) -> Json:
@@ -406,7 +408,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--format",
         choices=[*SUFFIXES, "keep"],
         default="png",
-        help="format of the results; keep writes JPEG for JPEG, WebP for WebP, and PNG for all others (default: png)",
+        help="format of the results: png and tiff have 16 bits per sample where the picture has, png16 and tiff16 "
+        "always; keep writes JPEG for JPEG, WebP for WebP, TIFF for TIFF, and PNG for all others (default: png)",
     )
     files.add_argument(
         "--flat",

@@ -96,10 +96,11 @@ class CasSR:
         """Restores and enlarges a picture; returns a PIL image for a PIL image, an array for an array.
 
         Args:
-            image: a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4); alpha is enlarged and kept.
-                An array may be of NumPy or JAX; the result is NumPy's. For an array (B, H, W, 3) or (B, H, W, 4), an
-                array of the results. For any other iterable of pictures, of any sizes and kinds, an iterator over the
-                results: their tiles fill the devices together, and pictures are taken as they are needed.
+            image: a PIL image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16, which then is
+                the type of the result; alpha is enlarged and kept. An array may be of NumPy or JAX; the result is
+                NumPy's. For an array (B, H, W, 3) or (B, H, W, 4), an array of the results. For any other iterable of
+                pictures, of any sizes and kinds, an iterator over the results: their tiles fill the devices together,
+                and pictures are taken as they are needed.
             options: see `Options`.
 
         Raises:
@@ -143,7 +144,7 @@ class CasSR:
         return of_size(pair.reference, pair.size)
 
     def restore(self, rgb: np.ndarray, **options: object) -> Restoration:
-        """Runs both stages on uint8 RGB (h, w, 3); see `Options`.
+        """Runs both stages on RGB (h, w, 3), uint8 or uint16; see `Options`.
 
         Raises:
             InputError: an option is out of range, `rgb` has another type or shape, the picture is too large, or the
@@ -233,6 +234,10 @@ class CasSR:
         try:
             for picture in pictures:
                 checked, count = self._counted(picture, chosen)
+                kinds = {each.dtype for each in (*group, checked) if isinstance(each, np.ndarray)}
+                if len(kinds) > 1:  # a call of a network takes pictures of one type
+                    yield group
+                    group, tiles = [], 0
                 group.append(checked)
                 tiles += count
                 if tiles >= self._fill:
@@ -265,7 +270,7 @@ class CasSR:
     def _references(
         self, pictures: Sequence[np.ndarray], numbers: Sequence[int], chosen: Options
     ) -> list[Pair | Exception]:
-        """What the second stage reads, for each picture, rounded to 8 bits as in its training.
+        """What the second stage reads, for each picture, rounded to its bits; in training these are 8.
 
         The pictures have these `numbers` among the caller's.
         """

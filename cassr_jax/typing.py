@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Float32, Float64, Int, Key, Real, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Key, Real, Shaped, UInt8, UInt16
 
 # Networks by kind, which decides the class of each; the type checker cannot follow that.
 Modules = Mapping[str, Any]
@@ -19,7 +19,7 @@ Device = Any  # a `jax.Device`, which the type checker takes for a variable
 
 # Pictures and latents
 Images = Float[Array, "batch height width 3"]
-Pixels = UInt8[Array, "batch height width 3"]
+Pixels = UInt8[Array, "batch height width 3"] | UInt16[Array, "batch height width 3"]
 Latents = Float[Array, "batch latent_height latent_width latent_channels"]
 PerImage = Float32[Array, "batch"]
 

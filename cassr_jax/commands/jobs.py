@@ -17,20 +17,30 @@ from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.printing import complain, progress_bar
 
 PROGRAM = "sample.py"
-SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp"}  # by the names of --format
-KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+SUFFIXES = {"png": ".png", "png16": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "tiff16": ".tif"}
+"""By the names of --format."""
+DEEP_FORMATS = ("png16", "tiff16")
+"""The names of those with 16 bits per sample, whatever the picture has."""
+KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 
 warn = partial(complain, name=PROGRAM)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to restore; `size` is the size of its result, (height, width)."""
+    """A picture to restore.
+
+    Attributes:
+        size: the size of its result, (height, width).
+        prompt: None is the cascade's own.
+        bits: those of a sample of its result.
+    """
 
     path: Path
     entry: Entry
     size: tuple[int, int]
-    prompt: str | None = None  # None is the cascade's own
+    prompt: str | None = None
+    bits: int = 8
 
     def of_content(self, picture: io.Picture, digest: str) -> "Job":
         """The job for a picture as it was read again; its file may have been replaced since it was checked."""
@@ -81,10 +91,14 @@ def plan(
         except (InputError, MemoryError) as error:
             faults.add(item.path, reason_of(error))
             continue
+        bits = bits_of(outputs["result"], picture, args)
         warn_of(item.path, picture)
+        if bits < picture.bits:
+            lost = f"its {picture.bits} bits per sample become {bits}"
+            warn(f"warning: {item.path}: {lost}, which --format png and tiff would keep")
         taken |= dict.fromkeys(map(str.casefold, outputs.values()), item.path)
         entry = Entry(str(item.path.resolve()), digest, outputs, {})
-        jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem)))
+        jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem), bits))
     return jobs
 
 
@@ -100,6 +114,13 @@ def warn_of(path: Path, picture: io.Picture) -> None:
         warn(f"warning: {path}: {picture.frames} frames or pages, only the first is restored")
     for warning in picture.warnings:
         warn(f"warning: {path}: {warning}")
+
+
+def bits_of(result: str, picture: io.Picture, args: argparse.Namespace) -> int:
+    """The bits per sample of a result of that name."""
+    if args.format in DEEP_FORMATS:
+        return 16
+    return picture.bits if io.OUTPUT_FORMATS[Path(result).suffix] in io.DEEP_FORMATS else 8
 
 
 def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:

@@ -148,7 +148,8 @@ class Engine:
         """Runs a stage on pictures; gives (H, W, 3) float32 for each, about [-1, 1], not clipped.
 
         Args:
-            images: the stage's images; each is a sequence over the pictures, (H, W, 3) uint8.
+            images: the stage's images; each is a sequence over the pictures, (H, W, 3), all of uint8 or all of
+                uint16.
             tile: largest side of a tile in px.
         """
         layouts = [self.layout(picture.shape[:2], tile) for picture in images[0]]
@@ -168,7 +169,7 @@ class Engine:
     def enlarge(
         self, kind: str, pictures: Sequence[np.ndarray], tile: int, report: Report | None = None
     ) -> list[np.ndarray]:
-        """Enlarges pictures (h, w, 3) uint8 with a network; gives (h scale, w scale, 3) float32 in [-1, 1] for each.
+        """Enlarges pictures (h, w, 3) with a network; gives (h scale, w scale, 3) float32 in [-1, 1] for each.
 
         Args:
             tile: largest side of a stage's tiles in px of the output. Here it may be `_LONGER` times as long: these
@@ -226,11 +227,11 @@ class Engine:
         return layout(size[0], size[1], tile_sizes(tile, unit, factor, self._overlap), unit, self._overlap)
 
     def put(self, tiles: Sequence[int | None], cut: Callable[[int], np.ndarray], side: int) -> jax.Array:
-        """Puts one call's tiles on the devices: (devices x at_once, side, side, 3) uint8, black in empty places."""
-        pixels = np.zeros((len(tiles), side, side, 3), np.uint8)
-        for i, tile in enumerate(tiles):
-            if tile is not None:
-                pixels[i] = cut(tile)
+        """Puts one call's tiles on the devices: (devices x at_once, side, side, 3), black in empty places."""
+        found = {place: cut(tile) for place, tile in enumerate(tiles) if tile is not None}
+        pixels = np.zeros((len(tiles), side, side, 3), next(iter(found.values())).dtype)
+        for place, own in found.items():
+            pixels[place] = own
         return self.programs.divided(pixels)
 
     def run_of(self, stage: Stage) -> Run:
@@ -252,7 +253,7 @@ class Passage:
     """The passage of one wave through a stage: `read`, then `denoise`, then `decode`.
 
     Attributes:
-        images: the stage's images; each is a sequence over the wave's pictures, (H, W, 3) uint8.
+        images: the stage's images; each is a sequence over the wave's pictures, (H, W, 3).
     """
 
     engine: Engine

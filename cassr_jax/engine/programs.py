@@ -62,7 +62,7 @@ class State(NamedTuple):
         carry: the sampler's state. Every tile has its own copy of the latents that it shares.
         output: the network's predictions for the current step, as far as they are computed.
         hints: the denoiser's embeddings of the images; or, if there are so many tiles that every call embeds its own
-            anew, the images themselves, (N, H, W, 3) uint8 each.
+            anew, the images themselves, (N, H, W, 3) each.
         sharing: the tiles whose mean gives the prediction at each position.
         kept: what the denoiser keeps from step to step, (calls, ...) on each device; None for nothing.
         fresh: what decides the fresh noise of every step; None if the sampler takes none.
@@ -154,7 +154,7 @@ class Programs:
         return program(self._params, encoder_hidden_states, trajectory)
 
     def encode(self, images: Pixels) -> Latents:
-        """Encodes tiles: uint8 (devices x at_once, H, W, 3) -> latents (devices x at_once, h, w, C)."""
+        """Encodes tiles: (devices x at_once, H, W, 3) -> latents (devices x at_once, h, w, C)."""
 
         def run(params: Params, images: Pixels) -> Latents:
             return self._module("vae", params).encode(to_float(images))
@@ -162,7 +162,7 @@ class Programs:
         return self._compiled(("encode",), run, ".t")(self._of("vae"), images)
 
     def hints(self, make: MakeDenoiser, images: tuple[Pixels, ...]) -> PyTree[Array]:
-        """Computes the denoiser's embeddings of tiles of its images, uint8 (devices x at_once, H, W, 3) each."""
+        """Computes the denoiser's embeddings of tiles of its images, (devices x at_once, H, W, 3) each."""
 
         def run(params: Params, images: tuple[Pixels, ...]) -> PyTree[Array]:
             return make(self._modules(params)).embed_images(*map(to_float, images))
@@ -295,7 +295,7 @@ class Programs:
 
         Args:
             latents: (devices x at_once, h, w, C).
-            images: tiles of the stage's images for the fusion, uint8; empty without one.
+            images: tiles of the stage's images for the fusion; empty without one.
             moments: the moments of a view of each tile's picture; None for the tiles' own.
             fusion: the kind of network that guides the decoder of the `vae`; None for the plain decoder.
             decoder: the kind of autoencoder that decodes.
@@ -319,7 +319,7 @@ class Programs:
         return program(params, latents, images, moments, fidelity)
 
     def enlarge(self, kind: str, images: Pixels) -> Made:
-        """Enlarges tiles with a network: uint8 (devices x at_once, h, w, 3) -> float32 in [-1, 1]."""
+        """Enlarges tiles with a network: (devices x at_once, h, w, 3) -> float32 in [-1, 1]."""
 
         def run(params: Params, images: Pixels) -> Made:
             made = self._module(kind, params)(images.astype(jnp.float32) / 255)

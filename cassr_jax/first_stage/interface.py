@@ -14,7 +14,7 @@ Pictures = Any
 class Engine(Protocol):
     """Runs networks for a first stage.
 
-    The cascade's engine works on a list of uint8 photographs of any sizes, (H, W, 3) each, and returns float32 pictures
+    The cascade's engine works on a list of photographs of any sizes, (H, W, 3) each, and returns float32 pictures
     in [-1, 1]. The engine that prepares training pairs works on a batch of crops (B, H, W, 3) in [-1, 1], inside a
     traced function.
     """

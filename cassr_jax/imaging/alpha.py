@@ -16,14 +16,14 @@ REACH = 4  # px: bicubic reads 2 to each side, and a network's response to an ed
 
 
 def shown(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The colours a network is given, (H, W, 3) uint8, without edges that only hidden colours would cause.
+    """The colours a network is given, (H, W, 3), without edges that only hidden colours would cause.
 
     A pixel that is fainter than the strongest within `REACH` is blended with the mean of the visible colours around
     it, in proportion to its share of that strongest alpha. An invisible pixel takes the colour of the nearest visible
     one. A picture with nothing visible is returned unchanged.
 
     Args:
-        rgb: (H, W, 3) uint8.
+        rgb: (H, W, 3) uint8 or uint16.
         alpha: (H, W) uint8.
     """
     hidden = alpha == 0
@@ -33,7 +33,7 @@ def shown(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours and alpha of the result, uint8 (H, W, 3) and (H, W).
+    """The colours and alpha of the result, (H, W, 3) of the colours' type and (H, W) uint8.
 
     The detail that the network added to its input is added to the bicubic enlargement of the colours multiplied by
     their alpha. An opaque picture comes back exactly as the network made it. Alpha is enlarged bicubically. It stays
@@ -42,8 +42,8 @@ def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.nda
 
     Args:
         alpha: (h, w) uint8.
-        rgb: (h, w, 3) uint8, the colours beside that alpha.
-        made: (H, W, 3) uint8, the network's output for `shown(rgb, alpha)`.
+        rgb: (h, w, 3) uint8 or uint16, the colours beside that alpha.
+        made: (H, W, 3) of the same type, the network's output for `shown(rgb, alpha)`.
     """
     size = made.shape[0], made.shape[1]
     enlarged = _within_neighbours(bicubic(alpha, size), alpha)
@@ -51,15 +51,15 @@ def beside(alpha: np.ndarray, rgb: np.ndarray, made: np.ndarray) -> tuple[np.nda
         return made, enlarged
     given, result = shown(rgb, alpha), np.empty_like(made)
     weight = resized(alpha[..., None].astype(np.float32), size)[..., 0]
-    shows = weight >= 0.5
+    shows, most = weight >= 0.5, np.iinfo(made.dtype).max
     for channel in range(3):
         before, weighted = (
             resized(plane[..., None].astype(np.float32), size)[..., 0]
             for plane in (given[..., channel], rgb[..., channel] * alpha.astype(np.float32))
         )
-        before = np.clip(before, 0, 255)
-        after = np.clip(np.divide(weighted, weight, out=before.copy(), where=shows), 0, 255)
-        result[..., channel] = np.clip(np.rint(made[..., channel] + (after - before)), 0, 255)
+        before = np.clip(before, 0, most)
+        after = np.clip(np.divide(weighted, weight, out=before.copy(), where=shows), 0, most)
+        result[..., channel] = np.clip(np.rint(made[..., channel] + (after - before)), 0, most)
     return result, enlarged
 
 
@@ -83,13 +83,14 @@ def _laid_over_neighbours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     strength = alpha.astype(np.float32)
     share = strength / np.maximum(ndimage.maximum_filter(strength, side), 1)
     total = ndimage.uniform_filter(strength, side, mode="mirror")
-    around = ndimage.uniform_filter(rgb * strength[..., None], (side, side, 1), mode="mirror")
+    weighted = np.moveaxis(rgb * strength[..., None], -1, 0)
+    around = np.stack([ndimage.uniform_filter(plane, side, mode="mirror") for plane in weighted], axis=-1)
     around /= np.maximum(total, 1 / side**2)[..., None]
-    return np.rint(around + share[..., None] * (rgb - around)).astype(np.uint8)
+    return np.rint(around + share[..., None] * (rgb - around)).astype(rgb.dtype)
 
 
 def _with_nearest(rgb: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     if not hidden.any():
         return rgb
-    nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    nearest = np.asarray(ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True))
     return rgb[tuple(nearest)]

@@ -1,4 +1,4 @@
-"""How many bits the samples of a file have, by its header: everything here is restored and written in 8."""
+"""How many bits the samples of a file have, by its header: 16 are kept for PNG and TIFF, and 8 for the rest."""
 
 import re
 
@@ -25,6 +25,6 @@ def bits_per_sample(data: bytes) -> int:
     return 8
 
 
-def lost(bits: int) -> tuple[str, ...]:
-    """The warning for a file with so many bits, if it loses some."""
-    return (f"its {bits} bits per sample become 8",) if bits > 8 else ()
+def lost(bits: int, kept: int = 8) -> tuple[str, ...]:
+    """The warning for a file with so many bits, if fewer are kept."""
+    return (f"its {bits} bits per sample become {kept}",) if bits > kept else ()

@@ -88,12 +88,15 @@ class Metadata:
 
 
 def of_tiff(data: bytes) -> tuple[Metadata, list[str]]:
-    """The metadata of a TIFF's first page; none if Pillow cannot open it, as it cannot for some kinds of samples."""
+    """The metadata of a TIFF's first page, and a line for each part that is dropped.
+
+    All are dropped if Pillow cannot open it, as it cannot for some kinds of samples.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             return read(image, data, Metadata())
-    except Exception:  # which decoding says
-        return Metadata(), []
+    except Exception:
+        return Metadata(), ["its metadata are dropped, since they stand beside samples of a rare kind"]
 
 
 def read(image: Image.Image, data: bytes, known: Metadata) -> tuple[Metadata, list[str]]:
@@ -128,12 +131,17 @@ def read(image: Image.Image, data: bytes, known: Metadata) -> tuple[Metadata, li
     return Metadata(exif, _TURNED.sub(rb"\g<1>1", xmp), iptc, dpi, texts), lost
 
 
+def lost_in_tags(metadata: Metadata) -> list[str]:
+    """The names of the texts for which EXIF has no tag."""
+    return [name for name in metadata.texts if name not in _TAGS]
+
+
 def save_options(metadata: Metadata, format: str) -> tuple[dict[str, Any], list[str]]:
     """The options with which Pillow saves metadata in a format, and the names of the parts that it cannot hold."""
     if format == "PNG":
         return _for_png(metadata)
-    lost = [name for name in metadata.texts if name not in _TAGS and not (name == _COMMENT and format == "JPEG")]
-    exif = _with_texts(metadata)
+    lost = [name for name in lost_in_tags(metadata) if not (name == _COMMENT and format == "JPEG")]
+    exif = with_texts(metadata)
     if format == "JPEG":
         if len(exif) > _SEGMENT:  # a camera's own notes are most of it
             exif = _changed(exif, lambda found: found.get_ifd(IFD.Exif).pop(_MAKER_NOTE, None))
@@ -196,7 +204,7 @@ def _changed(exif: bytes, change: Callable[[Image.Exif], object]) -> bytes:
     return found.tobytes()
 
 
-def _with_texts(metadata: Metadata) -> bytes:
+def with_texts(metadata: Metadata) -> bytes:
     """The EXIF with the texts and the resolution that it has tags for, unless it has its own."""
     values = {tag: metadata.texts[name] for name, tag in _TAGS.items() if name in metadata.texts}
     if metadata.dpi is not None:

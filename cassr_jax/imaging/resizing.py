@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.pixels import DEEP
 
 MAX_OUTPUT_PIXELS = 2**28  # 268 million: 3.2 GB as float32 RGB
 
@@ -34,17 +35,20 @@ def working_size(size: tuple[int, int], least: int) -> tuple[int, int]:
 
 
 def bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes uint8 (h, w) or (h, w, 3) to size (height, width); the LQ image is made by this function.
+    """Resizes uint8 or uint16 (h, w) or (h, w, 3) to size (height, width); the LQ image is made by this function.
 
     It is Pillow's BICUBIC (a = -0.5, no mirrored borders, antialiased when shrinking), which SeeSR, PASD, DiffBIR and
     OSEDiff also use for their networks' input. OpenCV and torch have a = -0.75, which overshoots more.
     """
     height, width = size
+    if image.dtype == DEEP:  # of which Pillow has no RGB
+        planes = resized(image.reshape(*image.shape[:2], -1), size)
+        return np.clip(np.rint(planes), 0, np.iinfo(DEEP).max).astype(DEEP).reshape(height, width, *image.shape[2:])
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes float (h, w, C) to size (height, width) like `bicubic`, without rounding."""
+    """Resizes numbers (h, w, C) to size (height, width) like `bicubic`, without rounding."""
     height, width = size
     if image.shape[:2] == (height, width):
         return image

@@ -1,4 +1,4 @@
-"""Conversion of samples of any depth and meaning to 8-bit RGB and alpha."""
+"""Conversion of samples of any depth and meaning to RGB and alpha of 8 or 16 bits."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
 from cassr_jax.errors import InputError
+from cassr_jax.imaging.pixels import DEEP
 from cassr_jax.imaging.profiles import cmyk_to_rgb
 
 BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 258, 262, 281, 339  # tags of a TIFF
@@ -45,17 +46,33 @@ class Meaning:
 
 
 def to_8_bits(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) -> np.ndarray:
-    """Samples of any integer or floating type as uint8 of the same shape.
+    """Samples of any integer or floating type as uint8 of the same shape; see `to_bits`."""
+    return to_bits(samples, meaning, name, np.dtype(np.uint8))
+
+
+def to_bits(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str], dtype: np.dtype) -> np.ndarray:
+    """Samples of any integer or floating type as uint8 or uint16 of the same shape, scaled to its range.
 
     Raises:
         InputError: a sample is negative, infinite or NaN, or exceeds 8 and 16 bits in a type without an agreed range.
     """
-    white = _white(samples, meaning, name)
+    white, most = _white(samples, meaning, name), np.iinfo(dtype).max
     if samples.dtype.kind == "u" and samples.dtype.itemsize <= 2:
-        scaled = _scaled(np.arange(2 ** (8 * samples.dtype.itemsize)), white)[samples]
+        scaled = _scaled(np.arange(2 ** (8 * samples.dtype.itemsize)), white, most)[samples]
     else:
-        scaled = _scaled(samples, white)
-    return 255 - scaled if meaning.white_is_zero else scaled
+        scaled = _scaled(samples, white, most)
+    scaled = scaled.astype(dtype)
+    return dtype.type(most) - scaled if meaning.white_is_zero else scaled
+
+
+def type_for(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) -> np.dtype:
+    """The type that holds samples without a loss: uint8, or uint16 for fractions and for more than 8 bits.
+
+    Raises:
+        InputError: as `to_bits`.
+    """
+    white = _white(samples, meaning, name)
+    return np.dtype(np.uint8) if 1 < white < 2**8 or meaning.bits == 1 else DEEP
 
 
 def rgb_and_alpha(image: Image.Image, raw_mode: str, name: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -130,9 +147,10 @@ def _white(samples: np.ndarray, meaning: Meaning, name: str | os.PathLike[str]) 
     raise InputError(f"{found} have no agreed white, expected {expected}; save it with 8 or 16 bits")
 
 
-def _scaled(samples: np.ndarray, white: int) -> np.ndarray:
-    """Samples scaled to 255, rounded and clipped; only unused places of a lookup table exceed 255."""
-    return np.minimum(np.rint(samples * np.float32(255 / white)), 255).astype(np.uint8)
+def _scaled(samples: np.ndarray, white: int, most: int) -> np.ndarray:
+    """Samples scaled so that white is `most`, rounded and clipped; only unused places of a lookup table exceed it."""
+    exact = np.float32 if most < 2**8 else np.float64
+    return np.minimum(np.rint(samples * exact(most / white)), most)
 
 
 def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple[int, ...]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,8 +21,9 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from cassr_jax.errors import InputError
 from cassr_jax.imaging.decoding import MAX_INPUT_PIXELS, check_size
+from cassr_jax.imaging.pixels import DEEP, shallow
 from cassr_jax.imaging.profiles import cmyk_to_rgb
-from cassr_jax.imaging.samples import BITS_PER_SAMPLE, WHITE_IS_ZERO, Meaning, to_8_bits
+from cassr_jax.imaging.samples import BITS_PER_SAMPLE, WHITE_IS_ZERO, Meaning, to_8_bits, to_bits, type_for
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Tag numbers, each followed by its values.
@@ -37,9 +38,25 @@ ASSOCIATED, UNASSOCIATED = 1, 2  # extra samples
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it logs what it tolerates, and raises errors
 
 
+class Photograph(NamedTuple):
+    """A photograph of a file.
+
+    Attributes:
+        image: it in 8 bits, as Pillow gives it.
+        count: how many photographs the file holds.
+        bits: the most bits of a sample in the file.
+        deep: its colours as they lie in the file, (H, W, 1 or 3) uint16; None if they are not to be had.
+    """
+
+    image: Image.Image
+    count: int
+    bits: int
+    deep: np.ndarray | None = None
+
+
 @contextmanager
-def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int, int]]:
-    """The first photograph in a file, their number, and the bits of a sample; thumbnails and masks do not count.
+def photograph(data: bytes, path: Path) -> Iterator[Photograph]:
+    """The first photograph in a file; thumbnails and masks do not count.
 
     Args:
         data: the file's bytes.
@@ -62,7 +79,7 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int, int]
         _check(path, page)
         decoded = _decoded(path, page, data)
     if decoded is not None:
-        yield decoded, count, _most_bits(page)
+        yield Photograph(decoded[0], count, _most_bits(page), decoded[1])
         return
     if page.is_subifd:
         raise InputError(f"{path}: {_kind(page)} behind a thumbnail are not read; save the photograph alone")
@@ -75,7 +92,7 @@ def photograph(data: bytes, path: Path) -> Iterator[tuple[Image.Image, int, int]
         ) from error
     with image:
         image.seek(pages.index(page))
-        yield image, count, _most_bits(page)
+        yield Photograph(image, count, _most_bits(page))
 
 
 def _check(path: Path, page: TiffPage) -> None:
@@ -121,8 +138,8 @@ def _tag(page: TiffPage, number: int) -> Any:
     return None if tag is None else tag.value
 
 
-def _decoded(path: Path, page: TiffPage, data: bytes) -> Image.Image | None:
-    """The page in 8 bits, with its profile and orientation; None if that is what Pillow gives.
+def _decoded(path: Path, page: TiffPage, data: bytes) -> tuple[Image.Image, np.ndarray | None] | None:
+    """The page in 8 bits, with its profile and orientation, and its deep colours; None if Pillow gives what is there.
 
     Raises:
         InputError: neither tifffile nor Pillow can decode it.
@@ -132,7 +149,8 @@ def _decoded(path: Path, page: TiffPage, data: bytes) -> Image.Image | None:
         return None
     planes, _, height, width, _ = page.shaped
     samples = samples.reshape(planes, height, width, -1).transpose(1, 2, 0, 3).reshape(height, width, -1)
-    colors, alpha = _in_8_bits(path, page, samples)
+    colors, alpha = _colors_and_alpha(path, page, samples)
+    deep, colors = (colors, shallow(colors)) if colors.dtype == DEEP else (None, colors)
     profile = _tag(page, PROFILE)
     if page.photometric == CMYK:
         inks = Image.frombytes("CMYK", (width, height), colors.tobytes())
@@ -144,7 +162,7 @@ def _decoded(path: Path, page: TiffPage, data: bytes) -> Image.Image | None:
     if isinstance(profile, bytes):
         image.info["icc_profile"] = profile
     image.getexif()[ORIENTATION] = _tag(page, ORIENTATION) or 1
-    return image
+    return image, deep
 
 
 def _is_for_pillow(page: TiffPage) -> bool:
@@ -228,22 +246,28 @@ def _unpacked(page: TiffPage) -> np.ndarray:
     return (samples @ weights).astype(np.uint16 if bits <= 16 else np.uint32)
 
 
-def _in_8_bits(path: Path, page: TiffPage, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Samples (H, W, C) as uint8 colours (H, W, 1, 3 or 4) and alpha (H, W, 1), None without one."""
+def _colors_and_alpha(path: Path, page: TiffPage, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples (H, W, C) as colours (H, W, 1, 3 or 4) and alpha (H, W, 1) uint8, None without one.
+
+    The colours are uint16 if the file has more than 8 bits, or else uint8.
+    """
     meaning = Meaning.of_tags({tag.code: tag.value for tag in page.tags})
     colors = {RGB: 3, CMYK: 4}.get(page.photometric, 1)
+    kept = page.photometric in (*GREYS, RGB) and _most_bits(page) > 8
+    dtype = type_for(samples[..., :colors], meaning, path) if kept else np.dtype(np.uint8)
     if page.photometric == PALETTE:
         if page.colormap is None:
             raise ValueError("it has no palette")
         picture = to_8_bits(page.colormap.T[samples[..., 0]], Meaning(bits=16), path)
     else:
-        picture = to_8_bits(samples[..., :colors], meaning, path)
+        picture = to_bits(samples[..., :colors], meaning, path, dtype)
     kinds = [int(kind) for kind in page.extrasamples]
     alphas = [i for i, kind in enumerate(kinds) if kind in (ASSOCIATED, UNASSOCIATED)]
     if not alphas:
         return picture, None
-    alpha = to_8_bits(samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False), path)
+    alpha = to_bits(samples[..., colors + alphas[0], None], replace(meaning, white_is_zero=False), path, dtype)
     if kinds[alphas[0]] == ASSOCIATED:  # the colours are multiplied by it
-        straight = np.rint(picture * (255 / np.maximum(alpha, 1, dtype=np.float32)))
-        picture = np.minimum(straight, 255).astype(np.uint8)
-    return picture, alpha
+        most = np.iinfo(dtype).max
+        straight = np.rint(picture * (most / np.maximum(alpha, 1, dtype=np.float32)))
+        picture = np.minimum(straight, most).astype(dtype)
+    return picture, shallow(alpha)

@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD
 
 import sample
+from cassr_jax.imaging import io
 from tests.end_to_end.quick import COLORS, close, color_of, flat, outputs, run
 from tests.imaging import pictures
 
@@ -32,6 +34,35 @@ def test_metadata_come_through_and_the_place_is_stripped_on_demand(folder, casca
         with Image.open(f"{name}/a.{suffix}") as image:
             found[name] = image.getexif().get(0x010F), bool(image.getexif().get_ifd(IFD.GPSInfo))
     assert found == {"whole": ("Maker", True), "placeless": ("Maker", False), "bare": (None, False)}
+
+
+@pytest.mark.parametrize(
+    ("given", "format", "result", "bits"),
+    [
+        ("png", "png", "a.png", 16),
+        ("png", "jpg", "a.jpg", 8),
+        ("png", "tiff", "a.tif", 16),
+        ("tif", "keep", "a.tif", 16),
+        ("jpg", "png", "a.png", 8),
+        ("jpg", "png16", "a.png", 16),
+        ("jpg", "tiff16", "a.tif", 16),
+    ],
+)
+def test_the_bits_of_a_result(folder, cascade, capsys, given, format, result, bits):
+    ramp = np.linspace(0, 65_535, 96).reshape(8, 12, 1).repeat(3, -1).astype(np.uint16)
+    io.write(folder / f"a.{given}", io.Picture(ramp))
+    assert run("in", "--output", "out", "--format", format) == 0
+    found = io.read(Path("out", result))
+    assert (found.bits, found.rgb.shape) == (bits, (32, 48, 3))
+    told = "its 16 bits per sample become 8, which --format png and tiff would keep" in capsys.readouterr().err
+    assert told == (given == "png" and format == "jpg")
+
+
+def test_results_of_8_bits_are_redone_in_16(folder, cascade):
+    flat(folder / "a.png", "red")
+    for format, calls in (("png", 1), ("png16", 2), ("png16", 2)):
+        assert run("in", "--output", "out", "--format", format, "--resume") == 0
+        assert len(cascade.calls) == calls
 
 
 def test_what_belongs_to_others_is_refused_skipped_or_overwritten(folder, cascade, capsys):

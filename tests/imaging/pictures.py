@@ -3,9 +3,12 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from cassr_jax.imaging.io import Picture, read, with_bits
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
@@ -122,3 +125,8 @@ def box(name: bytes, *contents: bytes) -> bytes:
     """A box of ISO 14496-12, as JPEG 2000 and AVIF are made of."""
     body = b"".join(contents)
     return struct.pack(">I", 8 + len(body)) + name + body
+
+
+def read_in_8_bits(path: Path) -> Picture:
+    """The picture in a file, in 8 bits whatever the file has."""
+    return with_bits(read(path), 8)

@@ -1,4 +1,4 @@
-"""A file with more than 8 bits for a sample says so, whatever its format."""
+"""A file with more than 8 bits for a sample keeps 16 or says so, whatever its format."""
 
 from io import BytesIO
 
@@ -23,19 +23,31 @@ def tiff(samples: np.ndarray, **options) -> bytes:
 @pytest.mark.parametrize(
     ("data", "bits"),
     [
-        (pictures.png(GREY[..., None], 16, 0), 16),
-        (pictures.png(COLORS, 16, 2), 16),
         (b"P6 7 6 # 255\n65535\n" + COLORS.astype(">u2").tobytes(), 16),
         (b"P5\n7 6 1000\n" + (GREY // 64).astype(">u2").tobytes(), 10),
         (pictures.encoded(Image.fromarray(GREY), "JPEG2000"), 16),
-        (tiff(GREY), 16),
-        (tiff(COLORS, photometric="rgb"), 16),
-        (tiff((GREY / 65_535).astype(np.float32)), 32),
     ],
 )
 def test_bits_that_are_lost_are_told(tmp_path, data, bits):
     (tmp_path / "a").write_bytes(data)
     assert io.read(tmp_path / "a").warnings == (f"its {bits} bits per sample become 8",)
+
+
+@pytest.mark.parametrize(
+    ("data", "warnings"),
+    [
+        (pictures.png(GREY[..., None], 16, 0), ()),
+        (pictures.png(COLORS, 16, 2), ()),
+        (tiff(GREY), ()),
+        (tiff(COLORS, photometric="rgb"), ()),
+        (tiff((GREY / 65_535).astype(np.float32)), ("its 32 bits per sample become 16",)),
+    ],
+)
+def test_16_bits_are_kept_where_they_can_be(tmp_path, data, warnings):
+    (tmp_path / "a").write_bytes(data)
+    picture = io.read(tmp_path / "a")
+    np.testing.assert_array_equal(picture.rgb, np.full((6, 7, 3), 40_000, np.uint16))
+    assert picture.warnings == warnings
 
 
 def test_an_avif_tells_the_bits_of_each_channel():

@@ -26,7 +26,7 @@ def ramp(dtype: str, channels: int = 1, most: float | None = None) -> np.ndarray
 
 def read(path, samples: np.ndarray, **options: Any) -> io.Picture:
     tifffile.imwrite(path / "a.tif", samples, **options)
-    return io.read(path / "a.tif")
+    return pictures.read_in_8_bits(path / "a.tif")
 
 
 def is_ramp(picture: io.Picture, falling: bool = False) -> bool:
@@ -107,15 +107,15 @@ def test_samples_without_a_range_are_refused(tmp_path, samples, message):
 def test_packed_samples(tmp_path, bits, channels, order):
     samples = np.rint(SHARES * (2**bits - 1)).astype(np.int64)
     (tmp_path / "a.tif").write_bytes(pictures.packed_tiff(np.stack([samples] * channels, -1), bits, order))
-    assert is_ramp(io.read(tmp_path / "a.tif"))
+    assert is_ramp(pictures.read_in_8_bits(tmp_path / "a.tif"))
 
 
 def test_16_bits_in_a_compression_that_pillow_decodes(tmp_path):
     grey = Image.fromarray(ramp("u2"))
     grey.save(tmp_path / "a.tif", compression="tiff_lzw")
-    assert is_ramp(io.read(tmp_path / "a.tif"))
+    assert is_ramp(pictures.read_in_8_bits(tmp_path / "a.tif"))
     grey.save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={262: 0})
-    assert is_ramp(io.read(tmp_path / "a.tif"), falling=True)
+    assert is_ramp(pictures.read_in_8_bits(tmp_path / "a.tif"), falling=True)
     with Image.open(tmp_path / "a.tif") as image:
         assert is_ramp(io.from_pil(image), falling=True)
 
@@ -135,7 +135,7 @@ def test_a_deep_file_that_is_cut_is_refused(tmp_path):
         whole = (tmp_path / "a.tif").read_bytes()
         (tmp_path / "a.tif").write_bytes(whole[:-100])
         with pytest.raises(InputError, match=r"a\.tif: cannot be decoded, the file is damaged or cut short"):
-            io.read(tmp_path / "a.tif")
+            pictures.read_in_8_bits(tmp_path / "a.tif")
 
 
 PHOTO = np.full((40, 60, 3), (10, 200, 30), np.uint8)
@@ -148,7 +148,7 @@ def test_the_photograph_behind_a_thumbnail_is_read(tmp_path, bits):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(THUMBNAIL, photometric="rgb", subfiletype=1)
         file.write(photo, photometric="rgb")
-    picture = io.read(tmp_path / "a.tif")
+    picture = pictures.read_in_8_bits(tmp_path / "a.tif")
     assert picture.frames == 1
     assert np.array_equal(picture.rgb, PHOTO)
 
@@ -158,7 +158,7 @@ def test_the_photograph_below_a_thumbnail_is_read(tmp_path):
         file.write(THUMBNAIL, photometric="rgb", subfiletype=1, subifds=2)
         file.write(PHOTO[::2, ::2], photometric="rgb", subfiletype=0)
         file.write(PHOTO, photometric="rgb", subfiletype=0)
-    assert np.array_equal(io.read(tmp_path / "a.tif").rgb, PHOTO)
+    assert np.array_equal(pictures.read_in_8_bits(tmp_path / "a.tif").rgb, PHOTO)
 
 
 def test_smaller_copies_below_the_photograph_are_passed_over(tmp_path):
@@ -166,7 +166,7 @@ def test_smaller_copies_below_the_photograph_are_passed_over(tmp_path):
         file.write(PHOTO, photometric="rgb", subifds=1)
         file.write(PHOTO[::2, ::2], photometric="rgb", subfiletype=1)
         file.write(PHOTO[..., 0] > 0, photometric="minisblack", subfiletype=4)  # a mask
-    picture = io.read(tmp_path / "a.tif")
+    picture = pictures.read_in_8_bits(tmp_path / "a.tif")
     assert picture.rgb.shape == (40, 60, 3)
     assert picture.frames == 1
 
@@ -183,7 +183,7 @@ def test_a_cameras_raw_file_is_refused_by_name(tmp_path, kind):
         data = path.read_bytes()
         path.write_bytes(data[:8] + b"CR\x02\0" + data[12:])
     with pytest.raises(InputError, match=rf"{kind}\.tif: a camera's raw file, expected a developed picture"):
-        io.read(path)
+        pictures.read_in_8_bits(path)
 
 
 def test_samples_that_nothing_decodes_are_refused_by_name(tmp_path):
@@ -193,12 +193,12 @@ def test_samples_that_nothing_decodes_are_refused_by_name(tmp_path):
     data[at + 8 : at + 10] = (5).to_bytes(2, "little")  # LZW
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(InputError, match=r"a\.tif: 32-bit RGB samples with compression LZW are not read"):
-        io.read(tmp_path / "a.tif")
+        pictures.read_in_8_bits(tmp_path / "a.tif")
 
 
 def test_nothing_is_logged_of_what_is_tolerated(tmp_path, capfd):
     file = memory.BytesIO()
     tifffile.imwrite(file, ramp("u2"), description="é".encode(), extratags=[(65_000, "s", 0, b"\xff\xff", True)])
     (tmp_path / "a.tif").write_bytes(file.getvalue())
-    assert is_ramp(io.read(tmp_path / "a.tif"))
+    assert is_ramp(pictures.read_in_8_bits(tmp_path / "a.tif"))
     assert capfd.readouterr() == ("", "")
