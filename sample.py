@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,7 +21,6 @@ from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.jobs import (
     DEEP_FORMATS,
     PROGRAM,
-    SUFFIXES,
     Faults,
     Job,
     absent,
@@ -35,20 +34,22 @@ from cassr_jax.commands.jobs import (
     unfinished,
     warn,
 )
-from cassr_jax.commands.log import Log, LogFormat
-from cassr_jax.commands.options import SAMPLING, add_options, help_asked, local_path
+from cassr_jax.commands.log import Log
+from cassr_jax.commands.options import SAMPLING
 from cassr_jax.commands.overlap import overlapped
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
-from cassr_jax.commands.shard import Shard
+from cassr_jax.commands.sample_arguments import parse
 from cassr_jax.commands.streams import with_streams
 from cassr_jax.compiled import keep_compiled_functions, version_of
 from cassr_jax.errors import InputError
-from cassr_jax.files import Json, check_folder, exists, is_file, is_folder, same_place
+from cassr_jax.files import Json, check_folder, exists
 from cassr_jax.imaging import io
 from cassr_jax.imaging.inputs import count_suffixes, find
+from cassr_jax.imaging.invented import invented
 from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.imaging.metadata import Strip
+from cassr_jax.imaging.protection import protected, read_mask
 from cassr_jax.printing import notice, progress_bar
 
 if TYPE_CHECKING:
@@ -62,24 +63,6 @@ Made = TypeVar("Made")
 
 AHEAD = 2  # pictures that are read early, and pictures that wait to be written
 INTERRUPTED = "interrupted; finished pictures are kept, and the same command with --resume goes on from there"
-
-EPILOG = """
-examples:
-  python sample.py photo.jpg                          output/photo.png, four times as wide and high
-  python sample.py holiday/ --output out --compare    every picture of a folder and its sub-folders
-  python sample.py holiday/ --output out --resume     the rest of them, after a run that was stopped
-  python sample.py holiday/ --output out --dry-run    what would be done, with sizes, memory and time
-  python sample.py photo.jpg --seed 7                 another variation
-  python sample.py - --output - < in.jpg > out.png    from stdin to stdout
-
-exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least one picture failed (one line each on
-stderr), 130 after Ctrl-C. If an INPUT does not exist, all such paths are named and nothing is restored. Only the first
-frame of an animation is restored, with a warning. The program states how much memory the largest picture needs before
-work starts, and refuses pictures that need more than the machine has. Transparency, the colour profile, EXIF (with the
-place unless --strip), XMP, IPTC, resolution and texts are kept as far as the format holds them; a line names what is
-lost. DIR/manifest.json records the settings, seed and files of every picture. With --log jsonl every line on stdout is
-a JSON object, whose `event` is plan, done, failed, skipped or note.
-"""
 
 
 class Source(NamedTuple):
@@ -123,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     log = Log(args.log)
     faults = Faults(log)
     check_folder(args.output)
+    if args.protect is not None and not exists(args.protect):
+        raise InputError(f"--protect {args.protect}: no such file or folder, expected a mask or a folder of masks")
 
     # 1. Find the pictures, and report every file that cannot be restored.
     found = find(args.inputs, args.output, args.recursive, args.flat)
@@ -146,8 +131,8 @@ def run(args: argparse.Namespace) -> int:
     keep_compiled_functions()
     import cassr_jax
     from cassr_jax.commands.fingerprint import fingerprint
-    from cassr_jax.commands.settings import described as settings_in_words
     from cassr_jax.commands.settings import check_speed, with_options
+    from cassr_jax.commands.settings import described as settings_in_words
     from cassr_jax.loading import fetched, read_cascade, trained
 
     cascade = fetched(args.config)
@@ -163,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
 
     def settings(job: Job) -> Json:
         resolved = with_options(config, {"prompt": job.prompt})
-        return settings_of(args) | {"weights": weights} | settings_in_words(resolved, args.precision) | rows
+        masked = {} if job.mask is None else {"protect": job.mask[1], "protect_by": args.protect_by}
+        return settings_of(args) | masked | {"weights": weights} | settings_in_words(resolved, args.precision) | rows
 
     jobs = [replace(job, entry=replace(job.entry, settings=settings(job))) for job in jobs]
     if args.resume:
@@ -196,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         with progress_bar(total=len(jobs), desc="restoring", unit="picture", leave=False) as bar:
             progress = Progress(bar)
             restored = (each for group in by_prompt(jobs) for each in restore(cassr, group, args, manifest, progress))
-            write = partial(write_and_record, manifest=manifest, faults=faults, log=log)
+            write = partial(write_and_record, args=args, manifest=manifest, faults=faults, log=log)
             for _ in overlapped(write, restored, ahead=AHEAD):
                 pass  # writing a picture reports its outcome
     finally:
@@ -261,7 +247,7 @@ def restore(
     def show(preview: "Preview") -> None:
         job, picture = taken[preview.picture]
         assert picture is not None, "what is previewed was read"
-        write_preview(job.entry, manifest, io.Picture(preview.image, icc=picture.icc))
+        write_preview(job.entry, manifest, io.in_colors_of(picture, preview.image))
         progress.previewed(preview)
 
     options = {name: getattr(args, name) for name in SAMPLING}
@@ -284,7 +270,7 @@ def restore(
 
 def source(job: Job, strip: Strip | None) -> Source:
     """Reads a picture that is to be restored now, with the bits of its result, without what is to be stripped."""
-    picture, digest = read(job.path)
+    picture, digest = read(job.path, job.frame)
     picture = io.with_bits(replace(picture, metadata=picture.metadata.without(strip)), job.bits)
     return Source(picture, digest, io.opaque(picture))
 
@@ -297,9 +283,13 @@ def attempt(function: Callable[[T], Made], argument: T) -> Made | Exception:
         return error
 
 
-def write_and_record(restored: Restored, manifest: Manifest, faults: Faults, log: Log) -> None:
+def write_and_record(
+    restored: Restored, args: argparse.Namespace, manifest: Manifest, faults: Faults, log: Log
+) -> None:
     """Writes and reports the outcome of one picture; an error becomes a fault of this picture alone."""
     job, outcome = restored
+    if not isinstance(outcome, Exception):
+        outcome = attempt(partial(with_protected, job.mask, args.protect_by), outcome)
     written = outcome if isinstance(outcome, Exception) else attempt(partial(write, job.entry, manifest), outcome)
     if isinstance(written, Exception):
         faults.add(job.path, reason_of(written))
@@ -310,11 +300,23 @@ def write_and_record(restored: Restored, manifest: Manifest, faults: Faults, log
         log.outputs("done", text, job.path, written.outputs, seconds=written.seconds)
 
 
+def with_protected(
+    mask: tuple[Path, str] | None, by: str, outcome: "tuple[io.Picture, Restoration]"
+) -> "tuple[io.Picture, Restoration]":
+    """The outcome with what its mask protects as it was enlarged, or as the first stage made it."""
+    if mask is None:
+        return outcome
+    picture, made = outcome
+    kept = made.reference if by == "reference" else made.bicubic
+    return picture, replace(made, result=protected(made.result, kept, read_mask(mask[0], picture.rgb)))
+
+
 def write(entry: Entry, manifest: Manifest, outcome: "tuple[io.Picture, Restoration]") -> Entry:
     """Writes the files of one picture, the result last."""
     picture, made = outcome
     images = {
-        "compare": lambda: io.Picture(io.side_by_side([made.bicubic, made.reference, made.result]), icc=picture.icc),
+        "compare": lambda: io.in_colors_of(picture, io.side_by_side([made.bicubic, made.reference, made.result])),
+        "invented": lambda: io.Picture(invented(made.result, io.opaque(picture))),
         "reference": lambda: io.with_rgb(picture, made.reference),
         "result": lambda: io.with_rgb(picture, made.result),
     }
@@ -346,120 +348,6 @@ def whole_pictures(devices: int | None) -> Json:
     from cassr_jax.sharding.mesh import local_devices
 
     return {"split": "spatial", "devices": len(local_devices(devices)), "tile": None, "tile_overlap": None}
-
-
-def own_values_of(config: str) -> dict[str, str]:
-    """What a cascade does where an option is left out; this imports JAX, and so is for --help alone."""
-    from cassr_jax.commands.settings import own_values
-
-    return own_values(config)
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="sample.py",
-        description="Super-resolve photographs with CasSR.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="picture files, folders, which are searched with their sub-folders, or - for a picture on stdin",
-    )
-    parser.add_argument(
-        "--output",
-        type=local_path,
-        default=Path("output"),
-        metavar="DIR",
-        help="folder for the results (default: %(default)s); - writes the only result to stdout",
-    )
-    add_options(parser, "scale", "seed", "config")
-    parser.add_argument(
-        "--resume", action="store_true", help="skip pictures that are already in the output folder with these settings"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="only tell what would be done, with sizes and memory, and the time if the output folder tells it",
-    )
-    parser.add_argument(
-        "--log",
-        choices=get_args(LogFormat),
-        default="text",
-        help="form of the lines on stdout; jsonl gives each as a JSON object, for other programs (default: text)",
-    )
-    parser.add_argument(
-        "--no-recursive", dest="recursive", action="store_false", help="do not search the sub-folders of folders"
-    )
-
-    parser.add_argument(
-        "--shard",
-        type=Shard.parse,
-        default=Shard(),
-        metavar="I/N",
-        help="restore part I of N of the pictures; N machines that share the folders each take one part; with "
-        "`cluster`, I and N are what SLURM, Open MPI, torchrun or a TPU slice says",
-    )
-
-    files = parser.add_argument_group("what is written")
-    files.add_argument(
-        "--format",
-        choices=[*SUFFIXES, "keep"],
-        default="png",
-        help="format of the results: png and tiff have 16 bits per sample where the picture has, png16 and tiff16 "
-        "always; keep writes JPEG for JPEG, WebP for WebP, TIFF for TIFF, and PNG for all others (default: png)",
-    )
-    files.add_argument(
-        "--flat",
-        action="store_true",
-        help="write all results into the output folder itself, whatever their sub-folders",
-    )
-    existing = files.add_mutually_exclusive_group()
-    existing.add_argument(
-        "--overwrite", action="store_true", help="replace files of the results' names, whoever wrote them"
-    )
-    existing.add_argument(
-        "--skip-existing", action="store_true", help="leave out pictures for whose results there is a file"
-    )
-    files.add_argument(
-        "--strip",
-        nargs="?",
-        const="all",
-        choices=get_args(Strip),
-        help="leave metadata out of the results: gps, the place where a picture was taken, or all (which --strip alone "
-        "means); the colour profile stays. By default EXIF, XMP, IPTC, resolution and texts are carried over",
-    )
-    files.add_argument(
-        "--save-reference", action="store_true", help="also write the first stage's picture, as NAME_reference"
-    )
-    files.add_argument(
-        "--compare",
-        action="store_true",
-        help="also write bicubic enlargement, reference and result in a row, as NAME_compare.png",
-    )
-
-    add_options(files, "preview")
-
-    asked, decides = help_asked(argv), "By default the configuration decides. "
-    own = own_values_of(asked.config or "tiny") if asked.help else {}
-    if own:
-        decides += f"The defaults below are those of {asked.config or 'tiny'}; --config CONFIG --help shows another's."
-    sampling = parser.add_argument_group("sampling", decides)
-    add_options(sampling, "activation", "lora", *SAMPLING, shown=own)
-    add_options(sampling.add_mutually_exclusive_group(), "prompt", "prompts")
-    add_options(sampling, "devices", "split", "precision")
-    args = parser.parse_args(argv)
-    if args.split == "spatial" and args.tile is not None:
-        parser.error(f"--tile {args.tile} beside --split spatial: expected one of them; that one takes no tiles")
-    if exists(args.output) and not is_folder(args.output):
-        parser.error(f"--output {args.output}: is a file, expected a folder")
-    if any(is_folder(given) and same_place(Path(given), args.output) for given in args.inputs):
-        parser.error(f"--output {args.output}: is an input folder too, expected another folder")
-    if args.config.endswith(".py") and not is_file(Path(args.config)):
-        parser.error(f"--config {args.config}: no such file, expected a Python file that defines `cascade`")
-    return args
 
 
 if __name__ == "__main__":

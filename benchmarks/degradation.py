@@ -27,6 +27,7 @@ from cassr_jax.data.degradation import GRAY_NOISE_PROB, PRESETS, Order, Preset, 
 from cassr_jax.data.kernels import SIZES, circular_lowpass, draw_blur, uniform
 from cassr_jax.data.resize import MODES
 from cassr_jax.imaging.io import read
+from cassr_jax.imaging.pixels import shallow
 
 try:
     import torch
@@ -44,7 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     preset = PRESETS[args.preset]
-    crops = take_crops(read(args.picture).rgb, args.size, args.pairs)
+    crops = take_crops(shallow(read(args.picture).rgb), args.size, args.pairs)
     pipelines: dict[str, Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]] = {
         "cassr_jax": lambda crop, seed: degrade(crop, seed, preset)
     }

@@ -14,6 +14,7 @@ from cassr_jax.errors import InputError, ran_out
 from cassr_jax.imaging import io, memory, resizing
 from cassr_jax.imaging.inputs import Input
 from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
+from cassr_jax.imaging.protection import mask_for, read_mask
 from cassr_jax.printing import complain, progress_bar
 
 PROGRAM = "sample.py"
@@ -34,6 +35,8 @@ class Job:
         size: the size of its result, (height, width).
         prompt: None is the cascade's own.
         bits: those of a sample of its result.
+        mask: the file of what is protected in it, and the digest of its bytes.
+        frame: which frame or page of its file it is.
     """
 
     path: Path
@@ -41,13 +44,20 @@ class Job:
     size: tuple[int, int]
     prompt: str | None = None
     bits: int = 8
+    mask: tuple[Path, str] | None = None
+    frame: int = 0
+
+    @property
+    def of_several(self) -> bool:
+        """Whether it is one of several frames of its file that are all restored."""
+        return self.entry.input != str(self.path.resolve())
 
     def of_content(self, picture: io.Picture, digest: str) -> "Job":
         """The job for a picture as it was read again; its file may have been replaced since it was checked."""
         if digest == self.entry.sha256:
             return self
         warn(f"warning: {self.path}: has changed since it was checked; its new content is restored")
-        warn_of(self.path, picture)
+        warn_of(self.path, picture, self)
         return replace(self, entry=replace(self.entry, sha256=digest))
 
 
@@ -72,48 +82,87 @@ def plan(
     inputs: Sequence[Input], prompts: Mapping[str, str], args: argparse.Namespace, manifest: Manifest, faults: Faults
 ) -> list[Job]:
     """The pictures that can be restored, found by reading each completely; the others become faults."""
-    jobs = []
+    jobs: list[Job] = []
     taken: dict[str, Path] = {}  # by each file's name, ignoring case as some file systems do
     for item in progress_bar(inputs, desc="reading", leave=False, delay=1):
-        try:
-            picture, digest = read(item.path)
-            outputs = outputs_of(item, picture, args)
-            height, width = picture.rgb.shape[:2]
-            height, width = resizing.output_size(height, width, args.scale)
-            memory.check(height, width)
-            io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
-            for file in outputs.values():
-                place = manifest.place(file)
-                if (other := taken.get(file.casefold())) is not None:
-                    raise InputError(
-                        f"{place} would also be written for {other}, expected another name or another --output"
-                    )
-        except (InputError, MemoryError) as error:
-            faults.add(item.path, reason_of(error))
-            continue
-        bits = bits_of(outputs["result"], picture, args)
-        warn_of(item.path, picture)
-        if bits < picture.bits:
-            lost = f"its {picture.bits} bits per sample become {bits}"
-            warn(f"warning: {item.path}: {lost}, which --format png and tiff would keep")
-        taken |= dict.fromkeys(map(str.casefold, outputs.values()), item.path)
-        entry = Entry(str(item.path.resolve()), digest, outputs, {})
-        jobs.append(Job(item.path, entry, (height, width), prompts.get(item.stem), bits))
+        frame = count = 0
+        while frame <= count:
+            try:
+                picture, digest = read(item.path, frame)
+                count = picture.frames - 1 if args.all_frames else 0
+                job = _job(item, frame, picture, digest, args, manifest, taken)
+            except (InputError, MemoryError) as error:
+                faults.add(item.path, reason_of(error))
+            else:
+                warn_of(item.path, picture, job)
+                taken |= dict.fromkeys(map(str.casefold, job.entry.outputs.values()), item.path)
+                jobs.append(replace(job, prompt=prompts.get(item.stem)))
+            frame += 1
     return jobs
 
 
-def read(path: Path) -> tuple[io.Picture, str]:
-    """The picture in a file, and the digest of the bytes that it was decoded from."""
+def _job(
+    item: Input,
+    frame: int,
+    picture: io.Picture,
+    digest: str,
+    args: argparse.Namespace,
+    manifest: Manifest,
+    taken: Mapping[str, Path],
+) -> Job:
+    """What is to be done with a frame of a picture, without its prompt.
+
+    Raises:
+        InputError: its result would be too large, or cannot be written, or another's files have its name; or its mask
+            does not fit.
+    """
+    several = args.all_frames and picture.frames > 1
+    name = f"{item.stem}_{frame + 1:0{len(str(picture.frames))}}" if several else item.stem
+    outputs = outputs_of(name, picture, args)
+    height, width = resizing.output_size(picture.rgb.shape[0], picture.rgb.shape[1], args.scale)
+    memory.check(height, width)
+    io.check_writable(args.output / outputs["result"], height, width, picture.alpha)
+    for file in outputs.values():
+        place = manifest.place(file)
+        if (other := taken.get(file.casefold())) is not None:
+            raise InputError(f"{place} would also be written for {other}, expected another name or another --output")
+    source = str(item.path.resolve()) + (f", frame {frame + 1}" if several else "")
+    entry = Entry(source, digest, outputs, {})
+    bits = bits_of(outputs["result"], picture, args)
+    return Job(item.path, entry, (height, width), bits=bits, mask=mask_of(item, picture, args.protect), frame=frame)
+
+
+def read(path: Path, frame: int = 0) -> tuple[io.Picture, str]:
+    """A frame of the picture in a file, and the digest of the bytes that it was decoded from and of its number."""
     data = io.contents(path)
-    return io.decoded(data, path), hashlib.sha256(data).hexdigest()
+    counted = data if frame == 0 else data + f"frame {frame + 1}".encode()
+    return io.decoded(data, path, frame), hashlib.sha256(counted).hexdigest()
 
 
-def warn_of(path: Path, picture: io.Picture) -> None:
+def warn_of(path: Path, picture: io.Picture, job: Job) -> None:
     """Says what of a file is not restored."""
-    if picture.frames > 1:
-        warn(f"warning: {path}: {picture.frames} frames or pages, only the first is restored")
+    if picture.frames > 1 and not job.of_several:
+        warn(f"warning: {path}: {picture.frames} frames or pages, only the first is restored; --all-frames takes all")
     for warning in picture.warnings:
         warn(f"warning: {path}: {warning}")
+    if job.bits < picture.bits:
+        lost = f"its {picture.bits} bits per sample become {job.bits}"
+        warn(f"warning: {path}: {lost}, which --format png and tiff would keep")
+
+
+def mask_of(item: Input, picture: io.Picture, where: Path | None) -> tuple[Path, str] | None:
+    """The file of what is protected in a picture, known to fit it, and the digest of its bytes.
+
+    Raises:
+        InputError: it cannot be read, or has another shape than the picture.
+    """
+    path = None if where is None else mask_for(where, item.stem)
+    if path is None:
+        if where is not None:
+            warn(f"warning: {item.path}: {where} holds no mask for it, so nothing is protected")
+        return None
+    read_mask(path, picture.rgb)
+    return path, hashlib.sha256(io.contents(path)).hexdigest()
 
 
 def bits_of(result: str, picture: io.Picture, args: argparse.Namespace) -> int:
@@ -123,15 +172,18 @@ def bits_of(result: str, picture: io.Picture, args: argparse.Namespace) -> int:
     return picture.bits if io.OUTPUT_FORMATS[Path(result).suffix] in io.DEEP_FORMATS else 8
 
 
-def outputs_of(item: Input, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:
+def outputs_of(name: str, picture: io.Picture, args: argparse.Namespace) -> dict[str, str]:
+    """The files that are to be written for a picture, by their kind; `name` begins their names."""
     suffix = SUFFIXES.get(args.format) or KEPT.get(picture.format or "", ".png")
-    outputs = {"result": f"{item.stem}{suffix}"}
+    outputs = {"result": f"{name}{suffix}"}
     if args.save_reference:
-        outputs["reference"] = f"{item.stem}_reference{suffix}"
+        outputs["reference"] = f"{name}_reference{suffix}"
+    if args.show_invented:
+        outputs["invented"] = f"{name}_invented.png"
     if args.compare:
-        outputs["compare"] = f"{item.stem}_compare.png"  # three pictures in a row are soon too wide for WebP
+        outputs["compare"] = f"{name}_compare.png"  # three pictures in a row are soon too wide for WebP
     if args.preview:
-        outputs[PREVIEW] = f"{item.stem}_preview.png"
+        outputs[PREVIEW] = f"{name}_preview.png"
     return outputs
 
 

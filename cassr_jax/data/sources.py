@@ -15,6 +15,7 @@ from cassr_jax.errors import InputError
 from cassr_jax.files import files_below, is_folder, read_json
 from cassr_jax.imaging.inputs import READABLE_SUFFIXES
 from cassr_jax.imaging.io import opaque, read
+from cassr_jax.imaging.pixels import shallow
 from cassr_jax.printing import complain
 
 SET_INFO = "dataset_info.json"  # the file that TFDS writes beside a set's records
@@ -102,7 +103,7 @@ def read_rgb(path: Path) -> np.ndarray:
     Raises:
         InputError: it cannot be read.
     """
-    return opaque(read(path))
+    return shallow(opaque(read(path)))
 
 
 def find_set(path: str | Path) -> Path | None:

@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from cassr_jax.imaging.resizing import bicubic, resized
 
@@ -68,6 +67,8 @@ def _within_neighbours(enlarged: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
     It is clipped to the least and the greatest alpha beside the nearest pixel, or of all that a smaller picture mixes.
     """
+    from scipy import ndimage  # which takes a while to import, and few pictures need
+
     height, width = enlarged.shape
     reach = math.ceil(max(1, alpha.shape[0] / height, alpha.shape[1] / width))
     side = 2 * reach + 1
@@ -79,6 +80,8 @@ def _within_neighbours(enlarged: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _laid_over_neighbours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    from scipy import ndimage  # which takes a while to import, and few pictures need
+
     side = 2 * REACH + 1
     strength = alpha.astype(np.float32)
     share = strength / np.maximum(ndimage.maximum_filter(strength, side), 1)
@@ -92,5 +95,7 @@ def _laid_over_neighbours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def _with_nearest(rgb: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     if not hidden.any():
         return rgb
+    from scipy import ndimage
+
     nearest = np.asarray(ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True))
     return rgb[tuple(nearest)]

@@ -91,6 +91,11 @@ class Picture:
         return 8 * self.rgb.itemsize
 
 
+def in_colors_of(picture: Picture, rgb: np.ndarray) -> Picture:
+    """A picture of colours `rgb` that mean what those of `picture` do, and of nothing else."""
+    return Picture(rgb, icc=picture.icc, metadata=Metadata(codes=picture.metadata.codes))
+
+
 def with_bits(picture: Picture, bits: int) -> Picture:
     """The same picture with 8 or 16 bits per sample."""
     return replace(picture, rgb=deepened(picture.rgb) if bits == 16 else shallow(picture.rgb))
@@ -122,21 +127,25 @@ def contents(path: Path) -> bytes:
     return data
 
 
-def decoded(data: bytes, path: Path) -> Picture:
-    """The picture that `read` gives of a file with these bytes; `path` is its name in errors.
+def decoded(data: bytes, path: Path, frame: int = 0) -> Picture:
+    """The picture that `read` gives of a file with these bytes.
+
+    Args:
+        path: its name in errors.
+        frame: which of its frames or pages.
 
     Raises:
         InputError: see `read`.
     """
     if data.startswith(tiff.SIGNATURES):
-        with strictly(path), tiff.photograph(data, path) as page:
+        with strictly(path), tiff.photograph(data, path, frame) as page:
             found, dropped = metadata.of_tiff(data)
             picture = _settled(page.image, str(path), page.count)
             turn = _turn(page.image)
         picture = replace(picture, warnings=(*picture.warnings, *dropped), metadata=found)
         return _with_depth(picture, page.deep, turn, page.bits)
     try:
-        return _with_sides(data, path)
+        return _with_sides(data, path, frame)
     except TooLarge:
         raise
     except InputError:
@@ -144,23 +153,25 @@ def decoded(data: bytes, path: Path) -> Picture:
             whole = jpeg.with_end(data) if data.startswith(jpeg.SIGNATURE) else None
         if whole is None:
             raise
-        picture = _with_sides(whole, path)
+        picture = _with_sides(whole, path, frame)
         return replace(picture, warnings=(*picture.warnings, "its end marker is missing, but no pixel is"))
 
 
-def _with_sides(data: bytes, path: Path) -> Picture:
+def _with_sides(data: bytes, path: Path, frame: int) -> Picture:
     with strictly(path):
         beside = sides(data)
         with Image.open(io.BytesIO(beside.data), formats=FORMATS) as image:
             if beside.icc is not None:
                 image.info["icc_profile"] = beside.icc
+            if frame:
+                image.seek(frame)
             picture = _settled(image, str(path))
             turn = _turn(image)  # only now, because Pillow decodes a PNG to find its EXIF
             found, dropped = metadata.read(image, data, beside.metadata)  # for which Pillow may decode the picture
     picture = replace(picture, warnings=(*beside.warnings, *picture.warnings, *dropped), metadata=found)
     bits = depth.bits_per_sample(data)
     deep = png16.read(beside.data) if picture.format == "PNG" and bits == 16 else None
-    return _with_depth(picture, None if deep is None else deep[..., : deep.shape[-1] - 1 | 1], turn, bits)
+    return _with_depth(picture, None if deep is None else deep[..., : 3 if deep.shape[-1] > 2 else 1], turn, bits)
 
 
 def _with_depth(picture: Picture, deep: np.ndarray | None, turn: Image.Transpose | None, bits: int) -> Picture:

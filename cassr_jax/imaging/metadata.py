@@ -57,6 +57,8 @@ class Metadata:
         iptc: the records of IPTC-IIM.
         dpi: pixels an inch, across and down.
         texts: keyword -> text, as in a PNG.
+        codes: a PNG's cICP: the codes of ITU-T H.273 for primaries, transfer, matrix and range of colours that are not
+            sRGB's, such as those of HDR pictures; empty for others.
     """
 
     exif: bytes = b""
@@ -64,13 +66,14 @@ class Metadata:
     iptc: bytes = b""
     dpi: tuple[float, float] | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    codes: bytes = b""
 
     def without(self, strip: Strip | None) -> "Metadata":
         """Metadata without the place where the picture was taken, without anything, or all of them for None."""
         if strip is None:
             return self
         if strip == "all":
-            return Metadata()
+            return Metadata(codes=self.codes)
         exif = _changed(self.exif, lambda exif: exif.__delitem__(IFD.GPSInfo) if IFD.GPSInfo in exif else None)
         return replace(self, exif=exif, xmp=_XMP_PLACES.sub(b"", self.xmp))
 
@@ -128,12 +131,16 @@ def read(image: Image.Image, data: bytes, known: Metadata) -> tuple[Metadata, li
     if any(mark in data for mark in _GAIN_MAPS):
         lost.append("its gain map, which brightens it on an HDR screen, is dropped, and its XMP with it")
         xmp = b""
-    return Metadata(exif, _TURNED.sub(rb"\g<1>1", xmp), iptc, dpi, texts), lost
+    return Metadata(exif, _TURNED.sub(rb"\g<1>1", xmp), iptc, dpi, texts, known.codes), lost
 
 
 def lost_in_tags(metadata: Metadata) -> list[str]:
-    """The names of the texts for which EXIF has no tag."""
-    return [name for name in metadata.texts if name not in _TAGS]
+    """The names of the texts for which EXIF has no tag, and of the colours that only a PNG can name."""
+    lost = [name for name in metadata.texts if name not in _TAGS]
+    if metadata.codes:
+        primaries, transfer = metadata.codes[:2]
+        lost.append(f"colours (primaries {primaries} and transfer {transfer} of ITU-T H.273)")
+    return lost
 
 
 def save_options(metadata: Metadata, format: str) -> tuple[dict[str, Any], list[str]]:
@@ -173,6 +180,8 @@ def _for_png(metadata: Metadata) -> tuple[dict[str, Any], list[str]]:
     if metadata.iptc:  # as ImageMagick and ExifTool keep it
         digits = re.sub(r"(.{72})", r"\1\n", metadata.iptc.hex())
         texts.add_text("Raw profile type iptc", f"\niptc\n{len(metadata.iptc):8}\n{digits}\n", zip=True)
+    if metadata.codes:
+        texts.add(b"cICP", metadata.codes)
     options: dict[str, Any] = {"pnginfo": texts}
     return options | ({"exif": metadata.exif} if metadata.exif else {}) | (
         {"dpi": metadata.dpi} if metadata.dpi else {}

@@ -71,9 +71,12 @@ def _of_png(data: bytes) -> Sides:
             colors.setdefault(chunk.name, chunk.body)
         else:
             others.setdefault(chunk.name, []).append(chunk.body)
+    codes = colors.get(b"cICP", b"")
     icc, warning = _png_colors(colors)
     texts = dict(png_texts(others, lambda body: _unpacked(body, LARGEST_TEXT)))
-    metadata = Metadata(xmp=texts.pop(XMP_KEYWORD, "").encode(), dpi=_png_dpi(others), texts=texts)
+    metadata = Metadata(
+        xmp=texts.pop(XMP_KEYWORD, "").encode(), dpi=_png_dpi(others), texts=texts, codes=_of_codes(codes)
+    )
     return Sides(b"".join(kept), icc, (*warnings, *warning), metadata)
 
 
@@ -105,8 +108,8 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
 
 def _png_colors(chunks: dict[bytes, bytes]) -> tuple[bytes | None, list[str]]:
     """The profile and the warnings, by the standard's order of precedence."""
-    if (codes := chunks.get(b"cICP")) is not None and len(codes) == 4:
-        return None, _of_codes(codes[0], codes[1])
+    if len(chunks.get(b"cICP", b"")) == 4:
+        return None, []
     if (profile := chunks.get(b"iCCP")) is not None:
         try:
             return _unpacked(profile[profile.index(b"\0") + 2 :], LARGEST_PROFILE), []
@@ -128,10 +131,9 @@ def _numbers(body: bytes | None, count: int) -> tuple[int, ...]:
     return struct.unpack(f">{count}I", body) if body is not None and len(body) == 4 * count else ()
 
 
-def _of_codes(primaries: int, transfer: int) -> list[str]:
-    if primaries in PRIMARIES and transfer in TRANSFERS:
-        return []
-    return [NOT_SRGB.format(f"primaries {primaries} and transfer {transfer} of ITU-T H.273")]
+def _of_codes(codes: bytes) -> bytes:
+    """The codes of a PNG's cICP if they name other colours than sRGB's; nothing otherwise."""
+    return codes if len(codes) == 4 and not (codes[0] in PRIMARIES and codes[1] in TRANSFERS) else b""
 
 
 def _of_jpeg2000(data: bytes) -> Sides:
@@ -160,7 +162,9 @@ def _of_avif(data: bytes) -> Sides:
     codes = [struct.unpack(">HH", body[4:8]) for body in found if body[:4] == b"nclx" and len(body) >= 8]
     if not codes or any(body[:4] in (b"prof", b"rICC") for body in found):  # a profile takes precedence
         return Sides(data)
-    return Sides(data, None, tuple(_of_codes(*codes[0])))
+    primaries, transfer = codes[0]
+    whole = bytes([primaries, transfer, 0, 1]) if max(codes[0]) < 2**8 else b""  # RGB of the full range, decoded
+    return Sides(data, metadata=Metadata(codes=_of_codes(whole)))
 
 
 def boxes(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:

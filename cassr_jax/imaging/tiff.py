@@ -55,8 +55,8 @@ class Photograph(NamedTuple):
 
 
 @contextmanager
-def photograph(data: bytes, path: Path) -> Iterator[Photograph]:
-    """The first photograph in a file; thumbnails and masks do not count.
+def photograph(data: bytes, path: Path, number: int = 0) -> Iterator[Photograph]:
+    """A photograph in a file, by default the first; thumbnails and masks do not count.
 
     Args:
         data: the file's bytes.
@@ -74,7 +74,7 @@ def photograph(data: bytes, path: Path) -> Iterator[Photograph]:
         _refuse_raw(path, raw=any(DNG_VERSION in x.tags or x.photometric in MOSAICS for x in pages + nested))
         photographs = [page for page in pages if _is_photograph(page)]
         nested = [page for page in nested if _is_photograph(page)]
-        page = (photographs or sorted(nested, key=_area, reverse=True) or pages)[0]
+        page = (photographs or sorted(nested, key=_area, reverse=True) or pages)[number]
         count = max(len(photographs), 1)
         _check(path, page)
         decoded = _decoded(path, page, data)

@@ -3,7 +3,6 @@
 import json
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -11,6 +10,7 @@ from PIL import Image
 import sample
 from cassr_jax.imaging import resizing
 from cassr_jax.progress import Preview
+from cassr_jax.restoration import Restoration
 
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 
@@ -38,7 +38,7 @@ class BicubicCascade:
         for stage in ("reference", "result") if show else ():
             show(stage, 2, 3, rgb)
         result = resizing.bicubic(rgb, resizing.output_size(*rgb.shape[:2], scale))
-        return SimpleNamespace(bicubic=result, reference=result // 2, result=result, seconds=0.1)
+        return Restoration(bicubic=result, reference=result // 2, result=result, seconds=0.1)
 
     def restore_many(self, pictures, *, preview=None, preview_every=None, **settings):
         self.preview_every = preview_every

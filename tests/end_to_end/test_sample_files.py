@@ -3,6 +3,7 @@
 import io as streams
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL.ExifTags import IFD
 
 import sample
 from cassr_jax.imaging import io
-from tests.end_to_end.quick import COLORS, close, color_of, flat, outputs, run
+from tests.end_to_end.quick import COLORS, BicubicCascade, close, color_of, flat, outputs, run
 from tests.imaging import pictures
 
 
@@ -56,6 +57,59 @@ def test_the_bits_of_a_result(folder, cascade, capsys, given, format, result, bi
     assert (found.bits, found.rgb.shape) == (bits, (32, 48, 3))
     told = "its 16 bits per sample become 8, which --format png and tiff would keep" in capsys.readouterr().err
     assert told == (given == "png" and format == "jpg")
+
+
+def test_every_frame_of_an_animation(folder, cascade, capsys):
+    frames = [Image.new("RGB", (12, 8), color) for color in ("red", "green", "blue")]
+    frames[0].save(folder / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "pages.tif", save_all=True, append_images=frames[1:2])
+    flat(folder / "still.png", "grey")
+    assert run("in", "--output", "out") == 0
+    assert "a.gif: 3 frames or pages, only the first is restored; --all-frames takes all" in capsys.readouterr().err
+    assert run("in", "--output", "all", "--all-frames") == 0
+    assert "frames" not in capsys.readouterr().err
+    found = outputs("all")
+    assert found == ["a_1.png", "a_2.png", "a_3.png", "pages_1.png", "pages_2.png", "still.png"]
+    colors = dict(zip(found, ["red", "green", "blue", "red", "green", "grey"], strict=True))
+    assert all(close(color_of(f"all/{name}"), COLORS[color]) for name, color in colors.items())
+    calls = len(cascade.calls)
+    assert run("in", "--output", "all", "--all-frames", "--resume") == 0
+    assert len(cascade.calls) == calls
+    frames[0].save(folder / "a.gif", save_all=True, append_images=[frames[1], frames[0]])
+    assert run("in", "--output", "all", "--all-frames", "--resume") == 0
+    assert close(color_of("all/a_3.png"), COLORS["red"])
+    assert outputs("all") == found
+
+
+def test_what_a_mask_protects_is_not_drawn_anew(folder, cascade, capsys):
+    def darker(rgb, **settings):
+        made = BicubicCascade.restore(cascade, rgb, **settings)
+        return replace(made, result=made.result // 3)
+
+    cascade.restore = darker
+    for name in ("a", "b"):
+        flat(folder / f"{name}.png", (90, 90, 90))
+    flat(Path("masks/a.png"), "white", (24, 16))
+    assert run("in", "--output", "out", "--protect", "masks") == 0
+    assert "b.png: masks holds no mask for it, so nothing is protected" in capsys.readouterr().err
+    assert (color_of("out/a.png"), color_of("out/b.png")) == ((90,) * 3, (30,) * 3)
+    assert run("in/a.png", "--output", "out", "--protect", "masks/a.png", "--protect-by", "reference", "--resume") == 0
+    assert color_of("out/a.png") == (45,) * 3
+    flat(Path("masks/a.png"), "black", (24, 16))
+    assert run("in/a.png", "--output", "out", "--protect", "masks/a.png", "--protect-by", "reference", "--resume") == 0
+    assert color_of("out/a.png") == (30,) * 3
+    flat(Path("masks/a.png"), "white", (24, 24))
+    assert run("in/a.png", "--output", "new", "--protect", "masks") == 2
+    assert "masks/a.png: is 24x24 px beside a picture of 12x8 px" in capsys.readouterr().err
+    assert run("in/a.png", "--output", "new", "--protect", "nowhere") == 2
+
+
+def test_a_map_of_what_is_invented(folder, cascade):
+    flat(folder / "a.png", "red")
+    assert run("in", "--output", "out", "--show-invented") == 0
+    assert outputs() == ["a.png", "a_invented.png"]
+    with Image.open("out/a_invented.png") as image:
+        assert image.size == (48, 32)
 
 
 def test_results_of_8_bits_are_redone_in_16(folder, cascade):

@@ -90,8 +90,6 @@ WIDE, SRGB_COLORS = (
     [
         ([GAMMA], "gAMA 1"),
         ([WIDE, SRGB_GAMMA], "cHRM"),
-        ([pictures.chunk(b"cICP", bytes([12, 13, 0, 1]))], "primaries 12 and transfer 13 of ITU-T H.273"),
-        ([pictures.chunk(b"cICP", bytes([9, 16, 0, 1])), pictures.chunk(b"sRGB", b"\0")], "primaries 9"),
         ([SRGB_GAMMA, SRGB_COLORS], None),
         ([GAMMA, pictures.chunk(b"sRGB", b"\0")], None),
         ([GAMMA, pictures.chunk(b"iCCP", b"p\0\0" + zlib.compress(SRGB))], None),
@@ -102,6 +100,19 @@ def test_colours_that_are_not_srgb_are_told(tmp_path, chunks, found):
     warnings = read(tmp_path, pictures.with_chunks(PNG, *chunks)).warnings
     assert len(warnings) == (found is not None)
     assert found is None or f"not sRGB ({found}" in warnings[0]
+
+
+def test_codes_of_other_colours_are_carried_into_a_png_and_told_for_others(tmp_path):
+    codes = bytes([9, 16, 0, 1])  # BT.2020 and PQ
+    picture = read(tmp_path, pictures.with_chunks(PNG, pictures.chunk(b"cICP", codes), pictures.chunk(b"sRGB", b"\0")))
+    assert (picture.warnings, picture.metadata.codes) == ((), codes)
+    assert io.write(tmp_path / "a.png", io.in_colors_of(picture, picture.rgb)) == []
+    assert io.read(tmp_path / "a.png").metadata.codes == codes
+    assert picture.metadata.without("all").codes == codes
+    assert io.write(tmp_path / "a.jpg", picture) == ["colours (primaries 9 and transfer 16 of ITU-T H.273)"]
+    assert (
+        read(tmp_path, pictures.with_chunks(PNG, pictures.chunk(b"cICP", bytes([1, 13, 0, 1])))).metadata.codes == b""
+    )
 
 
 # JPEG
@@ -147,7 +158,7 @@ def test_a_damaged_jpeg_that_turns_out_too_large_is_an_input_error(tmp_path, mon
     frame = BASELINE.index(b"\xff\xc0") + 5
     data = BASELINE[:frame] + 2 * (50_000).to_bytes(2, "big") + BASELINE[frame + 4 : -2]
 
-    def damaged(data, path):
+    def damaged(data, path, frame):
         raise InputError(f"{path}: damaged")
 
     monkeypatch.setattr(io, "_with_sides", damaged)
@@ -206,12 +217,12 @@ def test_a_profile_within_jpeg_2000_is_carried(tmp_path):
     assert picture.warnings == ()
 
 
-def test_colours_of_an_avif_that_are_not_srgb_are_told(tmp_path):
+def test_codes_of_an_avif_s_colours_are_carried(tmp_path):
     data = pictures.encoded(Image.fromarray(PHOTOGRAPH), "AVIF")
     assert read(tmp_path, data).warnings == ()
     at = data.index(b"nclx") + 4
     wide = data[:at] + b"\0\x0c\0\x0d" + data[at + 4 :]
-    assert "primaries 12 and transfer 13" in read(tmp_path, wide).warnings[0]
+    assert read(tmp_path, wide).metadata.codes == bytes([12, 13, 0, 1])
     with_profile = pictures.encoded(Image.fromarray(PHOTOGRAPH), "AVIF", icc_profile=SRGB)
     picture = read(tmp_path, with_profile)
     assert (picture.icc, picture.warnings) == (SRGB, ())
