@@ -161,10 +161,10 @@ def test_the_manifest_knows_the_bytes_that_were_decoded(folder, cascade, capsys,
     path, later, contents = folder / name, ["green", "blue"], []
     decoded = io.decoded
 
-    def replaced_meanwhile(data, path):
+    def replaced_meanwhile(data, path, frame):
         contents.append(data)
         flat(path, later.pop(0))
-        return decoded(data, path)
+        return decoded(data, path, frame)
 
     monkeypatch.setattr(io, "decoded", replaced_meanwhile)
     flat(path, "red")
