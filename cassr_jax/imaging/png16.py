@@ -125,9 +125,7 @@ def _unfiltered(filters: np.ndarray, values: np.ndarray) -> np.ndarray:
         )
         found = values[rows, columns] + predicted
         result[rows, columns] = found
-        current = made[step % 3]
-        current[:] = 0
-        current[first + 1 : last + 1] = found
+        made[step % 3, first + 1 : last + 1] = found
     return result
 
 

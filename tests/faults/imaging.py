@@ -14,11 +14,10 @@ IMAGING = [
     *faults(
         "cassr_jax/imaging/png16.py",
         ("tests/imaging/test_deep.py",),
-        ("(to_left <= to_above) & (to_left <= to_corner)", "(to_left < to_above) & (to_left <= to_corner)"),
+        ("(to_left <= to_above) & (to_left <= to_corner)", "(to_left <= to_above) & (to_left < to_corner)"),
         ("np.abs(a + b - 2 * c)", "np.abs(a - b)"),
         ("((left.astype(np.uint16) + above) // 2)", "((left + above) // 2)"),
         ("made[(step - 2) % 3, first:last] * (columns > 0)", "made[(step - 1) % 3, first:last] * (columns > 0)"),
-        ("        current[:] = 0\n", ""),
         ("stream.decompress(body, min(left, _PIECE))", "stream.decompress(body)"),
     ),
     *faults(

@@ -56,6 +56,11 @@ def test_every_filter_of_a_png_is_undone(case: tuple[np.ndarray, list[int]]):
     np.testing.assert_array_equal(png16.read(png16.written(samples, b"")), samples)
 
 
+def test_neighbours_that_are_equally_near_are_taken_in_order():
+    samples = RNG.integers(0, 4, (24, 24, 3)).astype(np.uint16) * 257
+    np.testing.assert_array_equal(png16.read(filtered_png(samples, [4] * 24)), samples)
+
+
 def test_pillow_reads_what_is_written():
     for channels in (1, 2, 3, 4):
         samples = RNG.integers(0, 65_536, (9, 8, channels)).astype(np.uint16)

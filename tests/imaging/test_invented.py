@@ -29,7 +29,7 @@ def test_an_enlargement_invents_nothing():
 def test_fine_detail_is_yellow_and_a_contradiction_red():
     made = PLAIN.astype(int)
     made[:96, :128] += np.where(np.indices((96, 128)).sum(0) % 2, 60, -60)[..., None]  # which reducing averages away
-    made[96:, 128:] += 90
+    made[96:, 128:] += np.where(np.indices((96, 128)).sum(0) % 2, 100, 80)[..., None]
     made = np.clip(made, 0, 255).astype(np.uint8)
     for one, lr in ((made, LR), (deepened(made), deepened(LR))):
         red, green = np.moveaxis(colors_of(invented(one, lr)), -1, 0)
