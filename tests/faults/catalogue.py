@@ -57,7 +57,6 @@ FAULTS = [
         (" or (folder / name).stat().st_size != contents.sizes[name]", ""),
         ("            newest.write_text(commit)\n", "            pass\n"),
         ('"check the name, or log in with `hf auth login`"', '""'),
-        ("            disable_progress_bars()\n", "            pass\n"),
         ("            bar.n = total\n", ""),
     ),
     *faults(

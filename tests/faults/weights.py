@@ -51,7 +51,6 @@ WEIGHTS = [
             "        if is_folder(path):\n            check_outside(output, path",
             "        if False:\n            check_outside(output, path",
         ),
-        ('("v_pred", "ztsnr"): Schedule(', '("ztsnr", "v_pred"): Schedule('),
         ("all(getattr(schedule, name) == getattr(known, name) for name in TRAINED)", "True"),
         (
             "fields = Schedule().to_diffusers() if found.scheduler is None else dict(found.scheduler[0])",
