@@ -23,11 +23,11 @@ examples:
 
 exit code: 0 if all pictures are restored, 2 if an argument is wrong or at least one picture failed (one line each on
 stderr), 130 after Ctrl-C. If an INPUT does not exist, all such paths are named and nothing is restored. Only the first
-frame of an animation is restored, with a warning. The program states how much memory the largest picture needs before
-work starts, and refuses pictures that need more than the machine has. Transparency, the colour profile, EXIF (with the
-place unless --strip), XMP, IPTC, resolution and texts are kept as far as the format holds them; a line names what is
-lost. DIR/manifest.json records the settings, seed and files of every picture. With --log jsonl every line on stdout is
-a JSON object, whose `event` is plan, done, failed, skipped or note.
+frame of an animation is restored, with a warning, unless --all-frames is given. The program states how much memory the
+largest picture needs before work starts, and refuses pictures that need more than the machine has. Transparency, the
+colour profile, EXIF (with the place unless --strip), XMP, IPTC, resolution and texts are kept as far as the format
+holds them; a line names what is lost. DIR/manifest.json records the settings, seed and files of every picture. With
+--log jsonl every line on stdout is a JSON object, whose `event` is plan, done, failed, skipped or note.
 """
 
 

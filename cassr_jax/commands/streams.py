@@ -30,10 +30,9 @@ def with_streams(run: Callable[[argparse.Namespace], int], args: argparse.Namesp
     reads, writes = STREAM in args.inputs, str(args.output) == STREAM
     if not reads and not writes:
         return run(args)
-    if writes and (len(args.inputs) > 1 or is_folder(args.inputs[0])):
-        raise InputError(
-            f"--output {STREAM}: found {' '.join(args.inputs)}, expected one picture, whose result goes to stdout"
-        )
+    if writes and (len(args.inputs) > 1 or is_folder(args.inputs[0]) or args.all_frames):
+        found = " ".join([*args.inputs, *["--all-frames"] * args.all_frames])
+        raise InputError(f"--output {STREAM}: found {found}, expected one picture, whose result goes to stdout")
     with tempfile.TemporaryDirectory(prefix="cassr-") as folder:
         inputs = [str(_read_into(Path(folder, "stdin"))) if given == STREAM else given for given in args.inputs]
         if not writes:

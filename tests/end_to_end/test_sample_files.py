@@ -213,7 +213,7 @@ def test_stdin_into_a_folder(folder, cascade, monkeypatch):
 def test_stdout_takes_one_picture(folder, cascade, capsys):
     for name in ("a", "b"):
         flat(folder / f"{name}.png", "red")
-    for given in (["in"], ["in/a.png", "in/b.png"]):
+    for given in (["in"], ["in/a.png", "in/b.png"], ["in/a.png", "--all-frames"]):
         assert run(*given, "--output", "-") == 2
         assert "expected one picture, whose result goes to stdout" in capsys.readouterr().err
 
