@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cassr_jax.choices import PRECISIONS
 from cassr_jax.commands.jobs import (
-    DEEP_FORMATS,
+    ALWAYS_DEEP,
     PROGRAM,
     Faults,
     Job,
@@ -339,7 +339,7 @@ def write_preview(entry: Entry, manifest: Manifest, preview: io.Picture) -> None
 def settings_of(args: argparse.Namespace) -> Json:
     """The settings that decide the result's file and are in no configuration."""
     known = {"version": version_of("cassr-jax"), "config": args.config, "scale": args.scale, "seed": args.seed}
-    deep = {"bits": 16} if args.format in DEEP_FORMATS else {}
+    deep = {"bits": 16} if args.format in ALWAYS_DEEP else {}
     return known | deep | ({"strip": args.strip} if args.strip else {})
 
 

@@ -360,7 +360,7 @@ class CasSR:
 
 @dataclass(frozen=True)
 class _FirstStageEngine:
-    """Runs networks for the first stage on lists of uint8 pictures, with the options of one call."""
+    """Runs networks for the first stage on lists of pictures, with the options of one call."""
 
     cassr: CasSR
     numbers: Sequence[int]

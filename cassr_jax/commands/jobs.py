@@ -20,7 +20,7 @@ from cassr_jax.printing import complain, progress_bar
 PROGRAM = "sample.py"
 SUFFIXES = {"png": ".png", "png16": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "tiff16": ".tif"}
 """By the names of --format."""
-DEEP_FORMATS = ("png16", "tiff16")
+ALWAYS_DEEP = ("png16", "tiff16")
 """The names of those with 16 bits per sample, whatever the picture has."""
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}
 
@@ -167,7 +167,7 @@ def mask_of(item: Input, picture: io.Picture, where: Path | None) -> tuple[Path,
 
 def bits_of(result: str, picture: io.Picture, args: argparse.Namespace) -> int:
     """The bits per sample of a result of that name."""
-    if args.format in DEEP_FORMATS:
+    if args.format in ALWAYS_DEEP:
         return 16
     return picture.bits if io.OUTPUT_FORMATS[Path(result).suffix] in io.DEEP_FORMATS else 8
 

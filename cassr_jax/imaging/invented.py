@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from cassr_jax.imaging.pixels import shallow
-from cassr_jax.imaging.resizing import bicubic, resized
+from cassr_jax.imaging.resizing import resized
 
 FULL = 32.0
 """The difference, in levels of 255, at which a colour of the map is at its brightest."""
@@ -27,11 +27,12 @@ def invented(result: np.ndarray, lr: np.ndarray) -> np.ndarray:
         result: (H, W, 3) uint8 or uint16.
         lr: (h, w, 3) of the same type, the input.
     """
-    made, given = (shallow(image).astype(np.float32) for image in (result, lr))
+    shown = shallow(result)
+    made, given = (image.astype(np.float32) for image in (shown, shallow(lr)))
     reduced = resized(made, given.shape[:2])
     added = _around(np.abs(made - resized(reduced, made.shape[:2])).max(-1), given.shape[:2], made.shape[:2])
     wrong = _around(np.abs(reduced - given).max(-1), given.shape[:2], made.shape[:2])
-    dark = bicubic(shallow(result), made.shape[:2]).mean(-1) / 3
+    dark = shown.mean(-1) / 3
     red, green = np.maximum(added, wrong), np.where(wrong > added, 0, added)
     shares = np.stack([red, green, np.zeros_like(red)], -1)
     return np.rint(dark[..., None] * (1 - red[..., None]) + 255 * shares).clip(0, 255).astype(np.uint8)

@@ -5,11 +5,11 @@ Only the pixels are read and written here. Metadata stay in the chunks that Pill
 
 import struct
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from cassr_jax.imaging.side_chunks import PNG_SIGNATURE, chunks
+
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type
 _COLOR_TYPE = {count: kind for kind, count in CHANNELS.items()}
 _LEVEL = 4  # of zlib, as for 8 bits
@@ -20,11 +20,11 @@ _PIECE = 2**24  # bytes that zlib unpacks at a time
 def read(data: bytes) -> np.ndarray | None:
     """The samples of a PNG, (H, W, 1 to 4) uint16; None if it has not 16 bits, is interlaced or damaged."""
     header, packed = None, []
-    for name, body in chunks(data):
-        if name == b"IHDR" and len(body) == 13:
-            header = struct.unpack(">IIBBBBB", body)
-        elif name == b"IDAT":
-            packed.append(body)
+    for chunk in chunks(data):
+        if chunk.name == b"IHDR" and len(chunk.body) == 13:
+            header = struct.unpack(">IIBBBBB", chunk.body)
+        elif chunk.name == b"IDAT":
+            packed.append(chunk.body)
     if header is None or header[2] != 16 or header[3] not in CHANNELS or any(header[4:]):
         return None
     width, height, channels = header[0], header[1], CHANNELS[header[3]]
@@ -54,27 +54,13 @@ def written(samples: np.ndarray, ancillary: bytes) -> bytes:
     pixels = zlib.compress(rows.tobytes(), _LEVEL)
     parts = [pixels[at : at + 2**30] for at in range(0, len(pixels), 2**30)]  # a chunk's length has 31 bits
     whole = [_chunk(b"IHDR", header), ancillary, *(_chunk(b"IDAT", part) for part in parts), _chunk(b"IEND", b"")]
-    return SIGNATURE + b"".join(whole)
+    return PNG_SIGNATURE + b"".join(whole)
 
 
 def ancillary(data: bytes) -> bytes:
     """The whole chunks of a PNG that are neither its header nor its pixels nor its end."""
     critical = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
-    return b"".join(_chunk(name, body) for name, body in chunks(data) if name not in critical)
-
-
-def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The names and bodies of a PNG's chunks, up to its end or to where it is cut short."""
-    at = len(SIGNATURE)
-    while at + 12 <= len(data):
-        length, name = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + 8 + length]
-        if len(body) < length:
-            return
-        yield name, body
-        at += 12 + length
-        if name == b"IEND":
-            return
+    return b"".join(chunk.whole for chunk in chunks(data) if chunk.name not in critical)
 
 
 def _chunk(name: bytes, body: bytes) -> bytes:

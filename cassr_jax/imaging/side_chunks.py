@@ -60,7 +60,7 @@ def sides(data: bytes) -> Sides:
 def _of_png(data: bytes) -> Sides:
     kept, warnings, colors = [PNG_SIGNATURE], [], {}
     others: dict[bytes, list[bytes]] = {}
-    for chunk in _chunks(data):
+    for chunk in chunks(data):
         if chunk.name[:1].isupper() or chunk.name in PIXEL_CHUNKS:
             kept.append(chunk.whole)
         elif not chunk.sound:
@@ -92,7 +92,7 @@ def _unpacked(body: bytes, most: int) -> bytes:
     return zlib.decompressobj().decompress(body, most)
 
 
-def _chunks(data: bytes) -> Iterator[Chunk]:
+def chunks(data: bytes) -> Iterator[Chunk]:
     """A PNG's chunks up to its end; the last one may be cut short."""
     at = len(PNG_SIGNATURE)
     while at < len(data):

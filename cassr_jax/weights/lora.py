@@ -199,7 +199,7 @@ def with_loras(weights: Weights, kind: str, loras: Sequence[LoRA]) -> Weights:
         with np.errstate(over="ignore", invalid="ignore"):  # said below, with the names
             for scale, update in added[name]:
                 result += to_flax(name, update.read(scale), result.ndim)
-        if np.isfinite(array).all() and not np.isfinite(result).all():
+        if not np.isfinite(result).all() and np.isfinite(array).all():
             scales = ", ".join(f"{lora.path}={lora.scale:g}" for lora in changing)
             raise InputError(f"{name} is not finite with {scales}, expected smaller scales, or undamaged LoRAs")
         return result
