@@ -1,8 +1,6 @@
 """Weights converted between folders and single files: every bit is kept, and what comes with them stays."""
 
 import json
-import math
-import re
 import shutil
 import subprocess
 import sys
@@ -11,75 +9,33 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from cassr_jax.commands.running import INTERRUPTED
 from cassr_jax.config_files import to_json
 from cassr_jax.diffusion.schedule import Schedule
-from cassr_jax.errors import InputError
-from cassr_jax.inventory import take_inventory
 from cassr_jax.kinds import KINDS
-from cassr_jax.models.clip_text import CLIPTextConfig
 from cassr_jax.networks import write_network
-from cassr_jax.schedules import agreed, write_schedule
-from cassr_jax.weights import __main__ as program
-from cassr_jax.weights import orbax_state, published, single_file
+from cassr_jax.schedules import agreed
+from cassr_jax.weights import published, single_file
 from cassr_jax.weights.safetensors import read_safetensors
-from tests.damage import damage
+from tests.pipelines import CONFIGS, assert_bits, make_pipeline, run, tensors_of
 from tests.random_cascade import write_random_cascade
 from tests.weights.published import (
     CONTROLNET,
     SCEDIT,
     UNET,
-    VAE,
     assert_same,
     load_weights,
     original,
     random_component,
     save,
-    torch_state,
 )
-
-TEXT = CLIPTextConfig(vocab_size=20, hidden_size=6, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
-CONFIGS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "controlnet": CONTROLNET}
-DTYPES = {"unet": np.float16, "vae": np.float32, "text_encoder": ml_dtypes.bfloat16, "controlnet": np.float16}
-
-
-def run(*arguments: object) -> int:
-    return program.main([str(argument) for argument in arguments])
-
-
-def make_pipeline(folder: Path, schedule: Schedule | None = None) -> Path:
-    """A pipeline as the hub has it: networks of several types, and parts that are not used."""
-    for kind, config in CONFIGS.items():
-        write_network(folder / kind, kind, config, random_component(kind, config), DTYPES[kind])
-    write_schedule(folder, schedule or Schedule())
-    for name in ("tokenizer/vocab.json", "tokenizer/merges.txt", "feature_extractor/preprocessor_config.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("{}")
-    (folder / "safety_checker").mkdir()
-    (folder / "safety_checker/config.json").write_text('{"_class_name": "StableDiffusionSafetyChecker"}')
-    parts = {"unet": ["diffusers", "UNet2DConditionModel"], "safety_checker": ["stable_diffusion", "X"]}
-    index = {"_class_name": "StableDiffusionPipeline", "image_encoder": [None, None], **parts}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory) -> Path:
     return make_pipeline(tmp_path_factory.mktemp("models") / "sd")
-
-
-def tensors_of(source: Path) -> dict[str, np.ndarray]:
-    """The tensors of all files below a folder, by folder and name."""
-    files = sorted(source.rglob("*.safetensors"))
-    return {f"{f.parent.name} {name}": t.read() for f in files for name, t in read_safetensors(f).items()}
-
-
-def assert_bits(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert {name: value.dtype for name, value in actual.items()} == {n: v.dtype for n, v in expected.items()}
-    assert_same(actual, expected)
 
 
 def test_to_one_file_and_back_every_bit_is_kept(pipeline, tmp_path):
@@ -94,71 +50,6 @@ def test_to_one_file_and_back_every_bit_is_kept(pipeline, tmp_path):
         assert KINDS[kind].configuration(file) == config
     assert load_weights(file, "activation_controlnet")[0] == CONTROLNET
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "back", "model.safetensors"]
-
-
-def test_to_orbax_states_and_back_every_bit_is_kept(pipeline, tmp_path):
-    states, back = tmp_path / "states", tmp_path / "back"
-    assert run("convert", pipeline, states, "--layout", "orbax") == 0
-    assert not list(states.rglob("*.safetensors"))
-    assert run("convert", states, back) == 0
-    assert_bits(tensors_of(back), tensors_of(pipeline))
-    for kind, config in CONFIGS.items():
-        assert load_weights(states, kind)[0] == config
-        assert load_weights(states / kind, kind)[0] == config
-    found = ocp.PyTreeCheckpointer().restore(states / "unet/state")["params"]
-    assert found["conv_in.kernel"].shape == (3, 3, 4, 8)  # this program's own name and axes
-    assert found.keys() == KINDS["unet"].shapes(UNET).keys()
-
-
-def test_a_damaged_orbax_state_is_named(pipeline, tmp_path, capsys):
-    assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
-    (tmp_path / "states/vae/state/_METADATA").write_text("{")
-    assert run("show", tmp_path / "states") == 0
-    assert "vae/state: its list of arrays cannot be read" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("state", [{"other": {"a": np.ones(2)}}, {"params": {"a": {"b": np.ones(2)}}}, [np.ones(2)]])
-def test_an_orbax_state_of_something_else_is_named(tmp_path, state):
-    ocp.PyTreeCheckpointer().save(tmp_path / "state", state)
-    with pytest.raises(InputError, match="has no tree params of arrays by the parameters' names, expected a network's"):
-        orbax_state.read_state(tmp_path / "state")
-
-
-def test_a_damaged_array_of_an_orbax_state_is_named(pipeline, tmp_path, capsys):
-    assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
-    damage(max((tmp_path / "states/vae/state").rglob("d/*"), key=lambda file: file.stat().st_size))
-    assert run("convert", tmp_path / "states", tmp_path / "back") == 2
-    assert re.search(r"vae/state: params cannot be read \(.+\), expected a network's state", capsys.readouterr().err)
-    assert [path.name for path in tmp_path.iterdir()] == ["states"]
-
-
-@pytest.mark.parametrize("most", [1, 300, 2**28])
-def test_arrays_are_read_in_groups_of_bounded_size(pipeline, tmp_path, monkeypatch, most):
-    assert run("convert", pipeline, tmp_path / "states", "--layout", "orbax", "--kind", "vae") == 0
-    sizes, read = [], orbax_state.StateTree._read
-
-    def counted(self, names):
-        sizes.append([math.prod(self.arrays[name].shape) * self.arrays[name].dtype.itemsize for name in names])
-        return read(self, names)
-
-    monkeypatch.setattr(orbax_state, "_MOST", most)
-    monkeypatch.setattr(orbax_state.StateTree, "_read", counted)
-    state = orbax_state.open_state(tmp_path / "states/vae/state", "params", "")
-    fetch = state.reader([*state.arrays])
-    for name in state.arrays:
-        assert fetch(name).shape == state.arrays[name].shape
-    assert sum(map(len, sizes)) == len(state.arrays)  # each once
-    assert all(sum(group) <= most or len(group) == 1 for group in sizes)
-    assert len(sizes) == 1 if most == 2**28 else len(sizes) > 5
-
-
-def test_a_number_that_a_type_cannot_hold_leaves_no_orbax_state(tmp_path, capsys):
-    params = random_component("vae", VAE)
-    name = next(iter(params))
-    write_network(tmp_path / "vae", "vae", VAE, {**params, name: np.full_like(params[name], 1e6)})
-    assert run("convert", tmp_path / "vae", tmp_path / "out", "--layout", "orbax", "--dtype", "float16") == 2
-    assert "which is too large for float16" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
 def test_the_file_has_the_names_and_shapes_of_the_original_programs(pipeline, tmp_path):
@@ -394,85 +285,6 @@ class TestOutput:
         assert run("convert", tmp_path / "sd/unet", tmp_path / "sd", "--overwrite") == 2
         assert "sd/unet: lies within what is to be replaced" in capsys.readouterr().err
         assert (tmp_path / "sd/unet/config.json").is_file()
-
-
-class TestShow:
-    def test_a_pipeline(self, pipeline, capsys):
-        assert run("show", pipeline) == 0
-        shown = capsys.readouterr().out
-        assert shown.startswith(f"{pipeline}: a pipeline (StableDiffusionPipeline)\n")
-        count = sum(value.size for value in tensors_of(pipeline / "unet").values())
-        assert f"  unet: {count:,} parameters, float16, {2 * count / 1e6:,.1f} MB, {pipeline}/unet/diff" in shown
-        assert (
-            "config: in_channels 4, out_channels 4, down_block_types ['CrossAttnDownBlock2D', 'DownBlock2D']" in shown
-        )
-        assert "own.conditioning_embedding_out_channels [4, 6]" in shown
-        assert "  tokenizer: vocab.json, merges.txt\n" in shown
-        assert f"  scheduler: epsilon, {pipeline}/scheduler/scheduler_config.json\n" in shown
-        assert shown.endswith("  ignored: feature_extractor, safety_checker\n")
-
-    def test_a_single_file(self, tmp_path, capsys):
-        state = original("unet", torch_state(random_component("unet", UNET)), "model.diffusion_model.")
-        extras = {
-            "alphas_cumprod": np.zeros(4, np.float32),
-            "embedding_manager.a": np.zeros(1),
-            "embedding_manager.b": np.zeros(1),
-        }
-        state |= {"model.diffusion_model.input_blocks.0.0.weight": np.zeros((8, 9, 3, 3), np.float32)}
-        state |= original("vae", torch_state(random_component("vae", VAE)), "first_stage_model.") | extras
-        path = save(tmp_path / "inpaint.safetensors", state)
-        assert run("show", path) == 0
-        shown = capsys.readouterr().out
-        assert f"  unet: cannot be used: {path}: is a Stable Diffusion U-Net for inpainting" in shown
-        assert "  vae: cannot be used: " in shown  # its widths are not Stable Diffusion 1.5's
-        assert shown.endswith("  ignored: alphas_cumprod, embedding_manager (2 tensors)\n")
-        assert run("convert", path, tmp_path / "out") == 2
-        assert "for inpainting" in capsys.readouterr().err
-
-    @pytest.mark.parametrize(
-        ("source", "message"),
-        [
-            ("nothing/here/at/all", "no such file or folder, and no hub id either"),
-            ("owner/name", "owner/name: is a hub id, expected --kind"),
-            (".", "holds no network known here, expected a config.json in it or in its folders; if a.ckpt is meant"),
-        ],
-    )
-    def test_no_network(self, tmp_path, monkeypatch, capsys, source, message):
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "a.ckpt").write_bytes(b"")
-        assert run("show", source) == 2
-        assert message in capsys.readouterr().err
-
-    def test_what_is_wanted_and_not_there(self, pipeline, capsys):
-        assert run("show", pipeline, "--kind", "scedit") == 2
-        assert f"{pipeline}: holds no scedit, expected one" in capsys.readouterr().err
-        assert run("show", pipeline, "--step", 3) == 2
-        assert "holds no checkpoints, expected a run's working folder" in capsys.readouterr().err
-
-    def test_what_is_wanted_decides_between_two_kinds(self, pipeline):
-        assert list(take_inventory(str(pipeline / "controlnet")).networks) == ["controlnet"]
-        wanted = ["activation_controlnet"]
-        assert list(take_inventory(str(pipeline / "controlnet"), wanted).networks) == wanted
-
-
-@pytest.mark.parametrize(
-    ("kind", "prefix"),
-    [("unet", "model.diffusion_model."), ("vae", "first_stage_model."), ("controlnet", "control_model."), ("unet", ""),
-     ("vae", ""), ("controlnet", "")],
-)  # fmt: skip
-def test_the_network_of_a_file_is_known_by_its_names(kind, prefix):
-    state = torch_state(random_component(kind, CONFIGS[kind]))
-    assert single_file.kinds_in_file(original(kind, state, prefix)) == [kind]
-    assert single_file.kinds_in_file(state) == [kind]
-
-
-def test_other_networks_known_by_their_names():
-    text = torch_state(random_component("text_encoder", TEXT))
-    assert single_file.kinds_in_file(text) == ["text_encoder"]
-    assert single_file.kinds_in_file(torch_state(random_component("scedit", SCEDIT))) == ["scedit"]
-    assert single_file.kinds_in_file(["params_ema.body.0.rdb1.conv1.weight"]) == ["rrdbnet"]
-    assert single_file.kinds_in_file(["model_ema.diffusion_modeltime_embed0weight"]) == ["unet"]
-    assert single_file.kinds_in_file(["something.else"]) == []
 
 
 @pytest.mark.reference

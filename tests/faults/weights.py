@@ -25,7 +25,7 @@ WEIGHTS = [
     ),
     *faults(
         "cassr_jax/weights/orbax_state.py",
-        ("tests/test_conversion.py",),
+        ("tests/test_orbax_states.py",),
         ("if group and size + nbytes > _MOST:", "if False:"),
         ("            size += nbytes\n", ""),
         ("return to_torch(self.name, self.fetch(self.name))", "return self.fetch(self.name)"),
@@ -41,7 +41,7 @@ WEIGHTS = [
     ),
     *faults(
         "cassr_jax/conversion.py",
-        ("tests/test_conversion.py",),
+        ("tests/test_conversion.py", "tests/test_orbax_states.py"),
         ('write = files[kind].copy_state if layout == "orbax" else files[kind].copy', "write = files[kind].copy"),
         ("    _check_room(output, size)\n", ""),
         ("if is_file(output) != (layout ==", "if False and (layout =="),
