@@ -32,7 +32,8 @@ IMAGING = [
         "cassr_jax/imaging/invented.py",
         ("tests/imaging/test_invented.py",),
         ("np.where(wrong > added, 0, added)", "added"),
-        ("np.abs(reduced - given)", "np.abs(reduced - reduced)"),
+        ("resized(given, coarse)", "resized(made, coarse)"),
+        ("(_means(lost, coarse), off)", "(off, off)"),
         ("/ FULL, 0, 1)", "/ 255, 0, 1)"),
     ),
     *faults(

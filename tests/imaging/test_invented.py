@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import io
@@ -18,6 +19,11 @@ PLAIN = bicubic(LR, (192, 256))
 def colors_of(shown: np.ndarray) -> np.ndarray:
     """How much more red and green there is than blue, in each pixel."""
     return shown[..., :2].astype(int) - shown[..., 2:]
+
+
+def contradictions(shown: np.ndarray) -> np.ndarray:
+    """How much more red than green there is in each pixel."""
+    return shown[..., 0].astype(int) - shown[..., 1]
 
 
 def test_an_enlargement_invents_nothing():
@@ -37,6 +43,15 @@ def test_fine_detail_is_yellow_and_a_contradiction_red():
         assert red[112:176, 144:240].mean() > 150
         assert green[112:176, 144:240].mean() < 20
         assert max(red[16:80, 144:240].mean(), green[16:80, 144:240].mean()) < 40
+
+
+def test_what_blurs_a_photograph_is_no_contradiction_but_a_shift_is():
+    sharp = pictures.photograph(192, 256)
+    blurred = Image.fromarray(bicubic(sharp, (48, 64))).filter(ImageFilter.GaussianBlur(1.2))
+    moved = np.roll(sharp, 12, 1)  # by three pixels of the photograph
+    red, moved_red = (contradictions(invented(made, np.asarray(blurred))) for made in (sharp, moved))
+    assert np.percentile(red, 95) < 40
+    assert np.percentile(moved_red, 95) > 4 * np.percentile(red, 95)
 
 
 def test_the_brightness_is_the_difference():
