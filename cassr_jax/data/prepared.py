@@ -120,7 +120,7 @@ class PreparedSource(Sequence[dict[str, np.ndarray]]):
         file, position = find_part(self._bounds, index)
         try:
             return cast(dict[str, np.ndarray], serialization.msgpack_restore(self._sources[file][position]))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:  # of the file, of msgpack, and of NumPy
             raise InputError(
                 f"{self.files[file]}: record {position} is damaged ({error}); make the file again"
             ) from error

@@ -13,6 +13,7 @@ import numpy as np
 
 from cassr_jax.errors import InputError
 from cassr_jax.files import Json, exists, is_file, is_folder, parse_json
+from cassr_jax.ranges import LARGEST
 from cassr_jax.weights.hub import Part, fetch, is_hub_id
 
 if TYPE_CHECKING:
@@ -122,8 +123,9 @@ def _tokenizer_folder(source: str | Path) -> Path:
 
 def _read_vocab(path: Path) -> dict[str, int]:
     vocab = _read_json(path, required=True)
-    if not all(isinstance(index, int) for index in vocab.values()):
-        raise InputError(f"{path}: expected an object of token to id")
+    for token, index in vocab.items():
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= LARGEST:
+            raise InputError(f"{path}: the id of {token!r} is {index!r}, expected a whole number of at least 0")
     for token in (START, END):
         if token not in vocab:
             raise InputError(f"{path}: holds no token {token}, expected CLIP's vocabulary")

@@ -147,6 +147,14 @@ def other_vocabulary(folder: Path) -> None:
     (folder / "vocab.json").write_text('{"a": 0}')
 
 
+def with_id(wrong: object) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        vocab = json.loads((folder / "vocab.json").read_text())
+        (folder / "vocab.json").write_text(json.dumps(vocab | {"x": wrong}))
+
+    return damage
+
+
 def with_settings(settings: dict[str, object]) -> Callable[[Path], object]:
     return lambda folder: (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
@@ -163,6 +171,7 @@ def with_settings(settings: dict[str, object]) -> Callable[[Path], object]:
         ),
         (lambda folder: (folder / "vocab.json").write_bytes(b"\xff\xfe{"), "vocab.json: not UTF-8"),
         (other_vocabulary, "expected CLIP's vocabulary"),
+        *((with_id(wrong), rf"the id of 'x' is {wrong}, expected a whole number") for wrong in (-1, True, 1.5, 2**64)),
         (break_merges, "line 3 is 'd o g'"),
         (break_merge_of_unknown, "line 2 is 'd o'"),
         (lambda folder: (folder / "vocab.json").write_text("[" * 100_000), "vocab.json: nested too deep"),
