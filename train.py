@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cassr_jax.commands.about import add_about, called
 from cassr_jax.commands.options import add_options, folder, help_asked, local_path, number
 from cassr_jax.commands.running import command, ended_after
 from cassr_jax.compiled import keep_compiled_functions
@@ -22,7 +23,7 @@ from cassr_jax.printing import say
 from cassr_jax.ranges import COUNT, FROM_ZERO
 from cassr_jax.sharding.strategies import STRATEGIES
 
-PROGRAM = "train.py"
+PROGRAM = called("train.py")
 INTERRUPTED = "interrupted before it had saved; the same command goes on from the last checkpoint"
 
 
@@ -79,7 +80,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="help",
         help="show this help and every configuration field, with CONFIG's values if --config is given",
     )
-    add("--config", required=True, type=local_path, help="a Python file that defines `config`, a TrainConfig")
+    add(
+        "--config",
+        required=True,
+        type=local_path,
+        help="a Python file that defines `config`, a TrainConfig, or the name of one in configs/, such as smoke",
+    )
     add(
         "--workdir",
         type=folder,
@@ -136,6 +142,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="compile a step for devices that need not be here, a TPU slice such as v5e:2x4 or GPUs such as h200:8 or "
         "h100:4x8 (hosts x GPUs), and print what each holds and does (python -m cassr_jax.sharding.plan can do more)",
     )
+    add_about(parser, "config", "workdir", "export")
     asked = help_asked(argv)
     if asked.help:
         parser.print_help()

@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 
 from cassr_jax.data.crops import at_least
-from cassr_jax.data.degradation import GRAY_NOISE_PROB, PRESETS, Order, Preset, degrade
+from cassr_jax.data.degradation import GRAY_NOISE_PROB, degrade
 from cassr_jax.data.kernels import SIZES, circular_lowpass, draw_blur, uniform
+from cassr_jax.data.presets import PRESETS, Order, Preset
 from cassr_jax.data.resize import MODES
 from cassr_jax.imaging.io import read
 from cassr_jax.imaging.pixels import shallow

@@ -15,9 +15,9 @@ from pathlib import Path
 import cv2
 
 from cassr_jax.data.config import DataConfig
-from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import open_records
 from cassr_jax.data.prepared import record_files
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.evaluation.statistics import mean
 
 

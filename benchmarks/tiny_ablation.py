@@ -21,7 +21,7 @@ import numpy as np
 import cassr_jax
 from cassr_jax.commands.options import number
 from cassr_jax.commands.running import command
-from cassr_jax.data.degradation import PRESETS
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.measures import Measure, make_measure, read_weights
 from cassr_jax.evaluation.statistics import mean

@@ -29,7 +29,7 @@ from pathlib import Path
 from cassr_jax.commands.options import number
 from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import Planned, build, sharpest_pairs, tiled_pairs
-from cassr_jax.data.degradation import PRESETS
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.cascades import add_options, add_results, add_sigmas, fingerprint, load_restore, settings
 from cassr_jax.evaluation.comparison import Measured, compare

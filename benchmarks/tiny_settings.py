@@ -32,7 +32,7 @@ from cassr_jax.commands.running import command
 from cassr_jax.commands.testset import SCALE, build, tiled_pairs
 from cassr_jax.config import CascadeConfig, FirstStageConfig
 from cassr_jax.data.crops import TILE
-from cassr_jax.data.degradation import PRESETS
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.baselines import blurred
 from cassr_jax.evaluation.cascades import fingerprint

@@ -11,6 +11,7 @@ import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,12 @@ T = TypeVar("T")
 C = TypeVar("C", bound="DataclassInstance")
 
 _CLASS = "class"  # the JSON key for a network configuration's class, where a field accepts several
+
+
+def shipped(path: Path) -> Path:
+    """The file in `configs/` of this name, such as `sd15`; the path itself if there is none, or if it exists."""
+    file = Path(str(resources.files("cassr_jax") / "configs")) / f"{path}.py"
+    return file if len(path.parts) == 1 and not exists(path) and is_file(file) else path
 
 
 def defined(path: Path, wanted: tuple[str, type[C]], other: tuple[str, type], instead: str) -> C:
@@ -54,6 +61,7 @@ def read_config(path: Path, changes: Sequence[str] = (), strategy: Strategy | No
     """The `config` that a file of `configs/` defines, with the type of every field checked.
 
     Args:
+        path: the file, or the name of one in `configs/`.
         changes: changes in the form that `override` takes.
         strategy: what takes the place of the configuration's own, before the changes.
 
@@ -64,6 +72,7 @@ def read_config(path: Path, changes: Sequence[str] = (), strategy: Strategy | No
         "defines a cascade to sample with and nothing to train, expected a `config`, as in configs/smoke.py; sample.py "
         "takes this file"
     )
+    path = shipped(path)
     config = defined(path, ("config", TrainConfig), ("cascade", CascadeConfig), instead)
     if strategy is not None:
         config = dataclasses.replace(config, strategy=strategy)

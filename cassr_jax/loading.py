@@ -14,7 +14,7 @@ from cassr_jax import second_stage
 from cassr_jax.cascade import CasSR
 from cassr_jax.choices import Decoder, Split
 from cassr_jax.config import CascadeConfig, DType, TrainConfig
-from cassr_jax.config_files import check_components, defined, from_json, resolve, resolve_loras
+from cassr_jax.config_files import check_components, defined, from_json, resolve, resolve_loras, shipped
 from cassr_jax.control import NAMES as CONTROL
 from cassr_jax.engine.seating import mesh_of_tiles
 from cassr_jax.errors import InputError
@@ -52,8 +52,8 @@ def load(
 
     Args:
         source: the name of an embedded cascade ("tiny"), a folder that holds a `cassr.json`, the working folder of a
-            finished training run of a second stage, a Python file that defines `cascade`, a `CascadeConfig` (see
-            `configs/`), or a repository of the Hugging Face Hub (`owner/name` or `owner/name:folder`).
+            finished training run of a second stage, a Python file that defines `cascade`, a `CascadeConfig`, or the
+            name of one in `configs/`, or a repository of the Hugging Face Hub (`owner/name` or `owner/name:folder`).
         activation: the first stage that makes the reference: scedit, controlnet, rrdbnet or identity; by default the
             cascade's own.
         change: changes the cascade's configuration before anything is read; ablations use it.
@@ -180,6 +180,8 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
     if not isinstance(source, (str, Path)) or not str(source):
         raise InputError(f"source is {source!r}, expected the name of a cascade, a folder or a Python file")
     path = Path(fetched(source))
+    if str(source) not in embedded_names():
+        path = shipped(path)
     if path.suffix == ".py":
         instead = (
             "defines a training run and no cascade, expected a `cascade`, as in configs/sd15.py, or the folder of a "
@@ -190,8 +192,8 @@ def read_cascade(source: str | Path) -> tuple[CascadeConfig, Path]:
         embedded = Path(str(resources.files("cassr_jax") / "assets" / str(source)))
         if str(source) not in embedded_names():
             raise InputError(
-                f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder or a .py "
-                "file, or a hub id"
+                f"{source}: not found, expected an embedded cascade ({', '.join(embedded_names())}), a folder, a .py "
+                "file or the name of one in configs/, or a hub id"
             )
         path = embedded
     if (exported := trained(path)) is not None:

@@ -25,7 +25,7 @@ case ${1:-} in
         # The image has Python 3.10, and this program needs 3.11: uv brings one, without rights of an administrator.
         python3 -m pip install --quiet --user uv
         python3 -m uv venv --quiet --allow-existing --python 3.11 .venv
-        python3 -m uv pip install --quiet --python .venv -c requirements.lock -e '.[tpu,bucket]'
+        python3 -m uv pip install --quiet --python .venv -c requirements.lock -e '.[train,tpu,bucket]'
         touch "$INSTALLED"
         ;;
     start)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from cassr_jax.commands.about import called
 from cassr_jax.commands.log import Log
 from cassr_jax.errors import InputError, ran_out
 from cassr_jax.imaging import io, memory, resizing
@@ -17,7 +18,7 @@ from cassr_jax.imaging.manifest import PREVIEW, Entry, Manifest
 from cassr_jax.imaging.protection import mask_for, read_mask
 from cassr_jax.printing import complain, progress_bar
 
-PROGRAM = "sample.py"
+PROGRAM = called("sample.py")
 SUFFIXES = {"png": ".png", "png16": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "tiff16": ".tif"}
 """By the names of --format."""
 ALWAYS_DEEP = ("png16", "tiff16")
@@ -128,7 +129,7 @@ def _job(
             raise InputError(f"{place} would also be written for {other}, expected another name or another --output")
     source = str(item.path.resolve()) + (f", frame {frame + 1}" if several else "")
     entry = Entry(source, digest, outputs, {})
-    bits = bits_of(outputs["result"], picture, args)
+    bits = bits_of(outputs["result"], picture, args.format)
     return Job(item.path, entry, (height, width), bits=bits, mask=mask_of(item, picture, args.protect), frame=frame)
 
 
@@ -165,9 +166,9 @@ def mask_of(item: Input, picture: io.Picture, where: Path | None) -> tuple[Path,
     return path, hashlib.sha256(io.contents(path)).hexdigest()
 
 
-def bits_of(result: str, picture: io.Picture, args: argparse.Namespace) -> int:
-    """The bits per sample of a result of that name."""
-    if args.format in ALWAYS_DEEP:
+def bits_of(result: str, picture: io.Picture, format: str) -> int:
+    """The bits per sample of a result of that name and --format."""
+    if format in ALWAYS_DEEP:
         return 16
     return picture.bits if io.OUTPUT_FORMATS[Path(result).suffix] in io.DEEP_FORMATS else 8
 

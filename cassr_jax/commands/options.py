@@ -89,7 +89,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "type": _cascade,
         "metavar": "CONFIG",
         "default": "tiny",
-        "help": "the cascade: tiny (ships with the program), a file of configs/, or a folder of weights",
+        "help": "the cascade: tiny (ships with the program), a file of configs/ or its name, a folder of weights, or a "
+        "hub id",
     },
     "activation": {
         "choices": NAMES,

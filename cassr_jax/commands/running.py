@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from cassr_jax.errors import InputError, Stopped
+from cassr_jax.extras import lacking
 from cassr_jax.printing import complain, say, settle
 
 STOPPED = os.EX_TEMPFAIL  # 75, "try again": a scheduler must tell a run that has saved from one that is finished
@@ -24,9 +25,9 @@ def command(
 ) -> Callable[[Main], Main]:
     """A decorator that makes a program's `main(argv)` end like every command here.
 
-    After an InputError it prints one line on stderr and returns 2. After a run that was asked to stop and has saved, it
-    prints one line and returns 75. After Ctrl-C it prints one line and returns 130. Standard streams that were closed
-    (`2>&-` in a shell) lead nowhere.
+    After an InputError, or where an extra of the package is missing, it prints one line on stderr and returns 2. After
+    a run that was asked to stop and has saved, it prints one line and returns 75. After Ctrl-C it prints one line and
+    returns 130. Standard streams that were closed (`2>&-` in a shell) lead nowhere.
 
     Args:
         name: the word with which the lines on stderr begin.
@@ -50,6 +51,11 @@ def command(
                 return STOPPED
             except InputError as error:
                 complain(error, name)
+                return 2
+            except ModuleNotFoundError as error:
+                if (sentence := lacking(error)) is None:
+                    raise
+                complain(sentence, name)
                 return 2
             except KeyboardInterrupt:
                 complain(interrupted, name)

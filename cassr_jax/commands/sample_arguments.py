@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from cassr_jax.commands.jobs import SUFFIXES
+from cassr_jax.commands.about import add_about, command_line
+from cassr_jax.commands.jobs import PROGRAM, SUFFIXES
 from cassr_jax.commands.log import LogFormat
 from cassr_jax.commands.options import SAMPLING, add_options, help_asked, local_path
 from cassr_jax.commands.shard import Shard
@@ -34,9 +35,9 @@ holds them; a line names what is lost. DIR/manifest.json records the settings, s
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The checked arguments; argparse ends the program where they are wrong."""
     parser = argparse.ArgumentParser(
-        prog="sample.py",
+        prog=PROGRAM,
         description="Super-resolve photographs with CasSR.",
-        epilog=EPILOG,
+        epilog=EPILOG.replace("python sample.py", command_line("sample.py")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -151,6 +152,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_options(sampling, "activation", "lora", *SAMPLING, shown=own)
     add_options(sampling.add_mutually_exclusive_group(), "prompt", "prompts")
     add_options(sampling, "devices", "split", "precision")
+    add_about(parser, "inputs", "output", "config", "protect", "prompts")
     args = parser.parse_args(argv)
     if args.split == "spatial" and args.tile is not None:
         parser.error(f"--tile {args.tile} beside --split spatial: expected one of them; that one takes no tiles")

@@ -26,7 +26,8 @@ import numpy as np
 from cassr_jax.commands.options import local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.data.crops import TILE
-from cassr_jax.data.degradation import PRESETS, Preset, degrade
+from cassr_jax.data.degradation import degrade
+from cassr_jax.data.presets import PRESETS, Preset
 from cassr_jax.data.sources import picture_files, read_rgb
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.pairing import by_name, by_stem

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cassr_jax.buckets import Folder, fetched, folder_at, in_bucket
-from cassr_jax.data.degradation import PRESETS
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_outside
 from cassr_jax.ranges import POSITIVE, check

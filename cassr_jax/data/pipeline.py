@@ -26,8 +26,9 @@ from cassr_jax.data.crops import (
     find_windows,
     random_crop,
 )
-from cassr_jax.data.degradation import PRESETS, degrade
+from cassr_jax.data.degradation import degrade
 from cassr_jax.data.prepared import PreparedSource, check_alike, record_files
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.data.sources import (
     FolderSource,
     Joined,

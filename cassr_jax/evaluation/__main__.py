@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from cassr_jax.commands import options
+from cassr_jax.commands.about import add_about, called
 from cassr_jax.commands.options import local_path
 from cassr_jax.commands.prompts import read_prompts
 from cassr_jax.commands.running import command
@@ -39,7 +40,9 @@ from cassr_jax.printing import say
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m cassr_jax.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=called("python -m cassr_jax.evaluation"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--hr", type=local_path, required=True, help="folder of the true, high-resolution pictures")
@@ -64,6 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--baselines", action="store_true", help="add them: blurs of the reference, the autoencoder alone, means of two"
     )
     add_sigmas(sceptic)
+    add_about(parser, "hr", "lr", "output", "config", "prompts")
     arguments = parser.parse_args(argv)
     if arguments.lr is None and not arguments.results:
         parser.error("there is nothing to compare: expected --lr, --results, or both")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cassr_jax.data.crops import SHARP, TILE, laplacian
-from cassr_jax.data.degradation import Preset, degrade
+from cassr_jax.data.degradation import degrade
+from cassr_jax.data.presets import Preset
 from cassr_jax.data.sources import FolderSource, PictureSource
 from cassr_jax.errors import InputError
 

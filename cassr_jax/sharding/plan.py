@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cassr_jax.commands.about import add_about, called
 from cassr_jax.commands.options import add_options, local_path, number
 from cassr_jax.commands.running import command
 from cassr_jax.compiled import COMPILERS, cache_folder, source_digest, version_of
@@ -267,7 +268,7 @@ def kept(case: Case, effort: str) -> Path | None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=f"python -m cassr_jax.sharding.{PROGRAM}",
+        prog=called(f"python -m cassr_jax.sharding.{PROGRAM}"),
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -277,7 +278,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--config",
         required=True,
         type=local_path,
-        help="a Python file that defines `config`, a TrainConfig; with --sample, a cascade as sample.py takes it",
+        help="a Python file that defines `config`, a TrainConfig, or the name of one in configs/; with --sample, a "
+        "cascade as sample.py takes it",
     )
     add("--sample", action="store_true", help="plan the sampling of a cascade, with as many pictures as fill a host")
     add(
@@ -329,6 +331,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", type=local_path, metavar="FILE", help="also write the plans to FILE, with every collective")
     add("--page", type=local_path, metavar="FILE", help="also write an HTML page with drawings to FILE")
     add_options(parser, "set")
+    add_about(parser, "config", "json", "page")
     args = parser.parse_args(argv)
     if args.sample and (beside := [name for name in ("strategy", "scan", "measure", "layout") if getattr(args, name)]):
         parser.error(

@@ -21,9 +21,9 @@ from cassr_jax.config import SamplingConfig, TrainConfig
 from cassr_jax.config_files import to_json
 from cassr_jax.data.config import SPEED
 from cassr_jax.data.contents import fingerprint_sets
-from cassr_jax.data.degradation import PRESETS
 from cassr_jax.data.pipeline import Batch, batches, open_records
 from cassr_jax.data.prepared import SUFFIX, PreparedSource, count_records, record_files, write_records
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.diffusion.schedule import Schedule
 from cassr_jax.errors import InputError
 from cassr_jax.files import check_outside, exists, is_file, read_json, write_json

@@ -13,7 +13,8 @@ import pytest
 
 from cassr_jax.commands import testset
 from cassr_jax.commands.testset import Planned, build, cropped_pairs, degraded_pairs, main, pixels_sha256
-from cassr_jax.data.degradation import PRESETS, degrade
+from cassr_jax.data.degradation import degrade
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.tiles import degraded_tiles
 from cassr_jax.imaging import io

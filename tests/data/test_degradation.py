@@ -14,7 +14,6 @@ from PIL import Image
 
 from cassr_jax.data import degradation
 from cassr_jax.data.degradation import (
-    PRESETS,
     add_gaussian_noise,
     add_poisson_noise,
     blur,
@@ -25,6 +24,7 @@ from cassr_jax.data.degradation import (
     unsharp_mask,
 )
 from cassr_jax.data.kernels import gaussian
+from cassr_jax.data.presets import PRESETS
 from tests.data.measures import MEASURES, picture
 
 PUBLISHED = ("light", "realesrgan", "stablesr")  # `camera` is ours

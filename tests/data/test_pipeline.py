@@ -16,8 +16,9 @@ from PIL import Image
 from cassr_jax.commands import build
 from cassr_jax.data.config import DataConfig
 from cassr_jax.data.crops import Windows, find_all_windows, random_crop
-from cassr_jax.data.degradation import PRESETS, degrade
+from cassr_jax.data.degradation import degrade
 from cassr_jax.data.pipeline import batches, open_pictures, open_records, record_maker, visits
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.data.sources import FolderSource
 from cassr_jax.errors import InputError
 from cassr_jax.imaging import memory

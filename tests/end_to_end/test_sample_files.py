@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.ExifTags import IFD
 
 import sample
 from cassr_jax.imaging import io
+from cassr_jax.imaging.resizing import bicubic
 from tests.end_to_end.quick import COLORS, BicubicCascade, close, color_of, flat, outputs, run
 from tests.imaging import pictures
 
@@ -223,3 +224,25 @@ def test_what_makes_no_sense_is_refused(given, capsys):
     with pytest.raises(SystemExit) as ended:
         sample.main(["in", *given])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp", "tiff"])
+def test_a_picture_whose_profile_swaps_the_primaries_looks_as_it_did(folder, cascade, format):
+    """Whoever drops the profile, or takes its numbers for sRGB's, shows red for green."""
+    srgb = ImageCms.createProfile("sRGB")
+    data = ImageCms.ImageCmsProfile(srgb).tobytes()
+    swapped = data.replace(b"rXYZ", b"none", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"none", b"gXYZ", 1)
+    photograph = bicubic(pictures.photograph(4, 6), (24, 36))
+
+    def managed(image):
+        """What a viewer that reads profiles shows."""
+        profile = streams.BytesIO(image.info["icc_profile"])
+        return np.asarray(ImageCms.profileToProfile(image.convert("RGB"), profile, srgb), np.float32)
+
+    Image.fromarray(photograph).save(folder / "a.png", icc_profile=swapped)
+    assert run("in", "--output", "out", "--format", format) == 0
+    (result,) = Path("out").glob("a.*")
+    with Image.open(folder / "a.png") as before, Image.open(result) as after:
+        shown, expected = managed(after.resize(before.size, Image.Resampling.BOX)), managed(before)
+    assert np.abs(expected - photograph).mean() > 15  # the profile matters
+    assert np.abs(shown - expected).mean() < 4

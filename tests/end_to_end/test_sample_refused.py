@@ -240,7 +240,8 @@ def test_weights_that_cannot_be_loaded(folder, capsys):
     flat(folder / "a.png", "red")
     assert run("in", "--output", "out", "--config", "nowhere") == 2
     assert capsys.readouterr().err.splitlines() == [
-        "sample.py: nowhere: not found, expected an embedded cascade (tiny), a folder or a .py file, or a hub id"
+        "sample.py: nowhere: not found, expected an embedded cascade (tiny), a folder, a .py file or the name of one "
+        "in configs/, or a hub id"
     ]
     assert not Path("out").exists()
 

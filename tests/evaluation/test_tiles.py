@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cassr_jax.data.degradation import PRESETS
+from cassr_jax.data.presets import PRESETS
 from cassr_jax.errors import InputError
 from cassr_jax.evaluation.tiles import (
     Corner,

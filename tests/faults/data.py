@@ -88,7 +88,7 @@ DATA = [
         ("if preset.soften is not None:", "if preset.soften is not None and not untouched:"),
     ),
     *faults(
-        "cassr_jax/data/degradation.py",
+        "cassr_jax/data/presets.py",
         (DEGRADATION + "test_a_target_is_not_both_sharpened_and_softened",),
         ("if self.sharpen and self.soften is not None:", "if False:"),
     ),

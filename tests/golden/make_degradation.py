@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cassr_jax.data.degradation import PRESETS, Preset
 from cassr_jax.data.kernels import SHAPE_PROBABILITIES, SHAPES
+from cassr_jax.data.presets import PRESETS, Preset
 from tests.data.measures import MEASURES, picture, small_picture
 
 SEED = 0

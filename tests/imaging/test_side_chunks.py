@@ -181,7 +181,7 @@ def test_a_jpeg_that_lacks_more_is_refused(tmp_path, data):
 def test_a_progressive_jpeg_cut_between_two_scans_is_refused(tmp_path):
     starts = [i for i in range(len(PROGRESSIVE)) if PROGRESSIVE[i : i + 2] in (b"\xff\xc4", b"\xff\xda")]
     for start in starts:
-        with pytest.raises(InputError, match="damaged or cut short"):
+        with pytest.raises(InputError, match=r"damaged or cut short|not a picture"):  # the second with Pillow 12
             read(tmp_path, PROGRESSIVE[:start])
 
 
