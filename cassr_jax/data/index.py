@@ -98,5 +98,5 @@ def _read(file: Path, kind: Kind[T]) -> dict[str, tuple[Stamp, T]]:
         keys, stamps, values = arrays["_keys"].tolist(), arrays["_stamps"].tolist(), kind.unpack(arrays)
         entries = zip(keys, stamps, values, strict=True)
         return {key: ((size, changed, touched), value) for key, (size, changed, touched), value in entries}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error):
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, BadZipFile, zlib.error):
         return {}

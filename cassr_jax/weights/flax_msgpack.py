@@ -78,7 +78,7 @@ class _Reader:
         shape = tuple(self._integer() for _ in range(self._sequence()))
         name = self._string()
         if name not in _DTYPES:
-            raise _Damaged(f"an array of type {name}")
+            raise _Damaged(f"an array of type {name!r}")
         length = self._number({0xC4: "B", 0xC5: "H", 0xC6: "I"}.get(self._number("B"), ""))
         start = self.file.tell()
         if start + length != end or end > self.size or length != math.prod(shape) * _DTYPES[name].itemsize:

@@ -122,7 +122,7 @@ def _read_zip(path: Path) -> dict[str, Tensor]:
     return _tensors(described, storages, what)
 
 
-_DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError)
+_DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, UnicodeDecodeError)
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dtype: np.dtype, what: str) -> np.ndarray:
