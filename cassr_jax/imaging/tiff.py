@@ -7,7 +7,7 @@ alpha beside CMYK and beside greys whose 0 is white, and overlooks the value tha
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import IntEnum
@@ -67,10 +67,10 @@ def photograph(data: bytes, path: Path, number: int = 0) -> Iterator[Photograph]
     """
     _refuse_raw(path, raw=data[8:10] == b"CR")  # Canon's
     with TiffFile(io.BytesIO(data)) as file:
-        pages = [page for page in file.pages if isinstance(page, TiffPage)]
+        pages = list(_chained(file.pages, path))
         if not pages:
             raise ValueError("it has no page")
-        nested = [page for parent in pages for page in parent.pages or () if isinstance(page, TiffPage)]
+        nested = [page for parent in pages for page in _chained(parent.pages or (), path)]
         _refuse_raw(path, raw=any(DNG_VERSION in x.tags or x.photometric in MOSAICS for x in pages + nested))
         photographs = [page for page in pages if _is_photograph(page)]
         nested = [page for page in nested if _is_photograph(page)]
@@ -93,6 +93,21 @@ def photograph(data: bytes, path: Path, number: int = 0) -> Iterator[Photograph]
     with image:
         image.seek(pages.index(page))
         yield Photograph(image, count, _most_bits(page))
+
+
+def _chained(pages: Iterable[object], path: Path) -> Iterator[TiffPage]:
+    """The pages of a chain, in which each names the next one's place.
+
+    Raises:
+        InputError: the chain leads back into itself, and so has no end.
+    """
+    places: set[int] = set()
+    for page in pages:
+        if isinstance(page, TiffPage):
+            if page.offset in places:
+                raise InputError(f"{path}: damaged, its pages lead round in a circle")
+            places.add(page.offset)
+            yield page
 
 
 def _check(path: Path, page: TiffPage) -> None:

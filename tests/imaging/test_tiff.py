@@ -1,6 +1,7 @@
 """TIFF files of every depth, order and division, and those whose first page is no photograph."""
 
 import io as memory
+import struct
 from typing import Any
 
 import numpy as np
@@ -202,3 +203,13 @@ def test_nothing_is_logged_of_what_is_tolerated(tmp_path, capfd):
     (tmp_path / "a.tif").write_bytes(file.getvalue())
     assert is_ramp(pictures.read_in_8_bits(tmp_path / "a.tif"))
     assert capfd.readouterr() == ("", "")
+
+
+def test_pages_in_a_circle_are_refused_at_once(tmp_path):
+    data = bytearray(pictures.encoded(Image.new("RGB", (4, 3)), "TIFF"))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (tags,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * tags, start)  # the next page is the first
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tif: damaged, its pages lead round in a circle"):
+        io.read(tmp_path / "a.tif")
