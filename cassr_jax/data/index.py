@@ -90,6 +90,13 @@ def _write(file: Path, kind: Kind[T], kept: Mapping[str, tuple[Stamp, T]]) -> No
         np.savez_compressed(stream, **arrays)
 
 
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, zlib.error),
+    *(BadZipFile, NotImplementedError, RuntimeError),  # of zipfile
+    *(AttributeError, TypeError),  # NumPy gives the bytes of what is no array
+)
+
+
 def _read(file: Path, kind: Kind[T]) -> dict[str, tuple[Stamp, T]]:
     """What an index holds, by key; nothing if there is none, or if it is damaged."""
     try:
@@ -98,5 +105,5 @@ def _read(file: Path, kind: Kind[T]) -> dict[str, tuple[Stamp, T]]:
         keys, stamps, values = arrays["_keys"].tolist(), arrays["_stamps"].tolist(), kind.unpack(arrays)
         entries = zip(keys, stamps, values, strict=True)
         return {key: ((size, changed, touched), value) for key, (size, changed, touched), value in entries}
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, BadZipFile, zlib.error):
+    except _DAMAGED:
         return {}

@@ -28,7 +28,7 @@ DATA = [
         ("found.st_size, found.st_mtime_ns, found.st_ctime_ns", "found.st_size, 0, 0"),
         ("(unknown or known.keys() != kept.keys())", "unknown"),
         ("if value is not None and (stamp", "if (stamp"),
-        ("BadZipFile, zlib.error):", "zlib.error):"),
+        ("*(BadZipFile, NotImplementedError, RuntimeError)", "*(NotImplementedError, RuntimeError)"),
     ),
     *faults(
         "cassr_jax/data/crops.py",
